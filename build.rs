@@ -1,0 +1,60 @@
+//! Compiles the proto in pure Rust, so that no `protoc` is needed, and notes the revision.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, error::Error, fs};
+
+const PROTO: &str = "markread/v1/mark_read.proto";
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    compile_proto(&PathBuf::from(env::var("OUT_DIR")?))?;
+    println!("cargo:rerun-if-env-changed=MARKREAD_REVISION");
+    println!("cargo:rustc-env=MARKREAD_REVISION={}", revision());
+    Ok(())
+}
+
+/// Messages and client take tonic's codec; the server takes ours, which refuses what tonic's
+/// would let pass (see `src/grpc/codec.rs`). A codec is chosen for a whole run of the generator,
+/// hence two runs.
+fn compile_proto(out_dir: &Path) -> Result<(), Box<dyn Error>> {
+    let descriptors = protox::compile([PROTO], ["proto"])?;
+    let encoded = protox::prost::Message::encode_to_vec(&descriptors);
+    fs::write(out_dir.join("markread.v1.bin"), encoded)?;
+
+    tonic_prost_build::configure()
+        .build_server(false)
+        .build_transport(false)
+        .compile_fds(descriptors.clone())?;
+
+    let server_dir = out_dir.join("server");
+    fs::create_dir_all(&server_dir)?;
+    tonic_prost_build::configure()
+        .build_client(false)
+        .build_transport(false)
+        .extern_path(".markread.v1", "crate::proto")
+        .codec_path("crate::grpc::codec::RequestCodec")
+        .out_dir(server_dir)
+        .compile_fds(descriptors)?;
+    Ok(())
+}
+
+/// The revision that `markread --version` and `markread_build_info` name: what the environment
+/// says (an image is built without `.git`), else git's, else `unknown`.
+fn revision() -> String {
+    if let Ok(revision) = env::var("MARKREAD_REVISION") {
+        return revision;
+    }
+    for watched in [".git/HEAD", ".git/refs/heads"] {
+        if Path::new(watched).exists() {
+            println!("cargo:rerun-if-changed={watched}");
+        }
+    }
+    let git = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output();
+    match git {
+        Ok(output) if output.status.success() => {
+            String::from_utf8_lossy(&output.stdout).trim().to_owned()
+        }
+        _ => "unknown".to_owned(),
+    }
+}

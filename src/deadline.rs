@@ -1,0 +1,113 @@
+//! How long a call may take: the caller's own deadline and the server's call timeout.
+//!
+//! tonic answers an expired deadline as CANCELLED; the contract says DEADLINE_EXCEEDED for the
+//! caller's own, and UNAVAILABLE where the call timeout ran out while Redis was waited for.
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName};
+use tokio::time::{Instant, timeout_at};
+
+use crate::status::Refusal;
+
+/// The header of the gRPC protocol; other clients do not send it.
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+
+/// What the call timeout is exceeded by before a call is ended from outside: time for the one that
+/// waits for the store to answer first, since only it knows that the store is what is slow.
+const GRACE: Duration = Duration::from_millis(100);
+
+/// When a call must have been answered.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline {
+    /// By when the store must have answered; past it the store is unavailable.
+    pub store: Instant,
+    caller: Option<Instant>,
+}
+
+impl Deadline {
+    /// The deadline of a call that begins now. A `grpc-timeout` that does not parse means none,
+    /// as in every gRPC server.
+    pub fn starting_now(headers: &HeaderMap, call_timeout: Duration) -> Self {
+        let now = Instant::now();
+        let timeout = headers.get(GRPC_TIMEOUT).and_then(|value| parse_timeout(value.as_bytes()));
+        Self { store: now + call_timeout, caller: timeout.map(|timeout| now + timeout) }
+    }
+
+    /// Waits for the call's answer no longer than until the deadline.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::DeadlineExceeded`] past the caller's own deadline, [`Refusal::RequestTimeout`]
+    /// past the server's: the request did not arrive whole.
+    pub async fn bound<T>(self, call: impl Future<Output = T>) -> Result<T, Refusal> {
+        let server = self.store + GRACE;
+        let (at, refusal) = match self.caller {
+            Some(caller) if caller < server => (caller, Refusal::DeadlineExceeded),
+            _ => (server, Refusal::RequestTimeout),
+        };
+        timeout_at(at, call).await.map_err(|_| refusal)
+    }
+}
+
+/// `TimeoutValue TimeoutUnit` of the gRPC protocol: at most 8 digits and one of `HMSmun`.
+fn parse_timeout(value: &[u8]) -> Option<Duration> {
+    let (unit, digits) = value.split_last()?;
+    if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let count: u64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    Some(match unit {
+        b'H' => Duration::from_secs(count * 3600),
+        b'M' => Duration::from_secs(count * 60),
+        b'S' => Duration::from_secs(count),
+        b'm' => Duration::from_millis(count),
+        b'u' => Duration::from_micros(count),
+        b'n' => Duration::from_nanos(count),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grpc_timeout_is_digits_and_a_unit() {
+        let table: [(&str, Option<Duration>); 12] = [
+            ("1H", Some(Duration::from_secs(3600))),
+            ("2M", Some(Duration::from_secs(120))),
+            ("3S", Some(Duration::from_secs(3))),
+            ("4m", Some(Duration::from_millis(4))),
+            ("5u", Some(Duration::from_micros(5))),
+            ("6n", Some(Duration::from_nanos(6))),
+            ("99999999H", Some(Duration::from_secs(99_999_999 * 3600))),
+            ("0m", Some(Duration::ZERO)),
+            ("", None),
+            ("m", None),
+            ("123456789m", None),
+            ("1.5S", None),
+        ];
+        for (text, expected) in table {
+            assert_eq!(parse_timeout(text.as_bytes()), expected, "{text:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_callers_deadline_and_the_servers_are_told_apart() {
+        let headers = |timeout: &'static str| {
+            HeaderMap::from_iter([(GRPC_TIMEOUT, http::HeaderValue::from_static(timeout))])
+        };
+        let two_seconds = Duration::from_secs(2);
+        let never = std::future::pending::<()>;
+
+        let short = Deadline::starting_now(&headers("100m"), two_seconds);
+        assert_eq!(short.bound(never()).await, Err(Refusal::DeadlineExceeded));
+        let long = Deadline::starting_now(&headers("10S"), two_seconds);
+        assert_eq!(long.bound(never()).await, Err(Refusal::RequestTimeout));
+        let none = Deadline::starting_now(&HeaderMap::new(), two_seconds);
+        assert_eq!(none.bound(never()).await, Err(Refusal::RequestTimeout));
+        let far = Deadline::starting_now(&headers("99999999H"), two_seconds);
+        assert_eq!(far.bound(async { 1 }).await, Ok(1));
+    }
+}

@@ -1,0 +1,261 @@
+//! What every request passes, in the order of CONTRACT section 4: draining, edge guard, routing,
+//! identity; then the method itself.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use http::{HeaderMap, Request, Response};
+use hyper::body::Incoming;
+use tonic::{Code, Status};
+use tower::ServiceExt;
+use tower::util::BoxCloneSyncService;
+use tracing::Instrument;
+
+use crate::deadline::Deadline;
+use crate::edge_guard::{EdgeRate, Guarded, Limited, Peer, guard};
+use crate::grpc::{self, Call};
+use crate::health::HealthServer;
+use crate::identity::Identity;
+use crate::lifecycle::{Lifecycle, Phase};
+use crate::metrics::Metrics;
+use crate::routing::{Asked, Target};
+use crate::status::{Body, Refusal};
+use crate::telemetry;
+use crate::until_drain::UntilDrain;
+
+/// How an [`Edge`] treats calls.
+#[derive(Debug)]
+pub struct EdgeConfig {
+    /// Bounds every unary call.
+    pub call_timeout: Duration,
+    /// How many calls a peer may make; none where the guard is off.
+    pub edge_rate: Option<EdgeRate>,
+    /// How callers prove who they are.
+    pub identity: Identity,
+}
+
+/// The one service of the gRPC port. Clones share everything.
+#[derive(Clone)]
+pub struct Edge {
+    front: Arc<Front>,
+    behind_guard: Methods,
+    /// The same with the guard in front of it, where there is one.
+    guarded: Option<Guarded<Methods>>,
+}
+
+/// What stands in front of the guard.
+struct Front {
+    call_timeout: Duration,
+    lifecycle: Lifecycle,
+    metrics: Arc<Metrics>,
+    health: HealthServer,
+}
+
+/// What stands behind it.
+#[derive(Clone)]
+struct Methods(Arc<Routes>);
+
+struct Routes {
+    identity: Identity,
+    mark_read: grpc::Server,
+    reflection_v1: BoxService,
+    reflection_v1alpha: BoxService,
+    lifecycle: Lifecycle,
+    metrics: Arc<Metrics>,
+}
+
+type BoxService = BoxCloneSyncService<Request<Incoming>, Response<Body>, Infallible>;
+
+type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+impl Edge {
+    /// An edge in front of the gRPC server.
+    ///
+    /// # Errors
+    ///
+    /// When the descriptors that reflection serves do not decode.
+    pub fn new(
+        config: EdgeConfig,
+        mark_read: grpc::Server,
+        health: HealthServer,
+        lifecycle: Lifecycle,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, tonic_reflection::server::Error> {
+        let EdgeConfig { call_timeout, edge_rate, identity } = config;
+        let behind_guard = Methods(Arc::new(Routes {
+            identity,
+            mark_read,
+            reflection_v1: BoxService::new(reflection().build_v1()?),
+            reflection_v1alpha: BoxService::new(reflection().build_v1alpha()?),
+            lifecycle: lifecycle.clone(),
+            metrics: Arc::clone(&metrics),
+        }));
+        let guarded = edge_rate.and_then(|rate| guard(rate, behind_guard.clone()));
+        let front = Arc::new(Front { call_timeout, lifecycle, metrics, health });
+        Ok(Self { front, behind_guard, guarded })
+    }
+
+    /// The service of one connection.
+    pub fn of_peer(&self, peer: IpAddr) -> PeerEdge {
+        PeerEdge { edge: self.clone(), peer: Peer(peer) }
+    }
+
+    async fn answer(self, asked: Asked, request: Request<Incoming>) -> Response<Body> {
+        // Health is answered whatever else: in the drain, and to a peer that the guard stops.
+        if asked.target == Target::Health {
+            let Ok(response) = self.front.health.clone().oneshot(request).await;
+            return UntilDrain::wrap(response, &self.front.lifecycle);
+        }
+        if self.front.lifecycle.phase() == Phase::Draining {
+            return refuse(&self.front.metrics, asked, Refusal::Draining);
+        }
+        let Ok(response) = match self.guarded {
+            Some(guarded) => guarded.oneshot(request).await,
+            None => self.behind_guard.oneshot(request).await,
+        };
+        if let Some(&Limited(wait)) = response.extensions().get() {
+            self.front.metrics.count_edge_limited();
+            return refuse(&self.front.metrics, asked, Refusal::EdgeLimited(wait));
+        }
+        response
+    }
+}
+
+/// An edge as one peer sees it.
+#[derive(Clone)]
+pub struct PeerEdge {
+    edge: Edge,
+    peer: Peer,
+}
+
+impl hyper::service::Service<Request<Incoming>> for PeerEdge {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answering;
+
+    fn call(&self, mut request: Request<Incoming>) -> Answering {
+        let began = Instant::now();
+        let edge = self.edge.clone();
+        let metrics = Arc::clone(&edge.front.metrics);
+        let asked = Asked::of(&request);
+        let deadline = Deadline::starting_now(request.headers(), edge.front.call_timeout);
+        let span = tracing::info_span!("call", trace_id = %telemetry::trace_id(request.headers()));
+        request.extensions_mut().insert(self.peer);
+        request.extensions_mut().insert(asked);
+        request.extensions_mut().insert(deadline);
+        let call = async move {
+            let answered = deadline.bound(edge.answer(asked, request)).await;
+            let response = answered.unwrap_or_else(|late| refuse(&metrics, asked, late));
+            if let Some(method) = asked.recorded_method() {
+                let code = unary_code(&response);
+                metrics.record_call(method, code, began);
+                tracing::debug!(
+                    method,
+                    ?code,
+                    elapsed_us = began.elapsed().as_micros(),
+                    "answered"
+                );
+            }
+            Ok(response)
+        };
+        Box::pin(call.instrument(span))
+    }
+}
+
+impl tower::Service<Request<Incoming>> for Methods {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answering;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Answering {
+        let routes = Arc::clone(&self.0);
+        Box::pin(async move { Ok(routes.answer(request).await) })
+    }
+}
+
+impl Routes {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        let asked = Asked::of(&request);
+        let answered = match asked.target {
+            Target::MarkRead => self.mark_read(request).await,
+            Target::ReflectionV1 => Ok(self.stream(&self.reflection_v1, request).await),
+            Target::ReflectionV1Alpha => Ok(self.stream(&self.reflection_v1alpha, request).await),
+            Target::Unknown => Err(Refusal::Unknown),
+            Target::WrongHttpMethod => Err(Refusal::WrongHttpMethod),
+            Target::WrongContentType => Err(Refusal::WrongContentType),
+            // The edge answers it in front of the guard.
+            Target::Health => Err(Refusal::Internal),
+        };
+        answered.unwrap_or_else(|refusal| refuse(&self.metrics, asked, refusal))
+    }
+
+    async fn mark_read(&self, mut request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+        let Some(&deadline) = request.extensions().get::<Deadline>() else {
+            return Err(Refusal::Internal);
+        };
+        let reader = self.identity.authenticate(request.headers())?;
+        request.extensions_mut().insert(Call { reader, deadline });
+        let Ok(response) = self.mark_read.clone().oneshot(request).await;
+        framing_problem(response.headers()).map_or(Ok(response), Err)
+    }
+
+    async fn stream(&self, service: &BoxService, request: Request<Incoming>) -> Response<Body> {
+        let Ok(response) = service.clone().oneshot(request).await;
+        UntilDrain::wrap(response, &self.lifecycle)
+    }
+}
+
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(crate::proto::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+}
+
+/// Answers a refusal that was decided outside the method, and counts it where it was a mark.
+fn refuse(metrics: &Metrics, asked: Asked, refusal: Refusal) -> Response<Body> {
+    if asked.target == Target::MarkRead {
+        metrics.count_mark_read(&Err(refusal.clone()));
+    }
+    asked.refuse(refusal)
+}
+
+/// What tonic itself finds wrong with a message's frame, in the contract's terms. Its answers are
+/// told from ours by the details, which only ours carry.
+fn framing_problem(headers: &HeaderMap) -> Option<Refusal> {
+    let code = headers.get(Status::GRPC_STATUS)?;
+    if headers.contains_key("grpc-status-details-bin") {
+        return None;
+    }
+    match Code::from_bytes(code.as_bytes()) {
+        Code::OutOfRange => Some(Refusal::MessageTooLarge),
+        Code::Internal => Some(Refusal::MalformedMessage("its gRPC frame is broken or missing")),
+        _ => None,
+    }
+}
+
+/// A unary answer's status: in its head where it failed, else it is OK.
+fn unary_code(response: &Response<Body>) -> Code {
+    let status = response.headers().get(Status::GRPC_STATUS);
+    status.map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()))
+}
+
+impl fmt::Debug for Edge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Edge").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for PeerEdge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeerEdge").field("peer", &self.peer).finish_non_exhaustive()
+    }
+}

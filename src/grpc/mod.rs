@@ -1,0 +1,122 @@
+//! The gRPC edge: translates wire types into a command and its outcome back. It holds no rule.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+
+use crate::deadline::Deadline;
+use crate::ids::{EventId, UserId};
+use crate::mark_read::{Mark, Outcome, Quota, ReadCursor};
+use crate::metrics::Metrics;
+use crate::proto;
+use crate::proto::server::mark_read_service_server::{MarkReadService, MarkReadServiceServer};
+use crate::service::Service;
+use crate::status::{BadField, Refusal, insert_rate_limit};
+
+pub mod codec;
+
+/// The largest request message, in bytes: CONTRACT section 4.
+pub const MESSAGE_MAX_BYTES: usize = 64 * 1024;
+
+/// The generated server around [`Grpc`].
+pub type Server = MarkReadServiceServer<Grpc>;
+
+/// What is known of a call before its message is read.
+#[derive(Clone, Copy, Debug)]
+pub struct Call {
+    /// The authenticated caller.
+    pub reader: UserId,
+    /// How long the call may take.
+    pub deadline: Deadline,
+}
+
+/// `markread.v1.MarkReadService`, on the service that every edge shares.
+#[derive(Clone, Debug)]
+pub struct Grpc {
+    service: Arc<Service>,
+    metrics: Arc<Metrics>,
+}
+
+impl Grpc {
+    /// The tonic server. Whoever calls it puts a [`Call`] into the request's extensions.
+    pub fn server(service: Arc<Service>, metrics: Arc<Metrics>) -> Server {
+        MarkReadServiceServer::new(Self { service, metrics })
+            .max_decoding_message_size(MESSAGE_MAX_BYTES)
+    }
+}
+
+#[tonic::async_trait]
+impl MarkReadService for Grpc {
+    async fn mark_read(
+        &self,
+        request: Request<proto::MarkReadRequest>,
+    ) -> Result<Response<proto::MarkReadResponse>, Status> {
+        let Some(&Call { reader, deadline }) = request.extensions().get() else {
+            return Err(Refusal::Internal.into_grpc());
+        };
+        let outcome = match Command::try_from(request.get_ref()) {
+            Ok(command) => self.service.mark_read(command.of(reader), deadline).await,
+            Err(bad_fields) => Err(Refusal::BadFields(bad_fields)),
+        };
+        self.metrics.count_mark_read(&outcome);
+        match outcome.map_err(Refusal::into_grpc)? {
+            Outcome::Advanced { cursor, quota } => Ok(answer(cursor, true, quota)),
+            Outcome::Unchanged { cursor, quota } => Ok(answer(cursor, false, quota)),
+            Outcome::OverQuota { quota } => Err(Refusal::OverQuota(quota).into_grpc()),
+        }
+    }
+}
+
+/// A valid request: a mark that has no reader yet.
+struct Command {
+    recipient: UserId,
+    last_read_event_id: EventId,
+}
+
+impl Command {
+    fn of(self, reader: UserId) -> Mark {
+        let Self { recipient, last_read_event_id } = self;
+        Mark { reader, recipient, last_read_event_id }
+    }
+}
+
+impl TryFrom<&proto::MarkReadRequest> for Command {
+    type Error = Vec<BadField>;
+
+    fn try_from(request: &proto::MarkReadRequest) -> Result<Self, Vec<BadField>> {
+        let last_read_event_id = EventId::try_from(request.last_read_event_id);
+        let recipient = UserId::try_from(request.recipient_id);
+        match (last_read_event_id, recipient) {
+            (Ok(last_read_event_id), Ok(recipient)) => Ok(Self { recipient, last_read_event_id }),
+            (event, recipient) => {
+                let event = event.err().map(|problem| ("last_read_event_id", problem));
+                let recipient = recipient.err().map(|problem| ("recipient_id", problem));
+                let bad = event.into_iter().chain(recipient);
+                Err(bad.map(|(name, problem)| BadField { name, problem }).collect())
+            }
+        }
+    }
+}
+
+fn answer(cursor: ReadCursor, advanced: bool, quota: Quota) -> Response<proto::MarkReadResponse> {
+    let cursor = Some(cursor.into());
+    let mut response = Response::new(proto::MarkReadResponse { cursor, advanced });
+    insert_rate_limit(response.metadata_mut().as_mut(), quota);
+    response
+}
+
+impl From<ReadCursor> for proto::ReadCursor {
+    fn from(cursor: ReadCursor) -> Self {
+        Self {
+            recipient_id: cursor.recipient.get(),
+            last_read_event_id: cursor.last_read_event_id.get(),
+            read_at: Some(timestamp(cursor.read_at_ms)),
+        }
+    }
+}
+
+fn timestamp(ms_since_1970: u64) -> prost_types::Timestamp {
+    let seconds = i64::try_from(ms_since_1970 / 1000).unwrap_or(i64::MAX);
+    let nanos = i32::try_from(ms_since_1970 % 1000 * 1_000_000).unwrap_or_default();
+    prost_types::Timestamp { seconds, nanos }
+}

@@ -1,0 +1,184 @@
+//! Bearer tokens: JWTs (RFC 7519) whose `sub` is the reader's user ID in decimal.
+//!
+//! The algorithms follow from the configured key, never from a token's header.
+
+use std::fmt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use jsonwebtoken::errors::{Error, ErrorKind};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, encode};
+use serde::{Deserialize, Serialize};
+
+use crate::ids::UserId;
+use crate::status::Refusal;
+
+/// How far clocks may differ, in seconds, when `exp` and `nbf` are looked at.
+const LEEWAY_SECONDS: u64 = 30;
+
+/// The shortest HS256 secret, in bytes (RFC 7518 section 3.2: as long as the hash).
+pub const SECRET_MIN_BYTES: usize = 32;
+
+/// A shared secret for HS256.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Vec<u8>);
+
+impl Secret {
+    /// The secret in a file's contents: one newline at their end is not part of it.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong, as the end of a sentence, when it is shorter than [`SECRET_MIN_BYTES`].
+    pub fn from_file_contents(mut contents: Vec<u8>) -> Result<Self, String> {
+        if contents.last() == Some(&b'\n') {
+            contents.pop();
+        }
+        let length = contents.len();
+        if length < SECRET_MIN_BYTES {
+            return Err(format!(
+                "holds a secret of {length} bytes; HS256 takes at least {SECRET_MIN_BYTES}"
+            ));
+        }
+        Ok(Self(contents))
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// Verifies tokens with one key.
+pub struct Verifier {
+    key: DecodingKey,
+    validation: Validation,
+}
+
+/// What is checked beside the signature and the times.
+#[derive(Clone, Debug, Default)]
+pub struct Expected {
+    /// `iss`, where it is set.
+    pub issuer: Option<String>,
+    /// `aud`, where it is set.
+    pub audience: Option<String>,
+}
+
+impl Verifier {
+    /// Takes HS256 tokens.
+    pub fn with_secret(secret: &Secret, expected: &Expected) -> Self {
+        Self::new(DecodingKey::from_secret(&secret.0), Algorithm::HS256, expected)
+    }
+
+    /// Takes tokens of the one algorithm that goes with a PEM public key: RS256 with RSA, ES256
+    /// with P-256, `EdDSA` with Ed25519.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong, as the end of a sentence, when the text is no such key.
+    pub fn with_public_key(pem: &[u8], expected: &Expected) -> Result<Self, String> {
+        type FromPem = fn(&[u8]) -> Result<DecodingKey, Error>;
+        let kinds: [(FromPem, Algorithm); 3] = [
+            (DecodingKey::from_rsa_pem, Algorithm::RS256),
+            (DecodingKey::from_ec_pem, Algorithm::ES256),
+            (DecodingKey::from_ed_pem, Algorithm::EdDSA),
+        ];
+        // Parsing alone would take some private keys for public ones.
+        let public = String::from_utf8_lossy(pem).contains("PUBLIC KEY-----");
+        kinds
+            .into_iter()
+            .filter(|_| public)
+            .find_map(|(from_pem, algorithm)| Some((from_pem(pem).ok()?, algorithm)))
+            .map(|(key, algorithm)| Self::new(key, algorithm, expected))
+            .ok_or_else(|| "holds no PEM public key of RSA, P-256 or Ed25519".to_owned())
+    }
+
+    fn new(key: DecodingKey, algorithm: Algorithm, expected: &Expected) -> Self {
+        let mut validation = Validation::new(algorithm);
+        validation.leeway = LEEWAY_SECONDS;
+        validation.validate_nbf = true;
+        validation.validate_aud = expected.audience.is_some();
+        if let Some(audience) = &expected.audience {
+            validation.set_audience(&[audience]);
+            validation.required_spec_claims.insert("aud".to_owned());
+        }
+        if let Some(issuer) = &expected.issuer {
+            validation.set_issuer(&[issuer]);
+            validation.required_spec_claims.insert("iss".to_owned());
+        }
+        Self { key, validation }
+    }
+
+    /// The user whom a token was given to.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::CredentialsInvalid`] where the token does not hold,
+    /// [`Refusal::UserContextRequired`] where it does, but its `sub` is no user ID.
+    pub fn verify(&self, token: &str) -> Result<UserId, Refusal> {
+        let token = decode::<Claims>(token, &self.key, &self.validation)
+            .map_err(|error| Refusal::CredentialsInvalid(problem(&error)))?;
+        token
+            .claims
+            .sub
+            .as_str()
+            .and_then(|sub| sub.parse().ok())
+            .ok_or(Refusal::UserContextRequired("the token's sub is no user ID"))
+    }
+}
+
+impl fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Verifier").field("validation", &self.validation).finish_non_exhaustive()
+    }
+}
+
+#[derive(Deserialize)]
+struct Claims {
+    /// Whatever stands there: a token that holds but names no user is told from one that does not.
+    #[serde(default)]
+    sub: serde_json::Value,
+}
+
+fn problem(error: &Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::ExpiredSignature => "the token has expired",
+        ErrorKind::ImmatureSignature => "the token is not valid yet",
+        ErrorKind::InvalidIssuer => "the token is of another issuer",
+        ErrorKind::InvalidAudience => "the token is for another audience",
+        ErrorKind::MissingRequiredClaim(_) => "the token lacks a claim that is required",
+        ErrorKind::InvalidSignature => "the token's signature does not hold",
+        ErrorKind::InvalidAlgorithm | ErrorKind::InvalidAlgorithmName => {
+            "the token is signed with another algorithm"
+        }
+        _ => "the token is malformed",
+    }
+}
+
+#[derive(Serialize)]
+struct Issued {
+    sub: String,
+    iat: u64,
+    exp: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    iss: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aud: Option<String>,
+}
+
+/// Signs a token for development with HS256: `markread token`.
+///
+/// # Errors
+///
+/// When the clock or the crypto backend fails.
+pub fn issue(
+    user: UserId,
+    secret: &Secret,
+    ttl: Duration,
+    expected: Expected,
+) -> Result<String, Box<dyn std::error::Error>> {
+    let iat = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    let Expected { issuer: iss, audience: aud } = expected;
+    let claims =
+        Issued { sub: user.to_string(), iat, exp: iat.saturating_add(ttl.as_secs()), iss, aud };
+    Ok(encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(&secret.0))?)
+}

@@ -1,0 +1,126 @@
+//! IDs of users and messages: integers from 1 to 2^63 − 1, in text canonical decimal.
+//!
+//! CONTRACT: "never a float". An ID is compared as the integer it is; the Redis script, whose
+//! numbers are floats, compares the text by length, then digit by digit.
+
+use std::fmt;
+use std::num::NonZeroU64;
+use std::str::FromStr;
+
+/// The greatest ID, 2^63 − 1.
+pub const MAX_ID: u64 = i64::MAX.cast_unsigned();
+
+/// Why something is no ID. The texts fit behind a field's name: "recipient_id is missing".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidId {
+    /// Absent, or zero, which protobuf cannot tell apart.
+    #[error("is missing: it takes an integer from 1 to 9223372036854775807")]
+    Missing,
+    /// Above 2^63 − 1.
+    #[error("is too large: it takes an integer from 1 to 9223372036854775807")]
+    TooLarge,
+    /// No canonical decimal: a sign, a leading zero, a space, a letter, an exponent.
+    #[error("is no number: it takes an integer from 1 to 9223372036854775807 in decimal digits")]
+    NotDecimal,
+}
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(NonZeroU64);
+
+        impl $name {
+            /// The integer, from 1 to 2^63 − 1.
+            pub const fn get(self) -> u64 {
+                self.0.get()
+            }
+        }
+
+        impl TryFrom<u64> for $name {
+            type Error = InvalidId;
+
+            fn try_from(id: u64) -> Result<Self, InvalidId> {
+                let id = NonZeroU64::new(id).ok_or(InvalidId::Missing)?;
+                if id.get() > MAX_ID { Err(InvalidId::TooLarge) } else { Ok(Self(id)) }
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidId;
+
+            fn from_str(text: &str) -> Result<Self, InvalidId> {
+                parse_decimal(text)?.try_into()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+id! {
+    /// A user's ID: the reader's or the recipient's.
+    UserId
+}
+
+id! {
+    /// A direct message's ID: the seed's word for a message is event.
+    EventId
+}
+
+/// Canonical decimal: ASCII digits, no sign, no leading zero. The empty text is missing.
+fn parse_decimal(text: &str) -> Result<u64, InvalidId> {
+    if text.is_empty() {
+        return Err(InvalidId::Missing);
+    }
+    if !text.bytes().all(|byte| byte.is_ascii_digit()) || (text.len() > 1 && text.starts_with('0'))
+    {
+        return Err(InvalidId::NotDecimal);
+    }
+    // Digits alone can only fail by being too many.
+    text.parse().map_err(|_| InvalidId::TooLarge)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn integers_from_1_to_the_greatest_are_ids_and_no_others() {
+        for id in [1, 2, 3_805_104_374, 8_754_578_330_382_663_743, MAX_ID] {
+            assert_eq!(UserId::try_from(id).map(UserId::get), Ok(id));
+            assert_eq!(id.to_string().parse::<EventId>().map(EventId::get), Ok(id));
+        }
+        assert_eq!(EventId::try_from(0), Err(InvalidId::Missing));
+        for id in [MAX_ID + 1, u64::MAX] {
+            assert_eq!(EventId::try_from(id), Err(InvalidId::TooLarge));
+            assert_eq!(id.to_string().parse::<EventId>(), Err(InvalidId::TooLarge));
+        }
+    }
+
+    #[test]
+    fn text_is_canonical_decimal_or_no_id() {
+        for text in
+            ["+1", "-1", " 1", "1 ", "01", "00", "1e3", "0x10", "1.0", "٣", "１", "one", "1\n"]
+        {
+            assert_eq!(text.parse::<UserId>(), Err(InvalidId::NotDecimal), "{text:?}");
+        }
+        for text in ["", "0"] {
+            assert_eq!(text.parse::<UserId>(), Err(InvalidId::Missing), "{text:?}");
+        }
+        let too_long = "9".repeat(400);
+        assert_eq!(too_long.parse::<UserId>(), Err(InvalidId::TooLarge));
+    }
+
+    #[test]
+    fn neighbours_that_a_float_cannot_tell_apart_stay_apart() {
+        let lower: EventId = "8754578330382663742".parse().unwrap();
+        let upper: EventId = "8754578330382663743".parse().unwrap();
+        assert!(lower < upper);
+        assert_eq!(upper.to_string(), "8754578330382663743");
+    }
+}

@@ -1,0 +1,66 @@
+//! Read state for direct messages, as a service: the semantics of Twitter's v1.1
+//! `POST direct_messages/mark_read.json` over gRPC, on Redis.
+//!
+//! A call's way is straight:
+//!
+//! ```text
+//! bytes → listener → edge (routing, edge guard, identity) → grpc → service → store → reply
+//! ```
+//!
+//! Where to read on, in this order:
+//!
+//! - [`mark_read`]: the command, its outcomes, the rule that a cursor only moves forward;
+//!   [`ids`] and [`event`] are its words.
+//! - [`grpc`]: wire types into a command, an outcome back. [`proto`] is generated.
+//! - [`service`]: the one place that decides; [`store`]: the two that remember.
+//! - [`edge`], [`routing`], [`edge_guard`], [`identity`], [`deadline`]: what a call passes before.
+//! - [`status`]: every way a call is refused, and what the caller is told.
+//! - [`listener`], [`handshake`], [`lifecycle`], [`until_drain`]: connections, and how they end.
+//! - [`health`], [`ops`], [`metrics`], [`telemetry`]: what an operator sees.
+//! - [`config`], [`serve`]: settings, and how everything is put together.
+//!
+//! `ARCHITECTURE.md` has the map with its reasons.
+
+pub mod config;
+pub mod deadline;
+pub mod edge;
+pub mod edge_guard;
+pub mod event;
+pub mod grpc;
+pub mod handshake;
+pub mod health;
+pub mod identity;
+pub mod ids;
+pub mod lifecycle;
+pub mod listener;
+pub mod mark_read;
+pub mod metrics;
+pub mod ops;
+pub mod routing;
+pub mod serve;
+pub mod service;
+pub mod status;
+pub mod store;
+pub mod telemetry;
+pub mod until_drain;
+
+/// The messages, client and server of `proto/markread/v1/mark_read.proto`.
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::pedantic,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code"
+)]
+pub mod proto {
+    tonic::include_proto!("markread.v1");
+
+    /// The server, on the codec of [`crate::grpc::codec`].
+    pub mod server {
+        include!(concat!(env!("OUT_DIR"), "/server/markread.v1.rs"));
+        pub use mark_read_service_server::*;
+    }
+
+    /// The descriptors that reflection serves.
+    pub const FILE_DESCRIPTOR_SET: &[u8] = tonic::include_file_descriptor_set!("markread.v1");
+}

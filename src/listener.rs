@@ -1,0 +1,211 @@
+//! Accepts connections and serves HTTP/1.1 and HTTP/2 on them, each within bounds.
+//!
+//! Not tonic's own server: that one knows no bound on connections, no handshake timeout and no
+//! jitter, and its graceful shutdown waits for silent clients without end (DESIGN section 7).
+
+use std::future::pending;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body as HttpBody;
+use hyper::body::Incoming;
+use hyper::service::Service;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::sleep;
+use tokio_util::task::TaskTracker;
+
+use crate::handshake::Handshake;
+use crate::lifecycle::Lifecycle;
+
+/// The largest list of request headers, in bytes: CONTRACT section 4.
+pub const HEADER_LIST_MAX_BYTES: u32 = 16 * 1024;
+
+/// What a client may send ahead on a stream and on a connection, in bytes. A request is at most
+/// 64 KiB.
+const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+
+/// What is buffered for a client that does not read, in bytes a stream.
+const SEND_BUFFER_MAX_BYTES: usize = 64 * 1024;
+
+/// Connections that the kernel holds until they are accepted.
+const BACKLOG: i32 = 1024;
+
+/// How long no connection is accepted after one could not be, for want of file descriptors mostly.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How much longer or shorter a connection's life is than the configured age: gRFC A9's 10 %.
+const AGE_JITTER: f64 = 0.1;
+
+/// What a listener's connections may do.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Open connections; one more is closed at once.
+    pub connections: usize,
+    /// Concurrent streams of an HTTP/2 connection.
+    pub streams: u32,
+    /// From the connection to its first request line or HTTP/2 preface; and for the whole head of
+    /// an HTTP/1.1 request.
+    pub handshake: Duration,
+    /// Silence after which an HTTP/2 client is pinged.
+    pub keepalive_interval: Duration,
+    /// How long a ping may stay unanswered.
+    pub keepalive_timeout: Duration,
+    /// After which a connection is told to go (GOAWAY), give or take a tenth. It is never cut.
+    pub connection_age: Option<Duration>,
+}
+
+/// A bound port.
+#[derive(Debug)]
+pub struct Listener {
+    socket: TcpListener,
+    limits: Limits,
+}
+
+impl Listener {
+    /// Binds an address.
+    ///
+    /// # Errors
+    ///
+    /// What the system says, such as that the port is in use.
+    pub fn bind(address: SocketAddr, limits: Limits) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        // A restart finds its port free while old connections linger.
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(Self { socket: TcpListener::from_std(socket.into())?, limits })
+    }
+
+    /// The address, with the port that the system chose where 0 was asked for.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    /// Serves until the drain: then no connection is accepted any more, those that are open are
+    /// told to go, and this returns when the last has gone. Whoever waits for that sets the limit.
+    pub async fn serve<S, B>(self, service_of: impl Fn(IpAddr) -> S, lifecycle: Lifecycle)
+    where
+        S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
+        S::Future: Send + 'static,
+        S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let connections = TaskTracker::new();
+        let open = Arc::new(Semaphore::new(self.limits.connections));
+        let http = Arc::new(http_server(self.limits));
+        let mut drain = pin!(lifecycle.draining());
+        loop {
+            let (stream, peer) = tokio::select! {
+                accepted = self.accept() => accepted,
+                () = &mut drain => break,
+            };
+            let Ok(permit) = Arc::clone(&open).try_acquire_owned() else {
+                tracing::debug!("connection refused: as many are open as may be");
+                continue;
+            };
+            let connection = Connection { http: Arc::clone(&http), limits: self.limits, permit };
+            let service = service_of(peer.ip());
+            let lifecycle = lifecycle.clone();
+            connections.spawn(async move { connection.serve(stream, service, lifecycle).await });
+        }
+        drop(self.socket);
+        connections.close();
+        connections.wait().await;
+    }
+
+    async fn accept(&self) -> (TcpStream, SocketAddr) {
+        loop {
+            match self.socket.accept().await {
+                Ok(accepted) => return accepted,
+                Err(error) => {
+                    tracing::debug!(%error, "no connection accepted");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+fn http_server(limits: Limits) -> auto::Builder<TokioExecutor> {
+    let mut http = auto::Builder::new(TokioExecutor::new());
+    http.http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams)
+        .max_header_list_size(HEADER_LIST_MAX_BYTES)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_send_buf_size(SEND_BUFFER_MAX_BYTES)
+        .keep_alive_interval(limits.keepalive_interval)
+        .keep_alive_timeout(limits.keepalive_timeout);
+    http.http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.handshake)
+        .max_buf_size(usize::try_from(HEADER_LIST_MAX_BYTES).unwrap_or(usize::MAX));
+    http
+}
+
+/// One connection, from its acceptance to its end.
+struct Connection {
+    http: Arc<auto::Builder<TokioExecutor>>,
+    limits: Limits,
+    permit: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    async fn serve<S, B>(self, stream: TcpStream, service: S, lifecycle: Lifecycle)
+    where
+        S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
+        S::Future: Send + 'static,
+        S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        // Without it small answers wait for their neighbours; where it fails they do no more.
+        let _ = stream.set_nodelay(true);
+        let stream = Handshake::new(stream, self.limits.handshake);
+        let mut connection = pin!(self.http.serve_connection(TokioIo::new(stream), service));
+        let told_to_go = async {
+            tokio::select! {
+                () = expiry(self.limits.connection_age) => {}
+                () = lifecycle.draining() => {}
+            }
+        };
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = told_to_go => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            // Whatever a client sends, or does not send: its fault, and not worth a line above.
+            tracing::debug!(error = ?error.to_string(), "connection ended");
+        }
+        drop(self.permit);
+    }
+}
+
+async fn expiry(age: Option<Duration>) {
+    match age {
+        Some(age) => {
+            sleep(age.mul_f64(rand::random_range(1.0 - AGE_JITTER..=1.0 + AGE_JITTER))).await;
+        }
+        None => pending().await,
+    }
+}

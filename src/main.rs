@@ -1,0 +1,65 @@
+//! `markread`: arguments become one command.
+
+use std::fmt::Display;
+use std::io::{Write, stderr, stdout};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use markread::config::{self, Command, ServeConfig, Stop, TokenConfig};
+use markread::identity::jwt;
+use markread::serve::{self, ServeError};
+use markread::telemetry;
+use mimalloc::MiMalloc;
+
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
+
+/// How long tasks that block, such as a name's resolution, may hold the exit up.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(200);
+
+fn main() -> ExitCode {
+    match config::parse(std::env::args_os()) {
+        Ok(Command::Serve(config)) => serve(*config),
+        Ok(Command::Token(config)) => token(config),
+        Err(Stop::Said(text)) => say(text.trim_end()),
+        Err(Stop::Usage(problem)) => stop(2, problem),
+    }
+}
+
+fn serve(config: ServeConfig) -> ExitCode {
+    telemetry::init(config.log_format);
+    // One crypto backend, for TLS and tokens alike. Only a second installation fails.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return stop(1, error),
+    };
+    let served = runtime.block_on(serve::serve(config));
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(mismatch @ ServeError::Layout(_)) => stop(2, mismatch),
+        Err(failed @ ServeError::Failed(_)) => stop(1, failed),
+    }
+}
+
+fn token(config: TokenConfig) -> ExitCode {
+    let TokenConfig { user, secret, ttl, expected } = config;
+    match jwt::issue(user, &secret, ttl, expected) {
+        Ok(token) => say(&token),
+        Err(error) => stop(1, error),
+    }
+}
+
+fn say(text: &str) -> ExitCode {
+    match writeln!(stdout(), "{text}") {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn stop(status: u8, problem: impl Display) -> ExitCode {
+    // Where standard error is closed, the exit status has to do.
+    let _ = writeln!(stderr(), "markread: {problem}");
+    ExitCode::from(status)
+}

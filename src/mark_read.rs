@@ -1,0 +1,121 @@
+//! The domain: the command, its outcomes, the quota, and the rule that a cursor advances.
+//!
+//! Nothing here knows gRPC, HTTP or Redis. The rule has a twin in
+//! `src/store/redis/mark_read.lua`; the property test in `tests/it/twins.rs` holds them together.
+
+use crate::ids::{EventId, UserId};
+
+/// A command: the reader has read up to this message of this conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// Who has read: the authenticated caller.
+    pub reader: UserId,
+    /// The other user of the conversation, who gets the read receipt.
+    pub recipient: UserId,
+    /// The most recent message that was read.
+    pub last_read_event_id: EventId,
+}
+
+/// How far a reader has read a conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadCursor {
+    /// The other user of the conversation, seen from the cursor's reader.
+    pub recipient: UserId,
+    /// The greatest message ID that was read.
+    pub last_read_event_id: EventId,
+    /// When the cursor last advanced, in milliseconds since 1970.
+    pub read_at_ms: u64,
+}
+
+/// What a valid command came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The cursor moved forward to the command's message, and one event was published.
+    Advanced {
+        /// The cursor after the step.
+        cursor: ReadCursor,
+        /// The quota after the step.
+        quota: Quota,
+    },
+    /// The cursor was there or further already; nothing was written but the quota.
+    Unchanged {
+        /// The cursor, which did not move.
+        cursor: ReadCursor,
+        /// The quota after the step.
+        quota: Quota,
+    },
+    /// The reader's quota is used up; nothing changed.
+    OverQuota {
+        /// The quota, with nothing left.
+        quota: Quota,
+    },
+}
+
+/// The rate limit of each reader: CONTRACT section 5.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateLimit {
+    /// Calls served in a window.
+    pub calls: u64,
+    /// The window's length in milliseconds.
+    pub window_ms: u64,
+}
+
+/// What is left to a reader of a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// Calls served in a window.
+    pub limit: u64,
+    /// Calls left in this window.
+    pub remaining: u64,
+    /// When the window ends, in milliseconds since 1970 on the store's clock.
+    pub reset_at_ms: u64,
+    /// How long until then, in milliseconds, when the quota was looked at.
+    pub reset_in_ms: u64,
+}
+
+impl Quota {
+    /// When the window ends in Unix seconds, rounded up: a caller that waits until then is served.
+    pub fn reset_at_seconds(&self) -> u64 {
+        self.reset_at_ms.div_ceil(1000)
+    }
+}
+
+/// The rule: a cursor moves forward, or it does not move. A conversation that was never read has
+/// no cursor, which every message is ahead of.
+pub fn advances(cursor: Option<EventId>, to: EventId) -> bool {
+    cursor.is_none_or(|cursor| to > cursor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_advances_to_greater_ids_only() {
+        let id = |id: u64| EventId::try_from(id).unwrap();
+        let table = [
+            (None, 1, true),
+            (None, crate::ids::MAX_ID, true),
+            (Some(1), 1, false),
+            (Some(1), 2, true),
+            (Some(2), 1, false),
+            (Some(9), 10, true),
+            (Some(10), 9, false),
+            (Some(8_754_578_330_382_663_742), 8_754_578_330_382_663_743, true),
+            (Some(8_754_578_330_382_663_743), 8_754_578_330_382_663_742, false),
+            (Some(999_999_999_999_999_999), 1_000_000_000_000_000_000, true),
+            (Some(crate::ids::MAX_ID), crate::ids::MAX_ID, false),
+        ];
+        for (cursor, to, expected) in table {
+            assert_eq!(advances(cursor.map(id), id(to)), expected, "{cursor:?} to {to}");
+        }
+    }
+
+    #[test]
+    fn a_reset_is_rounded_up_to_the_second() {
+        let quota = |reset_at_ms| Quota { limit: 1, remaining: 0, reset_at_ms, reset_in_ms: 0 };
+        assert_eq!(quota(1_000).reset_at_seconds(), 1);
+        assert_eq!(quota(1_001).reset_at_seconds(), 2);
+        assert_eq!(quota(1_999).reset_at_seconds(), 2);
+    }
+}

@@ -1,0 +1,198 @@
+//! The metrics of CONTRACT section 10. Every name stands here, and nowhere else.
+
+use std::time::{Duration, Instant};
+
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use tonic::Code;
+
+use crate::mark_read::Outcome;
+use crate::status::Refusal;
+
+const MARK_READ_TOTAL: &str = "markread_mark_read_total";
+const RPC_DURATION: &str = "rpc_server_call_duration_seconds";
+const STORE_DURATION: &str = "markread_store_duration_seconds";
+const EVENTS_PUBLISHED: &str = "markread_events_published_total";
+const STREAM_LENGTH: &str = "markread_stream_length";
+const EDGE_LIMITED: &str = "markread_edge_limited_total";
+const STORE_WARNINGS: &str = "markread_store_warnings";
+const BUILD_INFO: &str = "markread_build_info";
+
+/// OpenTelemetry's buckets for RPC durations in seconds, with finer ones below, since most calls
+/// take less than its first.
+const DURATION_BUCKETS: [f64; 18] = [
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75,
+    1.0, 2.5, 5.0, 10.0,
+];
+
+/// How often the exporter folds recorded durations into its buckets.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+const OUTCOMES: [&str; 10] = [
+    "advanced",
+    "noop",
+    "limited",
+    "edge_limited",
+    "invalid",
+    "unauthenticated",
+    "forbidden",
+    "unavailable",
+    "deadline",
+    "internal",
+];
+
+/// gRPC's names of its codes, by number.
+const CODES: [&str; 17] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
+
+/// Makes this process's metrics go to Prometheus.
+///
+/// # Errors
+///
+/// Where a recorder is installed already.
+pub fn install() -> Result<PrometheusHandle, BuildError> {
+    let recorder = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_duration_seconds".to_owned()), &DURATION_BUCKETS)?
+        .build_recorder();
+    let handle = recorder.handle();
+    metrics::set_global_recorder(recorder)
+        .map_err(|_| BuildError::FailedToCreateHTTPListener("a recorder is installed".into()))?;
+    Ok(handle)
+}
+
+/// Folds what was recorded, for ever.
+pub async fn upkeep(handle: PrometheusHandle) {
+    let mut interval = tokio::time::interval(UPKEEP_INTERVAL);
+    loop {
+        interval.tick().await;
+        handle.run_upkeep();
+    }
+}
+
+/// Handles of every metric, made once: a call looks no name up.
+#[derive(Debug)]
+pub struct Metrics {
+    mark_read: [(&'static str, Counter); OUTCOMES.len()],
+    events_published: Counter,
+    edge_limited: Counter,
+    store_mark_read: Histogram,
+    stream_length: Gauge,
+    store_warnings: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        describe();
+        gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION"), "revision" => env!("MARKREAD_REVISION"))
+            .set(1);
+        Self {
+            mark_read: OUTCOMES.map(|outcome| {
+                let counter = counter!(MARK_READ_TOTAL, "outcome" => outcome);
+                counter.increment(0);
+                (outcome, counter)
+            }),
+            events_published: counter!(EVENTS_PUBLISHED),
+            edge_limited: counter!(EDGE_LIMITED),
+            store_mark_read: histogram!(STORE_DURATION, "operation" => "mark_read"),
+            stream_length: gauge!(STREAM_LENGTH),
+            store_warnings: gauge!(STORE_WARNINGS),
+        }
+    }
+}
+
+impl Metrics {
+    /// Counts one `MarkRead` that was answered.
+    pub fn count_mark_read(&self, outcome: &Result<Outcome, Refusal>) {
+        let label = match outcome {
+            Ok(Outcome::Advanced { .. }) => {
+                self.events_published.increment(1);
+                "advanced"
+            }
+            Ok(Outcome::Unchanged { .. }) => "noop",
+            Ok(Outcome::OverQuota { .. }) => "limited",
+            Err(refusal) => refusal.outcome(),
+        };
+        if let Some((_, counter)) = self.mark_read.iter().find(|(name, _)| *name == label) {
+            counter.increment(1);
+        }
+    }
+
+    /// Counts one call, to whatever method, that the edge guard stopped.
+    pub fn count_edge_limited(&self) {
+        self.edge_limited.increment(1);
+    }
+
+    /// Records how long a method of ours took until its status was known.
+    pub fn record_call(&self, method: &'static str, code: Code, began: Instant) {
+        let index = usize::try_from(i32::from(code)).unwrap_or_default();
+        let code = CODES.get(index).copied().unwrap_or("UNKNOWN");
+        histogram!(RPC_DURATION, "rpc_method" => method, "rpc_response_status_code" => code)
+            .record(began.elapsed());
+    }
+
+    /// Times one `mark_read` of the store until what it gives is dropped.
+    pub fn time_store_mark_read(&self) -> impl Drop + '_ {
+        Timer { histogram: &self.store_mark_read, began: Instant::now() }
+    }
+
+    /// States how many events the stream holds.
+    pub fn set_stream_length(&self, entries: u32) {
+        self.stream_length.set(entries);
+    }
+
+    /// States how many warnings `/readyz` tells.
+    pub fn set_store_warnings(&self, warnings: usize) {
+        self.store_warnings.set(u32::try_from(warnings).unwrap_or(u32::MAX));
+    }
+}
+
+struct Timer<'a> {
+    histogram: &'a Histogram,
+    began: Instant,
+}
+
+impl Drop for Timer<'_> {
+    fn drop(&mut self) {
+        self.histogram.record(self.began.elapsed());
+    }
+}
+
+fn describe() {
+    use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+    describe_counter!(
+        MARK_READ_TOTAL,
+        "MarkRead calls by what became of them; a batch counts each item"
+    );
+    describe_histogram!(
+        RPC_DURATION,
+        Unit::Seconds,
+        "Duration of calls, by method and gRPC status code"
+    );
+    describe_histogram!(
+        STORE_DURATION,
+        Unit::Seconds,
+        "Duration of the store's operations, round trip included"
+    );
+    describe_counter!(EVENTS_PUBLISHED, "Mark-read events published by this process");
+    describe_gauge!(STREAM_LENGTH, "Entries in the stream of mark-read events, as last probed");
+    describe_counter!(EDGE_LIMITED, "Calls that the edge guard stopped");
+    describe_gauge!(STORE_WARNINGS, "Settings of Redis that may lose data (/readyz names them)");
+    describe_gauge!(BUILD_INFO, "1, labelled with what is running");
+}

@@ -1,0 +1,157 @@
+//! What a request asks for, and in which protocol: by path, then HTTP method, then content type.
+
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Method, Request, Response, Version};
+
+use crate::status::{Body, Refusal};
+
+/// What is known of a request once its head has been read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// The protocol that the caller speaks, and so is answered in.
+    pub wire: Wire,
+    /// What is asked for.
+    pub target: Target,
+}
+
+/// The protocols of the port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wire {
+    /// gRPC over HTTP/2.
+    Grpc,
+    /// Anything else, answered in the seed's form.
+    Http,
+}
+
+/// What there is to ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// `markread.v1.MarkReadService/MarkRead`.
+    MarkRead,
+    /// `grpc.health.v1.Health`.
+    Health,
+    /// Server reflection, version 1.
+    ReflectionV1,
+    /// Server reflection, version 1alpha.
+    ReflectionV1Alpha,
+    /// A path that is not there.
+    Unknown,
+    /// A path of ours, with another HTTP method than POST.
+    WrongHttpMethod,
+    /// A path of ours, not asked as gRPC.
+    WrongContentType,
+}
+
+impl Asked {
+    /// What a request asks for.
+    pub fn of<B>(request: &Request<B>) -> Self {
+        let wire = Wire::of(request);
+        let target = match Target::of_path(request.uri().path()) {
+            Target::Unknown => Target::Unknown,
+            _ if request.method() != Method::POST => Target::WrongHttpMethod,
+            _ if wire != Wire::Grpc => Target::WrongContentType,
+            target => target,
+        };
+        Self { wire, target }
+    }
+
+    /// A refusal in the caller's protocol.
+    pub fn refuse(self, refusal: Refusal) -> Response<Body> {
+        match self.wire {
+            Wire::Grpc => refusal.into_grpc().into_http(),
+            Wire::Http => refusal.into_http(),
+        }
+    }
+
+    /// The name under which a call's duration is recorded. Only unary methods have one: the others
+    /// end long after their head is answered. What is not ours is one name, whatever was asked.
+    pub fn recorded_method(self) -> Option<&'static str> {
+        match self {
+            Self { target: Target::MarkRead, .. } => Some("markread.v1.MarkReadService/MarkRead"),
+            Self { wire: Wire::Grpc, target: Target::Unknown } => Some("_OTHER"),
+            _ => None,
+        }
+    }
+}
+
+impl Wire {
+    fn of<B>(request: &Request<B>) -> Self {
+        let content_type = request.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+        match content_type {
+            Some(b"application/grpc" | b"application/grpc+proto")
+                if request.version() == Version::HTTP_2 =>
+            {
+                Self::Grpc
+            }
+            _ => Self::Http,
+        }
+    }
+}
+
+impl Target {
+    fn of_path(path: &str) -> Self {
+        match path {
+            "/markread.v1.MarkReadService/MarkRead" => Self::MarkRead,
+            "/grpc.health.v1.Health/Check"
+            | "/grpc.health.v1.Health/List"
+            | "/grpc.health.v1.Health/Watch" => Self::Health,
+            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo" => Self::ReflectionV1,
+            "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" => {
+                Self::ReflectionV1Alpha
+            }
+            _ => Self::Unknown,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_routed_by_path_then_method_then_content_type() {
+        const MARK_READ: &str = "/markread.v1.MarkReadService/MarkRead";
+        let grpc = Some("application/grpc");
+        let table = [
+            (Method::POST, MARK_READ, grpc, Wire::Grpc, Target::MarkRead),
+            (Method::POST, MARK_READ, Some("application/grpc+proto"), Wire::Grpc, Target::MarkRead),
+            (Method::GET, MARK_READ, grpc, Wire::Grpc, Target::WrongHttpMethod),
+            (
+                Method::POST,
+                MARK_READ,
+                Some("application/grpc+json"),
+                Wire::Http,
+                Target::WrongContentType,
+            ),
+            (Method::POST, MARK_READ, Some("text/plain"), Wire::Http, Target::WrongContentType),
+            (Method::POST, MARK_READ, None, Wire::Http, Target::WrongContentType),
+            (
+                Method::POST,
+                "/markread.v1.MarkReadService/Nothing",
+                grpc,
+                Wire::Grpc,
+                Target::Unknown,
+            ),
+            (Method::GET, "/", None, Wire::Http, Target::Unknown),
+            (Method::POST, "/grpc.health.v1.Health/Check", grpc, Wire::Grpc, Target::Health),
+        ];
+        for (method, path, content_type, wire, target) in table {
+            let mut request = Request::builder().method(method).uri(path).version(Version::HTTP_2);
+            if let Some(content_type) = content_type {
+                request = request.header(CONTENT_TYPE, content_type);
+            }
+            let request = request.body(()).unwrap();
+            assert_eq!(Asked::of(&request), Asked { wire, target }, "{path} {content_type:?}");
+        }
+    }
+
+    #[test]
+    fn grpc_is_spoken_over_http_2_only() {
+        let request = Request::post("/markread.v1.MarkReadService/MarkRead")
+            .header(CONTENT_TYPE, "application/grpc")
+            .body(())
+            .unwrap();
+        let asked = Asked { wire: Wire::Http, target: Target::WrongContentType };
+        assert_eq!(Asked::of(&request), asked);
+    }
+}

@@ -1,0 +1,154 @@
+//! `markread serve`: puts everything together, says where it listens, serves, drains.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use hyper_util::service::TowerToHyperService;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+use crate::config::{Backend, ServeConfig};
+use crate::edge::Edge;
+use crate::grpc::Grpc;
+use crate::health;
+use crate::identity::Identity;
+use crate::lifecycle::{Lifecycle, Phase};
+use crate::listener::{Limits, Listener};
+use crate::metrics::{self, Metrics};
+use crate::ops;
+use crate::service::Service;
+use crate::store::Store;
+use crate::store::memory::MemoryStore;
+use crate::store::redis::{LayoutMismatch, RedisStore};
+
+/// Why a server did not serve.
+#[derive(Debug)]
+pub enum ServeError {
+    /// Redis was set up for a server with other settings: exit status 2.
+    Layout(LayoutMismatch),
+    /// Anything else: exit status 1.
+    Failed(String),
+}
+
+impl fmt::Display for ServeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Layout(mismatch) => mismatch.fmt(f),
+            Self::Failed(problem) => f.write_str(problem),
+        }
+    }
+}
+
+fn failed(what: &str, error: impl fmt::Display) -> ServeError {
+    ServeError::Failed(format!("{what}: {error}"))
+}
+
+/// Serves until SIGTERM or SIGINT, then drains. A second signal ends the drain at once.
+///
+/// # Errors
+///
+/// [`ServeError`], before anything was served, or when the first Redis met has another layout.
+pub async fn serve(config: ServeConfig) -> Result<(), ServeError> {
+    let ServeConfig { listen, ops_listen, backend, edge, limits, drain_delay, drain, .. } = config;
+    let mut signals = Signals::new().map_err(|error| failed("signals", error))?;
+    let listener = bind("--listen", listen, limits)?;
+    let ops_listener = bind("--ops-listen", ops_listen, limits)?;
+    let page = metrics::install().map_err(|error| failed("metrics", error))?;
+    let metrics = Arc::new(Metrics::default());
+    let lifecycle = Lifecycle::default();
+    let (store, mut keeper) = open_store(backend, &metrics)?;
+
+    tell_listening(&listener, &ops_listener, &edge.identity);
+    let (health, reporting) = health::server(&lifecycle, store.health()).await;
+    tokio::spawn(reporting);
+    tokio::spawn(metrics::upkeep(page.clone()));
+    tokio::spawn(serve_ops(ops_listener, ops::router(page, lifecycle.clone(), store.health())));
+    let service = Arc::new(Service::new(store, Arc::clone(&metrics)));
+    let grpc = Grpc::server(service, Arc::clone(&metrics));
+    let edge = Edge::new(edge, grpc, health, lifecycle.clone(), metrics)
+        .map_err(|error| failed("reflection", error))?;
+    let served = tokio::spawn(listener.serve(move |peer| edge.of_peer(peer), lifecycle.clone()));
+
+    tokio::select! {
+        () = signals.next() => {}
+        mismatch = &mut keeper => return Err(match mismatch {
+            Ok(mismatch) => ServeError::Layout(mismatch),
+            Err(error) => failed("Redis", error),
+        }),
+    }
+    tracing::info!("leaving");
+    lifecycle.advance(Phase::Leaving);
+    let leave = async {
+        sleep(drain_delay).await;
+        lifecycle.advance(Phase::Draining);
+        timeout(drain, served).await
+    };
+    tokio::select! {
+        Ok(_) = leave => tracing::info!("drained"),
+        () = signals.next() => tracing::info!("drain ended by a second signal"),
+        else => tracing::info!("drain ended by its limit, some connections were still open"),
+    }
+    Ok(())
+}
+
+fn bind(flag: &str, address: SocketAddr, limits: Limits) -> Result<Listener, ServeError> {
+    Listener::bind(address, limits).map_err(|error| failed(&format!("{flag} {address}"), error))
+}
+
+/// The store, and a task that ends only when Redis turns out to have another layout.
+#[allow(clippy::type_complexity, reason = "a pair, used once")]
+fn open_store(
+    backend: Backend,
+    metrics: &Arc<Metrics>,
+) -> Result<(Arc<dyn Store>, JoinHandle<LayoutMismatch>), ServeError> {
+    match backend {
+        Backend::Redis(config) => {
+            let (store, keeper) = RedisStore::start(config, Arc::clone(metrics))
+                .map_err(|error| failed("--redis-url", error))?;
+            Ok((store, keeper))
+        }
+        Backend::Memory { rate_limit, stream_max_entries } => {
+            let store = Arc::new(MemoryStore::new(rate_limit, stream_max_entries));
+            Ok((store, tokio::spawn(std::future::pending())))
+        }
+    }
+}
+
+fn tell_listening(listener: &Listener, ops_listener: &Listener, identity: &Identity) {
+    if let (Ok(grpc), Ok(ops)) = (listener.local_addr(), ops_listener.local_addr()) {
+        let (grpc, ops) = (grpc.to_string(), ops.to_string());
+        tracing::info!(grpc, ops, "listening");
+    }
+    if matches!(identity, Identity::Dev) {
+        tracing::warn!("--dev: callers are whom they say, and everything is gone at the exit");
+    }
+}
+
+/// The operators' port is there until the process is not, so it knows no drain.
+async fn serve_ops(listener: Listener, pages: axum::Router) {
+    listener.serve(|_| TowerToHyperService::new(pages.clone()), Lifecycle::default()).await;
+}
+
+/// SIGTERM and SIGINT, which mean the same.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

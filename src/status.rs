@@ -1,0 +1,338 @@
+//! Every way a call is refused, and the only place that maps it to an answer: CONTRACT section 4,
+//! the table "Answers".
+//!
+//! A [`Refusal`] says what happened; [`Refusal::into_grpc`] and [`Refusal::into_http`] say it in
+//! the caller's protocol. No answer carries an address, a key, a token or a user ID.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+
+use crate::ids::InvalidId;
+use crate::mark_read::Quota;
+
+/// The body of every answer, of gRPC and of plain HTTP alike.
+pub type Body = tonic::body::Body;
+
+/// The domain of `google.rpc.ErrorInfo`.
+const DOMAIN: &str = "markread";
+
+const RETRY_PUSHBACK: &str = "grpc-retry-pushback-ms";
+
+/// A parameter that is missing or invalid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadField {
+    /// The field's name on the wire.
+    pub name: &'static str,
+    /// What is wrong with it.
+    pub problem: InvalidId,
+}
+
+/// Why a call was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// One or more parameters are missing or invalid.
+    BadFields(Vec<BadField>),
+    /// The bytes are no such message; the text says in what way.
+    MalformedMessage(&'static str),
+    /// The message is over the limit of [`crate::grpc::MESSAGE_MAX_BYTES`].
+    MessageTooLarge,
+    /// No such method or path.
+    Unknown,
+    /// The path is there, but not for this HTTP method.
+    WrongHttpMethod,
+    /// The path is there, but not for this content type.
+    WrongContentType,
+    /// The call carries no credentials.
+    CredentialsMissing,
+    /// The credentials do not hold; the text says why, and nothing of what they are.
+    CredentialsInvalid(&'static str),
+    /// The credentials hold, but name no user; the text says why.
+    UserContextRequired(&'static str),
+    /// The reader's quota is used up.
+    OverQuota(Quota),
+    /// The edge guard stopped the peer, for this long.
+    EdgeLimited(Duration),
+    /// The store cannot be asked, or did not answer.
+    StoreUnavailable,
+    /// The server is about to exit.
+    Draining,
+    /// The caller's own deadline passed.
+    DeadlineExceeded,
+    /// The request did not arrive whole within the call timeout.
+    RequestTimeout,
+    /// The server's own fault.
+    Internal,
+}
+
+impl Refusal {
+    /// The answer over gRPC.
+    pub fn into_grpc(self) -> Status {
+        let details = self.details();
+        let retry_delay = details.retry_info().and_then(|retry| retry.retry_delay);
+        let metadata = self.metadata(retry_delay);
+        let (code, message) = (self.code(), self.message());
+        // The unknown method is gRPC's own answer: it has no reason of ours.
+        if self.reason().is_none() {
+            return Status::with_metadata(code, message, metadata);
+        }
+        Status::with_error_details_and_metadata(code, message, details, metadata)
+    }
+
+    /// The answer over plain HTTP: `{"errors":[{"code":…,"message":"…"}]}`.
+    pub fn into_http(self) -> http::Response<Body> {
+        let errors: Vec<_> = match &self {
+            Self::BadFields(fields) => fields
+                .iter()
+                .map(|field| {
+                    let code = if field.problem == InvalidId::Missing { 38 } else { 44 };
+                    let message = format!("{} {}", field.name, field.problem);
+                    serde_json::json!({ "code": code, "message": message })
+                })
+                .collect(),
+            _ => vec![serde_json::json!({ "code": self.http_code(), "message": self.message() })],
+        };
+        let body = serde_json::json!({ "errors": errors }).to_string();
+        let mut response = http::Response::new(Body::new(http_body_util::Full::from(body)));
+        *response.status_mut() = self.http_status();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(delay) = self.retry_delay() {
+            headers.insert(RETRY_AFTER, whole_seconds(delay).into());
+        }
+        match self {
+            Self::OverQuota(quota) => insert_rate_limit(headers, quota),
+            Self::WrongHttpMethod => {
+                headers.insert(ALLOW, HeaderValue::from_static("POST"));
+            }
+            _ => {}
+        }
+        if self.http_status() == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+
+    /// The code over gRPC.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::BadFields(_) | Self::MalformedMessage(_) => Code::InvalidArgument,
+            Self::MessageTooLarge | Self::OverQuota(_) | Self::EdgeLimited(_) => {
+                Code::ResourceExhausted
+            }
+            Self::Unknown | Self::WrongHttpMethod | Self::WrongContentType => Code::Unimplemented,
+            Self::CredentialsMissing | Self::CredentialsInvalid(_) => Code::Unauthenticated,
+            Self::UserContextRequired(_) => Code::PermissionDenied,
+            Self::StoreUnavailable | Self::Draining => Code::Unavailable,
+            Self::DeadlineExceeded | Self::RequestTimeout => Code::DeadlineExceeded,
+            Self::Internal => Code::Internal,
+        }
+    }
+
+    /// The reason in `google.rpc.ErrorInfo`; none for what gRPC and HTTP define themselves.
+    pub fn reason(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::BadFields(_) | Self::MalformedMessage(_) => "INVALID_PARAMETER",
+            Self::MessageTooLarge => "MESSAGE_TOO_LARGE",
+            Self::Unknown | Self::WrongHttpMethod | Self::WrongContentType => return None,
+            Self::CredentialsMissing => "CREDENTIALS_MISSING",
+            Self::CredentialsInvalid(_) => "CREDENTIALS_INVALID",
+            Self::UserContextRequired(_) => "USER_CONTEXT_REQUIRED",
+            Self::OverQuota(_) => "RATE_LIMIT_EXCEEDED",
+            Self::EdgeLimited(_) => "EDGE_LIMIT_EXCEEDED",
+            Self::StoreUnavailable => "STORE_UNAVAILABLE",
+            Self::Draining => "DRAINING",
+            Self::DeadlineExceeded | Self::RequestTimeout => "DEADLINE_EXCEEDED",
+            Self::Internal => "INTERNAL",
+        })
+    }
+
+    /// The `outcome` label of `markread_mark_read_total`.
+    pub fn outcome(&self) -> &'static str {
+        match self {
+            Self::BadFields(_)
+            | Self::MalformedMessage(_)
+            | Self::MessageTooLarge
+            | Self::Unknown
+            | Self::WrongHttpMethod
+            | Self::WrongContentType => "invalid",
+            Self::CredentialsMissing | Self::CredentialsInvalid(_) => "unauthenticated",
+            Self::UserContextRequired(_) => "forbidden",
+            Self::OverQuota(_) => "limited",
+            Self::EdgeLimited(_) => "edge_limited",
+            Self::StoreUnavailable | Self::Draining => "unavailable",
+            Self::DeadlineExceeded | Self::RequestTimeout => "deadline",
+            Self::Internal => "internal",
+        }
+    }
+
+    fn http_status(&self) -> StatusCode {
+        match self {
+            Self::BadFields(_) | Self::MalformedMessage(_) => StatusCode::BAD_REQUEST,
+            Self::MessageTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Unknown => StatusCode::NOT_FOUND,
+            Self::WrongHttpMethod => StatusCode::METHOD_NOT_ALLOWED,
+            Self::WrongContentType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::CredentialsMissing | Self::CredentialsInvalid(_) => StatusCode::UNAUTHORIZED,
+            Self::UserContextRequired(_) => StatusCode::FORBIDDEN,
+            Self::OverQuota(_) | Self::EdgeLimited(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::StoreUnavailable | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Self::DeadlineExceeded | Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// The seed's `errors[0].code`.
+    fn http_code(&self) -> u16 {
+        match self {
+            Self::BadFields(_)
+            | Self::MalformedMessage(_)
+            | Self::MessageTooLarge
+            | Self::WrongContentType
+            | Self::RequestTimeout
+            | Self::DeadlineExceeded => 44,
+            Self::Unknown => 34,
+            Self::WrongHttpMethod => 86,
+            Self::CredentialsMissing => 32,
+            Self::CredentialsInvalid(_) => 89,
+            Self::UserContextRequired(_) => 220,
+            Self::OverQuota(_) | Self::EdgeLimited(_) => 88,
+            Self::StoreUnavailable | Self::Draining => 130,
+            Self::Internal => 131,
+        }
+    }
+
+    /// What a person reads. Values that stand in it stand in [`Self::info`] too (AIP-193).
+    fn message(&self) -> String {
+        match self {
+            Self::BadFields(fields) => {
+                let problems: Vec<_> = fields
+                    .iter()
+                    .map(|field| format!("{} {}", field.name, field.problem))
+                    .collect();
+                problems.join("; ")
+            }
+            Self::MalformedMessage(problem) => format!("the request is malformed: {problem}"),
+            Self::MessageTooLarge => {
+                format!("the request is over {} bytes", crate::grpc::MESSAGE_MAX_BYTES)
+            }
+            Self::Unknown => "there is no such method or path".to_owned(),
+            Self::WrongHttpMethod => "this path takes POST".to_owned(),
+            Self::WrongContentType => {
+                "this path takes gRPC: application/grpc over HTTP/2".to_owned()
+            }
+            Self::CredentialsMissing => "the call carries no credentials".to_owned(),
+            Self::CredentialsInvalid(problem) | Self::UserContextRequired(problem) => {
+                (*problem).to_owned()
+            }
+            Self::OverQuota(quota) => {
+                format!("the quota of {} calls in a window is used up", quota.limit)
+            }
+            Self::EdgeLimited(delay) => {
+                let seconds = whole_seconds(*delay);
+                format!("too many calls from this address: retry after {seconds} s")
+            }
+            Self::StoreUnavailable => "the store is unavailable: retry".to_owned(),
+            Self::Draining => "this server is about to exit: retry elsewhere".to_owned(),
+            Self::DeadlineExceeded => "the deadline of the call passed".to_owned(),
+            Self::RequestTimeout => "the request did not arrive whole in time".to_owned(),
+            Self::Internal => "internal error".to_owned(),
+        }
+    }
+
+    /// The values that stand in the message.
+    fn info(&self) -> HashMap<String, String> {
+        let pairs = match self {
+            Self::MessageTooLarge => {
+                vec![("limit_bytes", crate::grpc::MESSAGE_MAX_BYTES.to_string())]
+            }
+            Self::OverQuota(quota) => vec![("limit", quota.limit.to_string())],
+            Self::EdgeLimited(delay) => {
+                vec![("retry_delay_seconds", whole_seconds(*delay).to_string())]
+            }
+            _ => Vec::new(),
+        };
+        pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+
+    fn details(&self) -> ErrorDetails {
+        let mut details = ErrorDetails::new();
+        if let Some(reason) = self.reason() {
+            details.set_error_info(reason, DOMAIN, self.info());
+        }
+        match self {
+            Self::BadFields(fields) => {
+                let violations: Vec<_> = fields
+                    .iter()
+                    .map(|field| FieldViolation::new(field.name, field.problem.to_string()))
+                    .collect();
+                details.set_bad_request(violations);
+            }
+            Self::MalformedMessage(problem) => {
+                details.add_bad_request_violation("request", *problem);
+            }
+            Self::OverQuota(_) => {
+                details.add_quota_failure_violation("reader", self.message());
+            }
+            _ => {}
+        }
+        if let Some(delay) = self.retry_delay() {
+            details.set_retry_info(Some(delay));
+        }
+        details
+    }
+
+    /// When a retry makes sense. The jitter keeps callers that failed together apart.
+    fn retry_delay(&self) -> Option<Duration> {
+        match self {
+            Self::OverQuota(quota) => Some(Duration::from_millis(quota.reset_in_ms)),
+            Self::EdgeLimited(delay) => Some((*delay).max(Duration::from_secs(1))),
+            Self::StoreUnavailable | Self::Draining => {
+                Some(Duration::from_millis(rand::random_range(100..=1000)))
+            }
+            _ => None,
+        }
+    }
+
+    /// Trailing metadata: the quota, and what gRPC's own retries obey (gRFC A6).
+    fn metadata(&self, retry_delay: Option<Duration>) -> MetadataMap {
+        let mut headers = HeaderMap::new();
+        if let Self::OverQuota(quota) = self {
+            insert_rate_limit(&mut headers, *quota);
+        }
+        let mut metadata = MetadataMap::from_headers(headers);
+        match (self, retry_delay) {
+            // Never blindly: the window is minutes long.
+            (Self::OverQuota(_), _) => {
+                metadata.insert(RETRY_PUSHBACK, MetadataValue::from_static("-1"));
+            }
+            (_, Some(delay)) => {
+                let delay_ms = i32::try_from(delay.as_millis()).unwrap_or(i32::MAX);
+                metadata.insert(RETRY_PUSHBACK, delay_ms.into());
+            }
+            (_, None) => {}
+        }
+        metadata
+    }
+}
+
+/// Writes the quota into an answer: CONTRACT section 4, `x-rate-limit-*`.
+pub fn insert_rate_limit(headers: &mut HeaderMap, quota: Quota) {
+    const LIMIT: HeaderName = HeaderName::from_static("x-rate-limit-limit");
+    const REMAINING: HeaderName = HeaderName::from_static("x-rate-limit-remaining");
+    const RESET: HeaderName = HeaderName::from_static("x-rate-limit-reset");
+    headers.insert(LIMIT, quota.limit.into());
+    headers.insert(REMAINING, quota.remaining.into());
+    headers.insert(RESET, quota.reset_at_seconds().into());
+}
+
+/// Rounded up, as a caller that waits them out must be late rather than early; at least 1.
+fn whole_seconds(delay: Duration) -> u64 {
+    let seconds = delay.as_secs() + u64::from(delay.subsec_nanos() > 0);
+    seconds.max(1)
+}

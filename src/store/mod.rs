@@ -1,0 +1,88 @@
+//! Where cursors, quotas and events are kept: one small trait, two implementations.
+//!
+//! [`redis::RedisStore`] is what `markread serve` runs on. [`memory::MemoryStore`] is the embedded
+//! store behind `serve --dev`, and the reference that the property test holds Redis against.
+
+use std::error::Error;
+use std::fmt;
+
+use tokio::sync::watch;
+
+use crate::mark_read::{Mark, Outcome};
+
+pub mod memory;
+pub mod redis;
+
+/// A store does each mark in one atomic step: quota, comparison, cursor, event.
+#[async_trait::async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Does the marks in order and answers each in its place. A mark that fails leaves nothing
+    /// half done, and its neighbours succeed or fail on their own.
+    ///
+    /// # Errors
+    ///
+    /// When the whole list failed: the store could not be asked, or its answer never came.
+    async fn mark_read(&self, marks: &[Mark]) -> Result<Vec<MarkResult>, StoreError>;
+
+    /// Whether the store can be asked, as it changes.
+    fn health(&self) -> watch::Receiver<StoreHealth>;
+}
+
+/// What became of one mark of a list.
+pub type MarkResult = Result<Outcome, StoreError>;
+
+/// Whether a store can be asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreHealth {
+    /// It answers. The warnings, for people, say what may lose data nevertheless.
+    Ready {
+        /// One sentence each.
+        warnings: Vec<&'static str>,
+    },
+    /// It does not, with the cause, for people.
+    Away(String),
+}
+
+/// Why a store did not do what it was asked.
+#[derive(Debug)]
+pub struct StoreError {
+    /// What a caller can make of it.
+    pub kind: StoreErrorKind,
+    source: Box<dyn Error + Send + Sync>,
+}
+
+/// The kinds of [`StoreError`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreErrorKind {
+    /// Away, slow, loading, failing over, full, too few replicas. A retry is safe.
+    Unavailable,
+    /// Something that must not be there: a key of a wrong type, a reply that makes no sense.
+    Corrupt,
+}
+
+impl StoreError {
+    /// An error after which a retry is safe.
+    pub fn unavailable(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { kind: StoreErrorKind::Unavailable, source: source.into() }
+    }
+
+    /// An error that a retry does not mend.
+    pub fn corrupt(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { kind: StoreErrorKind::Corrupt, source: source.into() }
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            StoreErrorKind::Unavailable => write!(f, "the store is unavailable: {}", self.source),
+            StoreErrorKind::Corrupt => write!(f, "the store holds a wrong value: {}", self.source),
+        }
+    }
+}
+
+impl Error for StoreError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(self.source.as_ref())
+    }
+}

@@ -1,0 +1,117 @@
+//! Readers known to be over quota, so that they are refused without asking Redis: CONTRACT
+//! section 5.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use moka::sync::Cache;
+
+use crate::ids::UserId;
+use crate::mark_read::{Quota, RateLimit};
+
+/// How many readers are remembered; beyond that Redis is asked again.
+const CAPACITY_READERS: u64 = 100_000;
+
+/// What Redis has denied, for as long as it would deny it again.
+#[derive(Debug)]
+pub(super) struct Denials {
+    readers: Cache<UserId, Denial>,
+    generation: AtomicU64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Denial {
+    quota: Quota,
+    until: Instant,
+    generation: Generation,
+}
+
+/// When Redis was asked: before or after everything was forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Generation(u64);
+
+impl Denials {
+    pub(super) fn new(rate_limit: RateLimit) -> Self {
+        let readers = Cache::builder()
+            .max_capacity(CAPACITY_READERS)
+            .time_to_live(Duration::from_millis(rate_limit.window_ms))
+            .build();
+        Self { readers, generation: AtomicU64::new(0) }
+    }
+
+    /// To be taken before Redis is asked: a denial that was on its way when everything was
+    /// forgotten is forgotten too.
+    pub(super) fn generation(&self) -> Generation {
+        Generation(self.generation.load(Ordering::Acquire))
+    }
+
+    /// Remembers that Redis, asked at `asked`, denied this reader. Redis looked at its clock
+    /// later than that, so this ends before Redis's own reset, never past it.
+    pub(super) fn remember(
+        &self,
+        reader: UserId,
+        quota: Quota,
+        asked: Instant,
+        generation: Generation,
+    ) {
+        // A key may hold any expiry: one past the end of time is not worth remembering.
+        if let Some(until) = asked.checked_add(Duration::from_millis(quota.reset_in_ms)) {
+            self.readers.insert(reader, Denial { quota, until, generation });
+        }
+    }
+
+    /// The used-up quota of a reader who is known to be denied now.
+    pub(super) fn of(&self, reader: UserId) -> Option<Quota> {
+        let denial = self.readers.get(&reader)?;
+        let left = denial.until.checked_duration_since(Instant::now())?;
+        if left.is_zero() || denial.generation != self.generation() {
+            return None;
+        }
+        let reset_in_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+        Some(Quota { reset_in_ms, ..denial.quota })
+    }
+
+    /// Forgets everything: another Redis may answer, or this one was flushed.
+    pub(super) fn forget(&self) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: RateLimit = RateLimit { calls: 1, window_ms: 60_000 };
+
+    fn reader() -> UserId {
+        7.try_into().unwrap()
+    }
+
+    fn quota(reset_in_ms: u64) -> Quota {
+        Quota { limit: 1, remaining: 0, reset_at_ms: 1, reset_in_ms }
+    }
+
+    #[test]
+    fn a_denial_lasts_from_the_asking_until_the_reset() {
+        let denials = Denials::new(LIMIT);
+        let asked = Instant::now().checked_sub(Duration::from_secs(10)).unwrap();
+        denials.remember(reader(), quota(60_000), asked, denials.generation());
+        let left = denials.of(reader()).unwrap();
+        assert!(left.reset_in_ms <= 50_000, "{left:?}");
+
+        denials.remember(reader(), quota(9_999), asked, denials.generation());
+        assert_eq!(denials.of(reader()), None);
+    }
+
+    #[test]
+    fn what_was_forgotten_stays_forgotten_even_if_its_answer_comes_later() {
+        let denials = Denials::new(LIMIT);
+        denials.remember(reader(), quota(60_000), Instant::now(), denials.generation());
+        assert!(denials.of(reader()).is_some());
+        let before = denials.generation();
+        denials.forget();
+        assert_eq!(denials.of(reader()), None);
+        denials.remember(reader(), quota(60_000), Instant::now(), before);
+        assert_eq!(denials.of(reader()), None);
+    }
+}

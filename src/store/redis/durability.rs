@@ -1,0 +1,39 @@
+//! What in Redis's settings may lose read cursors: CONTRACT section 6.
+
+use std::collections::HashMap;
+
+use redis::aio::MultiplexedConnection;
+use redis::{RedisResult, cmd};
+
+const EVICTS: &str = "maxmemory-policy allows Redis to evict read cursors: set it to noeviction";
+const FORGETS: &str =
+    "Redis persists nothing, a restart loses every read cursor: set appendonly yes";
+
+/// The settings that may lose data. Where Redis does not let its configuration be read, as managed
+/// ones do not, what INFO tells has to do: it does not tell whether snapshots are taken.
+pub(super) async fn warnings(connection: &mut MultiplexedConnection) -> Vec<&'static str> {
+    let mut ask = cmd("INFO");
+    ask.arg("memory").arg("persistence");
+    let info: RedisResult<String> = ask.query_async(connection).await;
+    let Ok(info) = info else { return Vec::new() };
+    let info: HashMap<_, _> = info.lines().filter_map(|line| line.split_once(':')).collect();
+
+    let mut warnings = Vec::new();
+    if info.get("maxmemory_policy").is_some_and(|policy| policy.starts_with("allkeys-")) {
+        warnings.push(EVICTS);
+    }
+    if info.get("aof_enabled") == Some(&"0") && !takes_snapshots(connection).await {
+        warnings.push(FORGETS);
+    }
+    warnings
+}
+
+async fn takes_snapshots(connection: &mut MultiplexedConnection) -> bool {
+    let mut ask = cmd("CONFIG");
+    ask.arg("GET").arg("save");
+    let settings: RedisResult<HashMap<String, String>> = ask.query_async(connection).await;
+    settings
+        .ok()
+        .and_then(|settings| settings.get("save").map(|save| !save.is_empty()))
+        .unwrap_or(true)
+}

@@ -1,0 +1,83 @@
+//! Which of Redis's errors a retry mends.
+
+use redis::{RedisError, ServerErrorKind, Value};
+
+use crate::store::StoreError;
+
+/// Codes of a Redis that is busy, full, starting, failing over or not let in: the condition may
+/// pass, and nothing of the mark was written. The redis crate has no kind for most of them.
+const PASSING_CODES: [&str; 16] = [
+    "ASK",
+    "BUSY",
+    "CLUSTERDOWN",
+    "LOADING",
+    "MASTERDOWN",
+    "MISCONF",
+    "MOVED",
+    "NOAUTH",
+    "NOPERM",
+    "NOREPLICAS",
+    "OOM",
+    "READONLY",
+    "TRYAGAIN",
+    "UNKILLABLE",
+    "WRONGPASS",
+    "NOPROTO",
+];
+
+/// An error that Redis gave as text: its first word is the code.
+pub(super) fn classify_text(text: &str) -> StoreError {
+    let code = text.split(' ').next().unwrap_or_default();
+    // Past `maxclients` Redis says no more than ERR.
+    if PASSING_CODES.contains(&code) || text.starts_with("ERR max number of clients") {
+        StoreError::unavailable(text)
+    } else {
+        StoreError::corrupt(text)
+    }
+}
+
+/// An error of the redis crate: the server's own by its text, any other is the connection's.
+pub(super) fn classify(error: RedisError) -> StoreError {
+    match error.code() {
+        Some(code) => {
+            let text = format!("{code} {}", error.detail().unwrap_or_default());
+            classify_text(&text)
+        }
+        None => StoreError::unavailable(error),
+    }
+}
+
+/// Whether Redis does not know the script.
+pub(super) fn lost_script(error: &RedisError) -> bool {
+    error.kind() == redis::ErrorKind::Server(ServerErrorKind::NoScript)
+}
+
+/// A reply of a shape that Redis never gives.
+pub(super) fn unexpected(reply: &Value) -> StoreError {
+    StoreError::corrupt(format!("unexpected reply: {reply:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::StoreErrorKind::{Corrupt, Unavailable};
+
+    #[test]
+    fn what_may_pass_is_unavailable_and_what_will_not_is_corrupt() {
+        let table = [
+            ("OOM command not allowed when used memory > 'maxmemory'.", Unavailable),
+            ("LOADING Redis is loading the dataset in memory", Unavailable),
+            ("BUSY Redis is busy running a script.", Unavailable),
+            ("READONLY You can't write against a read only replica.", Unavailable),
+            ("NOREPLICAS Not enough good replicas to write.", Unavailable),
+            ("MISCONF Redis is configured to save RDB snapshots", Unavailable),
+            ("ERR max number of clients reached", Unavailable),
+            ("WRONGTYPE Operation against a key holding the wrong kind of value", Corrupt),
+            ("CORRUPT the quota is no number", Corrupt),
+            ("ERR unknown command", Corrupt),
+        ];
+        for (text, kind) in table {
+            assert_eq!(classify_text(text).kind, kind, "{text}");
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! Every key in Redis: CONTRACT section 6. No other file builds one.
+
+use crate::ids::UserId;
+
+/// Names the layout of all other keys: a hash of `version` and `partitions`.
+pub(super) const LAYOUT: &str = "markread:layout";
+
+/// How many calls a reader has used in the window that is open.
+pub(super) fn quota(reader: UserId) -> String {
+    format!("markread:quota:{reader}")
+}
+
+/// All of a reader's cursors.
+pub(super) fn cursors(reader: UserId) -> String {
+    format!("markread:cursors:{reader}")
+}

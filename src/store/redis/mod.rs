@@ -1,0 +1,179 @@
+//! The store on Redis: one atomic step a call, in one round trip.
+//!
+//! - `mark_read.lua`: the step. - `script`: what is sent to it and what it replies.
+//! - `link`: the connection, its probes, the layout. - `denials`: readers known to be over quota.
+//! - `keys`: every key. - `errors`: which errors pass. - `durability`: what may lose data.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use redis::aio::MultiplexedConnection;
+use redis::{Client, Cmd, ConnectionInfo, ProtocolVersion, RedisResult, Value, pipe};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use self::denials::Denials;
+use self::errors::{classify, lost_script};
+use self::link::{Keeper, Link};
+use self::script::MarkReadScript;
+use super::{MarkResult, Store, StoreError, StoreHealth};
+use crate::mark_read::{Mark, Outcome, RateLimit};
+use crate::metrics::Metrics;
+
+mod denials;
+mod durability;
+mod errors;
+mod keys;
+mod link;
+mod script;
+
+pub use self::link::LayoutMismatch;
+
+/// How the store works on Redis.
+#[derive(Clone)]
+pub struct RedisConfig {
+    /// Where Redis is, with its credentials.
+    pub address: ConnectionInfo,
+    /// The stream's key.
+    pub stream: String,
+    /// Entries that the stream is trimmed to, roughly; 0 never trims.
+    pub stream_maxlen: u64,
+    /// The quota of each reader.
+    pub rate_limit: RateLimit,
+    /// What replicas must have before a mark is answered OK.
+    pub replicas_ack: Option<ReplicasAck>,
+}
+
+/// `WAIT`: a mark is OK only when so many replicas have it.
+#[derive(Clone, Copy, Debug)]
+pub struct ReplicasAck {
+    /// How many replicas.
+    pub replicas: u32,
+    /// How long they are waited for.
+    pub timeout: Duration,
+}
+
+impl fmt::Debug for RedisConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The address may hold a password.
+        f.debug_struct("RedisConfig").field("stream", &self.stream).finish_non_exhaustive()
+    }
+}
+
+/// Cursors, quotas and events in Redis.
+#[derive(Debug)]
+pub struct RedisStore {
+    script: MarkReadScript,
+    replicas_ack: Option<ReplicasAck>,
+    link: Arc<Link>,
+    denials: Arc<Denials>,
+}
+
+impl RedisStore {
+    /// A store that connects, and connects again, by itself. The task ends only when the first
+    /// Redis it meets has another layout; it is to be aborted where the store is not needed.
+    ///
+    /// # Errors
+    ///
+    /// When no client can be made of the address, as for TLS without roots.
+    pub fn start(
+        config: RedisConfig,
+        metrics: Arc<Metrics>,
+    ) -> RedisResult<(Arc<Self>, JoinHandle<LayoutMismatch>)> {
+        let RedisConfig { address, stream, stream_maxlen, rate_limit, replicas_ack } = config;
+        // RESP3, since its connections tell at once when they are lost.
+        let settings = address.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+        let client = Client::open(address.set_redis_settings(settings))?;
+        let link = Arc::new(Link::new());
+        let denials = Arc::new(Denials::new(rate_limit));
+        let script = MarkReadScript::new(stream.clone(), stream_maxlen, rate_limit);
+        let keeper = Keeper::new(client, stream, Arc::clone(&link), Arc::clone(&denials), metrics);
+        let store = Self { script, replicas_ack, link, denials };
+        Ok((Arc::new(store), tokio::spawn(keeper.run())))
+    }
+}
+
+#[async_trait::async_trait]
+impl Store for RedisStore {
+    async fn mark_read(&self, marks: &[Mark]) -> Result<Vec<MarkResult>, StoreError> {
+        let mut results: Vec<Option<MarkResult>> =
+            marks.iter().map(|mark| self.known_denial(mark).map(Ok)).collect();
+        let open: Vec<Mark> = marks
+            .iter()
+            .zip(&results)
+            .filter_map(|(mark, known)| known.is_none().then_some(*mark))
+            .collect();
+        if !open.is_empty() {
+            let mut answers = self.run_script(&open).await?.into_iter();
+            for result in results.iter_mut().filter(|result| result.is_none()) {
+                *result = answers.next();
+            }
+        }
+        let missing = || Err(StoreError::corrupt("a mark without an answer"));
+        Ok(results.into_iter().map(|result| result.unwrap_or_else(missing)).collect())
+    }
+
+    fn health(&self) -> watch::Receiver<StoreHealth> {
+        self.link.health()
+    }
+}
+
+impl RedisStore {
+    fn known_denial(&self, mark: &Mark) -> Option<Outcome> {
+        self.denials.of(mark.reader).map(|quota| Outcome::OverQuota { quota })
+    }
+
+    async fn run_script(&self, marks: &[Mark]) -> Result<Vec<MarkResult>, StoreError> {
+        let mut connection = self.link.connection()?;
+        let generation = self.denials.generation();
+        let asked = Instant::now();
+        let reply = match self.send(&mut connection, self.script.by_digest(marks)).await {
+            Err(error) if lost_script(&error) => {
+                self.send(&mut connection, self.script.by_source(marks)).await
+            }
+            sent => sent,
+        };
+        let (reply, replicas) = reply.map_err(classify)?;
+        let mut results = self.script.results(marks, reply)?;
+        for (mark, result) in marks.iter().zip(&mut results) {
+            match result {
+                Ok(Outcome::OverQuota { quota }) => {
+                    self.denials.remember(mark.reader, *quota, asked, generation);
+                }
+                Ok(_) if !replicas.enough => {
+                    *result = Err(StoreError::unavailable("too few replicas acknowledged"));
+                }
+                _ => {}
+            }
+        }
+        Ok(results)
+    }
+
+    /// Sends one call of the script, and where replicas count, waits for them on the same
+    /// connection: `WAIT` looks at what this connection wrote.
+    async fn send(
+        &self,
+        connection: &mut MultiplexedConnection,
+        call: Cmd,
+    ) -> RedisResult<(Value, Replicas)> {
+        let Some(ack) = self.replicas_ack else {
+            return Ok((call.query_async(connection).await?, Replicas { enough: true }));
+        };
+        let timeout_ms = u64::try_from(ack.timeout.as_millis()).unwrap_or(u64::MAX);
+        let mut calls = pipe();
+        calls.add_command(call).cmd("WAIT").arg(ack.replicas).arg(timeout_ms).ignore_errors();
+        let replies: Vec<RedisResult<Value>> = calls.query_async(connection).await?;
+        let [reply, acknowledged] =
+            <[_; 2]>::try_from(replies).unwrap_or_else(|_| [Ok(Value::Nil), Ok(Value::Nil)]);
+        let reply = reply?;
+        let enough = matches!(acknowledged?, Value::Int(count) if count >= i64::from(ack.replicas));
+        Ok((reply, Replicas { enough }))
+    }
+}
+
+/// Whether enough replicas have what a call of the script wrote.
+#[derive(Clone, Copy)]
+struct Replicas {
+    enough: bool,
+}

@@ -1,0 +1,105 @@
+//! Ends streams at the drain, so that a client that watches holds no server back.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::Response;
+use http_body::{Body as HttpBody, Frame};
+use pin_project_lite::pin_project;
+
+use crate::lifecycle::Lifecycle;
+use crate::status::{Body, Refusal};
+
+pin_project! {
+    /// A streaming answer that ends with UNAVAILABLE `DRAINING` when the drain begins.
+    pub struct UntilDrain {
+        #[pin]
+        body: Body,
+        draining: Pin<Box<dyn Future<Output = ()> + Send>>,
+        ended: bool,
+    }
+}
+
+impl UntilDrain {
+    /// Lets a response last until the drain.
+    pub fn wrap(response: Response<Body>, lifecycle: &Lifecycle) -> Response<Body> {
+        let lifecycle = lifecycle.clone();
+        response.map(|body| {
+            let draining = Box::pin(async move { lifecycle.draining().await });
+            Body::new(Self { body, draining, ended: false })
+        })
+    }
+}
+
+impl HttpBody for UntilDrain {
+    type Data = Bytes;
+    type Error = tonic::Status;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
+        let this = self.project();
+        if *this.ended {
+            return Poll::Ready(None);
+        }
+        // What is there already is sent first: an answer that is whole is not cut.
+        if let Poll::Ready(frame) = this.body.poll_frame(cx) {
+            *this.ended = frame.is_none();
+            return Poll::Ready(frame);
+        }
+        if this.draining.as_mut().poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        *this.ended = true;
+        let trailers = Refusal::Draining.into_grpc().into_http::<Body>().into_parts().0.headers;
+        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended || self.body.is_end_stream()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+    use crate::lifecycle::Phase;
+
+    struct Endless;
+
+    impl HttpBody for Endless {
+        type Data = Bytes;
+        type Error = tonic::Status;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
+            Poll::Pending
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_would_never_end_ends_at_the_drain() {
+        let lifecycle = Lifecycle::default();
+        let response = Response::new(Body::new(Endless));
+        let body = UntilDrain::wrap(response, &lifecycle).into_body();
+        lifecycle.advance(Phase::Draining);
+        let trailers = body.collect().await.unwrap().trailers().cloned().unwrap();
+        assert_eq!(trailers["grpc-status"], "14");
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_has_ended_is_left_as_it_is() {
+        let lifecycle = Lifecycle::default();
+        lifecycle.advance(Phase::Draining);
+        let response = Response::new(Body::new(http_body_util::Full::from("whole")));
+        let whole = UntilDrain::wrap(response, &lifecycle).into_body().collect().await.unwrap();
+        assert_eq!(whole.trailers(), None);
+        assert_eq!(whole.to_bytes(), "whole");
+    }
+}
