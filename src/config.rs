@@ -71,7 +71,7 @@ pub struct ServeConfig {
 #[derive(Debug)]
 pub enum Backend {
     /// In Redis.
-    Redis(RedisConfig),
+    Redis(Box<RedisConfig>),
     /// In this process: `--dev`.
     Memory {
         /// The quota of each reader.
@@ -151,6 +151,7 @@ enum CliCommand {
 
 #[derive(Args)]
 #[command(next_line_help = true)]
+#[allow(clippy::doc_markdown, reason = "clap prints these texts as they stand")]
 struct ServeArgs {
     /// Keep everything in memory and take the caller from the metadata x-user-id: no Redis, no
     /// tokens, loopback only
@@ -376,13 +377,13 @@ impl ServeArgs {
             }
             (false, Some(file), None) => {
                 let secret = read_secret(file)?;
-                Ok(Identity::Bearer(Verifier::with_secret(&secret, &expected)))
+                Ok(Identity::Bearer(Box::new(Verifier::with_secret(&secret, &expected))))
             }
             (false, None, Some(file)) => {
                 let pem = read("--jwt-public-key-file", file)?;
                 let verifier = Verifier::with_public_key(&pem, &expected)
                     .map_err(|problem| about("--jwt-public-key-file", file, &problem))?;
-                Ok(Identity::Bearer(verifier))
+                Ok(Identity::Bearer(Box::new(verifier)))
             }
             (false, None, None) => {
                 Err("no way to authenticate callers is configured: set --jwt-secret-file or \
@@ -410,13 +411,13 @@ impl ServeArgs {
         if self.stream.is_empty() {
             return Err("--stream is empty: it takes the name of a key".to_owned());
         }
-        Ok(Backend::Redis(RedisConfig {
+        Ok(Backend::Redis(Box::new(RedisConfig {
             address,
             stream: self.stream.clone(),
             stream_maxlen: self.stream_maxlen,
             rate_limit,
             replicas_ack: self.replicas_ack()?,
-        }))
+        })))
     }
 
     fn replicas_ack(&self) -> Result<Option<ReplicasAck>, String> {
@@ -466,7 +467,7 @@ fn read(flag: &str, file: &Path) -> Result<Vec<u8>, String> {
 }
 
 fn about(flag: &str, file: &Path, problem: &str) -> String {
-    format!("{flag} {file:?} {problem}")
+    format!("{flag} {} {problem}", file.display())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

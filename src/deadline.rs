@@ -1,6 +1,6 @@
 //! How long a call may take: the caller's own deadline and the server's call timeout.
 //!
-//! tonic answers an expired deadline as CANCELLED; the contract says DEADLINE_EXCEEDED for the
+//! tonic answers an expired deadline as CANCELLED; the contract says `DEADLINE_EXCEEDED` for the
 //! caller's own, and UNAVAILABLE where the call timeout ran out while Redis was waited for.
 
 use std::time::Duration;

@@ -10,7 +10,7 @@ use std::str::FromStr;
 /// The greatest ID, 2^63 − 1.
 pub const MAX_ID: u64 = i64::MAX.cast_unsigned();
 
-/// Why something is no ID. The texts fit behind a field's name: "recipient_id is missing".
+/// Why something is no ID. The texts fit behind a field's name: "`recipient_id` is missing".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidId {
     /// Absent, or zero, which protobuf cannot tell apart.

@@ -49,6 +49,8 @@ pub mod until_drain;
     missing_docs,
     unreachable_pub,
     clippy::pedantic,
+    clippy::as_conversions,
+    clippy::doc_lazy_continuation,
     clippy::allow_attributes_without_reason,
     reason = "generated code"
 )]

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+use metrics::{Counter, Histogram, counter, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tonic::Code;
 
@@ -93,8 +93,6 @@ pub struct Metrics {
     events_published: Counter,
     edge_limited: Counter,
     store_mark_read: Histogram,
-    stream_length: Gauge,
-    store_warnings: Gauge,
 }
 
 impl Default for Metrics {
@@ -111,8 +109,6 @@ impl Default for Metrics {
             events_published: counter!(EVENTS_PUBLISHED),
             edge_limited: counter!(EDGE_LIMITED),
             store_mark_read: histogram!(STORE_DURATION, "operation" => "mark_read"),
-            stream_length: gauge!(STREAM_LENGTH),
-            store_warnings: gauge!(STORE_WARNINGS),
         }
     }
 }
@@ -152,14 +148,14 @@ impl Metrics {
         Timer { histogram: &self.store_mark_read, began: Instant::now() }
     }
 
-    /// States how many events the stream holds.
-    pub fn set_stream_length(&self, entries: u32) {
-        self.stream_length.set(entries);
+    /// States how many events the stream in Redis holds.
+    pub fn set_stream_length(entries: u32) {
+        gauge!(STREAM_LENGTH).set(entries);
     }
 
     /// States how many warnings `/readyz` tells.
-    pub fn set_store_warnings(&self, warnings: usize) {
-        self.store_warnings.set(u32::try_from(warnings).unwrap_or(u32::MAX));
+    pub fn set_store_warnings(warnings: usize) {
+        gauge!(STORE_WARNINGS).set(u32::try_from(warnings).unwrap_or(u32::MAX));
     }
 }
 

@@ -38,9 +38,11 @@ pub fn router(
 async fn readyz(State(ops): State<Ops>) -> impl IntoResponse {
     match Readiness::of(ops.lifecycle.phase(), &ops.store.borrow()) {
         Readiness::Ready { warnings } => {
-            let warnings: String =
-                warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
-            (StatusCode::OK, format!("ok\n{warnings}"))
+            let mut page = "ok\n".to_owned();
+            for warning in warnings {
+                page.extend(["warning: ", warning, "\n"]);
+            }
+            (StatusCode::OK, page)
         }
         Readiness::NotReady(cause) => {
             // The cause may quote what Redis said.

@@ -58,7 +58,7 @@ pub async fn serve(config: ServeConfig) -> Result<(), ServeError> {
     let page = metrics::install().map_err(|error| failed("metrics", error))?;
     let metrics = Arc::new(Metrics::default());
     let lifecycle = Lifecycle::default();
-    let (store, mut keeper) = open_store(backend, &metrics)?;
+    let (store, mut keeper) = open_store(backend)?;
 
     tell_listening(&listener, &ops_listener, &edge.identity);
     let (health, reporting) = health::server(&lifecycle, store.health()).await;
@@ -98,15 +98,13 @@ fn bind(flag: &str, address: SocketAddr, limits: Limits) -> Result<Listener, Ser
 }
 
 /// The store, and a task that ends only when Redis turns out to have another layout.
-#[allow(clippy::type_complexity, reason = "a pair, used once")]
 fn open_store(
     backend: Backend,
-    metrics: &Arc<Metrics>,
 ) -> Result<(Arc<dyn Store>, JoinHandle<LayoutMismatch>), ServeError> {
     match backend {
         Backend::Redis(config) => {
-            let (store, keeper) = RedisStore::start(config, Arc::clone(metrics))
-                .map_err(|error| failed("--redis-url", error))?;
+            let (store, keeper) =
+                RedisStore::start(*config).map_err(|error| failed("--redis-url", error))?;
             Ok((store, keeper))
         }
         Backend::Memory { rate_limit, stream_max_entries } => {

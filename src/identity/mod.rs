@@ -18,7 +18,7 @@ pub enum Identity {
     /// ignored.
     Dev,
     /// By a bearer token.
-    Bearer(jwt::Verifier),
+    Bearer(Box<jwt::Verifier>),
 }
 
 impl Identity {

@@ -106,7 +106,6 @@ pub(super) struct Keeper {
     stream: String,
     link: Arc<Link>,
     denials: Arc<Denials>,
-    metrics: Arc<Metrics>,
     failing_since: Option<Instant>,
     met: bool,
 }
@@ -117,9 +116,8 @@ impl Keeper {
         stream: String,
         link: Arc<Link>,
         denials: Arc<Denials>,
-        metrics: Arc<Metrics>,
     ) -> Self {
-        Self { client, stream, link, denials, metrics, failing_since: None, met: false }
+        Self { client, stream, link, denials, failing_since: None, met: false }
     }
 
     /// Keeps on for ever, unless the first Redis met has another layout.
@@ -232,7 +230,7 @@ impl Keeper {
             let length: RedisResult<Value> =
                 redis::cmd("XLEN").arg(&self.stream).query_async(&mut connection).await;
             if let Ok(Value::Int(length)) = length {
-                self.metrics.set_stream_length(u32::try_from(length).unwrap_or(u32::MAX));
+                Metrics::set_stream_length(u32::try_from(length).unwrap_or(u32::MAX));
             }
             Ok(durability::warnings(&mut connection).await)
         };
@@ -253,7 +251,7 @@ impl Keeper {
                 return false;
             }
             if let StoreHealth::Ready { warnings } = &health {
-                self.metrics.set_store_warnings(warnings.len());
+                Metrics::set_store_warnings(warnings.len());
                 for warning in warnings {
                     tracing::warn!("{warning}");
                 }

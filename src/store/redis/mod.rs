@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use redis::aio::MultiplexedConnection;
 use redis::{Client, Cmd, ConnectionInfo, ProtocolVersion, RedisResult, Value, pipe};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
 use self::denials::Denials;
 use self::errors::{classify, lost_script};
@@ -19,7 +19,6 @@ use self::link::{Keeper, Link};
 use self::script::MarkReadScript;
 use super::{MarkResult, Store, StoreError, StoreHealth};
 use crate::mark_read::{Mark, Outcome, RateLimit};
-use crate::metrics::Metrics;
 
 mod denials;
 mod durability;
@@ -68,19 +67,23 @@ pub struct RedisStore {
     replicas_ack: Option<ReplicasAck>,
     link: Arc<Link>,
     denials: Arc<Denials>,
+    keeper: AbortHandle,
+}
+
+impl Drop for RedisStore {
+    fn drop(&mut self) {
+        self.keeper.abort();
+    }
 }
 
 impl RedisStore {
-    /// A store that connects, and connects again, by itself. The task ends only when the first
-    /// Redis it meets has another layout; it is to be aborted where the store is not needed.
+    /// A store that connects, and connects again, by itself, until it is dropped. The task ends
+    /// only when the first Redis it meets has another layout.
     ///
     /// # Errors
     ///
     /// When no client can be made of the address, as for TLS without roots.
-    pub fn start(
-        config: RedisConfig,
-        metrics: Arc<Metrics>,
-    ) -> RedisResult<(Arc<Self>, JoinHandle<LayoutMismatch>)> {
+    pub fn start(config: RedisConfig) -> RedisResult<(Arc<Self>, JoinHandle<LayoutMismatch>)> {
         let RedisConfig { address, stream, stream_maxlen, rate_limit, replicas_ack } = config;
         // RESP3, since its connections tell at once when they are lost.
         let settings = address.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
@@ -88,9 +91,10 @@ impl RedisStore {
         let link = Arc::new(Link::new());
         let denials = Arc::new(Denials::new(rate_limit));
         let script = MarkReadScript::new(stream.clone(), stream_maxlen, rate_limit);
-        let keeper = Keeper::new(client, stream, Arc::clone(&link), Arc::clone(&denials), metrics);
-        let store = Self { script, replicas_ack, link, denials };
-        Ok((Arc::new(store), tokio::spawn(keeper.run())))
+        let keeper = Keeper::new(client, stream, Arc::clone(&link), Arc::clone(&denials));
+        let keeper = tokio::spawn(keeper.run());
+        let store = Self { script, replicas_ack, link, denials, keeper: keeper.abort_handle() };
+        Ok((Arc::new(store), keeper))
     }
 }
 

@@ -1,0 +1,128 @@
+//! A caller: the generated client, and answers in the words of the contract.
+
+use std::time::Duration;
+
+use markread::identity::jwt::{self, Expected, Secret};
+use markread::proto::mark_read_service_client::MarkReadServiceClient;
+use markread::proto::{MarkReadRequest, ReadCursor};
+use tonic::metadata::MetadataMap;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use super::server::SECRET;
+
+/// What a caller sends to say who it is.
+#[derive(Clone, Debug)]
+pub(crate) enum Credentials {
+    Nothing,
+    UserId(u64),
+    /// The whole `authorization` header.
+    Authorization(String),
+}
+
+impl Credentials {
+    /// A token of an hour that test servers take.
+    pub(crate) fn token_of(user: u64) -> Self {
+        let secret = Secret::from_file_contents(SECRET.into()).unwrap();
+        let user = user.try_into().unwrap();
+        let token =
+            jwt::issue(user, &secret, Duration::from_secs(3600), Expected::default()).unwrap();
+        Self::Authorization(format!("Bearer {token}"))
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct Caller {
+    client: MarkReadServiceClient<Channel>,
+    credentials: Credentials,
+}
+
+/// A call that was answered OK.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) cursor: ReadCursor,
+    pub(crate) advanced: bool,
+    pub(crate) metadata: MetadataMap,
+}
+
+/// A call that was refused.
+#[derive(Debug)]
+pub(crate) struct Denied {
+    pub(crate) code: Code,
+    /// `ErrorInfo.reason`, empty where there is none.
+    pub(crate) reason: String,
+    pub(crate) message: String,
+    pub(crate) details: ErrorDetails,
+    pub(crate) metadata: MetadataMap,
+}
+
+impl Caller {
+    pub(crate) fn new(channel: Channel, credentials: Credentials) -> Self {
+        Self { client: MarkReadServiceClient::new(channel), credentials }
+    }
+
+    /// Marks, without a deadline of the caller's own.
+    pub(crate) async fn mark(&self, recipient: u64, message: u64) -> Result<Answer, Denied> {
+        self.send(self.request(recipient, message)).await
+    }
+
+    /// Marks, with a deadline of the caller's own (`grpc-timeout`) that only the server enforces.
+    pub(crate) async fn mark_within(
+        &self,
+        limit: Duration,
+        recipient: u64,
+        message: u64,
+    ) -> Result<Answer, Denied> {
+        let mut request = self.request(recipient, message);
+        let timeout = format!("{}m", limit.as_millis()).parse().unwrap();
+        request.metadata_mut().insert("grpc-timeout", timeout);
+        self.send(request).await
+    }
+
+    pub(crate) fn request(&self, recipient: u64, message: u64) -> Request<MarkReadRequest> {
+        let mut request =
+            Request::new(MarkReadRequest { last_read_event_id: message, recipient_id: recipient });
+        let metadata = request.metadata_mut();
+        match &self.credentials {
+            Credentials::Nothing => {}
+            Credentials::UserId(user) => {
+                metadata.insert("x-user-id", user.to_string().parse().unwrap());
+            }
+            Credentials::Authorization(value) => {
+                metadata.insert("authorization", value.parse().unwrap());
+            }
+        }
+        request
+    }
+
+    pub(crate) async fn send(&self, request: Request<MarkReadRequest>) -> Result<Answer, Denied> {
+        let response = self.client.clone().mark_read(request).await.map_err(Denied::from)?;
+        let metadata = response.metadata().clone();
+        let response = response.into_inner();
+        let cursor = response.cursor.expect("a cursor in every answer");
+        Ok(Answer { cursor, advanced: response.advanced, metadata })
+    }
+}
+
+impl From<Status> for Denied {
+    fn from(status: Status) -> Self {
+        let details = status.get_error_details();
+        if let Some(info) = details.error_info() {
+            assert_eq!(info.domain, "markread");
+        }
+        Self {
+            code: status.code(),
+            reason: details.error_info().map(|info| info.reason.clone()).unwrap_or_default(),
+            message: status.message().to_owned(),
+            details,
+            metadata: status.metadata().clone(),
+        }
+    }
+}
+
+/// A number in an answer's metadata.
+pub(crate) fn number(metadata: &MetadataMap, name: &str) -> i64 {
+    let value = metadata.get(name).unwrap_or_else(|| panic!("{name} is there"));
+    value.to_str().unwrap().parse().unwrap()
+}

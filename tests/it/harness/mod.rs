@@ -1,0 +1,37 @@
+//! What every test needs: a Redis of its own, servers, callers. Each ends what it started.
+
+use std::future::Future;
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+pub(crate) mod caller;
+pub(crate) mod redis;
+pub(crate) mod server;
+
+pub(crate) use redis::Redis;
+pub(crate) use server::Server;
+
+/// The seed's example: caller, recipient, message.
+pub(crate) const READER: u64 = 2_244_994_945;
+pub(crate) const RECIPIENT: u64 = 3_805_104_374;
+pub(crate) const MESSAGE: u64 = 8_754_578_330_382_663_743;
+
+/// A port that nothing listens on at the moment.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Waits until `probe` gives something, and fails after `limit`.
+pub(crate) async fn eventually<T, F>(what: &str, limit: Duration, mut probe: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Option<T>>,
+{
+    let began = Instant::now();
+    loop {
+        if let Some(found) = probe().await {
+            return found;
+        }
+        assert!(began.elapsed() < limit, "not within {limit:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

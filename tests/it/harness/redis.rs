@@ -1,0 +1,129 @@
+//! A real `redis-server` on a free port, with a directory of its own.
+
+use std::collections::HashMap;
+use std::process::Stdio;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use redis::aio::MultiplexedConnection;
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+
+use super::{eventually, free_port};
+
+const START_LIMIT: Duration = Duration::from_secs(10);
+
+pub(crate) struct Redis {
+    dir: TempDir,
+    pub(crate) port: u16,
+    settings: Vec<String>,
+    process: Option<Child>,
+}
+
+impl Redis {
+    /// A Redis that keeps nothing.
+    pub(crate) async fn start() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// A Redis with more settings, as on its command line: `["--appendonly", "yes"]`.
+    pub(crate) async fn with(settings: &[&str]) -> Self {
+        let mut redis = Self::down(settings);
+        redis.restart().await;
+        redis
+    }
+
+    /// A Redis that is not there yet.
+    pub(crate) fn down(settings: &[&str]) -> Self {
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            port: free_port(),
+            settings: settings.iter().map(ToString::to_string).collect(),
+            process: None,
+        }
+    }
+
+    /// Starts it, on its port and its data.
+    pub(crate) async fn restart(&mut self) {
+        assert!(self.process.is_none(), "it runs already");
+        let process = Command::new("redis-server")
+            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"])
+            .args(["--save", "", "--enable-debug-command", "yes"])
+            .args(["--dir", self.dir.path().to_str().unwrap()])
+            .args(&self.settings)
+            .stdout(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("redis-server is installed");
+        self.process = Some(process);
+        eventually("Redis answers", START_LIMIT, async || {
+            let mut connection = self.try_connection().await?;
+            redis::cmd("PING").query_async::<()>(&mut connection).await.ok()
+        })
+        .await;
+    }
+
+    /// `kill -9`.
+    pub(crate) async fn kill(&mut self) {
+        let mut process = self.process.take().expect("it runs");
+        process.kill().await.unwrap();
+    }
+
+    /// Stops it as the system would on a machine without time: it keeps its connections.
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    pub(crate) fn thaw(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let id = self.process.as_ref().and_then(Child::id).expect("it runs");
+        kill(Pid::from_raw(id.try_into().unwrap()), signal).unwrap();
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    pub(crate) async fn connection(&self) -> MultiplexedConnection {
+        self.try_connection().await.expect("Redis runs")
+    }
+
+    async fn try_connection(&self) -> Option<MultiplexedConnection> {
+        let client = redis::Client::open(self.url()).unwrap();
+        client.get_multiplexed_async_connection().await.ok()
+    }
+
+    /// Runs one command, as `redis-cli` would: words by spaces.
+    pub(crate) async fn run<T: redis::FromRedisValue>(&self, command: &str) -> T {
+        let mut words = command.split_whitespace();
+        let mut cmd = redis::cmd(words.next().unwrap());
+        words.for_each(|word| {
+            cmd.arg(word);
+        });
+        cmd.query_async(&mut self.connection().await).await.expect(command)
+    }
+
+    /// A reader's cursors: recipient to message.
+    pub(crate) async fn cursors(&self, reader: u64) -> HashMap<u64, u64> {
+        let fields: HashMap<String, String> =
+            self.run(&format!("HGETALL markread:cursors:{reader}")).await;
+        let cursors = fields.iter().filter(|(field, _)| !field.starts_with('-'));
+        cursors.map(|(field, id)| (field.parse().unwrap(), id.parse().unwrap())).collect()
+    }
+
+    /// Calls used in a reader's window.
+    pub(crate) async fn used(&self, reader: u64) -> Option<u64> {
+        self.run(&format!("GET markread:quota:{reader}")).await
+    }
+
+    /// The payloads of the stream, oldest first.
+    pub(crate) async fn payloads(&self) -> Vec<String> {
+        let entries: Vec<(String, HashMap<String, String>)> =
+            self.run("XRANGE direct_message_mark_read_events - +").await;
+        entries.into_iter().map(|(_, mut fields)| fields.remove("payload").unwrap()).collect()
+    }
+}

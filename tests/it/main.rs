@@ -1,0 +1,13 @@
+//! End to end: real processes of `markread`, a real Redis each, real clients over the wire.
+
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a test that cannot go on panics, and says where"
+)]
+
+mod harness;
+
+mod mark_read;
+mod stores;
+mod twins;

@@ -1,0 +1,266 @@
+//! How a store behaves: one suite, run against both.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use markread::ids::UserId;
+use markread::mark_read::{Mark, Outcome, Quota, RateLimit};
+use markread::store::memory::MemoryStore;
+use markread::store::redis::{RedisConfig, RedisStore};
+use markread::store::{Store, StoreHealth};
+use redis::IntoConnectionInfo;
+use tokio::task::JoinSet;
+
+use super::harness::{MESSAGE, READER, RECIPIENT, Redis, eventually};
+
+/// A store under test, and a way to see what it published.
+pub(crate) enum Subject {
+    Memory(Arc<MemoryStore>),
+    Redis { store: Arc<RedisStore>, redis: Arc<Redis> },
+}
+
+impl Subject {
+    pub(crate) fn memory(rate_limit: RateLimit) -> Self {
+        Self::Memory(Arc::new(MemoryStore::new(rate_limit, 0)))
+    }
+
+    pub(crate) async fn redis(rate_limit: RateLimit) -> Self {
+        Self::on(Arc::new(Redis::start().await), rate_limit).await
+    }
+
+    /// A store on this Redis, connected, that remembers nothing yet.
+    pub(crate) async fn on(redis: Arc<Redis>, rate_limit: RateLimit) -> Self {
+        let config = RedisConfig {
+            address: redis.url().into_connection_info().unwrap(),
+            stream: "direct_message_mark_read_events".to_owned(),
+            stream_maxlen: 0,
+            rate_limit,
+            replicas_ack: None,
+        };
+        let (store, _keeper) = RedisStore::start(config).unwrap();
+        let health = store.health();
+        eventually("the store connects", Duration::from_secs(10), async || {
+            matches!(*health.borrow(), StoreHealth::Ready { .. }).then_some(())
+        })
+        .await;
+        Self::Redis { store, redis }
+    }
+
+    pub(crate) fn store(&self) -> Arc<dyn Store> {
+        match self {
+            Self::Memory(store) => Arc::clone(store) as Arc<dyn Store>,
+            Self::Redis { store, .. } => Arc::clone(store) as Arc<dyn Store>,
+        }
+    }
+
+    pub(crate) async fn payloads(&self) -> Vec<String> {
+        match self {
+            Self::Memory(store) => store.events().into_iter().map(|(_, event)| event).collect(),
+            Self::Redis { redis, .. } => redis.payloads().await,
+        }
+    }
+
+    /// Where a conversation's cursor stands.
+    pub(crate) async fn cursor(&self, reader: UserId, recipient: UserId) -> Option<u64> {
+        match self {
+            Self::Memory(store) => {
+                store.cursor(reader, recipient).map(|cursor| cursor.last_read_event_id.get())
+            }
+            Self::Redis { redis, .. } => {
+                redis.cursors(reader.get()).await.get(&recipient.get()).copied()
+            }
+        }
+    }
+
+    pub(crate) async fn mark_one(&self, mark: Mark) -> Outcome {
+        let mut outcomes = self.store().mark_read(&[mark]).await.unwrap();
+        assert_eq!(outcomes.len(), 1);
+        outcomes.remove(0).unwrap()
+    }
+}
+
+pub(crate) fn mark(reader: u64, recipient: u64, message: u64) -> Mark {
+    Mark {
+        reader: reader.try_into().unwrap(),
+        recipient: recipient.try_into().unwrap(),
+        last_read_event_id: message.try_into().unwrap(),
+    }
+}
+
+const LIMIT: RateLimit = RateLimit { calls: 1000, window_ms: 900_000 };
+
+/// What an outcome says of the cursor: whether it advanced, and where it stands.
+fn cursor_of(outcome: &Outcome) -> (bool, u64) {
+    match outcome {
+        Outcome::Advanced { cursor, .. } => (true, cursor.last_read_event_id.get()),
+        Outcome::Unchanged { cursor, .. } => (false, cursor.last_read_event_id.get()),
+        Outcome::OverQuota { .. } => panic!("over quota"),
+    }
+}
+
+fn quota_of(outcome: &Outcome) -> Quota {
+    match *outcome {
+        Outcome::Advanced { quota, .. }
+        | Outcome::Unchanged { quota, .. }
+        | Outcome::OverQuota { quota } => quota,
+    }
+}
+
+/// Runs each behaviour against both stores.
+macro_rules! behaviours {
+    ($($name:ident($limit:expr);)*) => {
+        mod memory {
+            use super::*;
+            $(#[tokio::test] async fn $name() { super::$name(Subject::memory($limit)).await; })*
+        }
+        mod redis_store {
+            use super::*;
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() { super::$name(Subject::redis($limit).await).await; })*
+        }
+    };
+}
+
+behaviours! {
+    a_cursor_moves_forward_and_only_forward(LIMIT);
+    a_cursor_is_of_one_conversation_of_one_reader(LIMIT);
+    each_advance_publishes_one_event(LIMIT);
+    a_list_is_done_in_order_each_mark_for_itself(LIMIT);
+    an_empty_list_is_nothing_to_do(LIMIT);
+    racing_marks_end_at_the_greatest(RateLimit { calls: 100_000, ..LIMIT });
+    a_window_serves_its_calls_and_no_more(RateLimit { calls: 3, ..LIMIT });
+    a_quota_is_of_one_reader(RateLimit { calls: 1, ..LIMIT });
+    a_window_ends_and_the_next_begins(RateLimit { calls: 1, window_ms: 300 });
+}
+
+async fn a_cursor_moves_forward_and_only_forward(subject: Subject) {
+    let table = [
+        (MESSAGE, (true, MESSAGE)),
+        (MESSAGE, (false, MESSAGE)),
+        (MESSAGE - 1, (false, MESSAGE)),
+        (1, (false, MESSAGE)),
+        (MESSAGE + 1, (true, MESSAGE + 1)),
+        (i64::MAX.cast_unsigned(), (true, i64::MAX.cast_unsigned())),
+        (MESSAGE, (false, i64::MAX.cast_unsigned())),
+    ];
+    for (message, expected) in table {
+        let outcome = subject.mark_one(mark(READER, RECIPIENT, message)).await;
+        assert_eq!(cursor_of(&outcome), expected, "{message}");
+    }
+}
+
+async fn a_cursor_is_of_one_conversation_of_one_reader(subject: Subject) {
+    for (reader, recipient) in [(1, 2), (2, 1), (1, 3), (1, 1)] {
+        let outcome = subject.mark_one(mark(reader, recipient, 5)).await;
+        assert_eq!(cursor_of(&outcome), (true, 5), "{reader} {recipient}");
+    }
+    let outcome = subject.mark_one(mark(1, 2, 6)).await;
+    assert_eq!(cursor_of(&outcome), (true, 6));
+    let outcome = subject.mark_one(mark(2, 1, 5)).await;
+    assert_eq!(cursor_of(&outcome), (false, 5));
+}
+
+async fn each_advance_publishes_one_event(subject: Subject) {
+    let mut expected = Vec::new();
+    for message in [1, 1, 3, 2, 3, 4] {
+        let outcome = subject.mark_one(mark(READER, RECIPIENT, message)).await;
+        if let Outcome::Advanced { cursor, .. } = outcome {
+            expected.push(format!(
+                r#"{{"direct_message_mark_read_events":[{{"created_timestamp":"{}","sender_id":"{READER}","last_read_event_id":"{message}","target":{{"recipient_id":"{RECIPIENT}"}}}}],"users":{{"{READER}":{{"id":"{READER}"}},"{RECIPIENT}":{{"id":"{RECIPIENT}"}}}}}}"#,
+                cursor.read_at_ms
+            ));
+        }
+    }
+    assert_eq!(expected.len(), 3);
+    assert_eq!(subject.payloads().await, expected);
+}
+
+async fn a_list_is_done_in_order_each_mark_for_itself(subject: Subject) {
+    let marks = [mark(1, 2, 5), mark(1, 2, 4), mark(1, 2, 6), mark(3, 2, 1), mark(1, 2, 6)];
+    let outcomes = subject.store().mark_read(&marks).await.unwrap();
+    let outcomes: Vec<_> = outcomes.into_iter().map(Result::unwrap).collect();
+    let cursors: Vec<_> = outcomes.iter().map(cursor_of).collect();
+    assert_eq!(cursors, [(true, 5), (false, 5), (true, 6), (true, 1), (false, 6)]);
+    let left: Vec<_> = outcomes.iter().map(|outcome| quota_of(outcome).remaining).collect();
+    assert_eq!(left, [999, 998, 997, 999, 996]);
+    assert_eq!(subject.payloads().await.len(), 3);
+}
+
+async fn an_empty_list_is_nothing_to_do(subject: Subject) {
+    assert!(subject.store().mark_read(&[]).await.unwrap().is_empty());
+}
+
+async fn racing_marks_end_at_the_greatest(subject: Subject) {
+    const TASKS: u64 = 64;
+    const MARKS: u64 = 25;
+    let mut tasks = JoinSet::new();
+    for task in 0..TASKS {
+        let store = subject.store();
+        tasks.spawn(async move {
+            let mut advanced = Vec::new();
+            for n in 0..MARKS {
+                // Every ID once, in an order that no two tasks share.
+                let message = 1 + (n * 7 + task) % MARKS * TASKS + task;
+                let outcomes = store.mark_read(&[mark(READER, RECIPIENT, message)]).await.unwrap();
+                for outcome in outcomes {
+                    let (moved, at) = cursor_of(&outcome.unwrap());
+                    assert!(at >= message, "an answer behind its own mark");
+                    if moved {
+                        advanced.push(at);
+                    }
+                }
+            }
+            advanced
+        });
+    }
+    let advanced: Vec<u64> = tasks.join_all().await.into_iter().flatten().collect();
+    let greatest = TASKS * MARKS;
+    let outcome = subject.mark_one(mark(READER, RECIPIENT, 1)).await;
+    assert_eq!(cursor_of(&outcome), (false, greatest));
+
+    let published: Vec<u64> =
+        subject.payloads().await.iter().map(|json| message_of(json)).collect();
+    assert!(published.is_sorted_by(|a, b| a < b), "events are not strictly increasing");
+    assert_eq!(published.len(), advanced.len());
+    let advanced: HashSet<u64> = advanced.into_iter().collect();
+    assert_eq!(advanced, published.into_iter().collect());
+}
+
+fn message_of(payload: &str) -> u64 {
+    let payload: serde_json::Value = serde_json::from_str(payload).unwrap();
+    let event = &payload["direct_message_mark_read_events"][0];
+    event["last_read_event_id"].as_str().unwrap().parse().unwrap()
+}
+
+async fn a_window_serves_its_calls_and_no_more(subject: Subject) {
+    for (message, remaining) in [(1, 2), (1, 1), (2, 0)] {
+        let quota = quota_of(&subject.mark_one(mark(READER, RECIPIENT, message)).await);
+        assert_eq!((quota.limit, quota.remaining), (3, remaining));
+    }
+    let events = subject.payloads().await;
+    for _ in 0..2 {
+        let outcome = subject.mark_one(mark(READER, RECIPIENT, 3)).await;
+        let Outcome::OverQuota { quota } = outcome else { panic!("{outcome:?}") };
+        assert_eq!((quota.limit, quota.remaining), (3, 0));
+        assert!((1..=LIMIT.window_ms).contains(&quota.reset_in_ms), "{quota:?}");
+    }
+    assert_eq!(subject.payloads().await, events);
+}
+
+async fn a_quota_is_of_one_reader(subject: Subject) {
+    subject.mark_one(mark(1, 2, 1)).await;
+    assert!(matches!(subject.mark_one(mark(1, 3, 1)).await, Outcome::OverQuota { .. }));
+    assert!(matches!(subject.mark_one(mark(2, 1, 1)).await, Outcome::Advanced { .. }));
+}
+
+async fn a_window_ends_and_the_next_begins(subject: Subject) {
+    let first = quota_of(&subject.mark_one(mark(1, 2, 1)).await);
+    let outcome = subject.mark_one(mark(1, 2, 2)).await;
+    let Outcome::OverQuota { quota } = outcome else { panic!("{outcome:?}") };
+    assert_eq!(quota.reset_at_ms, first.reset_at_ms);
+    tokio::time::sleep(Duration::from_millis(quota.reset_in_ms + 10)).await;
+    let outcome = subject.mark_one(mark(1, 2, 2)).await;
+    assert_eq!(cursor_of(&outcome), (true, 2));
+    assert!(quota_of(&outcome).reset_at_ms > first.reset_at_ms);
+}

@@ -1,0 +1,115 @@
+//! The embedded store and a real Redis are twins: the same sequences give equal answers, equal
+//! cursors and equal events.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use markread::mark_read::{Mark, Outcome, RateLimit};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+use super::harness::Redis;
+use super::stores::{Subject, mark};
+
+const LIMIT: RateLimit = RateLimit { calls: 12, window_ms: 3_600_000 };
+
+/// IDs around every edge where a comparison may go wrong.
+fn ids() -> impl Strategy<Value = u64> {
+    let max = i64::MAX.cast_unsigned();
+    prop_oneof![
+        1..=20_u64,
+        95..=105_u64,
+        (1_u64 << 53) - 2..=(1_u64 << 53) + 2,
+        8_754_578_330_382_663_740..=8_754_578_330_382_663_745_u64,
+        999_999_999_999_999_998..=1_000_000_000_000_000_001_u64,
+        max - 3..=max,
+    ]
+}
+
+/// Lists of marks of a few readers, who are recipients of each other and of themselves.
+fn lists() -> impl Strategy<Value = Vec<Vec<Mark>>> {
+    let users = || prop_oneof![Just(7_u64), Just(70), Just(i64::MAX.cast_unsigned())];
+    let marks = (users(), users(), ids()).prop_map(|(reader, to, id)| mark(reader, to, id));
+    prop::collection::vec(prop::collection::vec(marks, 1..6), 1..20)
+}
+
+/// An answer without what depends on the clock.
+fn timeless(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Advanced { cursor, quota } => {
+            format!("advanced to {} left {}", cursor.last_read_event_id, quota.remaining)
+        }
+        Outcome::Unchanged { cursor, quota } => {
+            format!("unchanged at {} left {}", cursor.last_read_event_id, quota.remaining)
+        }
+        Outcome::OverQuota { quota } => format!("over quota of {}", quota.limit),
+    }
+}
+
+/// A payload without its time, which is checked to be the answer's.
+fn without_time(payload: &str) -> (String, u64) {
+    const BEFORE: &str = r#"{"direct_message_mark_read_events":[{"created_timestamp":""#;
+    let rest = payload.strip_prefix(BEFORE).expect(payload);
+    let (time, rest) = rest.split_once('"').unwrap();
+    (rest.to_owned(), time.parse().unwrap())
+}
+
+/// What a sequence comes to.
+#[derive(Debug, PartialEq)]
+struct Result {
+    answers: Vec<String>,
+    events: Vec<String>,
+    cursors: BTreeMap<(u64, u64), u64>,
+}
+
+/// Runs the lists; the times in answers and events agree, and a no-op tells the time of its advance.
+async fn run(subject: &Subject, lists: &[Vec<Mark>]) -> Result {
+    let mut answers = Vec::new();
+    let mut times = Vec::new();
+    let mut told = BTreeMap::new();
+    for marks in lists {
+        let outcomes = subject.store().mark_read(marks).await.unwrap();
+        for (mark, outcome) in marks.iter().zip(outcomes) {
+            let outcome = outcome.unwrap();
+            answers.push(timeless(&outcome));
+            let (Outcome::Advanced { cursor, .. } | Outcome::Unchanged { cursor, .. }) = outcome
+            else {
+                continue;
+            };
+            assert_eq!(cursor.recipient, mark.recipient);
+            let before = told.insert((mark.reader, mark.recipient), cursor);
+            match outcome {
+                Outcome::Advanced { .. } => times.push(cursor.read_at_ms),
+                _ => assert_eq!(before, Some(cursor), "a no-op tells the cursor as it was set"),
+            }
+        }
+    }
+    let events: Vec<_> = subject.payloads().await.iter().map(|json| without_time(json)).collect();
+    assert_eq!(events.iter().map(|(_, time)| *time).collect::<Vec<_>>(), times);
+    let events = events.into_iter().map(|(event, _)| event).collect();
+
+    let mut cursors = BTreeMap::new();
+    for &(reader, recipient) in told.keys() {
+        let message = subject.cursor(reader, recipient).await.unwrap();
+        cursors.insert((reader.get(), recipient.get()), message);
+    }
+    Result { answers, events, cursors }
+}
+
+#[test]
+fn the_embedded_store_and_redis_are_twins() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let redis = Arc::new(runtime.block_on(Redis::start()));
+    let config = Config { cases: 200, failure_persistence: None, ..Config::default() };
+    let held = TestRunner::new(config).run(&lists(), |lists| {
+        runtime.block_on(async {
+            redis.run::<()>("FLUSHALL").await;
+            // A store of each case's own, since one remembers whom Redis denied.
+            let on_redis = run(&Subject::on(Arc::clone(&redis), LIMIT).await, &lists).await;
+            let in_memory = run(&Subject::memory(LIMIT), &lists).await;
+            prop_assert_eq!(on_redis, in_memory);
+            Ok(())
+        })
+    });
+    held.unwrap();
+}
