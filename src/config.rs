@@ -159,12 +159,12 @@ struct ServeArgs {
     dev: bool,
 
     /// Address and port of gRPC
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:50051")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:50051", value_parser = address)]
     #[arg(env = "MARKREAD_LISTEN", hide_env_values = true)]
     listen: SocketAddr,
 
     /// Address and port of /metrics, /livez and /readyz, plain HTTP
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9464")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9464", value_parser = address)]
     #[arg(env = "MARKREAD_OPS_LISTEN", hide_env_values = true)]
     ops_listen: SocketAddr,
 
@@ -468,6 +468,11 @@ fn read(flag: &str, file: &Path) -> Result<Vec<u8>, String> {
 
 fn about(flag: &str, file: &Path, problem: &str) -> String {
     format!("{flag} {} {problem}", file.display())
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let form = "it takes an IP address and a port, as in 127.0.0.1:50051 or [::]:50051";
+    text.parse().map_err(|_| form.to_owned())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
