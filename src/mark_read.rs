@@ -3,6 +3,8 @@
 //! Nothing here knows gRPC, HTTP or Redis. The rule has a twin in
 //! `src/store/redis/mark_read.lua`; the property test in `tests/it/twins.rs` holds them together.
 
+use std::time::Duration;
+
 use crate::ids::{EventId, UserId};
 
 /// A command: the reader has read up to this message of this conversation.
@@ -48,6 +50,8 @@ pub enum Outcome {
     OverQuota {
         /// The quota, with nothing left.
         quota: Quota,
+        /// How long until the window ends.
+        retry_after: Duration,
     },
 }
 
@@ -69,8 +73,6 @@ pub struct Quota {
     pub remaining: u64,
     /// When the window ends, in milliseconds since 1970 on the store's clock.
     pub reset_at_ms: u64,
-    /// How long until then, in milliseconds, when the quota was looked at.
-    pub reset_in_ms: u64,
 }
 
 impl Quota {
@@ -113,7 +115,7 @@ mod tests {
 
     #[test]
     fn a_reset_is_rounded_up_to_the_second() {
-        let quota = |reset_at_ms| Quota { limit: 1, remaining: 0, reset_at_ms, reset_in_ms: 0 };
+        let quota = |reset_at_ms| Quota { limit: 1, remaining: 0, reset_at_ms };
         assert_eq!(quota(1_000).reset_at_seconds(), 1);
         assert_eq!(quota(1_001).reset_at_seconds(), 2);
         assert_eq!(quota(1_999).reset_at_seconds(), 2);

@@ -55,7 +55,12 @@ pub enum Refusal {
     /// The credentials hold, but name no user; the text says why.
     UserContextRequired(&'static str),
     /// The reader's quota is used up.
-    OverQuota(Quota),
+    OverQuota {
+        /// The quota, with nothing left.
+        quota: Quota,
+        /// How long until the window ends.
+        retry_after: Duration,
+    },
     /// The edge guard stopped the peer, for this long.
     EdgeLimited(Duration),
     /// The store cannot be asked, or did not answer.
@@ -106,7 +111,7 @@ impl Refusal {
             headers.insert(RETRY_AFTER, whole_seconds(delay).into());
         }
         match self {
-            Self::OverQuota(quota) => insert_rate_limit(headers, quota),
+            Self::OverQuota { quota, .. } => insert_rate_limit(headers, quota),
             Self::WrongHttpMethod => {
                 headers.insert(ALLOW, HeaderValue::from_static("POST"));
             }
@@ -122,7 +127,7 @@ impl Refusal {
     pub fn code(&self) -> Code {
         match self {
             Self::BadFields(_) | Self::MalformedMessage(_) => Code::InvalidArgument,
-            Self::MessageTooLarge | Self::OverQuota(_) | Self::EdgeLimited(_) => {
+            Self::MessageTooLarge | Self::OverQuota { .. } | Self::EdgeLimited(_) => {
                 Code::ResourceExhausted
             }
             Self::Unknown | Self::WrongHttpMethod | Self::WrongContentType => Code::Unimplemented,
@@ -143,7 +148,7 @@ impl Refusal {
             Self::CredentialsMissing => "CREDENTIALS_MISSING",
             Self::CredentialsInvalid(_) => "CREDENTIALS_INVALID",
             Self::UserContextRequired(_) => "USER_CONTEXT_REQUIRED",
-            Self::OverQuota(_) => "RATE_LIMIT_EXCEEDED",
+            Self::OverQuota { .. } => "RATE_LIMIT_EXCEEDED",
             Self::EdgeLimited(_) => "EDGE_LIMIT_EXCEEDED",
             Self::StoreUnavailable => "STORE_UNAVAILABLE",
             Self::Draining => "DRAINING",
@@ -163,7 +168,7 @@ impl Refusal {
             | Self::WrongContentType => "invalid",
             Self::CredentialsMissing | Self::CredentialsInvalid(_) => "unauthenticated",
             Self::UserContextRequired(_) => "forbidden",
-            Self::OverQuota(_) => "limited",
+            Self::OverQuota { .. } => "limited",
             Self::EdgeLimited(_) => "edge_limited",
             Self::StoreUnavailable | Self::Draining => "unavailable",
             Self::DeadlineExceeded | Self::RequestTimeout => "deadline",
@@ -180,7 +185,7 @@ impl Refusal {
             Self::WrongContentType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::CredentialsMissing | Self::CredentialsInvalid(_) => StatusCode::UNAUTHORIZED,
             Self::UserContextRequired(_) => StatusCode::FORBIDDEN,
-            Self::OverQuota(_) | Self::EdgeLimited(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::OverQuota { .. } | Self::EdgeLimited(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::StoreUnavailable | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
             Self::DeadlineExceeded | Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -201,7 +206,7 @@ impl Refusal {
             Self::CredentialsMissing => 32,
             Self::CredentialsInvalid(_) => 89,
             Self::UserContextRequired(_) => 220,
-            Self::OverQuota(_) | Self::EdgeLimited(_) => 88,
+            Self::OverQuota { .. } | Self::EdgeLimited(_) => 88,
             Self::StoreUnavailable | Self::Draining => 130,
             Self::Internal => 131,
         }
@@ -230,7 +235,7 @@ impl Refusal {
             Self::CredentialsInvalid(problem) | Self::UserContextRequired(problem) => {
                 (*problem).to_owned()
             }
-            Self::OverQuota(quota) => {
+            Self::OverQuota { quota, .. } => {
                 format!("the quota of {} calls in a window is used up", quota.limit)
             }
             Self::EdgeLimited(delay) => {
@@ -251,7 +256,7 @@ impl Refusal {
             Self::MessageTooLarge => {
                 vec![("limit_bytes", crate::grpc::MESSAGE_MAX_BYTES.to_string())]
             }
-            Self::OverQuota(quota) => vec![("limit", quota.limit.to_string())],
+            Self::OverQuota { quota, .. } => vec![("limit", quota.limit.to_string())],
             Self::EdgeLimited(delay) => {
                 vec![("retry_delay_seconds", whole_seconds(*delay).to_string())]
             }
@@ -276,7 +281,7 @@ impl Refusal {
             Self::MalformedMessage(problem) => {
                 details.add_bad_request_violation("request", *problem);
             }
-            Self::OverQuota(_) => {
+            Self::OverQuota { .. } => {
                 details.add_quota_failure_violation("reader", self.message());
             }
             _ => {}
@@ -290,7 +295,7 @@ impl Refusal {
     /// When a retry makes sense. The jitter keeps callers that failed together apart.
     fn retry_delay(&self) -> Option<Duration> {
         match self {
-            Self::OverQuota(quota) => Some(Duration::from_millis(quota.reset_in_ms)),
+            Self::OverQuota { retry_after, .. } => Some(*retry_after),
             Self::EdgeLimited(delay) => Some((*delay).max(Duration::from_secs(1))),
             Self::StoreUnavailable | Self::Draining => {
                 Some(Duration::from_millis(rand::random_range(100..=1000)))
@@ -302,13 +307,13 @@ impl Refusal {
     /// Trailing metadata: the quota, and what gRPC's own retries obey (gRFC A6).
     fn metadata(&self, retry_delay: Option<Duration>) -> MetadataMap {
         let mut headers = HeaderMap::new();
-        if let Self::OverQuota(quota) = self {
+        if let Self::OverQuota { quota, .. } = self {
             insert_rate_limit(&mut headers, *quota);
         }
         let mut metadata = MetadataMap::from_headers(headers);
         match (self, retry_delay) {
             // Never blindly: the window is minutes long.
-            (Self::OverQuota(_), _) => {
+            (Self::OverQuota { .. }, _) => {
                 metadata.insert(RETRY_PUSHBACK, MetadataValue::from_static("-1"));
             }
             (_, Some(delay)) => {

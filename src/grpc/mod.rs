@@ -62,7 +62,9 @@ impl MarkReadService for Grpc {
         match outcome.map_err(Refusal::into_grpc)? {
             Outcome::Advanced { cursor, quota } => Ok(answer(cursor, true, quota)),
             Outcome::Unchanged { cursor, quota } => Ok(answer(cursor, false, quota)),
-            Outcome::OverQuota { quota } => Err(Refusal::OverQuota(quota).into_grpc()),
+            Outcome::OverQuota { quota, retry_after } => {
+                Err(Refusal::OverQuota { quota, retry_after }.into_grpc())
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 
@@ -82,11 +82,12 @@ impl MemoryStore {
     fn mark_one(&self, state: &mut State, mark: &Mark, now_ms: u64) -> Outcome {
         let mut window = self.window(state, mark.reader, now_ms);
         if window.used >= self.rate_limit.calls {
-            return Outcome::OverQuota { quota: self.quota(window, now_ms) };
+            let retry_after = Duration::from_millis(window.ends_at_ms.saturating_sub(now_ms));
+            return Outcome::OverQuota { quota: self.quota(window), retry_after };
         }
         window.used += 1;
         state.windows.insert(mark.reader, window);
-        let quota = self.quota(window, now_ms);
+        let quota = self.quota(window);
 
         let conversation = (mark.reader, mark.recipient);
         match state.cursors.get(&conversation) {
@@ -116,12 +117,11 @@ impl MemoryStore {
         }
     }
 
-    fn quota(&self, window: Window, now_ms: u64) -> Quota {
+    fn quota(&self, window: Window) -> Quota {
         Quota {
             limit: self.rate_limit.calls,
             remaining: self.rate_limit.calls.saturating_sub(window.used),
             reset_at_ms: window.ends_at_ms,
-            reset_in_ms: window.ends_at_ms.saturating_sub(now_ms),
         }
     }
 }

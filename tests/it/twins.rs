@@ -42,7 +42,7 @@ fn timeless(outcome: &Outcome) -> String {
         Outcome::Unchanged { cursor, quota } => {
             format!("unchanged at {} left {}", cursor.last_read_event_id, quota.remaining)
         }
-        Outcome::OverQuota { quota } => format!("over quota of {}", quota.limit),
+        Outcome::OverQuota { quota, .. } => format!("over quota of {}", quota.limit),
     }
 }
 

@@ -45,30 +45,26 @@ impl Denials {
         Generation(self.generation.load(Ordering::Acquire))
     }
 
-    /// Remembers that Redis, asked at `asked`, denied this reader. Redis looked at its clock
-    /// later than that, so this ends before Redis's own reset, never past it.
+    /// Remembers that Redis denied this reader, until Redis's own reset at the latest. A reset
+    /// past the end of time, which a key may hold, is not worth remembering.
     pub(super) fn remember(
         &self,
         reader: UserId,
         quota: Quota,
-        asked: Instant,
+        until: Option<Instant>,
         generation: Generation,
     ) {
-        // A key may hold any expiry: one past the end of time is not worth remembering.
-        if let Some(until) = asked.checked_add(Duration::from_millis(quota.reset_in_ms)) {
+        if let Some(until) = until {
             self.readers.insert(reader, Denial { quota, until, generation });
         }
     }
 
-    /// The used-up quota of a reader who is known to be denied now.
-    pub(super) fn of(&self, reader: UserId) -> Option<Quota> {
+    /// The used-up quota of a reader who is known to be denied now, and for how long.
+    pub(super) fn of(&self, reader: UserId) -> Option<(Quota, Duration)> {
         let denial = self.readers.get(&reader)?;
         let left = denial.until.checked_duration_since(Instant::now())?;
-        if left.is_zero() || denial.generation != self.generation() {
-            return None;
-        }
-        let reset_in_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
-        Some(Quota { reset_in_ms, ..denial.quota })
+        let holds = !left.is_zero() && denial.generation == self.generation();
+        holds.then_some((denial.quota, left))
     }
 
     /// Forgets everything: another Redis may answer, or this one was flushed.
@@ -87,31 +83,32 @@ mod tests {
         7.try_into().unwrap()
     }
 
-    fn quota(reset_in_ms: u64) -> Quota {
-        Quota { limit: 1, remaining: 0, reset_at_ms: 1, reset_in_ms }
-    }
+    const QUOTA: Quota = Quota { limit: 1, remaining: 0, reset_at_ms: 1 };
 
     #[test]
-    fn a_denial_lasts_from_the_asking_until_the_reset() {
+    fn a_denial_lasts_until_the_reset() {
         let denials = Denials::new(LIMIT);
-        let asked = Instant::now().checked_sub(Duration::from_secs(10)).unwrap();
-        denials.remember(reader(), quota(60_000), asked, denials.generation());
-        let left = denials.of(reader()).unwrap();
-        assert!(left.reset_in_ms <= 50_000, "{left:?}");
+        let now = Instant::now();
+        let minute = Duration::from_secs(60);
+        denials.remember(reader(), QUOTA, now.checked_add(minute), denials.generation());
+        let (quota, left) = denials.of(reader()).unwrap();
+        assert_eq!(quota, QUOTA);
+        assert!(left <= minute, "{left:?}");
 
-        denials.remember(reader(), quota(9_999), asked, denials.generation());
+        denials.remember(reader(), QUOTA, now.checked_sub(minute), denials.generation());
         assert_eq!(denials.of(reader()), None);
     }
 
     #[test]
     fn what_was_forgotten_stays_forgotten_even_if_its_answer_comes_later() {
         let denials = Denials::new(LIMIT);
-        denials.remember(reader(), quota(60_000), Instant::now(), denials.generation());
+        let until = Instant::now().checked_add(Duration::from_secs(60));
+        denials.remember(reader(), QUOTA, until, denials.generation());
         assert!(denials.of(reader()).is_some());
         let before = denials.generation();
         denials.forget();
         assert_eq!(denials.of(reader()), None);
-        denials.remember(reader(), quota(60_000), Instant::now(), before);
+        denials.remember(reader(), QUOTA, until, before);
         assert_eq!(denials.of(reader()), None);
     }
 }

@@ -8,15 +8,15 @@
 -- ARGV[3n+1..] of mark n: reader, recipient, message ID, each canonical decimal, 1 .. 2^63-1
 --
 -- Returns one reply a mark, in order:
---   {'advanced', cursor, read_at_ms, used, reset_at_ms, reset_in_ms}
---   {'unchanged', cursor, read_at_ms, used, reset_at_ms, reset_in_ms}
---   {'over_quota', reset_at_ms, reset_in_ms}
+--   {'advanced', cursor, read_at_ms, used, reset_at_ms}
+--   {'unchanged', cursor, read_at_ms, used, reset_at_ms}
+--   {'over_quota', reset_at_ms, ttl_ms}
 --   {'error', text}    nothing of this mark was written; text begins with Redis's error code
 --
 -- A script is isolated, but nothing rolls back. So a mark reads and validates everything before its
 -- first write; its first write is XADD where there is an event (the write that a full Redis
--- refuses), and what follows cannot fail any more. Every command goes through pcall: one mark's
--- error is not its neighbours'. IDs are compared as text, since a Lua number is a float. The twin
+-- refuses), and what follows cannot fail any more. Every command that can fail goes through pcall:
+-- one mark's error is not its neighbours'. IDs are compared as text, since a Lua number is a float. The twin
 -- of `advances` in src/mark_read.rs and of `payload` in src/event.rs.
 
 local STREAM = KEYS[1]
@@ -115,21 +115,16 @@ local function read_cursor(key, recipient)
   return {message = message, read_at = read_at}
 end
 
-local function reset_in_ms(key, quota)
-  if not quota.expires then return WINDOW_MS end
-  return redis.call('PTTL', key)
-end
-
 local function mark_read(quota_key, cursors_key, reader, recipient, message)
   local quota, problem = read_quota(quota_key)
   if not quota then return err(problem) end
   local used = (quota.used or 0) + 1
   if used > LIMIT then
-    local ttl_ms = reset_in_ms(quota_key, quota)
     if not quota.expires then
-      redis.pcall('PEXPIREAT', quota_key, digits(quota.reset_at_ms))
+      local set = redis.pcall('PEXPIREAT', quota_key, digits(quota.reset_at_ms))
+      if failed(set) then return err(set.err) end
     end
-    return {'over_quota', quota.reset_at_ms, ttl_ms}
+    return {'over_quota', quota.reset_at_ms, redis.call('PTTL', quota_key)}
   end
 
   local cursor

@@ -125,7 +125,8 @@ impl Store for RedisStore {
 
 impl RedisStore {
     fn known_denial(&self, mark: &Mark) -> Option<Outcome> {
-        self.denials.of(mark.reader).map(|quota| Outcome::OverQuota { quota })
+        let (quota, retry_after) = self.denials.of(mark.reader)?;
+        Some(Outcome::OverQuota { quota, retry_after })
     }
 
     async fn run_script(&self, marks: &[Mark]) -> Result<Vec<MarkResult>, StoreError> {
@@ -142,8 +143,10 @@ impl RedisStore {
         let mut results = self.script.results(marks, reply)?;
         for (mark, result) in marks.iter().zip(&mut results) {
             match result {
-                Ok(Outcome::OverQuota { quota }) => {
-                    self.denials.remember(mark.reader, *quota, asked, generation);
+                Ok(Outcome::OverQuota { quota, retry_after }) => {
+                    // Redis looked at its clock later than it was asked: a moment early is right.
+                    let until = asked.checked_add(*retry_after);
+                    self.denials.remember(mark.reader, *quota, until, generation);
                 }
                 Ok(_) if !replicas.enough => {
                     *result = Err(StoreError::unavailable("too few replicas acknowledged"));

@@ -1,5 +1,7 @@
 //! The atomic step: what is sent to the script `mark_read.lua`, and what its replies mean.
 
+use std::time::Duration;
+
 use redis::{Cmd, Script, Value, cmd};
 
 use super::errors::{classify_text, unexpected};
@@ -77,16 +79,17 @@ impl MarkReadScript {
                     last_read_event_id: text(cursor)?.parse().map_err(StoreError::corrupt)?,
                     read_at_ms: integer(read_at_ms)?,
                 };
-                let quota = self.quota(integer(used)?, integer(reset_at_ms)?, 0);
+                let quota = self.quota(integer(used)?, integer(reset_at_ms)?);
                 match outcome.as_slice() {
                     b"advanced" => Ok(Outcome::Advanced { cursor, quota }),
                     b"unchanged" => Ok(Outcome::Unchanged { cursor, quota }),
                     _ => Err(unexpected(reply)),
                 }
             }
-            [Value::BulkString(outcome), reset_at_ms, reset_in_ms] if outcome == b"over_quota" => {
-                let (at, within) = (integer(reset_at_ms)?, integer(reset_in_ms)?);
-                Ok(Outcome::OverQuota { quota: self.quota(self.rate_limit.calls, at, within) })
+            [Value::BulkString(outcome), reset_at_ms, ttl_ms] if outcome == b"over_quota" => {
+                let quota = self.quota(self.rate_limit.calls, integer(reset_at_ms)?);
+                let retry_after = Duration::from_millis(integer(ttl_ms)?);
+                Ok(Outcome::OverQuota { quota, retry_after })
             }
             [Value::BulkString(outcome), problem] if outcome == b"error" => {
                 Err(classify_text(text(problem)?))
@@ -95,9 +98,9 @@ impl MarkReadScript {
         }
     }
 
-    fn quota(&self, used: u64, reset_at_ms: u64, reset_in_ms: u64) -> Quota {
+    fn quota(&self, used: u64, reset_at_ms: u64) -> Quota {
         let limit = self.rate_limit.calls;
-        Quota { limit, remaining: limit.saturating_sub(used), reset_at_ms, reset_in_ms }
+        Quota { limit, remaining: limit.saturating_sub(used), reset_at_ms }
     }
 }
 
