@@ -42,9 +42,10 @@ local function is_id(text)
   return string.match(text, '^[1-9]%d*$') and not greater(text, MAX_ID)
 end
 
--- Whole and small enough for a float to hold exactly: a count of calls, ms since 1970.
+-- Whole and small enough for a float to hold exactly: a count of calls, ms since 1970. Canonical, as
+-- INCR takes no other: it would fail where the mark is half done.
 local function is_count(text)
-  return #text <= 15 and string.match(text, '^%d+$')
+  return #text <= 15 and (text == '0' or string.match(text, '^[1-9]%d*$'))
 end
 
 local function failed(reply)
