@@ -46,6 +46,10 @@ impl Deadline {
             Some(caller) if caller < server => (caller, Refusal::DeadlineExceeded),
             _ => (server, Refusal::RequestTimeout),
         };
+        // A timer looks at the call first: one that is late already must not even begin.
+        if at <= Instant::now() {
+            return Err(refusal);
+        }
         timeout_at(at, call).await.map_err(|_| refusal)
     }
 }
@@ -107,6 +111,8 @@ mod tests {
         assert_eq!(long.bound(never()).await, Err(Refusal::RequestTimeout));
         let none = Deadline::starting_now(&HeaderMap::new(), two_seconds);
         assert_eq!(none.bound(never()).await, Err(Refusal::RequestTimeout));
+        let past = Deadline::starting_now(&headers("0m"), two_seconds);
+        assert_eq!(past.bound(async { 1 }).await, Err(Refusal::DeadlineExceeded));
         let far = Deadline::starting_now(&headers("99999999H"), two_seconds);
         assert_eq!(far.bound(async { 1 }).await, Ok(1));
     }
