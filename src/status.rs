@@ -13,7 +13,7 @@ use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
-use crate::ids::InvalidId;
+use crate::ids::{InvalidId, MAX_ID};
 use crate::mark_read::Quota;
 
 /// The body of every answer, of gRPC and of plain HTTP alike.
@@ -253,6 +253,14 @@ impl Refusal {
     /// The values that stand in the message.
     fn info(&self) -> HashMap<String, String> {
         let pairs = match self {
+            Self::BadFields(fields) => {
+                let names: Vec<_> = fields.iter().map(|field| field.name).collect();
+                vec![
+                    ("fields", names.join(", ")),
+                    ("min_id", "1".to_owned()),
+                    ("max_id", MAX_ID.to_string()),
+                ]
+            }
             Self::MessageTooLarge => {
                 vec![("limit_bytes", crate::grpc::MESSAGE_MAX_BYTES.to_string())]
             }
