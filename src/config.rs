@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
-use redis::IntoConnectionInfo;
+use redis::{ConnectionAddr, IntoConnectionInfo};
 
 use crate::edge::EdgeConfig;
 use crate::edge_guard::EdgeRate;
@@ -408,6 +408,13 @@ impl ServeArgs {
                           rediss://host:port or unix:///path"
                 },
             )?;
+        if let ConnectionAddr::TcpTls { insecure: true, .. } = address.addr() {
+            return Err(
+                "--redis-url ends in #insecure: certificates are always verified, leave it \
+                        out"
+                .to_owned(),
+            );
+        }
         if self.stream.is_empty() {
             return Err("--stream is empty: it takes the name of a key".to_owned());
         }

@@ -20,9 +20,9 @@ const GRACE: Duration = Duration::from_millis(100);
 /// When a call must have been answered.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline {
-    /// By when the store must have answered; past it the store is unavailable.
-    pub store: Instant,
-    caller: Option<Instant>,
+    /// When the server's call timeout ends: a store that has not answered by then is unavailable.
+    pub call_ends_at: Instant,
+    caller_gives_up_at: Option<Instant>,
 }
 
 impl Deadline {
@@ -31,7 +31,8 @@ impl Deadline {
     pub fn starting_now(headers: &HeaderMap, call_timeout: Duration) -> Self {
         let now = Instant::now();
         let timeout = headers.get(GRPC_TIMEOUT).and_then(|value| parse_timeout(value.as_bytes()));
-        Self { store: now + call_timeout, caller: timeout.map(|timeout| now + timeout) }
+        let caller_gives_up_at = timeout.map(|timeout| now + timeout);
+        Self { call_ends_at: now + call_timeout, caller_gives_up_at }
     }
 
     /// Waits for the call's answer no longer than until the deadline.
@@ -41,8 +42,8 @@ impl Deadline {
     /// [`Refusal::DeadlineExceeded`] past the caller's own deadline, [`Refusal::RequestTimeout`]
     /// past the server's: the request did not arrive whole.
     pub async fn bound<T>(self, call: impl Future<Output = T>) -> Result<T, Refusal> {
-        let server = self.store + GRACE;
-        let (at, refusal) = match self.caller {
+        let server = self.call_ends_at + GRACE;
+        let (at, refusal) = match self.caller_gives_up_at {
             Some(caller) if caller < server => (caller, Refusal::DeadlineExceeded),
             _ => (server, Refusal::RequestTimeout),
         };

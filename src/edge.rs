@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, Request, Response};
+use http::{Request, Response};
 use hyper::body::Incoming;
 use tonic::{Code, Status};
 use tower::ServiceExt;
@@ -18,7 +18,7 @@ use tracing::Instrument;
 
 use crate::deadline::Deadline;
 use crate::edge_guard::{EdgeRate, Guarded, Limited, Peer, guard};
-use crate::grpc::{self, Call};
+use crate::grpc::{self, Call, MESSAGE_MAX_BYTES};
 use crate::health::HealthServer;
 use crate::identity::Identity;
 use crate::lifecycle::{Lifecycle, Phase};
@@ -90,8 +90,12 @@ impl Edge {
         let behind_guard = Methods(Arc::new(Routes {
             identity,
             mark_read,
-            reflection_v1: BoxService::new(reflection().build_v1()?),
-            reflection_v1alpha: BoxService::new(reflection().build_v1alpha()?),
+            reflection_v1: BoxService::new(
+                reflection().build_v1()?.max_decoding_message_size(MESSAGE_MAX_BYTES),
+            ),
+            reflection_v1alpha: BoxService::new(
+                reflection().build_v1alpha()?.max_decoding_message_size(MESSAGE_MAX_BYTES),
+            ),
             lifecycle: lifecycle.clone(),
             metrics: Arc::clone(&metrics),
         }));
@@ -109,7 +113,10 @@ impl Edge {
         // Health is answered whatever else: in the drain, and to a peer that the guard stops.
         if asked.target == Target::Health {
             let Ok(response) = self.front.health.clone().oneshot(request).await;
-            return UntilDrain::wrap(response, &self.front.lifecycle);
+            return match message_problem(&response) {
+                Some(refusal) => asked.refuse(refusal),
+                None => UntilDrain::wrap(response, &self.front.lifecycle),
+            };
         }
         if self.front.lifecycle.phase() == Phase::Draining {
             return refuse(&self.front.metrics, asked, Refusal::Draining);
@@ -146,7 +153,6 @@ impl hyper::service::Service<Request<Incoming>> for PeerEdge {
         let deadline = Deadline::starting_now(request.headers(), edge.front.call_timeout);
         let span = tracing::info_span!("call", trace_id = %telemetry::trace_id(request.headers()));
         request.extensions_mut().insert(self.peer);
-        request.extensions_mut().insert(asked);
         request.extensions_mut().insert(deadline);
         let call = async move {
             let answered = deadline.bound(edge.answer(asked, request)).await;
@@ -155,7 +161,7 @@ impl hyper::service::Service<Request<Incoming>> for PeerEdge {
                 let code = unary_code(&response);
                 metrics.record_call(method, code, began);
                 tracing::debug!(
-                    method,
+                    ?method,
                     ?code,
                     elapsed_us = began.elapsed().as_micros(),
                     "answered"
@@ -205,7 +211,7 @@ impl Routes {
         let reader = self.identity.authenticate(request.headers())?;
         request.extensions_mut().insert(Call { reader, deadline });
         let Ok(response) = self.mark_read.clone().oneshot(request).await;
-        framing_problem(response.headers()).map_or(Ok(response), Err)
+        message_problem(&response).map_or(Ok(response), Err)
     }
 
     async fn stream(&self, service: &BoxService, request: Request<Incoming>) -> Response<Body> {
@@ -230,16 +236,18 @@ fn refuse(metrics: &Metrics, asked: Asked, refusal: Refusal) -> Response<Body> {
     asked.refuse(refusal)
 }
 
-/// What tonic itself finds wrong with a message's frame, in the contract's terms. Its answers are
+/// What tonic and the codec find wrong with a message, in the contract's terms. Their answers are
 /// told from ours by the details, which only ours carry.
-fn framing_problem(headers: &HeaderMap) -> Option<Refusal> {
+fn message_problem(response: &Response<Body>) -> Option<Refusal> {
+    let headers = response.headers();
     let code = headers.get(Status::GRPC_STATUS)?;
-    if headers.contains_key("grpc-status-details-bin") {
+    if headers.contains_key(Status::GRPC_STATUS_DETAILS) {
         return None;
     }
     match Code::from_bytes(code.as_bytes()) {
         Code::OutOfRange => Some(Refusal::MessageTooLarge),
-        Code::Internal => Some(Refusal::MalformedMessage("its gRPC frame is broken or missing")),
+        Code::Internal => Some(Refusal::MalformedMessage),
+        Code::Unimplemented => Some(Refusal::Compressed),
         _ => None,
     }
 }

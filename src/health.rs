@@ -5,6 +5,7 @@ use tonic_health::ServingStatus;
 use tonic_health::pb::health_server;
 use tonic_health::server::{HealthReporter, HealthService};
 
+use crate::grpc::MESSAGE_MAX_BYTES;
 use crate::lifecycle::{Lifecycle, Phase};
 use crate::proto::server::mark_read_service_server::SERVICE_NAME;
 use crate::store::StoreHealth;
@@ -45,7 +46,8 @@ pub async fn server(
 ) -> (HealthServer, impl Future<Output = ()> + use<>) {
     let reporter = HealthReporter::new();
     report(&reporter, ServingStatus::NotServing).await;
-    let server = HealthServer::new(HealthService::from_health_reporter(reporter.clone()));
+    let server = HealthServer::new(HealthService::from_health_reporter(reporter.clone()))
+        .max_decoding_message_size(MESSAGE_MAX_BYTES);
     (server, keep_reporting(reporter, lifecycle.watch(), store))
 }
 

@@ -25,6 +25,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::handshake::Handshake;
 use crate::lifecycle::Lifecycle;
+use crate::telemetry::Throttle;
 
 /// The largest list of request headers, in bytes: CONTRACT section 4.
 pub const HEADER_LIST_MAX_BYTES: u32 = 16 * 1024;
@@ -69,6 +70,8 @@ pub struct Limits {
 pub struct Listener {
     socket: TcpListener,
     limits: Limits,
+    failing: Throttle,
+    crowded: Throttle,
 }
 
 impl Listener {
@@ -84,7 +87,8 @@ impl Listener {
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
-        Ok(Self { socket: TcpListener::from_std(socket.into())?, limits })
+        let socket = TcpListener::from_std(socket.into())?;
+        Ok(Self { socket, limits, failing: Throttle::default(), crowded: Throttle::default() })
     }
 
     /// The address, with the port that the system chose where 0 was asked for.
@@ -116,7 +120,9 @@ impl Listener {
                 () = &mut drain => break,
             };
             let Ok(permit) = Arc::clone(&open).try_acquire_owned() else {
-                tracing::debug!("connection refused: as many are open as may be");
+                if let Some(silenced) = self.crowded.ask() {
+                    tracing::warn!(silenced, "connection closed: --max-connections are open");
+                }
                 continue;
             };
             let connection = Connection { http: Arc::clone(&http), limits: self.limits, permit };
@@ -134,7 +140,9 @@ impl Listener {
             match self.socket.accept().await {
                 Ok(accepted) => return accepted,
                 Err(error) => {
-                    tracing::debug!(%error, "no connection accepted");
+                    if let Some(silenced) = self.failing.ask() {
+                        tracing::warn!(%error, silenced, "no connection accepted");
+                    }
                     sleep(ACCEPT_PAUSE).await;
                 }
             }

@@ -1,5 +1,6 @@
 //! The metrics of CONTRACT section 10. Every name stands here, and nowhere else.
 
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use metrics::{Counter, Histogram, counter, gauge, histogram};
@@ -86,13 +87,13 @@ pub async fn upkeep(handle: PrometheusHandle) {
     }
 }
 
-/// Handles of every metric, made once: a call looks no name up.
+/// Handles of what is counted on a call's way, made once: a mark looks no name up.
 #[derive(Debug)]
 pub struct Metrics {
     mark_read: [(&'static str, Counter); OUTCOMES.len()],
     events_published: Counter,
     edge_limited: Counter,
-    store_mark_read: Histogram,
+    mark_read_duration: [OnceLock<Histogram>; CODES.len()],
 }
 
 impl Default for Metrics {
@@ -108,7 +109,7 @@ impl Default for Metrics {
             }),
             events_published: counter!(EVENTS_PUBLISHED),
             edge_limited: counter!(EDGE_LIMITED),
-            store_mark_read: histogram!(STORE_DURATION, "operation" => "mark_read"),
+            mark_read_duration: Default::default(),
         }
     }
 }
@@ -135,36 +136,67 @@ impl Metrics {
         self.edge_limited.increment(1);
     }
 
-    /// Records how long a method of ours took until its status was known.
-    pub fn record_call(&self, method: &'static str, code: Code, began: Instant) {
+    /// Records how long a call took until its status was known. `_OTHER` stands for any method
+    /// that is not ours.
+    pub fn record_call(&self, method: RecordedMethod, code: Code, began: Instant) {
         let index = usize::try_from(i32::from(code)).unwrap_or_default();
         let code = CODES.get(index).copied().unwrap_or("UNKNOWN");
-        histogram!(RPC_DURATION, "rpc_method" => method, "rpc_response_status_code" => code)
-            .record(began.elapsed());
-    }
-
-    /// Times one `mark_read` of the store until what it gives is dropped.
-    pub fn time_store_mark_read(&self) -> impl Drop + '_ {
-        Timer { histogram: &self.store_mark_read, began: Instant::now() }
-    }
-
-    /// States how many events the stream in Redis holds.
-    pub fn set_stream_length(entries: u32) {
-        gauge!(STREAM_LENGTH).set(entries);
-    }
-
-    /// States how many warnings `/readyz` tells.
-    pub fn set_store_warnings(warnings: usize) {
-        gauge!(STORE_WARNINGS).set(u32::try_from(warnings).unwrap_or(u32::MAX));
+        let (handle, method) = match method {
+            RecordedMethod::MarkRead => {
+                (self.mark_read_duration.get(index), "markread.v1.MarkReadService/MarkRead")
+            }
+            RecordedMethod::Other => (None, "_OTHER"),
+        };
+        let make =
+            || histogram!(RPC_DURATION, "rpc_method" => method, "rpc_response_status_code" => code);
+        match handle {
+            Some(handle) => handle.get_or_init(make).record(began.elapsed()),
+            None => make().record(began.elapsed()),
+        }
     }
 }
 
-struct Timer<'a> {
+/// States how many events the stream in Redis holds.
+pub fn set_stream_length(entries: u32) {
+    gauge!(STREAM_LENGTH).set(entries);
+}
+
+/// States how many warnings `/readyz` tells.
+pub fn set_store_warnings(warnings: usize) {
+    gauge!(STORE_WARNINGS).set(u32::try_from(warnings).unwrap_or(u32::MAX));
+}
+
+/// The unary methods whose duration is recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecordedMethod {
+    /// `markread.v1.MarkReadService/MarkRead`.
+    MarkRead,
+    /// A method that is not there.
+    Other,
+}
+
+/// Times an operation of a store.
+#[derive(Debug)]
+pub struct StoreTimer(Histogram);
+
+impl StoreTimer {
+    /// A timer of the operation with this name.
+    pub fn new(operation: &'static str) -> Self {
+        Self(histogram!(STORE_DURATION, "operation" => operation))
+    }
+
+    /// Times from now until what it gives is dropped.
+    pub fn start(&self) -> impl Drop + '_ {
+        Timing { histogram: &self.0, began: Instant::now() }
+    }
+}
+
+struct Timing<'a> {
     histogram: &'a Histogram,
     began: Instant,
 }
 
-impl Drop for Timer<'_> {
+impl Drop for Timing<'_> {
     fn drop(&mut self) {
         self.histogram.record(self.began.elapsed());
     }

@@ -3,6 +3,7 @@
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Request, Response, Version};
 
+use crate::metrics::RecordedMethod;
 use crate::status::{Body, Refusal};
 
 /// What is known of a request once its head has been read.
@@ -63,12 +64,12 @@ impl Asked {
         }
     }
 
-    /// The name under which a call's duration is recorded. Only unary methods have one: the others
-    /// end long after their head is answered. What is not ours is one name, whatever was asked.
-    pub fn recorded_method(self) -> Option<&'static str> {
+    /// As what the call's duration is recorded. Only unary methods are: the others end long after
+    /// their head is answered. What is not ours is one method, whatever was asked.
+    pub fn recorded_method(self) -> Option<RecordedMethod> {
         match self {
-            Self { target: Target::MarkRead, .. } => Some("markread.v1.MarkReadService/MarkRead"),
-            Self { wire: Wire::Grpc, target: Target::Unknown } => Some("_OTHER"),
+            Self { target: Target::MarkRead, .. } => Some(RecordedMethod::MarkRead),
+            Self { wire: Wire::Grpc, target: Target::Unknown } => Some(RecordedMethod::Other),
             _ => None,
         }
     }

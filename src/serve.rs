@@ -66,17 +66,20 @@ pub async fn serve(config: ServeConfig) -> Result<(), ServeError> {
     tokio::spawn(metrics::upkeep(page.clone()));
     tokio::spawn(serve_ops(ops_listener, ops::router(page, lifecycle.clone(), store.health())));
     let service = Arc::new(Service::new(store, Arc::clone(&metrics)));
-    let grpc = Grpc::server(service, Arc::clone(&metrics));
+    let grpc = Grpc::server(service);
     let edge = Edge::new(edge, grpc, health, lifecycle.clone(), metrics)
         .map_err(|error| failed("reflection", error))?;
-    let served = tokio::spawn(listener.serve(move |peer| edge.of_peer(peer), lifecycle.clone()));
+    let mut served =
+        tokio::spawn(listener.serve(move |peer| edge.of_peer(peer), lifecycle.clone()));
 
     tokio::select! {
         () = signals.next() => {}
-        mismatch = &mut keeper => return Err(match mismatch {
+        ended = &mut keeper => return Err(match ended {
             Ok(mismatch) => ServeError::Layout(mismatch),
             Err(error) => failed("Redis", error),
         }),
+        // It ends in the drain only.
+        _ = &mut served => return Err(failed("--listen", "no connection is accepted any more")),
     }
     tracing::info!("leaving");
     lifecycle.advance(Phase::Leaving);
@@ -86,9 +89,11 @@ pub async fn serve(config: ServeConfig) -> Result<(), ServeError> {
         timeout(drain, served).await
     };
     tokio::select! {
-        Ok(_) = leave => tracing::info!("drained"),
+        left = leave => {
+            let open = if left.is_ok() { "none" } else { "some" };
+            tracing::info!(open, "drained");
+        }
         () = signals.next() => tracing::info!("drain ended by a second signal"),
-        else => tracing::info!("drain ended by its limit, some connections were still open"),
     }
     Ok(())
 }

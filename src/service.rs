@@ -8,7 +8,7 @@ use tokio::time::timeout_at;
 use crate::deadline::Deadline;
 use crate::mark_read::{Mark, Outcome};
 use crate::metrics::Metrics;
-use crate::status::Refusal;
+use crate::status::{BadField, Refusal};
 use crate::store::{Store, StoreError, StoreErrorKind};
 use crate::telemetry::Throttle;
 
@@ -16,47 +16,60 @@ use crate::telemetry::Throttle;
 pub struct Service {
     store: Arc<dyn Store>,
     metrics: Arc<Metrics>,
+    unavailable_log: Throttle,
     corrupt_log: Throttle,
 }
 
 impl Service {
     /// A service on this store.
     pub fn new(store: Arc<dyn Store>, metrics: Arc<Metrics>) -> Self {
-        Self { store, metrics, corrupt_log: Throttle::default() }
+        let (unavailable_log, corrupt_log) = Default::default();
+        Self { store, metrics, unavailable_log, corrupt_log }
     }
 
-    /// Does one mark.
+    /// Does one command, as an edge could make it: fields that make none are an outcome too.
+    /// Counts what it came to.
     ///
     /// # Errors
     ///
-    /// [`Refusal::StoreUnavailable`] where the store cannot be asked or does not answer in time,
-    /// [`Refusal::Internal`] where it holds a wrong value.
-    pub async fn mark_read(&self, mark: Mark, deadline: Deadline) -> Result<Outcome, Refusal> {
-        let marks = [mark];
-        let timer = self.metrics.time_store_mark_read();
-        let asked = timeout_at(deadline.store, self.store.mark_read(&marks)).await;
-        drop(timer);
+    /// [`Refusal::BadFields`]; [`Refusal::StoreUnavailable`] where the store cannot be asked or
+    /// does not answer in time, [`Refusal::Internal`] where it holds a wrong value.
+    pub async fn mark_read(
+        &self,
+        command: Result<Mark, Vec<BadField>>,
+        deadline: Deadline,
+    ) -> Result<Outcome, Refusal> {
+        let outcome = match command {
+            Ok(mark) => self.ask_store(mark, deadline).await,
+            Err(bad_fields) => Err(Refusal::BadFields(bad_fields)),
+        };
+        self.metrics.count_mark_read(&outcome);
+        outcome
+    }
+
+    async fn ask_store(&self, mark: Mark, deadline: Deadline) -> Result<Outcome, Refusal> {
+        let asked = timeout_at(deadline.call_ends_at, self.store.mark_read(&[mark])).await;
         let outcome = match asked {
             Ok(Ok(mut outcomes)) if outcomes.len() == 1 => outcomes.remove(0),
             Ok(Ok(_)) => Err(StoreError::corrupt("one mark, but not one outcome")),
             Ok(Err(error)) => Err(error),
             Err(elapsed) => Err(StoreError::unavailable(elapsed)),
         };
-        match &outcome {
-            Ok(outcome) => tracing::debug!(?mark, ?outcome, "marked"),
-            Err(error) => tracing::debug!(?mark, ?error, "not marked"),
-        }
+        tracing::debug!(?mark, ?outcome, "asked the store");
         outcome.map_err(|error| self.refuse(&error))
     }
 
     fn refuse(&self, error: &StoreError) -> Refusal {
         match error.kind {
-            // Said once, when the store's health changes, not once a call.
-            StoreErrorKind::Unavailable => Refusal::StoreUnavailable,
+            StoreErrorKind::Unavailable => {
+                if let Some(silenced) = self.unavailable_log.ask() {
+                    tracing::warn!(cause = ?error.to_string(), silenced, "a call failed");
+                }
+                Refusal::StoreUnavailable
+            }
             StoreErrorKind::Corrupt => {
                 if let Some(silenced) = self.corrupt_log.ask() {
-                    let error = error.to_string();
-                    tracing::error!(?error, silenced, "a call failed");
+                    tracing::error!(cause = ?error.to_string(), silenced, "a call failed");
                 }
                 Refusal::Internal
             }

@@ -22,6 +22,8 @@ pub type Body = tonic::body::Body;
 /// The domain of `google.rpc.ErrorInfo`.
 const DOMAIN: &str = "markread";
 
+const MALFORMED_MESSAGE: &str = "the bytes are not one message of the method's type";
+
 const RETRY_PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 /// A parameter that is missing or invalid.
@@ -38,8 +40,10 @@ pub struct BadField {
 pub enum Refusal {
     /// One or more parameters are missing or invalid.
     BadFields(Vec<BadField>),
-    /// The bytes are no such message; the text says in what way.
-    MalformedMessage(&'static str),
+    /// The bytes are not one message of the method's type.
+    MalformedMessage,
+    /// The message is compressed.
+    Compressed,
     /// The message is over the limit of [`crate::grpc::MESSAGE_MAX_BYTES`].
     MessageTooLarge,
     /// No such method or path.
@@ -126,11 +130,13 @@ impl Refusal {
     /// The code over gRPC.
     pub fn code(&self) -> Code {
         match self {
-            Self::BadFields(_) | Self::MalformedMessage(_) => Code::InvalidArgument,
+            Self::BadFields(_) | Self::MalformedMessage => Code::InvalidArgument,
             Self::MessageTooLarge | Self::OverQuota { .. } | Self::EdgeLimited(_) => {
                 Code::ResourceExhausted
             }
-            Self::Unknown | Self::WrongHttpMethod | Self::WrongContentType => Code::Unimplemented,
+            Self::Unknown | Self::Compressed | Self::WrongHttpMethod | Self::WrongContentType => {
+                Code::Unimplemented
+            }
             Self::CredentialsMissing | Self::CredentialsInvalid(_) => Code::Unauthenticated,
             Self::UserContextRequired(_) => Code::PermissionDenied,
             Self::StoreUnavailable | Self::Draining => Code::Unavailable,
@@ -142,9 +148,11 @@ impl Refusal {
     /// The reason in `google.rpc.ErrorInfo`; none for what gRPC and HTTP define themselves.
     pub fn reason(&self) -> Option<&'static str> {
         Some(match self {
-            Self::BadFields(_) | Self::MalformedMessage(_) => "INVALID_PARAMETER",
+            Self::BadFields(_) | Self::MalformedMessage => "INVALID_PARAMETER",
             Self::MessageTooLarge => "MESSAGE_TOO_LARGE",
-            Self::Unknown | Self::WrongHttpMethod | Self::WrongContentType => return None,
+            Self::Unknown | Self::Compressed | Self::WrongHttpMethod | Self::WrongContentType => {
+                return None;
+            }
             Self::CredentialsMissing => "CREDENTIALS_MISSING",
             Self::CredentialsInvalid(_) => "CREDENTIALS_INVALID",
             Self::UserContextRequired(_) => "USER_CONTEXT_REQUIRED",
@@ -161,9 +169,10 @@ impl Refusal {
     pub fn outcome(&self) -> &'static str {
         match self {
             Self::BadFields(_)
-            | Self::MalformedMessage(_)
+            | Self::MalformedMessage
             | Self::MessageTooLarge
             | Self::Unknown
+            | Self::Compressed
             | Self::WrongHttpMethod
             | Self::WrongContentType => "invalid",
             Self::CredentialsMissing | Self::CredentialsInvalid(_) => "unauthenticated",
@@ -178,11 +187,11 @@ impl Refusal {
 
     fn http_status(&self) -> StatusCode {
         match self {
-            Self::BadFields(_) | Self::MalformedMessage(_) => StatusCode::BAD_REQUEST,
+            Self::BadFields(_) | Self::MalformedMessage => StatusCode::BAD_REQUEST,
             Self::MessageTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Unknown => StatusCode::NOT_FOUND,
             Self::WrongHttpMethod => StatusCode::METHOD_NOT_ALLOWED,
-            Self::WrongContentType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Compressed | Self::WrongContentType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::CredentialsMissing | Self::CredentialsInvalid(_) => StatusCode::UNAUTHORIZED,
             Self::UserContextRequired(_) => StatusCode::FORBIDDEN,
             Self::OverQuota { .. } | Self::EdgeLimited(_) => StatusCode::TOO_MANY_REQUESTS,
@@ -196,8 +205,9 @@ impl Refusal {
     fn http_code(&self) -> u16 {
         match self {
             Self::BadFields(_)
-            | Self::MalformedMessage(_)
+            | Self::MalformedMessage
             | Self::MessageTooLarge
+            | Self::Compressed
             | Self::WrongContentType
             | Self::RequestTimeout
             | Self::DeadlineExceeded => 44,
@@ -222,7 +232,8 @@ impl Refusal {
                     .collect();
                 problems.join("; ")
             }
-            Self::MalformedMessage(problem) => format!("the request is malformed: {problem}"),
+            Self::MalformedMessage => MALFORMED_MESSAGE.to_owned(),
+            Self::Compressed => "compressed messages are not taken".to_owned(),
             Self::MessageTooLarge => {
                 format!("the request is over {} bytes", crate::grpc::MESSAGE_MAX_BYTES)
             }
@@ -286,8 +297,8 @@ impl Refusal {
                     .collect();
                 details.set_bad_request(violations);
             }
-            Self::MalformedMessage(problem) => {
-                details.add_bad_request_violation("request", *problem);
+            Self::MalformedMessage => {
+                details.add_bad_request_violation("request", MALFORMED_MESSAGE);
             }
             Self::OverQuota { .. } => {
                 details.add_quota_failure_violation("reader", self.message());

@@ -14,6 +14,7 @@ use opentelemetry::trace::{TraceContextExt, TraceId};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -28,7 +29,8 @@ pub enum LogFormat {
 /// or makes no sense.
 pub fn init(format: Option<LogFormat>) {
     let terminal = stderr().is_terminal();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
+    let filter = filter.try_from_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
     let default = if terminal { LogFormat::Text } else { LogFormat::Json };
     // A second initialisation in one process, as tests do, leaves the first in place.
@@ -63,7 +65,7 @@ impl Extractor for Headers<'_> {
     }
 }
 
-/// Keeps a line that a caller can cause from flooding the log: at most one a second.
+/// Keeps a line that a caller can cause from flooding the log: at most one in ten seconds.
 #[derive(Debug, Default)]
 pub struct Throttle {
     last_said: Mutex<Option<Instant>>,
@@ -71,7 +73,7 @@ pub struct Throttle {
 }
 
 impl Throttle {
-    const INTERVAL: Duration = Duration::from_secs(1);
+    const INTERVAL: Duration = Duration::from_secs(10);
 
     /// Whether to say the line now, and how many were not said since the last.
     pub fn ask(&self) -> Option<u64> {

@@ -1,13 +1,12 @@
-//! The server's codec: protobuf, with the contract's answer where tonic's own codec would say
-//! INTERNAL (bytes that are no such message) or nothing at all (a second message).
+//! The server's codec: protobuf, and a refusal of a second message, which tonic's own codec would
+//! let pass unseen in a unary call. What it refuses the edge says in the contract's terms, as it
+//! does with what tonic refuses itself.
 
 use std::marker::PhantomData;
 
 use prost::Message;
 use tonic::Status;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
-
-use crate::status::Refusal;
 
 /// Encodes a method's answers and decodes its one request.
 #[derive(Debug)]
@@ -47,7 +46,7 @@ impl<T: Message> Encoder for AnswerEncoder<T> {
     type Error = Status;
 
     fn encode(&mut self, item: T, buf: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        item.encode(buf).map_err(|_| Refusal::Internal.into_grpc())
+        item.encode(buf).map_err(|error| Status::internal(error.to_string()))
     }
 }
 
@@ -64,11 +63,9 @@ impl<U: Message + Default> Decoder for RequestDecoder<U> {
 
     fn decode(&mut self, buf: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
         if self.decoded {
-            return Err(Refusal::MalformedMessage("more than one message").into_grpc());
+            return Err(Status::internal("more than one message"));
         }
         self.decoded = true;
-        U::decode(buf)
-            .map(Some)
-            .map_err(|_| Refusal::MalformedMessage("it is not protobuf of its type").into_grpc())
+        U::decode(buf).map(Some).map_err(|error| Status::internal(error.to_string()))
     }
 }

@@ -7,7 +7,6 @@ use tonic::{Request, Response, Status};
 use crate::deadline::Deadline;
 use crate::ids::{EventId, UserId};
 use crate::mark_read::{Mark, Outcome, Quota, ReadCursor};
-use crate::metrics::Metrics;
 use crate::proto;
 use crate::proto::server::mark_read_service_server::{MarkReadService, MarkReadServiceServer};
 use crate::service::Service;
@@ -34,14 +33,12 @@ pub struct Call {
 #[derive(Clone, Debug)]
 pub struct Grpc {
     service: Arc<Service>,
-    metrics: Arc<Metrics>,
 }
 
 impl Grpc {
     /// The tonic server. Whoever calls it puts a [`Call`] into the request's extensions.
-    pub fn server(service: Arc<Service>, metrics: Arc<Metrics>) -> Server {
-        MarkReadServiceServer::new(Self { service, metrics })
-            .max_decoding_message_size(MESSAGE_MAX_BYTES)
+    pub fn server(service: Arc<Service>) -> Server {
+        MarkReadServiceServer::new(Self { service }).max_decoding_message_size(MESSAGE_MAX_BYTES)
     }
 }
 
@@ -54,11 +51,8 @@ impl MarkReadService for Grpc {
         let Some(&Call { reader, deadline }) = request.extensions().get() else {
             return Err(Refusal::Internal.into_grpc());
         };
-        let outcome = match Command::try_from(request.get_ref()) {
-            Ok(command) => self.service.mark_read(command.of(reader), deadline).await,
-            Err(bad_fields) => Err(Refusal::BadFields(bad_fields)),
-        };
-        self.metrics.count_mark_read(&outcome);
+        let command = Command::try_from(request.get_ref()).map(|command| command.of(reader));
+        let outcome = self.service.mark_read(command, deadline).await;
         match outcome.map_err(Refusal::into_grpc)? {
             Outcome::Advanced { cursor, quota } => Ok(answer(cursor, true, quota)),
             Outcome::Unchanged { cursor, quota } => Ok(answer(cursor, false, quota)),

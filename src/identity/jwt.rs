@@ -82,14 +82,12 @@ impl Verifier {
             (DecodingKey::from_ec_pem, Algorithm::ES256),
             (DecodingKey::from_ed_pem, Algorithm::EdDSA),
         ];
-        // Parsing alone would take some private keys for public ones.
-        let public = String::from_utf8_lossy(pem).contains("PUBLIC KEY-----");
-        kinds
+        let (key, algorithm) = kinds
             .into_iter()
-            .filter(|_| public)
             .find_map(|(from_pem, algorithm)| Some((from_pem(pem).ok()?, algorithm)))
-            .map(|(key, algorithm)| Self::new(key, algorithm, expected))
-            .ok_or_else(|| "holds no PEM public key of RSA, P-256 or Ed25519".to_owned())
+            .filter(|(_, algorithm)| can_verify(pem, *algorithm))
+            .ok_or("holds no PEM public key of RSA (2048 bits or more), P-256 or Ed25519")?;
+        Ok(Self::new(key, algorithm, expected))
     }
 
     fn new(key: DecodingKey, algorithm: Algorithm, expected: &Expected) -> Self {
@@ -130,6 +128,22 @@ impl fmt::Debug for Verifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Verifier").field("validation", &self.validation).finish_non_exhaustive()
     }
+}
+
+/// Whether a key that parses is one that tokens can be verified with: parsing alone takes some
+/// private keys, other curves, and RSA keys that are too short (RFC 7518 section 3.3).
+fn can_verify(pem: &[u8], algorithm: Algorithm) -> bool {
+    /// The object identifier of P-256, 1.2.840.10045.3.1.7, in DER (RFC 5480).
+    const P256: [u8; 10] = [0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
+    const RSA_MIN_BYTES: usize = 2048 / 8;
+    let Ok(pem) = pem::parse(pem) else { return false };
+    let der = pem.contents();
+    pem.tag().ends_with("PUBLIC KEY")
+        && match algorithm {
+            Algorithm::RS256 => der.len() > RSA_MIN_BYTES,
+            Algorithm::ES256 => der.windows(P256.len()).any(|window| window == P256),
+            _ => true,
+        }
 }
 
 #[derive(Deserialize)]

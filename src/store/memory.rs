@@ -10,6 +10,7 @@ use super::{MarkResult, Store, StoreError, StoreHealth};
 use crate::event;
 use crate::ids::UserId;
 use crate::mark_read::{Mark, Outcome, Quota, RateLimit, ReadCursor, advances};
+use crate::metrics::StoreTimer;
 
 /// A stream entry's ID: milliseconds since 1970, then a count within the millisecond.
 pub type EntryId = (u64, u64);
@@ -22,6 +23,7 @@ const WINDOWS_BETWEEN_SWEEPS: u32 = 1024;
 pub struct MemoryStore {
     rate_limit: RateLimit,
     stream_max_entries: usize,
+    timer: StoreTimer,
     state: Mutex<State>,
     health: watch::Sender<StoreHealth>,
 }
@@ -45,7 +47,8 @@ impl MemoryStore {
     /// An empty store. `stream_max_entries` trims the stream from its oldest end; 0 never trims.
     pub fn new(rate_limit: RateLimit, stream_max_entries: usize) -> Self {
         let health = watch::Sender::new(StoreHealth::Ready { warnings: Vec::new() });
-        Self { rate_limit, stream_max_entries, state: Mutex::default(), health }
+        let timer = StoreTimer::new("mark_read");
+        Self { rate_limit, stream_max_entries, timer, state: Mutex::default(), health }
     }
 
     /// A reader's cursor of a conversation.
@@ -67,6 +70,7 @@ impl MemoryStore {
 #[async_trait::async_trait]
 impl Store for MemoryStore {
     async fn mark_read(&self, marks: &[Mark]) -> Result<Vec<MarkResult>, StoreError> {
+        let _timing = self.timer.start();
         Ok(self.with_state(|state| {
             let now_ms = now_ms();
             marks.iter().map(|mark| Ok(self.mark_one(state, mark, now_ms))).collect()

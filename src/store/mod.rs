@@ -5,6 +5,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::sync::Arc;
 
 use tokio::sync::watch;
 
@@ -44,11 +45,11 @@ pub enum StoreHealth {
 }
 
 /// Why a store did not do what it was asked.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct StoreError {
     /// What a caller can make of it.
     pub kind: StoreErrorKind,
-    source: Box<dyn Error + Send + Sync>,
+    source: Arc<dyn Error + Send + Sync>,
 }
 
 /// The kinds of [`StoreError`].
@@ -63,12 +64,12 @@ pub enum StoreErrorKind {
 impl StoreError {
     /// An error after which a retry is safe.
     pub fn unavailable(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { kind: StoreErrorKind::Unavailable, source: source.into() }
+        Self { kind: StoreErrorKind::Unavailable, source: source.into().into() }
     }
 
     /// An error that a retry does not mend.
     pub fn corrupt(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { kind: StoreErrorKind::Corrupt, source: source.into() }
+        Self { kind: StoreErrorKind::Corrupt, source: source.into().into() }
     }
 }
 

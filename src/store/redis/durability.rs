@@ -9,13 +9,12 @@ const EVICTS: &str = "maxmemory-policy allows Redis to evict read cursors: set i
 const FORGETS: &str =
     "Redis persists nothing, a restart loses every read cursor: set appendonly yes";
 
-/// The settings that may lose data. Where Redis does not let its configuration be read, as managed
+/// The settings that may lose data, where Redis tells them. Where Redis does not let its configuration be read, as managed
 /// ones do not, what INFO tells has to do: it does not tell whether snapshots are taken.
-pub(super) async fn warnings(connection: &mut MultiplexedConnection) -> Vec<&'static str> {
+pub(super) async fn warnings(connection: &mut MultiplexedConnection) -> Option<Vec<&'static str>> {
     let mut ask = cmd("INFO");
     ask.arg("memory").arg("persistence");
-    let info: RedisResult<String> = ask.query_async(connection).await;
-    let Ok(info) = info else { return Vec::new() };
+    let info: String = ask.query_async(connection).await.ok()?;
     let info: HashMap<_, _> = info.lines().filter_map(|line| line.split_once(':')).collect();
 
     let mut warnings = Vec::new();
@@ -25,7 +24,7 @@ pub(super) async fn warnings(connection: &mut MultiplexedConnection) -> Vec<&'st
     if info.get("aof_enabled") == Some(&"0") && !takes_snapshots(connection).await {
         warnings.push(FORGETS);
     }
-    warnings
+    Some(warnings)
 }
 
 async fn takes_snapshots(connection: &mut MultiplexedConnection) -> bool {

@@ -6,7 +6,7 @@ use crate::store::StoreError;
 
 /// Codes of a Redis that is busy, full, starting, failing over or not let in: the condition may
 /// pass, and nothing of the mark was written. The redis crate has no kind for most of them.
-const PASSING_CODES: [&str; 16] = [
+const PASSING_CODES: [&str; 17] = [
     "ASK",
     "BUSY",
     "CLUSTERDOWN",
@@ -20,6 +20,7 @@ const PASSING_CODES: [&str; 16] = [
     "OOM",
     "READONLY",
     "TRYAGAIN",
+    "UNBLOCKED",
     "UNKILLABLE",
     "WRONGPASS",
     "NOPROTO",
@@ -52,9 +53,14 @@ pub(super) fn lost_script(error: &RedisError) -> bool {
     error.kind() == redis::ErrorKind::Server(ServerErrorKind::NoScript)
 }
 
-/// A reply of a shape that Redis never gives.
+/// A reply of a shape that the script never gives. Only the shape is told: values are IDs.
 pub(super) fn unexpected(reply: &Value) -> StoreError {
-    StoreError::corrupt(format!("unexpected reply: {reply:?}"))
+    StoreError::corrupt(match reply {
+        Value::Array(items) => format!("unexpected reply: an array of {}", items.len()),
+        Value::BulkString(bytes) => format!("unexpected reply: a string of {} bytes", bytes.len()),
+        Value::Int(_) => "unexpected reply: an integer".to_owned(),
+        _ => "unexpected reply: neither array, string nor integer".to_owned(),
+    })
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use redis::aio::MultiplexedConnection;
+use redis::io::tcp::TcpSettings;
 use redis::{
     AsyncConnectionConfig, Client, PushInfo, PushKind, RedisError, RedisResult, Value, pipe,
 };
@@ -20,17 +21,25 @@ use super::durability;
 use super::errors::classify;
 use super::keys;
 use super::script::MarkReadScript;
-use crate::metrics::Metrics;
+use crate::metrics;
 use crate::store::{StoreError, StoreHealth};
 
 /// How often Redis is asked whether it is there. Off after two failures, on after one success.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a connection, or a probe, may take.
+/// How long a probe may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Probes that fail in a row before a connection that seems open is taken for dead.
+/// How long it may take to connect, the script's loading and the first probe included.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Probes that fail in a row before another connection is tried. The one that is there stays in
+/// use until the other is.
 const PROBES_BEFORE_RECONNECT: u32 = 3;
+
+/// How long what was sent may stay unacknowledged by the machine at the other end.
+#[cfg(target_os = "linux")]
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Between two attempts to connect, in milliseconds; at random, so that replicas of the service
 /// keep apart.
@@ -100,6 +109,19 @@ impl From<RedisError> for Problem {
     }
 }
 
+/// Small commands go out at once, and a machine that is gone is noticed.
+pub(super) fn tcp_settings() -> TcpSettings {
+    let settings = TcpSettings::default().set_nodelay(true);
+    #[cfg(target_os = "linux")]
+    let settings = settings.set_user_timeout(TCP_USER_TIMEOUT);
+    settings
+}
+
+struct Connections {
+    calls: MultiplexedConnection,
+    probes: MultiplexedConnection,
+}
+
 /// Keeps the link's connection.
 pub(super) struct Keeper {
     client: Client,
@@ -124,19 +146,30 @@ impl Keeper {
     pub(super) async fn run(mut self) -> LayoutMismatch {
         loop {
             let lost = Arc::new(Notify::new());
-            match self.connect(Arc::clone(&lost)).await {
-                Ok(connection) => {
-                    if let Some(mismatch) = self.tend(connection, &lost).await {
-                        return mismatch;
-                    }
+            let problem = match timeout(CONNECT_TIMEOUT, self.connect(Arc::clone(&lost))).await {
+                Ok(Ok(connections)) => self.tend(connections, &lost).await,
+                Ok(Err(problem)) => problem,
+                Err(_) => Problem::Failed("no answer to a connection".to_owned()),
+            };
+            match problem {
+                Problem::Layout(mismatch) if !self.met => return mismatch,
+                Problem::Layout(mismatch) => {
+                    self.link.connection.store(None);
+                    self.note_failure(mismatch.to_string());
                 }
-                Err(problem) => self.note_failure(problem),
+                Problem::Lost(cause) => {
+                    self.link.connection.store(None);
+                    self.note_failure(cause);
+                }
+                Problem::Failed(cause) => self.note_failure(cause),
             }
             sleep(Duration::from_millis(rand::random_range(RECONNECT_MS))).await;
         }
     }
 
-    async fn connect(&self, lost: Arc<Notify>) -> Result<MultiplexedConnection, String> {
+    /// Two connections: one for calls, and one for probes, which must not wait behind a call that
+    /// waits for replicas. The layout is looked at before either is used.
+    async fn connect(&self, lost: Arc<Notify>) -> Result<Connections, Problem> {
         let config = AsyncConnectionConfig::new()
             // Calls and probes have deadlines of their own.
             .set_connection_timeout(None)
@@ -147,117 +180,104 @@ impl Keeper {
                 }
                 Ok(())
             });
-        let connect = async {
-            let mut connection =
-                self.client.get_multiplexed_async_connection_with_config(&config).await?;
-            MarkReadScript::load().query_async::<()>(&mut connection).await?;
-            Ok(connection)
-        };
-        match timeout(PROBE_TIMEOUT, connect).await {
-            Ok(connected) => connected.map_err(|error: RedisError| classify(error).to_string()),
-            Err(_) => Err("no answer to a connection".to_owned()),
-        }
+        let connect = || self.client.get_multiplexed_async_connection_with_config(&config);
+        let mut connections = Connections { calls: connect().await?, probes: connect().await? };
+        MarkReadScript::load().query_async::<()>(&mut connections.calls).await?;
+        self.check_layout(&mut connections.calls).await?;
+        Ok(connections)
     }
 
-    /// Probes a connection until it is lost.
-    async fn tend(
-        &mut self,
-        connection: MultiplexedConnection,
-        lost: &Notify,
-    ) -> Option<LayoutMismatch> {
+    /// Puts the connections to use, and probes until they are of no more.
+    async fn tend(&mut self, mut connections: Connections, lost: &Notify) -> Problem {
         self.denials.forget();
+        self.link.connection.store(Some(Arc::new(connections.calls)));
         let mut failures = 0;
-        let mut in_use = false;
         loop {
-            match self.probe(connection.clone()).await {
-                Ok(warnings) => {
+            let probed = timeout(PROBE_TIMEOUT, self.check_layout(&mut connections.probes)).await;
+            match probed.unwrap_or_else(|_| Err(Problem::Failed("no answer to a probe".to_owned())))
+            {
+                Ok(()) => {
                     failures = 0;
-                    if !in_use {
-                        in_use = true;
-                        self.link.connection.store(Some(Arc::new(connection.clone())));
-                    }
-                    self.note_success(warnings);
+                    self.note_success();
+                    self.look_around(&mut connections.probes).await;
                 }
-                Err(Problem::Layout(mismatch)) if !self.met => return Some(mismatch),
-                Err(Problem::Layout(mismatch)) => {
-                    in_use = false;
-                    self.link.connection.store(None);
-                    self.note_failure(mismatch.to_string());
-                }
-                Err(Problem::Lost(cause)) => return self.let_go(cause),
-                Err(Problem::Failed(cause)) => {
+                Err(Problem::Failed(cause)) if failures + 1 < PROBES_BEFORE_RECONNECT => {
                     failures += 1;
-                    if failures == PROBES_BEFORE_RECONNECT {
-                        return self.let_go(cause);
-                    }
                     self.note_failure(cause);
                 }
+                Err(problem) => return problem,
             }
             tokio::select! {
                 () = sleep(PROBE_INTERVAL) => {}
-                () = lost.notified() => return self.let_go("the connection was closed".to_owned()),
+                () = lost.notified() => {
+                    return Problem::Lost("the connection was closed".to_owned());
+                }
             }
         }
     }
 
-    fn let_go(&mut self, cause: String) -> Option<LayoutMismatch> {
-        self.link.connection.store(None);
-        self.note_failure(cause);
-        None
+    /// Looks at the layout, and writes it where it is absent. Since it would write, it fails where
+    /// a call would: on a replica, out of memory, with too few replicas.
+    async fn check_layout(&self, connection: &mut MultiplexedConnection) -> Result<(), Problem> {
+        let mut layout = pipe();
+        layout.cmd("HSETNX").arg(keys::LAYOUT).arg("version").arg(LAYOUT_VERSION);
+        layout.cmd("HSETNX").arg(keys::LAYOUT).arg("partitions").arg(PARTITIONS);
+        layout.cmd("HMGET").arg(keys::LAYOUT).arg("version").arg("partitions");
+        let (first, second, (version, partitions)): (bool, bool, (String, String)) =
+            layout.query_async(connection).await?;
+        if first || second {
+            // It was flushed, or it is new.
+            self.denials.forget();
+        }
+        if version == LAYOUT_VERSION && partitions == PARTITIONS {
+            Ok(())
+        } else {
+            Err(Problem::Layout(LayoutMismatch { version, partitions }))
+        }
     }
 
-    /// Looks at the layout, writes it where it is absent, and learns the stream's length. Since it
-    /// would write, it fails where a call would: on a replica, out of memory, too few replicas.
-    async fn probe(
-        &self,
-        mut connection: MultiplexedConnection,
-    ) -> Result<Vec<&'static str>, Problem> {
-        let probe = async {
-            let mut layout = pipe();
-            layout.cmd("HSETNX").arg(keys::LAYOUT).arg("version").arg(LAYOUT_VERSION);
-            layout.cmd("HSETNX").arg(keys::LAYOUT).arg("partitions").arg(PARTITIONS);
-            layout.cmd("HMGET").arg(keys::LAYOUT).arg("version").arg("partitions");
-            let (first, second, (version, partitions)): (bool, bool, (String, String)) =
-                layout.query_async(&mut connection).await?;
-            if first || second {
-                // It was flushed, or it is new.
-                self.denials.forget();
-            }
-            if version != LAYOUT_VERSION || partitions != PARTITIONS {
-                return Err(Problem::Layout(LayoutMismatch { version, partitions }));
-            }
-            // A stream of a wrong type fails the calls that publish, not the probe.
+    /// Learns what an operator wants to know. Nothing depends on it, so it may fail: a stream of a
+    /// wrong type is told by the calls that publish.
+    async fn look_around(&self, connection: &mut MultiplexedConnection) {
+        let look = async {
             let length: RedisResult<Value> =
-                redis::cmd("XLEN").arg(&self.stream).query_async(&mut connection).await;
+                redis::cmd("XLEN").arg(&self.stream).query_async(connection).await;
             if let Ok(Value::Int(length)) = length {
-                Metrics::set_stream_length(u32::try_from(length).unwrap_or(u32::MAX));
+                metrics::set_stream_length(u32::try_from(length).unwrap_or(u32::MAX));
             }
-            Ok(durability::warnings(&mut connection).await)
+            if let Some(warnings) = durability::warnings(connection).await {
+                self.note_warnings(warnings);
+            }
         };
-        match timeout(PROBE_TIMEOUT, probe).await {
-            Ok(result) => result,
-            Err(_) => Err(Problem::Failed("no answer to a probe".to_owned())),
-        }
+        // What is not learnt now is learnt with the next probe.
+        let _ = timeout(PROBE_TIMEOUT, look).await;
     }
 
-    fn note_success(&mut self, warnings: Vec<&'static str>) {
+    fn note_success(&mut self) {
         if self.failing_since.take().is_some() || !self.met {
             tracing::info!("Redis answers");
         }
         self.met = true;
-        let health = StoreHealth::Ready { warnings };
-        self.link.health.send_if_modified(|known| {
-            if *known == health {
-                return false;
+        self.link.health.send_if_modified(|health| {
+            let back = matches!(health, StoreHealth::Away(_));
+            if back {
+                *health = StoreHealth::Ready { warnings: Vec::new() };
             }
-            if let StoreHealth::Ready { warnings } = &health {
-                Metrics::set_store_warnings(warnings.len());
-                for warning in warnings {
+            back
+        });
+    }
+
+    fn note_warnings(&self, seen: Vec<&'static str>) {
+        self.link.health.send_if_modified(|health| match health {
+            StoreHealth::Ready { warnings } if *warnings != seen => {
+                metrics::set_store_warnings(seen.len());
+                for warning in seen.iter().filter(|warning| !warnings.contains(warning)) {
                     tracing::warn!("{warning}");
                 }
+                *warnings = seen;
+                true
             }
-            *known = health;
-            true
+            _ => false,
         });
     }
 

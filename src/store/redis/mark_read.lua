@@ -15,8 +15,8 @@
 --
 -- A script is isolated, but nothing rolls back. So a mark reads and validates everything before its
 -- first write; its first write is XADD where there is an event (the write that a full Redis
--- refuses), and what follows cannot fail any more. Every command that can fail goes through pcall:
--- one mark's error is not its neighbours'. IDs are compared as text, since a Lua number is a float. The twin
+-- refuses), and what follows cannot fail any more. Every command on a mark's own keys goes through
+-- pcall: one mark's error is not its neighbours'. IDs are compared as text, since a Lua number is a float. The twin
 -- of `advances` in src/mark_read.rs and of `payload` in src/event.rs.
 
 local STREAM = KEYS[1]
@@ -88,7 +88,8 @@ local function read_quota(key)
   if failed(used) then return nil, used.err end
   if not used then return {used = nil, reset_at_ms = now_ms() + WINDOW_MS} end
   if not is_count(used) then return nil, 'CORRUPT the quota is no number' end
-  local reset_at_ms = redis.call('PEXPIRETIME', key)
+  local reset_at_ms = redis.pcall('PEXPIRETIME', key)
+  if failed(reset_at_ms) then return nil, reset_at_ms.err end
   if reset_at_ms > 0 then
     return {used = tonumber(used), reset_at_ms = reset_at_ms, expires = true}
   end
@@ -125,7 +126,7 @@ local function mark_read(quota_key, cursors_key, reader, recipient, message)
       local set = redis.pcall('PEXPIREAT', quota_key, digits(quota.reset_at_ms))
       if failed(set) then return err(set.err) end
     end
-    return {'over_quota', quota.reset_at_ms, redis.call('PTTL', quota_key)}
+    return {'over_quota', quota.reset_at_ms, math.max(0, quota.reset_at_ms - now_ms())}
   end
 
   local cursor

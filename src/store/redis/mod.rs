@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
 use redis::{Client, Cmd, ConnectionInfo, ProtocolVersion, RedisResult, Value, pipe};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 
 use self::denials::Denials;
@@ -19,6 +19,7 @@ use self::link::{Keeper, Link};
 use self::script::MarkReadScript;
 use super::{MarkResult, Store, StoreError, StoreHealth};
 use crate::mark_read::{Mark, Outcome, RateLimit};
+use crate::metrics::StoreTimer;
 
 mod denials;
 mod durability;
@@ -28,6 +29,10 @@ mod link;
 mod script;
 
 pub use self::link::LayoutMismatch;
+
+/// Calls that may wait for Redis at once; one more is refused. At a millisecond a call that is four
+/// million calls a second: it is reached only by a Redis that hangs.
+const IN_FLIGHT_MAX: usize = 4096;
 
 /// How the store works on Redis.
 #[derive(Clone)]
@@ -68,6 +73,8 @@ pub struct RedisStore {
     link: Arc<Link>,
     denials: Arc<Denials>,
     keeper: AbortHandle,
+    timer: StoreTimer,
+    in_flight: Semaphore,
 }
 
 impl Drop for RedisStore {
@@ -82,18 +89,27 @@ impl RedisStore {
     ///
     /// # Errors
     ///
-    /// When no client can be made of the address, as for TLS without roots.
+    /// When no client can be made of the address.
     pub fn start(config: RedisConfig) -> RedisResult<(Arc<Self>, JoinHandle<LayoutMismatch>)> {
         let RedisConfig { address, stream, stream_maxlen, rate_limit, replicas_ack } = config;
         // RESP3, since its connections tell at once when they are lost.
         let settings = address.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-        let client = Client::open(address.set_redis_settings(settings))?;
+        let address = address.set_redis_settings(settings).set_tcp_settings(link::tcp_settings());
+        let client = Client::open(address)?;
         let link = Arc::new(Link::new());
         let denials = Arc::new(Denials::new(rate_limit));
         let script = MarkReadScript::new(stream.clone(), stream_maxlen, rate_limit);
         let keeper = Keeper::new(client, stream, Arc::clone(&link), Arc::clone(&denials));
         let keeper = tokio::spawn(keeper.run());
-        let store = Self { script, replicas_ack, link, denials, keeper: keeper.abort_handle() };
+        let store = Self {
+            script,
+            replicas_ack,
+            link,
+            denials,
+            keeper: keeper.abort_handle(),
+            timer: StoreTimer::new("mark_read"),
+            in_flight: Semaphore::new(IN_FLIGHT_MAX),
+        };
         Ok((Arc::new(store), keeper))
     }
 }
@@ -130,6 +146,10 @@ impl RedisStore {
     }
 
     async fn run_script(&self, marks: &[Mark]) -> Result<Vec<MarkResult>, StoreError> {
+        let Ok(_permit) = self.in_flight.try_acquire() else {
+            return Err(StoreError::unavailable("too many calls wait for Redis"));
+        };
+        let _timing = self.timer.start();
         let mut connection = self.link.connection()?;
         let generation = self.denials.generation();
         let asked = Instant::now();
@@ -173,9 +193,10 @@ impl RedisStore {
         let replies: Vec<RedisResult<Value>> = calls.query_async(connection).await?;
         let [reply, acknowledged] =
             <[_; 2]>::try_from(replies).unwrap_or_else(|_| [Ok(Value::Nil), Ok(Value::Nil)]);
-        let reply = reply?;
-        let enough = matches!(acknowledged?, Value::Int(count) if count >= i64::from(ack.replicas));
-        Ok((reply, Replicas { enough }))
+        // An error of WAIT, as on a master that has just been demoted, means: not enough.
+        let needed = i64::from(ack.replicas);
+        let enough = matches!(acknowledged, Ok(Value::Int(count)) if count >= needed);
+        Ok((reply?, Replicas { enough }))
     }
 }
 
