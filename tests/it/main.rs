@@ -8,6 +8,7 @@
 
 mod harness;
 
+mod answers;
 mod mark_read;
 mod stores;
 mod twins;

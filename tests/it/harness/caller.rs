@@ -67,19 +67,6 @@ impl Caller {
         self.send(self.request(recipient, message)).await
     }
 
-    /// Marks, with a deadline of the caller's own (`grpc-timeout`) that only the server enforces.
-    pub(crate) async fn mark_within(
-        &self,
-        limit: Duration,
-        recipient: u64,
-        message: u64,
-    ) -> Result<Answer, Denied> {
-        let mut request = self.request(recipient, message);
-        let timeout = format!("{}m", limit.as_millis()).parse().unwrap();
-        request.metadata_mut().insert("grpc-timeout", timeout);
-        self.send(request).await
-    }
-
     pub(crate) fn request(&self, recipient: u64, message: u64) -> Request<MarkReadRequest> {
         let mut request =
             Request::new(MarkReadRequest { last_read_event_id: message, recipient_id: recipient });

@@ -5,9 +5,11 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 pub(crate) mod caller;
+pub(crate) mod raw;
 pub(crate) mod redis;
 pub(crate) mod server;
 
+pub(crate) use raw::Raw;
 pub(crate) use redis::Redis;
 pub(crate) use server::Server;
 

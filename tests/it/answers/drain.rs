@@ -1,0 +1,93 @@
+//! DRAINING: a connection that has not heard yet that the server goes.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use tokio::io::copy;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tonic::Code;
+
+use super::super::harness::caller::Credentials;
+use super::super::harness::raw::{self, MARK_READ, Raw};
+use super::super::harness::{MESSAGE, READER, RECIPIENT, Redis, Server, eventually};
+use super::{assert_denied, retry_delay};
+
+/// A network that can hold back what the server says.
+struct Gate {
+    address: String,
+    open: watch::Sender<bool>,
+}
+
+impl Gate {
+    async fn before(server: &Server) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (open, mut is_open) = watch::channel(true);
+        let server = server.address.clone();
+        tokio::spawn(async move {
+            let (client, _) = listener.accept().await.unwrap();
+            let (mut from_client, mut to_client) = client.into_split();
+            let server = TcpStream::connect(server).await.unwrap();
+            let (from_server, mut to_server) = server.into_split();
+            tokio::spawn(async move { copy(&mut from_client, &mut to_server).await });
+            let mut buffer = vec![0; 64 * 1024];
+            loop {
+                from_server.readable().await.unwrap();
+                is_open.wait_for(|open| *open).await.unwrap();
+                match from_server.try_read(&mut buffer) {
+                    Ok(0) => break,
+                    Ok(read) => {
+                        let mut heard = &buffer[..read];
+                        copy(&mut heard, &mut to_client).await.unwrap();
+                    }
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                    Err(_) => break,
+                }
+            }
+        });
+        Self { address, open }
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_comes_in_the_drain_is_refused_and_one_under_way_is_served() {
+    let redis = Redis::start().await;
+    let flags = ["--drain-delay", "0s", "--drain", "30s", "--call-timeout", "30s"];
+    let mut server = Server::on_with(&redis, &flags).await;
+    let gate = Gate::before(&server).await;
+    let raw = Raw::connect(&gate.address).await;
+    let me = Credentials::token_of(READER);
+    let body = raw::frame(&raw::request(RECIPIENT, MESSAGE));
+    let (half, rest) = body.split_at(7);
+    let mut under_way = raw.begin(raw.grpc(MARK_READ, &me)).await.unwrap();
+    under_way.body.send_data(half.to_vec().into(), false).unwrap();
+    // That the server has it is known from an answer to what was sent behind it.
+    let answer = raw.send(raw.grpc("/unknown", &me), body.clone()).await.unwrap();
+    assert_eq!(answer.grpc_status().code(), Code::Unimplemented);
+
+    gate.open.send(false).unwrap();
+    server.signal(Signal::SIGTERM);
+    eventually("the drain begins", Duration::from_secs(10), async || {
+        TcpStream::connect(&server.address).await.is_err().then_some(())
+    })
+    .await;
+    assert_eq!(server.get("/readyz").await.0, 503);
+    assert_eq!(server.get("/livez").await.0, 200);
+
+    let late = raw.begin(raw.grpc(MARK_READ, &me)).await.unwrap();
+    // The client hears of the drain together with the answer.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    gate.open.send(true).unwrap();
+    let denied = late.answer().await.unwrap().denied();
+    assert_denied(&denied, Code::Unavailable, "DRAINING");
+    assert!(retry_delay(&denied) > Duration::ZERO);
+
+    assert_eq!(redis.used(READER).await, None, "what was refused took no quota");
+    under_way.body.send_data(rest.to_vec().into(), true).unwrap();
+    let answer = under_way.answer().await.unwrap();
+    assert_eq!(answer.grpc_status().code(), Code::Ok);
+    assert_eq!(redis.cursors(READER).await, [(RECIPIENT, MESSAGE)].into());
+    assert_eq!(redis.used(READER).await, Some(1));
+    assert!(server.exit(Duration::from_secs(10)).await.success());
+}

@@ -1,0 +1,83 @@
+//! INTERNAL: what Redis holds is not what this service wrote. Nothing of the mark is done.
+
+use tonic::Code;
+
+use super::super::harness::{MESSAGE, READER, RECIPIENT, Redis, Server};
+use super::assert_denied;
+
+/// All that Redis holds.
+async fn contents(redis: &Redis) -> Vec<(String, Vec<u8>)> {
+    let mut keys: Vec<String> = redis.run("KEYS *").await;
+    keys.sort();
+    let mut contents = Vec::new();
+    for key in keys {
+        let value = redis.run(&format!("DUMP {key}")).await;
+        contents.push((key, value));
+    }
+    contents
+}
+
+async fn assert_internal(redis: &Redis, server: &Server, reader: u64, what: &str) {
+    let before = contents(redis).await;
+    let denied = server.caller(reader).mark(RECIPIENT, MESSAGE).await.expect_err(what);
+    assert_denied(&denied, Code::Internal, "INTERNAL");
+    assert!(denied.details.retry_info().is_none(), "a retry does not mend it");
+    assert_eq!(contents(redis).await, before, "{what}: nothing half done");
+}
+
+/// Puts a string of any bytes, which words by spaces are not.
+async fn set(redis: &Redis, key: &str, value: &str) {
+    let mut connection = redis.connection().await;
+    redis::cmd("SET").arg(key).arg(value).query_async::<()>(&mut connection).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_key_of_a_wrong_type_is_an_internal_error_and_leaves_nothing_half_done() {
+    let redis = Redis::start().await;
+    let server = Server::on(&redis).await;
+    for (reader, key) in [
+        (1, "SET markread:cursors:1 text"),
+        (2, "RPUSH markread:cursors:2 a"),
+        (3, "RPUSH markread:quota:3 1"),
+        (4, "HSET markread:quota:4 a 1"),
+        (5, "XADD markread:quota:5 * a 1"),
+    ] {
+        redis.run::<()>(key).await;
+        assert_internal(&redis, &server, reader, key).await;
+    }
+    redis.run::<()>("SET direct_message_mark_read_events text").await;
+    assert_internal(&redis, &server, READER, "the stream").await;
+
+    redis.run::<()>("DEL direct_message_mark_read_events").await;
+    assert!(server.caller(READER).mark(RECIPIENT, MESSAGE).await.unwrap().advanced);
+    assert_eq!(redis.used(READER).await, Some(1));
+    assert_eq!(redis.payloads().await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_quota_that_is_no_number_is_an_internal_error_and_leaves_nothing_half_done() {
+    let redis = Redis::start().await;
+    let server = Server::on(&redis).await;
+    let key = format!("markread:quota:{READER}");
+    for value in ["text", "", " ", "1 ", "-1", "+1", "1.5", "1e2", "0x1", "007", "00", "nan"] {
+        set(&redis, &key, value).await;
+        assert_internal(&redis, &server, READER, &format!("{value:?}")).await;
+    }
+    for value in ["0", "1"] {
+        set(&redis, &key, value).await;
+        server.caller(READER).mark(RECIPIENT, MESSAGE).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_cursor_that_is_no_id_is_an_internal_error_and_leaves_nothing_half_done() {
+    let redis = Redis::start().await;
+    let server = Server::on(&redis).await;
+    for cursor in ["text", "0", "-1", "007", "1.5", "9223372036854775808", "1e3"] {
+        let key = format!("markread:cursors:{READER}");
+        redis.run::<()>(&format!("HSET {key} {RECIPIENT} {cursor} -{RECIPIENT} 1")).await;
+        assert_internal(&redis, &server, READER, cursor).await;
+    }
+    // Another conversation of the same reader is served.
+    assert!(server.caller(READER).mark(RECIPIENT + 1, MESSAGE).await.unwrap().advanced);
+}

@@ -1,0 +1,108 @@
+//! Tokens as other issuers, and forgers, make them.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use super::super::harness::READER;
+use super::super::harness::caller::Credentials;
+use super::super::harness::server::SECRET;
+
+/// Seconds since 1970, this many from now.
+pub(super) fn seconds_from_now(seconds: i64) -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    i64::try_from(now).unwrap() + seconds
+}
+
+/// The claims of a token that holds for an hour, changed: a claim that is null is left out.
+pub(super) fn claims(changes: Value) -> Value {
+    let mut claims = json!({ "sub": READER.to_string(), "exp": seconds_from_now(3600) });
+    let claims_map = claims.as_object_mut().unwrap();
+    let Value::Object(changes) = changes else { panic!("claims are an object") };
+    claims_map.extend(changes);
+    claims_map.retain(|_, value| !value.is_null());
+    claims
+}
+
+/// The key of test servers.
+pub(super) fn shared_key() -> EncodingKey {
+    EncodingKey::from_secret(SECRET.as_bytes())
+}
+
+pub(super) fn signed(algorithm: Algorithm, claims: &Value, key: &EncodingKey) -> String {
+    encode(&Header::new(algorithm), claims, key).unwrap()
+}
+
+pub(super) fn bearer(token: &str) -> Credentials {
+    Credentials::Authorization(format!("Bearer {token}"))
+}
+
+/// A token with these claims, signed as test servers expect it.
+pub(super) fn with_claims(changes: Value) -> Credentials {
+    bearer(&signed(Algorithm::HS256, &claims(changes), &shared_key()))
+}
+
+/// A pair of keys in PEM files, made by openssl.
+pub(super) struct KeyPair {
+    _dir: TempDir,
+    private: PathBuf,
+    public: PathBuf,
+}
+
+impl KeyPair {
+    /// `kind` is what `openssl genpkey` takes: `["-algorithm", "ed25519"]`.
+    pub(super) async fn generate(kind: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (private, public) = (dir.path().join("private"), dir.path().join("public"));
+        let [private_path, public_path] = [&private, &public].map(|path| path.to_str().unwrap());
+        openssl(&[&["genpkey", "-out", private_path], kind].concat()).await;
+        openssl(&["pkey", "-in", private_path, "-pubout", "-out", public_path]).await;
+        Self { _dir: dir, private, public }
+    }
+
+    pub(super) async fn rsa() -> Self {
+        Self::generate(&["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"]).await
+    }
+
+    pub(super) async fn p256() -> Self {
+        Self::generate(&["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"]).await
+    }
+
+    pub(super) async fn ed25519() -> Self {
+        Self::generate(&["-algorithm", "ed25519"]).await
+    }
+
+    pub(super) fn public(&self) -> &Path {
+        &self.public
+    }
+
+    /// The file that a forger has too.
+    pub(super) fn public_bytes(&self) -> Vec<u8> {
+        std::fs::read(&self.public).unwrap()
+    }
+
+    pub(super) fn key(&self, algorithm: Algorithm) -> EncodingKey {
+        let pem = std::fs::read(&self.private).unwrap();
+        match algorithm {
+            Algorithm::ES256 => EncodingKey::from_ec_pem(&pem).unwrap(),
+            Algorithm::EdDSA => EncodingKey::from_ed_pem(&pem).unwrap(),
+            _ => EncodingKey::from_rsa_pem(&pem).unwrap(),
+        }
+    }
+}
+
+async fn openssl(args: &[&str]) {
+    let status = Command::new("openssl")
+        .args(args)
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .await
+        .expect("openssl is installed");
+    assert!(status.success(), "openssl {args:?}");
+}
