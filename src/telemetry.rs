@@ -14,7 +14,6 @@ use opentelemetry::trace::{TraceContextExt, TraceId};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -25,12 +24,15 @@ pub enum LogFormat {
     Json,
 }
 
+/// The HTTP/2 library warns of what clients do, one line a frame: they could flood the log. It is
+/// heard when `RUST_LOG` asks for it by name.
+const ALWAYS: &str = "h2=error";
+
 /// Sends log lines to standard error. `RUST_LOG` chooses what is said; `info` where it is not set
 /// or makes no sense.
 pub fn init(format: Option<LogFormat>) {
     let terminal = stderr().is_terminal();
-    let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
-    let filter = filter.try_from_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = filter(std::env::var(EnvFilter::DEFAULT_ENV).ok().as_deref());
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
     let default = if terminal { LogFormat::Text } else { LogFormat::Json };
     // A second initialisation in one process, as tests do, leaves the first in place.
@@ -43,6 +45,15 @@ pub fn init(format: Option<LogFormat>) {
             .with_span_list(false)
             .try_init(),
     };
+}
+
+fn filter(chosen: Option<&str>) -> EnvFilter {
+    let with_always = |directives: &str| EnvFilter::try_new(format!("{ALWAYS},{directives}"));
+    chosen
+        .filter(|directives| !directives.trim().is_empty())
+        .and_then(|directives| with_always(directives).ok())
+        .or_else(|| with_always("info").ok())
+        .unwrap_or_default()
 }
 
 /// The trace that a call belongs to: the caller's, by its `traceparent` (W3C Trace Context), or a
@@ -85,5 +96,24 @@ impl Throttle {
         }
         *last_said = Some(Instant::now());
         Some(self.silenced.swap(0, Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_http_2_library_is_heard_only_where_it_is_asked_for_by_name() {
+        let table = [
+            (None, "h2=error,info"),
+            (Some(""), "h2=error,info"),
+            (Some("h2=no level"), "h2=error,info"),
+            (Some("debug"), "h2=error,debug"),
+            (Some("h2=debug,info"), "h2=debug,info"),
+        ];
+        for (chosen, expected) in table {
+            assert_eq!(filter(chosen).to_string(), expected, "{chosen:?}");
+        }
     }
 }
