@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use tonic::{Code, Status};
 use tower::ServiceExt;
@@ -150,6 +150,7 @@ impl hyper::service::Service<Request<Incoming>> for PeerEdge {
         let edge = self.edge.clone();
         let metrics = Arc::clone(&edge.front.metrics);
         let asked = Asked::of(&request);
+        let wants_body = request.method() != Method::HEAD;
         let deadline = Deadline::starting_now(request.headers(), edge.front.call_timeout);
         let span = tracing::info_span!("call", trace_id = %telemetry::trace_id(request.headers()));
         request.extensions_mut().insert(self.peer);
@@ -157,6 +158,8 @@ impl hyper::service::Service<Request<Incoming>> for PeerEdge {
         let call = async move {
             let answered = deadline.bound(edge.answer(asked, request)).await;
             let response = answered.unwrap_or_else(|late| refuse(&metrics, asked, late));
+            // Over HTTP/2 hyper would send it, and the client take that for a broken protocol.
+            let response = if wants_body { response } else { response.map(|_| Body::empty()) };
             if let Some(method) = asked.recorded_method() {
                 let code = unary_code(&response);
                 metrics.record_call(method, code, began);
