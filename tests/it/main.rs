@@ -9,6 +9,7 @@
 mod harness;
 
 mod answers;
+mod bad_input;
 mod mark_read;
 mod stores;
 mod twins;

@@ -1,0 +1,178 @@
+//! Bodies of gRPC calls that are no request.
+
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{Rng, RngCore, SeedableRng};
+use tokio::task::JoinSet;
+use tonic::Code;
+
+use super::super::harness::raw::{self, MARK_READ};
+use super::super::harness::{MESSAGE, READER, RECIPIENT};
+use super::{Target, assert_invalid, reader, valid_frame};
+
+const MIB: usize = 1024 * 1024;
+
+/// A frame with a flag of one's choice.
+fn flagged(flag: u8) -> Vec<u8> {
+    let mut frame = valid_frame();
+    frame[0] = flag;
+    frame
+}
+
+#[tokio::test]
+async fn a_body_that_is_not_one_whole_frame_is_invalid() {
+    let target = Target::start().await;
+    let raw = target.raw().await;
+    let valid = valid_frame();
+    let mut truncated: Vec<_> = (0..valid.len()).map(|end| valid[..end].to_vec()).collect();
+    truncated.push(vec![0, 0, 0, 0, 1]);
+    for body in truncated {
+        let denied = raw.mark_read(READER, body.clone()).await.denied();
+        assert_invalid(&denied, &format!("{body:?}"));
+    }
+    for (what, body) in [
+        ("compressed, by nothing", flagged(1)),
+        ("a flag that is none", flagged(2)),
+        ("a flag that is none", flagged(255)),
+        ("two messages", [valid_frame(), valid_frame()].concat()),
+        ("a second message, empty", [valid_frame(), raw::frame(&[])].concat()),
+        ("three messages", [valid_frame(), valid_frame(), valid_frame()].concat()),
+        ("a second message, cut", [&valid_frame()[..], &valid_frame()[..9]].concat()),
+        ("bytes behind the message", [&valid_frame()[..], &[0]].concat()),
+        ("a message without its frame", raw::request(RECIPIENT, MESSAGE)),
+        ("JSON", br#"{"recipientId":"1","lastReadEventId":"2"}"#.to_vec()),
+    ] {
+        // Its first byte may be a flag, and what follows a length of gigabytes.
+        let denied = raw.mark_read(READER, body).await.denied();
+        if denied.code == Code::ResourceExhausted {
+            assert_eq!(denied.reason, "MESSAGE_TOO_LARGE", "{what}");
+        } else {
+            assert_invalid(&denied, what);
+        }
+    }
+    target.assert_unharmed_after(0).await;
+}
+
+#[tokio::test]
+async fn bytes_that_are_no_protobuf_are_invalid() {
+    let target = Target::start().await;
+    let raw = target.raw().await;
+    let valid = raw::request(RECIPIENT, MESSAGE);
+    let mut messages: Vec<Vec<u8>> = (0..valid.len()).map(|end| valid[..end].to_vec()).collect();
+    messages.extend([
+        vec![1 << 3, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1],
+        vec![1 << 3 | 1, 1, 0, 0, 0, 0, 0, 0, 0],
+        vec![1 << 3 | 2, 1, b'1'],
+        vec![1 << 3 | 5, 1, 0, 0, 0],
+        vec![1 << 3 | 6, 1],
+        vec![1 << 3 | 7, 1],
+        vec![15 << 3 | 2, 0xff, 0xff, 0xff, 0xff, 0x7f],
+        // Groups in groups, as deep as fits.
+        vec![15 << 3 | 3; 60 * 1024],
+        vec![0; 1024],
+        vec![0xff; 1024],
+    ]);
+    for message in messages {
+        let denied = raw.mark_read(READER, raw::frame(&message)).await.denied();
+        assert_invalid(&denied, &format!("{:?}", &message[..message.len().min(20)]));
+    }
+    target.assert_unharmed_after(0).await;
+}
+
+#[tokio::test]
+async fn random_bytes_get_a_status_of_the_table() {
+    let target = Target::start().await;
+    let raw = target.raw().await;
+    let mut random = StdRng::seed_from_u64(8_754_578_330_382_663_743);
+    let mut served = 0;
+    for round in 0..400 {
+        let mut bytes = vec![0; random.random_range(1..200)];
+        random.fill_bytes(&mut bytes);
+        // A message of random bytes; a random frame; a message with one byte changed.
+        let body = match round % 4 {
+            0 | 1 => raw::frame(&bytes),
+            2 => bytes,
+            _ => {
+                let mut message = raw::request(RECIPIENT, MESSAGE);
+                let at = random.random_range(0..message.len());
+                message[at] = bytes[0];
+                raw::frame(&message)
+            }
+        };
+        let status = raw.mark_read(READER, body.clone()).await.grpc_status();
+        match status.code() {
+            Code::Ok => served += 1,
+            Code::InvalidArgument => {}
+            Code::ResourceExhausted if round % 4 == 2 => {}
+            other => panic!("{other:?} for {body:?}"),
+        }
+    }
+    target.assert_unharmed_after(served).await;
+}
+
+#[tokio::test]
+async fn a_message_of_5_mib_is_too_large_sent_or_only_announced() {
+    let target = Target::start().await;
+    let raw = target.raw().await;
+    let whole = raw::frame(&vec![b'x'; 5 * MIB]);
+    let announced = whole[..5].to_vec();
+    let endless = vec![0, 0xff, 0xff, 0xff, 0xff];
+    for body in [announced.clone(), endless, whole] {
+        let denied = raw.mark_read(READER, body).await.denied();
+        assert_eq!(denied.code, Code::ResourceExhausted, "{denied:?}");
+        assert_eq!(denied.reason, "MESSAGE_TOO_LARGE");
+    }
+    // It is refused when its length is known: nobody waits for the rest.
+    let mut open = raw.begin(raw.grpc(MARK_READ, &reader())).await.unwrap();
+    open.body.send_data(announced.into(), false).unwrap();
+    let began = Instant::now();
+    assert_eq!(open.answer().await.unwrap().denied().reason, "MESSAGE_TOO_LARGE");
+    assert!(began.elapsed() < Duration::from_millis(900), "{:?}", began.elapsed());
+    target.assert_unharmed_after(0).await;
+}
+
+#[tokio::test]
+async fn a_compressed_message_is_not_inflated() {
+    let target = Target::start().await;
+    let raw = target.raw().await;
+    for encoding in ["gzip", "deflate", "zstd", "nonsense"] {
+        let head = raw.grpc(MARK_READ, &reader()).header("grpc-encoding", encoding);
+        let status = raw.send(head, flagged(1)).await.unwrap().grpc_status();
+        assert_eq!(status.code(), Code::Unimplemented, "as the gRPC protocol has it");
+    }
+    let head = raw.grpc(MARK_READ, &reader()).header("grpc-encoding", "identity");
+    let status = raw.send(head, valid_frame()).await.unwrap().grpc_status();
+    assert_eq!(status.code(), Code::Ok);
+    target.assert_unharmed_after(1).await;
+}
+
+/// Calls whose body stops somewhere, all at once on one connection: the call timeout ends them.
+pub(super) async fn send_half_bodies(target: &Target, calls: usize) {
+    let raw = target.raw().await;
+    let mut tasks = JoinSet::new();
+    for call in 0..calls {
+        let raw = raw.clone();
+        tasks.spawn(async move {
+            let mut open = raw.begin(raw.grpc(MARK_READ, &reader())).await.unwrap();
+            let mut body = valid_frame();
+            // The last is whole, but for its end.
+            body.truncate(call % (body.len() + 1));
+            open.body.send_data(body.into(), false).unwrap();
+            let began = Instant::now();
+            (open.answer().await.unwrap().denied(), began.elapsed())
+        });
+    }
+    for (denied, took) in tasks.join_all().await {
+        assert_eq!(denied.code, Code::DeadlineExceeded, "{denied:?}");
+        assert_eq!(denied.reason, "DEADLINE_EXCEEDED");
+        assert!((Duration::from_millis(900)..Duration::from_secs(8)).contains(&took), "{took:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_stops_half_way_is_answered_at_the_call_timeout() {
+    let target = Target::start().await;
+    send_half_bodies(&target, 100).await;
+    target.assert_unharmed_after(0).await;
+}

@@ -1,0 +1,62 @@
+//! All of it at once, beside a client that does nothing wrong.
+
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+use tonic::Code;
+
+use super::super::harness::raw::MARK_READ;
+use super::super::harness::{READER, RECIPIENT};
+use super::bodies::send_half_bodies;
+use super::connections::{client_hello, random_bytes, reset_rapidly};
+use super::frames::broken_connections;
+use super::{Target, reader, until_closed};
+
+/// Marks of the client that does nothing wrong.
+const MARKS: u64 = 300;
+
+/// Connections that are cut, one after another.
+async fn break_connections(target: &Target) {
+    let broken = broken_connections().into_iter().map(|(_, bytes)| bytes);
+    let random = (100..130).map(random_bytes);
+    for bytes in broken.chain(random).chain([client_hello()]) {
+        until_closed(&target.server.address, &bytes).await;
+    }
+}
+
+/// Calls that are refused for their metadata, their protobuf or their size.
+async fn send_refused(target: &Target) {
+    for round in 0..50 {
+        let raw = target.raw().await;
+        let large = raw.grpc(MARK_READ, &reader()).header("x-large", "x".repeat(20 * 1024));
+        if let Ok(answer) = raw.send(large, "").await {
+            assert_eq!(answer.status, 431);
+        }
+        let raw = target.raw().await;
+        let denied = raw.mark_read(READER, random_bytes(round)).await.denied();
+        let refused = [Code::InvalidArgument, Code::ResourceExhausted].contains(&denied.code);
+        assert!(refused, "{denied:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_does_nothing_wrong_is_served_through_it_all() {
+    let target = Arc::new(Target::start().await);
+    let mut attacks = JoinSet::new();
+    for _ in 0..2 {
+        let target = [(); 4].map(|()| Arc::clone(&target));
+        let [broken, refused, half, resets] = target;
+        attacks.spawn(async move { break_connections(&broken).await });
+        attacks.spawn(async move { send_refused(&refused).await });
+        attacks.spawn(async move { send_half_bodies(&half, 60).await });
+        attacks.spawn(async move { reset_rapidly(&resets, 2000).await });
+    }
+    let caller = target.server.caller(READER);
+    for message in 1..=MARKS {
+        let answer = caller.mark(RECIPIENT, message).await.expect("it is served");
+        assert!(answer.advanced);
+    }
+    attacks.join_all().await;
+    target.assert_unharmed_after(MARKS).await;
+    assert_eq!(target.redis.payloads().await.len(), usize::try_from(MARKS).unwrap() + 1);
+}
