@@ -56,13 +56,18 @@ async fn keep_reporting(
     mut phase: watch::Receiver<Phase>,
     mut store: watch::Receiver<StoreHealth>,
 ) {
+    let mut told = ServingStatus::NotServing;
     loop {
         let readiness = Readiness::of(*phase.borrow_and_update(), &store.borrow_and_update());
         let status = match readiness {
             Readiness::Ready { .. } => ServingStatus::Serving,
             Readiness::NotReady(_) => ServingStatus::NotServing,
         };
-        report(&reporter, status).await;
+        // Watchers are told of every report: a cause that changes is none.
+        if status != told {
+            report(&reporter, status).await;
+            told = status;
+        }
         tokio::select! {
             Ok(()) = phase.changed() => {}
             Ok(()) = store.changed() => {}
