@@ -5,6 +5,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -119,7 +120,13 @@ fn stop(error: &clap::Error) -> Stop {
         _ => {
             let problem = text.split("\n\nUsage:").next().unwrap_or_default();
             let problem = problem.split("\n\nFor more").next().unwrap_or_default();
-            Stop::Usage(one_line(problem.trim_start_matches("error: ")))
+            let problem = one_line(problem.trim_start_matches("error: "));
+            Stop::Usage(match error.kind() {
+                ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand => {
+                    format!("{problem} (--help lists what there is)")
+                }
+                _ => problem,
+            })
         }
     }
 }
@@ -174,7 +181,7 @@ struct ServeArgs {
 
     /// Calls served to a reader in a window
     #[arg(long, value_name = "CALLS", default_value_t = 1000)]
-    #[arg(value_parser = clap::value_parser!(u64).range(1..1_000_000_000_000_000))]
+    #[arg(value_parser = whole_number::<u64>(1..=999_999_999_999_999))]
     #[arg(env = "MARKREAD_RATE_LIMIT", hide_env_values = true)]
     rate_limit: u64,
 
@@ -185,12 +192,13 @@ struct ServeArgs {
 
     /// Calls a second from one peer address, against runaway clients; 0 turns the guard off
     #[arg(long, value_name = "CALLS", default_value_t = 100_000)]
+    #[arg(value_parser = whole_number::<u32>(0..=u32::MAX.into()))]
     #[arg(env = "MARKREAD_EDGE_RATE", hide_env_values = true)]
     edge_rate: u32,
 
     /// Calls at once from one peer address
     #[arg(long, value_name = "CALLS", default_value_t = 200_000)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(value_parser = whole_number::<u32>(1..=u32::MAX.into()))]
     #[arg(env = "MARKREAD_EDGE_BURST", hide_env_values = true)]
     edge_burst: u32,
 
@@ -207,12 +215,13 @@ struct ServeArgs {
     /// Entries that the stream is trimmed to, roughly; 0 never trims. An entry costs Redis 0.3 KB,
     /// or 6.4 KB with two user objects of 3 KB
     #[arg(long, value_name = "ENTRIES", default_value_t = 1_000_000)]
-    #[arg(value_parser = clap::value_parser!(u64).range(..=i64::MAX.cast_unsigned()))]
+    #[arg(value_parser = whole_number::<u64>(0..=i64::MAX.cast_unsigned()))]
     #[arg(env = "MARKREAD_STREAM_MAXLEN", hide_env_values = true)]
     stream_maxlen: u64,
 
     /// Replicas that must have a mark before it is answered OK; 0 waits for none [default: 0]
     #[arg(long, value_name = "REPLICAS", env = "MARKREAD_REPLICAS_ACK", hide_env_values = true)]
+    #[arg(value_parser = whole_number::<u32>(0..=u32::MAX.into()))]
     replicas_ack: Option<u32>,
 
     /// How long the replicas of --replicas-ack are waited for [default: 100ms]
@@ -234,13 +243,13 @@ struct ServeArgs {
 
     /// Open connections; one more is closed at once
     #[arg(long, value_name = "CONNECTIONS", default_value_t = 10_000)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(value_parser = whole_number::<u32>(1..=1_000_000))]
     #[arg(env = "MARKREAD_MAX_CONNECTIONS", hide_env_values = true)]
     max_connections: u32,
 
     /// Concurrent streams of an HTTP/2 connection
     #[arg(long, value_name = "STREAMS", default_value_t = 256)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    #[arg(value_parser = whole_number::<u32>(1..=65_536))]
     #[arg(env = "MARKREAD_MAX_CONCURRENT_STREAMS", hide_env_values = true)]
     max_concurrent_streams: u32,
 
@@ -480,6 +489,17 @@ fn about(flag: &str, file: &Path, problem: &str) -> String {
 fn address(text: &str) -> Result<SocketAddr, String> {
     let form = "it takes an IP address and a port, as in 127.0.0.1:50051 or [::]:50051";
     text.parse().map_err(|_| form.to_owned())
+}
+
+fn whole_number<N: TryFrom<u64>>(
+    range: RangeInclusive<u64>,
+) -> impl Fn(&str) -> Result<N, String> + Clone {
+    move |text| {
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        number.and_then(|number| N::try_from(number).ok()).ok_or_else(|| {
+            format!("it takes a whole number from {} to {}", range.start(), range.end())
+        })
+    }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
