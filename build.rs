@@ -14,28 +14,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Messages and client take tonic's codec; the server takes ours, which refuses what tonic's
-/// would let pass (see `src/grpc/codec.rs`). A codec is chosen for a whole run of the generator,
-/// hence two runs.
 fn compile_proto(out_dir: &Path) -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile([PROTO], ["proto"])?;
     let encoded = protox::prost::Message::encode_to_vec(&descriptors);
     fs::write(out_dir.join("markread.v1.bin"), encoded)?;
-
-    tonic_prost_build::configure()
-        .build_server(false)
-        .build_transport(false)
-        .compile_fds(descriptors.clone())?;
-
-    let server_dir = out_dir.join("server");
-    fs::create_dir_all(&server_dir)?;
-    tonic_prost_build::configure()
-        .build_client(false)
-        .build_transport(false)
-        .extern_path(".markread.v1", "crate::proto")
-        .codec_path("crate::grpc::codec::RequestCodec")
-        .out_dir(server_dir)
-        .compile_fds(descriptors)?;
+    tonic_prost_build::configure().build_transport(false).compile_fds(descriptors)?;
     Ok(())
 }
 

@@ -18,6 +18,7 @@ use tracing::Instrument;
 
 use crate::deadline::Deadline;
 use crate::edge_guard::{EdgeRate, Guarded, Limited, Peer, guard};
+use crate::grpc::one_message::OneMessage;
 use crate::grpc::{self, Call, MESSAGE_MAX_BYTES};
 use crate::health::HealthServer;
 use crate::identity::Identity;
@@ -213,6 +214,7 @@ impl Routes {
         };
         let reader = self.identity.authenticate(request.headers())?;
         request.extensions_mut().insert(Call { reader, deadline });
+        let request = request.map(OneMessage::new);
         let Ok(response) = self.mark_read.clone().oneshot(request).await;
         message_problem(&response).map_or(Ok(response), Err)
     }
@@ -239,8 +241,8 @@ fn refuse(metrics: &Metrics, asked: Asked, refusal: Refusal) -> Response<Body> {
     asked.refuse(refusal)
 }
 
-/// What tonic and the codec find wrong with a message, in the contract's terms. Their answers are
-/// told from ours by the details, which only ours carry.
+/// What tonic finds wrong with a message, in the contract's terms. Its answers are told from ours by
+/// the details, which only ours carry.
 fn message_problem(response: &Response<Body>) -> Option<Refusal> {
     let headers = response.headers();
     let code = headers.get(Status::GRPC_STATUS)?;

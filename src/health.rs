@@ -7,7 +7,7 @@ use tonic_health::server::{HealthReporter, HealthService};
 
 use crate::grpc::MESSAGE_MAX_BYTES;
 use crate::lifecycle::{Lifecycle, Phase};
-use crate::proto::server::mark_read_service_server::SERVICE_NAME;
+use crate::proto::mark_read_service_server::SERVICE_NAME;
 use crate::store::StoreHealth;
 
 /// tonic's health server.

@@ -57,12 +57,6 @@ pub mod until_drain;
 pub mod proto {
     tonic::include_proto!("markread.v1");
 
-    /// The server, on the codec of [`crate::grpc::codec`].
-    pub mod server {
-        include!(concat!(env!("OUT_DIR"), "/server/markread.v1.rs"));
-        pub use mark_read_service_server::*;
-    }
-
     /// The descriptors that reflection serves.
     pub const FILE_DESCRIPTOR_SET: &[u8] = tonic::include_file_descriptor_set!("markread.v1");
 }

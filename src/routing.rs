@@ -77,13 +77,14 @@ impl Asked {
 
 impl Wire {
     fn of<B>(request: &Request<B>) -> Self {
+        // As the gRPC protocol has it: POST, over HTTP/2, of its content type.
         let content_type = request.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes);
-        match content_type {
-            Some(b"application/grpc" | b"application/grpc+proto")
-                if request.version() == Version::HTTP_2 =>
-            {
-                Self::Grpc
-            }
+        match (request.method(), request.version(), content_type) {
+            (
+                &Method::POST,
+                Version::HTTP_2,
+                Some(b"application/grpc" | b"application/grpc+proto"),
+            ) => Self::Grpc,
             _ => Self::Http,
         }
     }
@@ -116,7 +117,7 @@ mod tests {
         let table = [
             (Method::POST, MARK_READ, grpc, Wire::Grpc, Target::MarkRead),
             (Method::POST, MARK_READ, Some("application/grpc+proto"), Wire::Grpc, Target::MarkRead),
-            (Method::GET, MARK_READ, grpc, Wire::Grpc, Target::WrongHttpMethod),
+            (Method::GET, MARK_READ, grpc, Wire::Http, Target::WrongHttpMethod),
             (
                 Method::POST,
                 MARK_READ,

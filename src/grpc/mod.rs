@@ -8,11 +8,11 @@ use crate::deadline::Deadline;
 use crate::ids::{EventId, UserId};
 use crate::mark_read::{Mark, Outcome, Quota, ReadCursor};
 use crate::proto;
-use crate::proto::server::mark_read_service_server::{MarkReadService, MarkReadServiceServer};
+use crate::proto::mark_read_service_server::{MarkReadService, MarkReadServiceServer};
 use crate::service::Service;
 use crate::status::{BadField, Refusal, insert_rate_limit};
 
-pub mod codec;
+pub mod one_message;
 
 /// The largest request message, in bytes: CONTRACT section 4.
 pub const MESSAGE_MAX_BYTES: usize = 64 * 1024;

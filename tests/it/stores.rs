@@ -49,8 +49,8 @@ impl Subject {
 
     pub(crate) fn store(&self) -> Arc<dyn Store> {
         match self {
-            Self::Memory(store) => Arc::clone(store) as Arc<dyn Store>,
-            Self::Redis { store, .. } => Arc::clone(store) as Arc<dyn Store>,
+            Self::Memory(store) => store.clone(),
+            Self::Redis { store, .. } => store.clone(),
         }
     }
 

@@ -76,8 +76,12 @@ async fn a_call_that_comes_in_the_drain_is_refused_and_one_under_way_is_served()
     assert_eq!(server.get("/livez").await.0, 200);
 
     let late = raw.begin(raw.grpc(MARK_READ, &me)).await.unwrap();
-    // The client hears of the drain together with the answer.
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let refused = "markread_mark_read_total{outcome=\"unavailable\"}";
+    eventually("the late call is refused", Duration::from_secs(10), async || {
+        (server.metric(refused).await == Some(1.0)).then_some(())
+    })
+    .await;
+    // Only now does the client hear of the drain, together with the answer.
     gate.open.send(true).unwrap();
     let denied = late.answer().await.unwrap().denied();
     assert_denied(&denied, Code::Unavailable, "DRAINING");
