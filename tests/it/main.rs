@@ -10,6 +10,11 @@ mod harness;
 
 mod answers;
 mod bad_input;
+mod command_line;
+mod drain;
+mod limits;
+mod logs;
 mod mark_read;
+mod operations;
 mod stores;
 mod twins;

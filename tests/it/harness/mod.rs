@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 
 pub(crate) mod caller;
 pub(crate) mod raw;
+pub(crate) mod operator;
 pub(crate) mod redis;
 pub(crate) mod server;
+pub(crate) mod wire;
 
 pub(crate) use raw::Raw;
 pub(crate) use redis::Redis;

@@ -45,12 +45,17 @@ impl Server {
 
     /// The same, which may not be ready.
     pub(crate) async fn on_unready(redis: &Redis, flags: &[&str]) -> Self {
+        Self::on_in(redis, flags, &[]).await
+    }
+
+    /// The same, with these variables in its environment.
+    pub(crate) async fn on_in(redis: &Redis, flags: &[&str], variables: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let secret = dir.path().join("secret");
         std::fs::write(&secret, SECRET).unwrap();
         let url = redis.url();
         let own = ["--redis-url", &url, "--jwt-secret-file", secret.to_str().unwrap()];
-        Self::spawn(&[&own, flags].concat(), false).await
+        Self::spawn_in(&[&own, flags].concat(), false, variables).await
     }
 
     /// A server with the embedded store.
@@ -62,9 +67,15 @@ impl Server {
 
     /// A server with just these flags, listening.
     pub(crate) async fn spawn(flags: &[&str], dev: bool) -> Self {
+        Self::spawn_in(flags, dev, &[]).await
+    }
+
+    /// The same, with these variables in its environment.
+    pub(crate) async fn spawn_in(flags: &[&str], dev: bool, variables: &[(&str, &str)]) -> Self {
         let mut process = command(&["serve", "--listen", "127.0.0.1:0"])
             .args(["--ops-listen", "127.0.0.1:0", "--log-format", "json"])
             .args(flags)
+            .envs(variables.iter().copied())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -149,7 +160,8 @@ impl Server {
 /// The binary, with nothing of the environment that could configure it; it ends with the test.
 pub(crate) fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_markread"));
-    let ours = std::env::vars().map(|(name, _)| name).filter(|name| name.starts_with("MARKREAD_"));
+    let names = std::env::vars().map(|(name, _)| name);
+    let ours = names.filter(|name| name.starts_with("MARKREAD_") || name == "RUST_LOG");
     ours.for_each(|name| {
         command.env_remove(name);
     });

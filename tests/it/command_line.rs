@@ -1,0 +1,354 @@
+//! What is said on the command line: help, tokens, and in one line what is wrong.
+
+use std::collections::HashMap;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::time::timeout;
+
+use super::harness::caller::{Credentials, number};
+use super::harness::server::{SECRET, command};
+use super::harness::{READER, RECIPIENT, Redis, Server};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+type Variables<'a> = &'a [(&'a str, &'a str)];
+
+async fn run(args: &[&str], variables: Variables<'_>) -> Output {
+    let output = command(args).envs(variables.iter().copied()).output();
+    timeout(LIMIT, output).await.expect("it ends by itself").unwrap()
+}
+
+/// The one line that is said when nothing is done.
+async fn refused(status: i32, args: &[&str], variables: Variables<'_>) -> String {
+    let output = run(args, variables).await;
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(status), "{args:?} {variables:?}: {stderr}");
+    assert_eq!(output.stdout, b"", "{args:?}");
+    let line = stderr.strip_suffix('\n').unwrap();
+    assert!(!line.contains(char::is_control), "{line:?} is one line, and plain");
+    assert!(!line.contains("panicked"), "{line}");
+    line.to_owned()
+}
+
+/// A start is refused with exit status 2 and a line that has each of these words.
+async fn says(args: &[&str], words: &[&str]) {
+    let line = refused(2, &[&["serve"], args].concat(), &[]).await;
+    for word in words {
+        assert!(line.contains(word), "{word:?} is in: {line}");
+    }
+}
+
+/// Files, gone with the test.
+struct Files(TempDir);
+
+impl Files {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> String {
+        std::fs::write(self.path(name), contents).unwrap();
+        text(&self.path(name))
+    }
+
+    fn secret(&self) -> String {
+        self.write("secret", SECRET)
+    }
+}
+
+fn text(path: &Path) -> String {
+    path.to_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_flag_that_makes_no_sense_is_named_with_what_would_be_right() {
+    says(&["--dev", "--bogus"], &["--bogus", "--help"]).await;
+    says(&["--dev", "--lisen", "127.0.0.1:0"], &["--lisen", "'--listen'"]).await;
+    says(&["--dev", "extra"], &["extra", "--help"]).await;
+    says(&["--dev", "--listen"], &["--listen", "<ADDRESS>"]).await;
+    says(&["--dev", "--listen", "nonsense"], &["--listen", "nonsense", "127.0.0.1:50051"]).await;
+    says(&["--dev", "--listen", "127.0.0.1"], &["--listen", "a port", "127.0.0.1:50051"]).await;
+    says(&["--dev", "--ops-listen", "x:1"], &["--ops-listen", "127.0.0.1:"]).await;
+    says(&["--dev", "--rate-window", "0s"], &["--rate-window", "0s", "at least 1ms"]).await;
+    says(&["--dev", "--rate-window", "15"], &["--rate-window", "a unit", "15m"]).await;
+    says(&["--dev", "--rate-window", "999y"], &["--rate-window", "at most 365 days"]).await;
+    says(&["--dev", "--rate-limit", "0"], &["--rate-limit", "from 1 to"]).await;
+    says(&["--dev", "--edge-burst", "0"], &["--edge-burst", "from 1 to"]).await;
+    says(&["--dev", "--max-connections", "0"], &["--max-connections", "from 1 to"]).await;
+    says(&["--dev", "--log-format", "xml"], &["--log-format", "text", "json"]).await;
+    for flag in ["--rate-limit", "--edge-rate", "--max-concurrent-streams", "--stream-maxlen"] {
+        says(&["--dev", flag, "many"], &[flag, "many", "whole number"]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_without_exactly_one_way_to_authenticate_does_not_start() {
+    let files = Files::new();
+    let secret = files.secret();
+    let one = ["--jwt-secret-file", "--jwt-public-key-file"];
+    says(&[], &[&one[..], &["--dev"]].concat()).await;
+    says(&["--jwt-issuer", "https://issuer"], &one).await;
+    says(&[one[0], &secret, one[1], &secret], &[&one[..], &["take one"]].concat()).await;
+}
+
+#[tokio::test]
+async fn a_file_that_holds_no_key_is_refused() {
+    let files = Files::new();
+    let missing = text(&files.path("missing"));
+    let directory = text(files.0.path());
+    let empty = files.write("empty", "");
+    let newline = files.write("newline", "\n");
+    let short = files.write("short", "x".repeat(31));
+    let short_with_newline = files.write("short-with-newline", "x".repeat(31) + "\n");
+    for flag in ["--jwt-secret-file", "--jwt-public-key-file"] {
+        says(&[flag, &missing], &[flag, &missing, "cannot be read", "No such file"]).await;
+        says(&[flag, &directory], &[flag, &directory, "cannot be read"]).await;
+        says(&[flag, &empty], &[flag, "is empty"]).await;
+    }
+    for file in [newline, short, short_with_newline] {
+        says(&["--jwt-secret-file", &file], &["--jwt-secret-file", "at least 32"]).await;
+    }
+
+    let private = files.path("private");
+    let openssl = ["genpkey", "-algorithm", "ed25519", "-out", private.to_str().unwrap()];
+    let made = tokio::process::Command::new("openssl").args(openssl).status().await;
+    assert!(made.unwrap().success());
+    let garbage = "-----BEGIN PUBLIC KEY-----\nbm8ga2V5\n-----END PUBLIC KEY-----\n";
+    for file in [text(&private), files.secret(), files.write("garbage", garbage)] {
+        let right = ["--jwt-public-key-file", "PEM public key", "RSA", "P-256", "Ed25519"];
+        says(&["--jwt-public-key-file", &file], &right).await;
+    }
+}
+
+#[tokio::test]
+async fn a_secret_of_32_bytes_and_a_newline_is_right() {
+    let files = Files::new();
+    let secret = files.write("secret", "x".repeat(32) + "\n");
+    let token = run(&["token", "--user", "1", "--jwt-secret-file", &secret], &[]).await;
+    assert!(token.status.success());
+    // It gets past the secret, to what is wrong with another flag.
+    says(&["--jwt-secret-file", &secret, "--stream", ""], &["--stream"]).await;
+}
+
+#[tokio::test]
+async fn a_redis_url_that_is_none_is_refused_without_its_password() {
+    let files = Files::new();
+    let secret = files.secret();
+    for url in ["http://x", "x", "", "redis://:hunter2@host:port", "redis://u:hunter2@[::/0"] {
+        let args = ["serve", "--jwt-secret-file", &secret, "--redis-url", url];
+        for line in [
+            refused(2, &args, &[]).await,
+            refused(2, &args[..3], &[("MARKREAD_REDIS_URL", url)]).await,
+        ] {
+            assert!(line.contains("--redis-url"), "{line}");
+            assert!(url.is_empty() || line.contains("redis://host:port"), "{line}");
+            assert!(!line.contains("hunter2"), "{line}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn dev_goes_with_no_redis_no_credentials_and_no_address_but_loopback() {
+    let files = Files::new();
+    let secret = files.secret();
+    for (flag, value) in [
+        ("--redis-url", "redis://127.0.0.1:6379"),
+        ("--replicas-ack", "0"),
+        ("--replicas-ack-timeout", "50ms"),
+        ("--jwt-secret-file", secret.as_str()),
+        ("--jwt-public-key-file", secret.as_str()),
+        ("--jwt-issuer", "https://issuer"),
+        ("--jwt-audience", "markread"),
+    ] {
+        says(&["--dev", flag, value], &[flag, "--dev"]).await;
+        let variable = format!("MARKREAD_{}", flag[2..].replace('-', "_").to_uppercase());
+        let line = refused(2, &["serve", "--dev"], &[(&variable, value)]).await;
+        assert!(line.contains(flag) && line.contains("--dev"), "{line}");
+    }
+    for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0"] {
+        says(&["--dev", "--listen", address], &["--listen", address, "127.0.0.1"]).await;
+        let ops = ["--dev", "--listen", "127.0.0.1:0", "--ops-listen", address];
+        says(&ops, &["--ops-listen", address, "127.0.0.1"]).await;
+    }
+}
+
+#[tokio::test]
+async fn replicas_are_not_waited_for_longer_than_a_call_may_take() {
+    let files = Files::new();
+    let secret = files.secret();
+    for timeout in ["1s", "2s"] {
+        let args = ["--jwt-secret-file", &secret, "--replicas-ack", "1", "--call-timeout", "1s"];
+        let words = ["--replicas-ack-timeout", timeout, "--call-timeout", "1s"];
+        says(&[&args[..], &["--replicas-ack-timeout", timeout]].concat(), &words).await;
+    }
+}
+
+#[tokio::test]
+async fn the_environment_sets_what_no_flag_sets() {
+    let line = refused(2, &["serve", "--dev"], &[("MARKREAD_LISTEN", "nonsense")]).await;
+    assert!(line.contains("--listen") && line.contains("nonsense"), "{line}");
+
+    // Flags win: the address of the flag is refused, not that of the environment.
+    let args = ["serve", "--dev", "--listen", "192.0.2.1:0"];
+    let line = refused(2, &args, &[("MARKREAD_LISTEN", "nonsense")]).await;
+    assert!(line.contains("192.0.2.1"), "{line}");
+
+    let redis = Redis::start().await;
+    let variables = [("MARKREAD_RATE_LIMIT", "3"), ("MARKREAD_RATE_WINDOW", "1h")];
+    let server = Server::on_in(&redis, &["--rate-window", "2h"], &variables).await;
+    server.wait_until_ready().await;
+    let answer = server.caller(READER).mark(RECIPIENT, 1).await.unwrap();
+    assert_eq!(number(&answer.metadata, "x-rate-limit-limit"), 3);
+    let ttl_seconds: u64 = redis.run(&format!("TTL markread:quota:{READER}")).await;
+    assert!(ttl_seconds > 3600, "{ttl_seconds}");
+}
+
+#[tokio::test]
+async fn nothing_that_was_given_is_printed_raw() {
+    let files = Files::new();
+    let secret = files.secret();
+    let evil = "a\nb\r\x1b[31mred\x07\u{9b}1m";
+    // That the line is plain is looked at wherever a line is.
+    for flag in ["--listen", "--rate-window", "--rate-limit", "--log-format", "--dev"] {
+        let value = format!("{flag}={evil}");
+        says(&[&value], &[flag]).await;
+    }
+    for flag in ["--jwt-secret-file", "--jwt-public-key-file"] {
+        says(&[flag, evil], &[flag]).await;
+    }
+    says(&["--jwt-secret-file", &secret, "--redis-url", evil], &["--redis-url"]).await;
+    says(&[&format!("--{evil}")], &[]).await;
+    refused(2, &[evil], &[]).await;
+    refused(2, &["token", "--user", evil, "--jwt-secret-file", &secret], &[]).await;
+    refused(2, &["serve", "--dev"], &[("MARKREAD_LISTEN", evil)]).await;
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_not_the_flags_fault() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let free = "127.0.0.1:0";
+    for (flag, other) in [("--listen", "--ops-listen"), ("--ops-listen", "--listen")] {
+        let args = ["serve", "--dev", flag, &address, other, free];
+        let line = refused(1, &args, &[]).await;
+        assert!(line.contains(flag) && line.contains(&address), "{line}");
+        assert!(line.to_lowercase().contains("in use"), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn help_names_every_flag_with_its_variable_and_default() {
+    const WITHOUT_DEFAULT: [&str; 5] =
+        ["dev", "jwt-secret-file", "jwt-public-key-file", "jwt-issuer", "jwt-audience"];
+    let variables =
+        [("MARKREAD_REDIS_URL", "redis://:hunter2@host"), ("MARKREAD_STREAM", "hunter2")];
+    let top = run(&["--help"], &variables).await;
+    assert!(top.status.success() && top.stderr.is_empty());
+    let top = String::from_utf8(top.stdout).unwrap();
+    assert!(top.contains("serve") && top.contains("token"), "{top}");
+
+    let help = run(&["serve", "--help"], &variables).await;
+    assert!(help.status.success() && help.stderr.is_empty());
+    let help = String::from_utf8(help.stdout).unwrap();
+    assert!(!help.contains("hunter2"), "{help}");
+    let blocks: HashMap<&str, &str> = help
+        .split("\n      --")
+        .skip(1)
+        .map(|block| {
+            (block.split([' ', '\n']).next().unwrap(), block.split("\n  -h").next().unwrap())
+        })
+        .collect();
+    for (flag, block) in &blocks {
+        let variable = format!("[env: MARKREAD_{}]", flag.replace('-', "_").to_uppercase());
+        assert!(block.contains(&variable), "{variable}: {block}");
+        let words = block.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(words.contains("[default: "), !WITHOUT_DEFAULT.contains(flag), "{block}");
+    }
+    for (flag, default) in [
+        ("listen", "127.0.0.1:50051"),
+        ("ops-listen", "127.0.0.1:9464"),
+        ("redis-url", "redis://127.0.0.1:6379"),
+        ("rate-limit", "1000"),
+        ("rate-window", "15m"),
+        ("edge-rate", "100000"),
+        ("edge-burst", "200000"),
+        ("call-timeout", "2s"),
+        ("stream", "direct_message_mark_read_events"),
+        ("stream-maxlen", "1000000"),
+        ("replicas-ack", "0"),
+        ("replicas-ack-timeout", "100ms"),
+        ("drain-delay", "0s"),
+        ("drain", "20s"),
+        ("log-format", "text on a terminal, else json"),
+    ] {
+        let words = blocks[flag].split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(words.contains(&format!("[default: {default}]")), "{words}");
+    }
+    assert!(blocks["stream-maxlen"].contains("0.3") && blocks["stream-maxlen"].contains("6.4 KB"));
+}
+
+#[tokio::test]
+async fn version_says_which_markread_this_is() {
+    let version = run(&["--version"], &[]).await;
+    assert!(version.status.success() && version.stderr.is_empty());
+    let version = String::from_utf8(version.stdout).unwrap();
+    assert!(version.starts_with(concat!("markread ", env!("CARGO_PKG_VERSION"))), "{version}");
+}
+
+#[tokio::test]
+async fn a_token_is_one_line_that_a_server_with_the_secret_takes() {
+    let files = Files::new();
+    let secret = files.secret();
+    let redis = Redis::start().await;
+    let server = Server::on(&redis).await;
+    for ttl in [&[][..], &["--ttl", "5m"]] {
+        let user = READER.to_string();
+        let args = [&["token", "--user", &user, "--jwt-secret-file", &secret], ttl].concat();
+        let output = run(&args, &[]).await;
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        let token = stdout.strip_suffix('\n').unwrap();
+        assert_eq!(token.split('.').count(), 3, "{token}");
+        assert!(token.chars().all(|char| char.is_ascii_alphanumeric() || ".-_".contains(char)));
+        let caller = server.stranger(Credentials::Authorization(format!("Bearer {token}")));
+        caller.mark(RECIPIENT, 1).await.unwrap();
+    }
+    assert_eq!(redis.used(READER).await, Some(2), "the reader is the token's user");
+}
+
+#[tokio::test]
+async fn a_token_that_cannot_be_made_is_one_line() {
+    let files = Files::new();
+    let secret = files.secret();
+    let short = files.write("short", "x".repeat(31));
+    let user = ["token", "--user", "1"];
+    let file = ["--jwt-secret-file", &secret];
+    for (args, words) in [
+        (vec!["token"], ["--user", "--jwt-secret-file"]),
+        (user.to_vec(), ["--jwt-secret-file", "<FILE>"]),
+        ([&["token"], &file[..]].concat(), ["--user", "<ID>"]),
+        (
+            [&user[..], &["--jwt-secret-file", &short]].concat(),
+            ["--jwt-secret-file", "at least 32"],
+        ),
+        ([&user[..], &file, &["--ttl", "0s"]].concat(), ["--ttl", "at least 1ms"]),
+        ([&user[..], &file, &["--ttl", "soon"]].concat(), ["--ttl", "1h"]),
+        ([&user[..], &file, &["--bogus"]].concat(), ["--bogus", "--help"]),
+    ] {
+        let line = refused(2, &args, &[]).await;
+        assert!(words.iter().all(|word| line.contains(word)), "{line}");
+    }
+    for user in ["0", "", "me", "-1", "01", "1.0", "9223372036854775808"] {
+        let user = format!("--user={user}");
+        let line = refused(2, &[&["token", &user], &file[..]].concat(), &[]).await;
+        assert!(line.contains("--user"), "{line}");
+    }
+}

@@ -1,0 +1,180 @@
+//! How a server leaves: readiness off first, calls under way finished, nobody waited for longer
+//! than promised.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use tokio_stream::StreamExt;
+use tonic::Code;
+use tonic_health::pb::health_check_response::ServingStatus;
+
+use super::harness::operator::Operator;
+use super::harness::wire::{self, MARK_READ, PREFACE, SETTINGS};
+use super::harness::{MESSAGE, READER, RECIPIENT, Redis, Server, eventually};
+
+/// What an exit takes that waits for nothing, on a busy machine.
+const AT_ONCE: Duration = Duration::from_secs(5);
+
+const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+
+async fn wait_until_leaving(server: &Server) {
+    eventually("readiness is off", AT_ONCE, async || {
+        (server.get("/readyz").await.0 == 503).then_some(())
+    })
+    .await;
+}
+
+/// Asserts that it ends in this time, and with exit status 0.
+async fn leaves(mut server: Server, limit: Duration) {
+    let status = server.exit(limit).await;
+    assert_eq!(status.code(), Some(0), "{status}\n{}", server.log().join("\n"));
+}
+
+#[tokio::test]
+async fn readiness_goes_off_first_and_calls_are_served_through_the_delay() {
+    const DELAY: Duration = Duration::from_secs(2);
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let server = Server::dev(&["--drain-delay", "2s"]).await;
+        let began = Instant::now();
+        server.signal(signal);
+        wait_until_leaving(&server).await;
+        let (_, cause) = server.get("/readyz").await;
+        assert!(cause.contains("draining"), "{cause}");
+        assert_eq!(server.get("/livez").await.0, 200);
+        let operator = Operator::of(&server);
+        let status = operator.health("").await;
+        // A new connection, too.
+        let marked = server.caller(READER).mark(RECIPIENT, MESSAGE).await;
+        if began.elapsed() < DELAY {
+            assert_eq!(status.unwrap(), ServingStatus::NotServing);
+            assert!(marked.unwrap().advanced);
+        }
+        leaves(server, DELAY + AT_ONCE).await;
+        assert!(began.elapsed() >= DELAY, "{:?}", began.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn a_call_under_way_is_finished() {
+    let redis = Redis::start().await;
+    let server = Server::on_with(&redis, &["--call-timeout", "20s"]).await;
+    let caller = server.caller(READER);
+    caller.mark(RECIPIENT, 1).await.unwrap();
+    redis.freeze();
+    let call = tokio::spawn(async move { caller.mark(RECIPIENT, MESSAGE).await });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    server.signal(Signal::SIGTERM);
+    wait_until_leaving(&server).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!call.is_finished());
+    assert_eq!(server.get("/livez").await.0, 200);
+    redis.thaw();
+    assert!(call.await.unwrap().unwrap().advanced);
+    leaves(server, AT_ONCE).await;
+    assert_eq!(redis.cursors(READER).await[&RECIPIENT], MESSAGE);
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_finish_is_waited_for_no_longer_than_the_drain() {
+    let long = ["--call-timeout", "60s", "--handshake-timeout", "60s"];
+    let flags = [&["--drain", "2s"], &long[..]].concat();
+    let server = Server::dev(&flags).await;
+    let address = &server.address;
+    let half_a_head = b"POST /1.1/direct_messages/mark_read.json HTTP/1.1\r\nhost: x\r\n";
+    let half_a_body = b"POST /x HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nhalf";
+    let _held = (
+        wire::tcp(address, b"").await,
+        wire::tcp(address, &PREFACE[..10]).await,
+        wire::tcp(address, PREFACE).await,
+        wire::tcp(address, &[PREFACE, SETTINGS].concat()).await,
+        wire::tcp(address, half_a_head).await,
+        wire::tcp(address, half_a_body).await,
+        wire::half_sent_call(wire::http2(address).await, MARK_READ).await,
+        wire::half_sent_call(wire::http2(address).await, REFLECTION).await,
+    );
+    server.signal(Signal::SIGTERM);
+    leaves(server, Duration::from_secs(2) + AT_ONCE).await;
+}
+
+#[tokio::test]
+async fn a_client_that_has_no_call_under_way_is_not_waited_for() {
+    let server = Server::dev(&["--drain", "60s", "--handshake-timeout", "60s"]).await;
+    let _silent = wire::tcp(&server.address, b"").await;
+    let _idle = wire::http2(&server.address).await;
+    let caller = server.caller(READER);
+    caller.mark(RECIPIENT, MESSAGE).await.unwrap();
+    server.signal(Signal::SIGTERM);
+    leaves(server, AT_ONCE).await;
+}
+
+#[tokio::test]
+async fn streams_end_with_the_drain() {
+    let server = Server::dev(&["--drain", "60s"]).await;
+    let operator = Operator::of(&server);
+    let mut health = operator.watch_health("").await;
+    assert_eq!(health.next().await.unwrap().unwrap().status(), ServingStatus::Serving);
+    let (asks, mut reflection) = operator.open_reflection().await;
+    server.signal(Signal::SIGTERM);
+
+    // Where readiness goes off only as the drain begins, a watcher may not be told any more.
+    let ended = match health.next().await.unwrap() {
+        Ok(told) => {
+            assert_eq!(told.status(), ServingStatus::NotServing);
+            health.next().await.unwrap().unwrap_err()
+        }
+        Err(ended) => ended,
+    };
+    assert_eq!(ended.code(), Code::Unavailable, "{ended:?}");
+    let ended = reflection.next().await.unwrap().unwrap_err();
+    assert_eq!(ended.code(), Code::Unavailable, "{ended:?}");
+    // As every client does that was told so.
+    drop(asks);
+    leaves(server, AT_ONCE).await;
+}
+
+#[tokio::test]
+async fn a_watcher_of_health_that_ignores_its_end_is_not_waited_for() {
+    let server = Server::dev(&["--drain", "60s"]).await;
+    let _ignored = Operator::of(&server).watch_health("").await;
+    server.signal(Signal::SIGTERM);
+    leaves(server, AT_ONCE).await;
+}
+
+#[tokio::test]
+async fn a_watcher_of_health_is_told_before_the_drain() {
+    let server = Server::dev(&["--drain-delay", "1s"]).await;
+    let mut health = Operator::of(&server).watch_health("").await;
+    assert_eq!(health.next().await.unwrap().unwrap().status(), ServingStatus::Serving);
+    server.signal(Signal::SIGTERM);
+    assert_eq!(health.next().await.unwrap().unwrap().status(), ServingStatus::NotServing);
+    leaves(server, AT_ONCE).await;
+}
+
+#[tokio::test]
+async fn a_server_whose_redis_is_away_or_hangs_leaves_as_well() {
+    let down = Redis::down(&[]);
+    let server = Server::on_unready(&down, &[]).await;
+    server.signal(Signal::SIGTERM);
+    leaves(server, AT_ONCE).await;
+
+    let hanging = Redis::start().await;
+    let server = Server::on(&hanging).await;
+    hanging.freeze();
+    server.signal(Signal::SIGTERM);
+    leaves(server, AT_ONCE).await;
+    hanging.thaw();
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_the_drain_at_once() {
+    for delay in ["0s", "60s"] {
+        let flags = ["--drain", "60s", "--call-timeout", "60s", "--drain-delay", delay];
+        let server = Server::dev(&flags).await;
+        let _held = wire::half_sent_call(wire::http2(&server.address).await, MARK_READ).await;
+        server.caller(READER).mark(RECIPIENT, MESSAGE).await.unwrap();
+        server.signal(Signal::SIGTERM);
+        wait_until_leaving(&server).await;
+        server.signal(Signal::SIGTERM);
+        leaves(server, AT_ONCE).await;
+    }
+}
