@@ -4,12 +4,13 @@
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use tokio::io::AsyncWriteExt;
 use tokio_stream::StreamExt;
 use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::harness::operator::Operator;
-use super::harness::wire::{self, MARK_READ, PREFACE, SETTINGS};
+use super::harness::wire::{self, Frame, MARK_READ, PREFACE, SETTINGS};
 use super::harness::{MESSAGE, READER, RECIPIENT, Redis, Server, eventually};
 
 /// What an exit takes that waits for nothing, on a busy machine.
@@ -103,6 +104,22 @@ async fn a_client_that_has_no_call_under_way_is_not_waited_for() {
     let _idle = wire::http2(&server.address).await;
     let caller = server.caller(READER);
     caller.mark(RECIPIENT, MESSAGE).await.unwrap();
+    server.signal(Signal::SIGTERM);
+    leaves(server, AT_ONCE).await;
+}
+
+#[tokio::test]
+async fn a_call_that_crosses_the_drain_is_refused_as_draining() {
+    let server = Server::dev(&["--drain", "60s"]).await;
+    // This client answers no ping, so the server cannot know that it has read its GOAWAY.
+    let mut stream = wire::tcp(&server.address, &[PREFACE, SETTINGS].concat()).await;
+    while Frame::read(&mut stream).await.expect("settings first").kind != Frame::SETTINGS {}
+    server.signal(Signal::SIGTERM);
+    while Frame::read(&mut stream).await.expect("GOAWAY first").kind != Frame::GOAWAY {}
+    stream.write_all(&Frame::head_of_call(1)).await.unwrap();
+    while Frame::read(&mut stream).await.expect("an answer first").stream != 1 {}
+    let refused = server.metric("markread_mark_read_total{outcome=\"unavailable\"}").await;
+    assert_eq!(refused, Some(1.0));
     server.signal(Signal::SIGTERM);
     leaves(server, AT_ONCE).await;
 }
