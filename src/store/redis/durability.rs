@@ -9,9 +9,12 @@ const EVICTS: &str = "maxmemory-policy allows Redis to evict read cursors: set i
 const FORGETS: &str =
     "Redis persists nothing, a restart loses every read cursor: set appendonly yes";
 
+/// One sentence each.
+pub(super) type Warnings = Vec<&'static str>;
+
 /// The settings that may lose data, where Redis tells them. Where Redis does not let its configuration be read, as managed
 /// ones do not, what INFO tells has to do: it does not tell whether snapshots are taken.
-pub(super) async fn warnings(connection: &mut MultiplexedConnection) -> Option<Vec<&'static str>> {
+pub(super) async fn warnings(connection: &mut MultiplexedConnection) -> Option<Warnings> {
     let mut ask = cmd("INFO");
     ask.arg("memory").arg("persistence");
     let info: String = ask.query_async(connection).await.ok()?;

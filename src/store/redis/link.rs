@@ -17,7 +17,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::denials::Denials;
-use super::durability;
+use super::durability::{self, Warnings};
 use super::errors::classify;
 use super::keys;
 use super::script::MarkReadScript;
@@ -130,6 +130,7 @@ pub(super) struct Keeper {
     denials: Arc<Denials>,
     failing_since: Option<Instant>,
     met: bool,
+    warnings: Warnings,
 }
 
 impl Keeper {
@@ -139,7 +140,15 @@ impl Keeper {
         link: Arc<Link>,
         denials: Arc<Denials>,
     ) -> Self {
-        Self { client, stream, link, denials, failing_since: None, met: false }
+        Self {
+            client,
+            stream,
+            link,
+            denials,
+            failing_since: None,
+            met: false,
+            warnings: Vec::new(),
+        }
     }
 
     /// Keeps on for ever, unless the first Redis met has another layout.
@@ -198,8 +207,8 @@ impl Keeper {
             {
                 Ok(()) => {
                     failures = 0;
-                    self.note_success();
-                    self.look_around(&mut connections.probes).await;
+                    let warnings = self.look_around(&mut connections.probes).await;
+                    self.note_success(warnings);
                 }
                 Err(Problem::Failed(cause)) if failures + 1 < PROBES_BEFORE_RECONNECT => {
                     failures += 1;
@@ -236,48 +245,37 @@ impl Keeper {
         }
     }
 
-    /// Learns what an operator wants to know. Nothing depends on it, so it may fail: a stream of a
-    /// wrong type is told by the calls that publish.
-    async fn look_around(&self, connection: &mut MultiplexedConnection) {
+    /// Learns what an operator wants to know: the stream's length, and settings that may lose data.
+    /// No call depends on it, so it may fail; what is not learnt now is learnt with the next probe.
+    async fn look_around(&self, connection: &mut MultiplexedConnection) -> Option<Warnings> {
         let look = async {
             let length: RedisResult<Value> =
                 redis::cmd("XLEN").arg(&self.stream).query_async(connection).await;
             if let Ok(Value::Int(length)) = length {
                 metrics::set_stream_length(u32::try_from(length).unwrap_or(u32::MAX));
             }
-            if let Some(warnings) = durability::warnings(connection).await {
-                self.note_warnings(warnings);
-            }
+            durability::warnings(connection).await
         };
-        // What is not learnt now is learnt with the next probe.
-        let _ = timeout(PROBE_TIMEOUT, look).await;
+        timeout(PROBE_TIMEOUT, look).await.ok()?
     }
 
-    fn note_success(&mut self) {
+    /// Redis answered, with these warnings where it told.
+    fn note_success(&mut self, warnings: Option<Warnings>) {
         if self.failing_since.take().is_some() || !self.met {
             tracing::info!("Redis answers");
         }
         self.met = true;
-        self.link.health.send_if_modified(|health| {
-            let back = matches!(health, StoreHealth::Away(_));
-            if back {
-                *health = StoreHealth::Ready { warnings: Vec::new() };
-            }
-            back
-        });
-    }
-
-    fn note_warnings(&self, seen: Vec<&'static str>) {
-        self.link.health.send_if_modified(|health| match health {
-            StoreHealth::Ready { warnings } if *warnings != seen => {
-                metrics::set_store_warnings(seen.len());
-                for warning in seen.iter().filter(|warning| !warnings.contains(warning)) {
-                    tracing::warn!("{warning}");
-                }
-                *warnings = seen;
-                true
-            }
-            _ => false,
+        let seen = warnings.unwrap_or_else(|| self.warnings.clone());
+        metrics::set_store_warnings(seen.len());
+        for warning in seen.iter().filter(|warning| !self.warnings.contains(warning)) {
+            tracing::warn!("{warning}");
+        }
+        self.warnings = seen;
+        let health = StoreHealth::Ready { warnings: self.warnings.clone() };
+        self.link.health.send_if_modified(|known| {
+            let changed = *known != health;
+            *known = health;
+            changed
         });
     }
 

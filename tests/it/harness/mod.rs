@@ -5,8 +5,8 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 pub(crate) mod caller;
-pub(crate) mod raw;
 pub(crate) mod operator;
+pub(crate) mod raw;
 pub(crate) mod redis;
 pub(crate) mod server;
 pub(crate) mod wire;
