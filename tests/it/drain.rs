@@ -9,9 +9,11 @@ use tokio_stream::StreamExt;
 use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
 
+use super::harness::caller::Credentials;
 use super::harness::operator::Operator;
-use super::harness::wire::{self, Frame, MARK_READ, PREFACE, SETTINGS};
-use super::harness::{MESSAGE, READER, RECIPIENT, Redis, Server, eventually};
+use super::harness::raw::{Begun, MARK_READ};
+use super::harness::wire::{self, Frame, PREFACE, SETTINGS};
+use super::harness::{MESSAGE, READER, RECIPIENT, Raw, Redis, Server, eventually};
 
 /// What an exit takes that waits for nothing, on a busy machine.
 const AT_ONCE: Duration = Duration::from_secs(5);
@@ -29,6 +31,12 @@ async fn wait_until_leaving(server: &Server) {
 async fn leaves(mut server: Server, limit: Duration) {
     let status = server.exit(limit).await;
     assert_eq!(status.code(), Some(0), "{status}\n{}", server.log().join("\n"));
+}
+
+/// A call of which nothing but the head is sent, on a connection of its own.
+async fn half_sent_call(server: &Server, path: &str) -> Begun {
+    let raw = Raw::to(server).await;
+    raw.begin(raw.grpc(path, &Credentials::UserId(READER))).await.unwrap()
 }
 
 #[tokio::test]
@@ -90,8 +98,8 @@ async fn a_client_that_does_not_finish_is_waited_for_no_longer_than_the_drain() 
         wire::tcp(address, &[PREFACE, SETTINGS].concat()).await,
         wire::tcp(address, half_a_head).await,
         wire::tcp(address, half_a_body).await,
-        wire::half_sent_call(wire::http2(address).await, MARK_READ).await,
-        wire::half_sent_call(wire::http2(address).await, REFLECTION).await,
+        half_sent_call(&server, MARK_READ).await,
+        half_sent_call(&server, REFLECTION).await,
     );
     server.signal(Signal::SIGTERM);
     leaves(server, Duration::from_secs(2) + AT_ONCE).await;
@@ -101,7 +109,7 @@ async fn a_client_that_does_not_finish_is_waited_for_no_longer_than_the_drain() 
 async fn a_client_that_has_no_call_under_way_is_not_waited_for() {
     let server = Server::dev(&["--drain", "60s", "--handshake-timeout", "60s"]).await;
     let _silent = wire::tcp(&server.address, b"").await;
-    let _idle = wire::http2(&server.address).await;
+    let _idle = Raw::to(&server).await;
     let caller = server.caller(READER);
     caller.mark(RECIPIENT, MESSAGE).await.unwrap();
     server.signal(Signal::SIGTERM);
@@ -187,7 +195,7 @@ async fn a_second_signal_ends_the_drain_at_once() {
     for delay in ["0s", "60s"] {
         let flags = ["--drain", "60s", "--call-timeout", "60s", "--drain-delay", delay];
         let server = Server::dev(&flags).await;
-        let _held = wire::half_sent_call(wire::http2(&server.address).await, MARK_READ).await;
+        let _held = half_sent_call(&server, MARK_READ).await;
         server.caller(READER).mark(RECIPIENT, MESSAGE).await.unwrap();
         server.signal(Signal::SIGTERM);
         wait_until_leaving(&server).await;

@@ -12,8 +12,9 @@ use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::harness::caller::{Caller, Credentials, number};
 use super::harness::operator::Operator;
-use super::harness::wire::{self, Frame, MARK_READ, PREFACE, SETTINGS};
-use super::harness::{MESSAGE, READER, RECIPIENT, Redis, Server, eventually};
+use super::harness::raw::MARK_READ;
+use super::harness::wire::{self, Frame, PREFACE, SETTINGS};
+use super::harness::{MESSAGE, READER, RECIPIENT, Raw, Redis, Server, eventually};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -24,8 +25,8 @@ const AFTER_A_SECOND: std::ops::Range<Duration> =
 #[tokio::test]
 async fn one_connection_more_is_closed_until_another_has_gone() {
     let server = Server::dev(&["--max-connections", "2"]).await;
-    let first = wire::http2(&server.address).await;
-    let _second = wire::http2(&server.address).await;
+    let first = Raw::to(&server).await;
+    let _second = Raw::to(&server).await;
     for _ in 0..3 {
         wire::closed(&mut wire::tcp(&server.address, b"").await).await;
     }
@@ -63,24 +64,24 @@ async fn the_bound_on_streams_is_announced_and_kept() {
     assert_eq!(refused, [(7, refused_stream.clone()), (9, refused_stream)]);
 
     // A client that keeps to it has a stream again when another ends.
-    let client = wire::http2(&server.address).await;
+    let client = Raw::to(&server).await;
     eventually("the client learns the bound", LIMIT, async || {
-        (client.current_max_send_streams() == 3).then_some(())
+        (client.max_streams() == 3).then_some(())
     })
     .await;
     let mut held = Vec::new();
     for _ in 0..3 {
-        held.push(wire::half_sent_call(client.clone(), MARK_READ).await);
+        held.push(client.begin(client.grpc(MARK_READ, &Credentials::UserId(READER))).await);
     }
-    let fourth = tokio::spawn(wire::half_sent_call(client.clone(), MARK_READ));
     drop(held.pop());
-    let _fourth = timeout(LIMIT, fourth).await.expect("a stream is free").unwrap();
+    let fourth = client.begin(client.grpc(MARK_READ, &Credentials::UserId(READER)));
+    timeout(LIMIT, fourth).await.expect("a stream is free").unwrap();
 }
 
 #[tokio::test]
 async fn a_connection_that_does_not_begin_to_speak_is_closed() {
     let server = Server::dev(&["--handshake-timeout", "1s"]).await;
-    let idle = wire::http2(&server.address).await;
+    let idle = Raw::to(&server).await;
     let began = Instant::now();
     let mut silent = JoinSet::new();
     let half_a_head = b"POST /1.1/direct_messages/mark_read.json HTTP/1.1\r\nhost: x\r\n";
@@ -106,7 +107,7 @@ async fn a_connection_that_does_not_begin_to_speak_is_closed() {
 
     // One that has said how it will speak may be silent.
     sleep(Duration::from_secs(3).saturating_sub(began.elapsed())).await;
-    assert_eq!(wire::status_of_nothing(idle).await, 404);
+    assert_eq!(idle.send(idle.post("/nothing"), "").await.unwrap().status, 404);
 }
 
 #[tokio::test]
@@ -152,7 +153,7 @@ async fn a_client_that_keeps_calling_does_not_notice_the_age_of_its_connections(
 async fn a_peer_that_answers_no_ping_is_closed_and_one_that_does_is_not() {
     let flags = ["--keepalive-interval", "1s", "--keepalive-timeout", "1s"];
     let server = Server::dev(&flags).await;
-    let idle = wire::http2(&server.address).await;
+    let idle = Raw::to(&server).await;
     let mut dead = wire::tcp(&server.address, &[PREFACE, SETTINGS].concat()).await;
     let began = Instant::now();
     let mut pinged = false;
@@ -164,7 +165,7 @@ async fn a_peer_that_answers_no_ping_is_closed_and_one_that_does_is_not() {
     assert!(expected.contains(&began.elapsed()), "{:?}", began.elapsed());
 
     sleep(Duration::from_secs(1)).await;
-    assert_eq!(wire::status_of_nothing(idle).await, 404);
+    assert_eq!(idle.send(idle.post("/nothing"), "").await.unwrap().status, 404);
 }
 
 /// A caller whose connection comes from this address.

@@ -7,8 +7,9 @@ use serde_json::Value;
 use tokio::io::AsyncReadExt;
 
 use super::harness::caller::{Caller, Credentials};
+use super::harness::raw::MARK_READ;
 use super::harness::server::{SECRET, command, http1};
-use super::harness::wire::{self, MARK_READ};
+use super::harness::wire;
 use super::harness::{MESSAGE, READER, RECIPIENT, Redis, Server, eventually, free_port};
 
 const LIMIT: Duration = Duration::from_secs(10);

@@ -69,6 +69,11 @@ impl Raw {
         }
     }
 
+    /// How many streams the server allows, as far as it has said so.
+    pub(crate) fn max_streams(&self) -> usize {
+        self.sender.current_max_send_streams()
+    }
+
     /// Sends a head, and leaves the body to the caller.
     pub(crate) async fn begin(&self, head: request::Builder) -> Result<Begun, h2::Error> {
         let mut sender = self.sender.clone().ready().await?;

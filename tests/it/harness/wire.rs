@@ -1,22 +1,19 @@
-//! Clients that behave as no good client would: bytes as they are, calls that are never finished.
+//! TCP by hand: clients that no library would be, which say half of what they should, and answer
+//! nothing.
 
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use h2::SendStream;
-use h2::client::{ResponseFuture, SendRequest};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+
+use super::raw::MARK_READ;
 
 /// How a client begins HTTP/2.
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Its settings, none of which differs from the default, as a frame.
 pub(crate) const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
-
-/// The path of `MarkRead`.
-pub(crate) const MARK_READ: &str = "/markread.v1.MarkReadService/MarkRead";
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -34,34 +31,6 @@ pub(crate) async fn closed(stream: &mut TcpStream) -> Duration {
     // A reset is an end too.
     let _ = timeout(LIMIT, stream.read_to_end(&mut ignored)).await.expect("it is closed in time");
     began.elapsed()
-}
-
-/// An HTTP/2 connection that answers pings and settings; it ends when the sender is dropped.
-pub(crate) async fn http2(address: &str) -> SendRequest<Bytes> {
-    let (sender, connection) = h2::client::handshake(tcp(address, b"").await).await.unwrap();
-    tokio::spawn(connection);
-    sender.ready().await.unwrap()
-}
-
-/// A gRPC call of which nothing but the head was sent, by user 1 of a `--dev` server.
-pub(crate) async fn half_sent_call(
-    sender: SendRequest<Bytes>,
-    path: &str,
-) -> (ResponseFuture, SendStream<Bytes>) {
-    let request = http::Request::post(format!("http://markread{path}"))
-        .header("content-type", "application/grpc")
-        .header("te", "trailers")
-        .header("x-user-id", "1")
-        .body(())
-        .unwrap();
-    sender.ready().await.unwrap().send_request(request, false).unwrap()
-}
-
-/// The status that a path that is not there is answered with: the connection is alive.
-pub(crate) async fn status_of_nothing(sender: SendRequest<Bytes>) -> u16 {
-    let request = http::Request::get("http://markread/nothing").body(()).unwrap();
-    let (answer, _) = sender.ready().await.unwrap().send_request(request, true).unwrap();
-    timeout(LIMIT, answer).await.expect("an answer in time").unwrap().status().as_u16()
 }
 
 /// An HTTP/2 frame: type, flags, stream, payload.
