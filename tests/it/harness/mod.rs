@@ -20,9 +20,15 @@ pub(crate) const READER: u64 = 2_244_994_945;
 pub(crate) const RECIPIENT: u64 = 3_805_104_374;
 pub(crate) const MESSAGE: u64 = 8_754_578_330_382_663_743;
 
-/// A port that nothing listens on at the moment.
+/// A port that nothing listens on at the moment. It is none of those that the system chooses from,
+/// so that no other socket takes it while what listens on it is down.
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    loop {
+        let port = rand::random_range(10_000..32_000);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Waits until `probe` gives something, and fails after `limit`.

@@ -6,13 +6,16 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
+use tokio::time::timeout;
 
 use super::{eventually, free_port};
 
 const START_LIMIT: Duration = Duration::from_secs(10);
+const PING_LIMIT: Duration = Duration::from_millis(250);
 
 pub(crate) struct Redis {
     dir: TempDir,
@@ -46,6 +49,12 @@ impl Redis {
 
     /// Starts it, on its port and its data.
     pub(crate) async fn restart(&mut self) {
+        self.launch();
+        self.answers().await;
+    }
+
+    /// Starts it, and does not wait until it answers.
+    pub(crate) fn launch(&mut self) {
         assert!(self.process.is_none(), "it runs already");
         let process = Command::new("redis-server")
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"])
@@ -57,9 +66,16 @@ impl Redis {
             .spawn()
             .expect("redis-server is installed");
         self.process = Some(process);
-        eventually("Redis answers", START_LIMIT, async || {
+    }
+
+    /// Waits until it answers a PING.
+    pub(crate) async fn answers(&self) {
+        let ping = async || {
             let mut connection = self.try_connection().await?;
             redis::cmd("PING").query_async::<()>(&mut connection).await.ok()
+        };
+        eventually("Redis answers", START_LIMIT, async || {
+            timeout(PING_LIMIT, ping()).await.ok().flatten()
         })
         .await;
     }
@@ -94,17 +110,21 @@ impl Redis {
 
     async fn try_connection(&self) -> Option<MultiplexedConnection> {
         let client = redis::Client::open(self.url()).unwrap();
-        client.get_multiplexed_async_connection().await.ok()
+        let config = AsyncConnectionConfig::new().set_response_timeout(Some(START_LIMIT));
+        client.get_multiplexed_async_connection_with_config(&config).await.ok()
     }
 
     /// Runs one command, as `redis-cli` would: words by spaces.
     pub(crate) async fn run<T: redis::FromRedisValue>(&self, command: &str) -> T {
-        let mut words = command.split_whitespace();
-        let mut cmd = redis::cmd(words.next().unwrap());
-        words.for_each(|word| {
-            cmd.arg(word);
-        });
-        cmd.query_async(&mut self.connection().await).await.expect(command)
+        cmd(command).query_async(&mut self.connection().await).await.expect(command)
+    }
+
+    /// Runs one command that keeps Redis busy: it is sent, and its end is not waited for.
+    pub(crate) async fn run_on(&self, command: &str) {
+        let mut connection = self.connection().await;
+        let cmd = cmd(command);
+        let ended = cmd.query_async::<redis::Value>(&mut connection);
+        assert!(timeout(PING_LIMIT, ended).await.is_err(), "{command} has ended already");
     }
 
     /// A reader's cursors: recipient to message.
@@ -120,10 +140,39 @@ impl Redis {
         self.run(&format!("GET markread:quota:{reader}")).await
     }
 
+    /// How often a command was called, scripts' own calls aside.
+    pub(crate) async fn calls(&self, command: &str) -> u64 {
+        let stats: String = self.run("INFO commandstats").await;
+        let line = stats.lines().find(|line| line.starts_with(&format!("cmdstat_{command}:")));
+        line.map_or(0, |line| line.split(['=', ',']).nth(1).unwrap().parse().unwrap())
+    }
+
     /// The payloads of the stream, oldest first.
     pub(crate) async fn payloads(&self) -> Vec<String> {
         let entries: Vec<(String, HashMap<String, String>)> =
             self.run("XRANGE direct_message_mark_read_events - +").await;
         entries.into_iter().map(|(_, mut fields)| fields.remove("payload").unwrap()).collect()
     }
+
+    /// The events of the stream, oldest first: reader, recipient, message.
+    pub(crate) async fn events(&self) -> Vec<(u64, u64, u64)> {
+        let id = |value: &serde_json::Value| value.as_str().unwrap().parse().unwrap();
+        let payloads = self.payloads().await;
+        let events = payloads.iter().map(|payload| {
+            let payload: serde_json::Value = serde_json::from_str(payload).unwrap();
+            let event = &payload["direct_message_mark_read_events"][0];
+            let recipient = id(&event["target"]["recipient_id"]);
+            (id(&event["sender_id"]), recipient, id(&event["last_read_event_id"]))
+        });
+        events.collect()
+    }
+}
+
+fn cmd(command: &str) -> redis::Cmd {
+    let mut words = command.split_whitespace();
+    let mut cmd = redis::cmd(words.next().unwrap());
+    words.for_each(|word| {
+        cmd.arg(word);
+    });
+    cmd
 }

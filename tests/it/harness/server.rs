@@ -11,6 +11,9 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 
 use super::caller::{Caller, Credentials};
 use super::{Redis, eventually};
@@ -106,6 +109,13 @@ impl Server {
             (self.get("/readyz").await.0 == 200).then_some(())
         })
         .await;
+    }
+
+    /// Whether `grpc.health.v1.Health` says that it is serving.
+    pub(crate) async fn is_serving(&self) -> bool {
+        let request = HealthCheckRequest { service: String::new() };
+        let answer = HealthClient::new(self.channel()).check(request).await.unwrap();
+        answer.into_inner().status() == ServingStatus::Serving
     }
 
     /// A page of the operators' port: status and body.
