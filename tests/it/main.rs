@@ -12,6 +12,7 @@ mod answers;
 mod bad_input;
 mod command_line;
 mod drain;
+mod faults;
 mod limits;
 mod logs;
 mod mark_read;

@@ -79,7 +79,7 @@ fn assert_pushback_is_retry_delay(denied: &Denied) {
 
 /// The row of a store that cannot be asked.
 #[track_caller]
-fn assert_store_unavailable(denied: &Denied) {
+pub(crate) fn assert_store_unavailable(denied: &Denied) {
     assert_denied(denied, Code::Unavailable, "STORE_UNAVAILABLE");
     let delay_ms = retry_delay(denied).as_millis();
     assert!((100..=1000).contains(&delay_ms), "{delay_ms}");

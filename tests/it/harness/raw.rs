@@ -6,14 +6,15 @@ use bytes::{Bytes, BytesMut};
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{Reason, SendStream};
 use http::{HeaderMap, Request, StatusCode, request};
-use markread::proto::MarkReadRequest;
+use markread::proto::{MarkReadRequest, MarkReadResponse};
 use prost::Message;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tonic::Status;
+use tonic::metadata::MetadataMap;
+use tonic::{Code, Status};
 
 use super::Server;
-use super::caller::{Credentials, Denied};
+use super::caller::{Answer, Credentials, Denied};
 
 /// No answer takes longer, on whatever machine.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -151,6 +152,17 @@ impl RawAnswer {
         Denied::from(self.grpc_status())
     }
 
+    /// What a mark was answered, as the generated client would tell it.
+    pub(crate) fn marked(&self) -> Result<Answer, Box<Denied>> {
+        if self.grpc_status().code() != Code::Ok {
+            return Err(Box::new(self.denied()));
+        }
+        let response = MarkReadResponse::decode(self.body.slice(FRAME_HEAD_BYTES..)).unwrap();
+        let metadata = MetadataMap::from_headers(self.head.clone());
+        let cursor = response.cursor.expect("a cursor in every answer");
+        Ok(Answer { cursor, advanced: response.advanced, metadata })
+    }
+
     /// The codes of `{"errors":[{"code":…,"message":"…"}]}`.
     pub(crate) fn error_codes(&self) -> Vec<u64> {
         error_codes(std::str::from_utf8(&self.body).unwrap())
@@ -164,6 +176,9 @@ pub(crate) fn error_codes(body: &str) -> Vec<u64> {
     assert!(errors.iter().all(|error| !error["message"].as_str().unwrap().is_empty()), "{body}");
     errors.iter().map(|error| error["code"].as_u64().unwrap()).collect()
 }
+
+/// What stands before a message: whether it is compressed, and its length.
+const FRAME_HEAD_BYTES: usize = 5;
 
 /// A request's bytes.
 pub(crate) fn request(recipient: u64, message: u64) -> Vec<u8> {

@@ -1,0 +1,192 @@
+//! Marks that fail in Redis: each by itself, and wholly.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use markread::mark_read::{Outcome, RateLimit};
+use markread::store::{MarkResult, StoreErrorKind};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::load::RECOVERY;
+use crate::answers::assert_store_unavailable;
+use crate::harness::{MESSAGE, READER, RECIPIENT, Redis, Server, eventually};
+use crate::stores::{Subject, mark};
+
+const LIMIT: RateLimit = RateLimit { calls: 1_000_000, window_ms: 3_600_000 };
+const STREAM: &str = "direct_message_mark_read_events";
+
+async fn redis_with_store() -> (Arc<Redis>, Subject) {
+    let redis = Arc::new(Redis::start().await);
+    let subject = Subject::on(Arc::clone(&redis), LIMIT).await;
+    (redis, subject)
+}
+
+fn advanced(result: &MarkResult) -> bool {
+    matches!(result, Ok(Outcome::Advanced { .. }))
+}
+
+fn failed(result: &MarkResult, kind: StoreErrorKind) -> bool {
+    result.as_ref().is_err_and(|error| error.kind == kind)
+}
+
+#[tokio::test]
+async fn a_key_of_a_wrong_type_or_value_fails_its_readers_marks_and_no_others() {
+    const SPOILT: u64 = 2;
+    let (redis, subject) = redis_with_store().await;
+    for spoil in [
+        "SET markread:cursors:2 x",
+        "RPUSH markread:cursors:2 x",
+        "HSET markread:cursors:2 9 x -9 1",
+        "HSET markread:cursors:2 9 5",
+        "HSET markread:cursors:2 9 5 -9 x",
+        "HSET markread:cursors:2 9 9223372036854775808 -9 1",
+        "HSET markread:quota:2 x 1",
+        "SET markread:quota:2 x",
+        "SET markread:quota:2 007",
+        "SET markread:quota:2 -1",
+        "SET markread:quota:2 1.5",
+        "SET markread:quota:2 9223372036854775807",
+    ] {
+        redis.run::<()>("FLUSHALL").await;
+        redis.run::<()>(spoil).await;
+        let key = spoil.split(' ').nth(1).unwrap();
+        let before: Vec<u8> = redis.run(&format!("DUMP {key}")).await;
+
+        let marks = [mark(1, 9, 7), mark(SPOILT, 9, 7), mark(3, 9, 7), mark(SPOILT, 9, 8)];
+        let results = subject.store().mark_read(&marks).await.unwrap();
+        assert!(advanced(&results[0]) && advanced(&results[2]), "{spoil}: {results:?}");
+        for spoilt in [&results[1], &results[3]] {
+            assert!(failed(spoilt, StoreErrorKind::Corrupt), "{spoil}: {results:?}");
+        }
+        assert_eq!(redis.events().await, [(1, 9, 7), (3, 9, 7)], "{spoil}");
+        let after: Vec<u8> = redis.run(&format!("DUMP {key}")).await;
+        assert_eq!(after, before, "{spoil}: it is left as it was");
+        let mut keys: Vec<String> = redis.run("KEYS *:2").await;
+        keys.retain(|other| other != key);
+        assert!(keys.is_empty(), "{spoil}: {keys:?}");
+        for neighbour in [1, 3] {
+            assert_eq!(redis.cursors(neighbour).await, [(9, 7)].into(), "{spoil}");
+            assert_eq!(redis.used(neighbour).await, Some(1), "{spoil}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stream_of_a_wrong_type_fails_advances_wholly_and_no_others() {
+    let (redis, subject) = redis_with_store().await;
+    subject.mark_one(mark(1, 9, 7)).await;
+    redis.run::<()>(&format!("SET {STREAM} x")).await;
+    let marks = [mark(1, 9, 8), mark(1, 9, 7), mark(2, 9, 7)];
+    let results = subject.store().mark_read(&marks).await.unwrap();
+    assert!(failed(&results[0], StoreErrorKind::Corrupt), "{results:?}");
+    assert!(matches!(results[1], Ok(Outcome::Unchanged { .. })), "{results:?}");
+    assert!(failed(&results[2], StoreErrorKind::Corrupt), "{results:?}");
+    assert_eq!(redis.cursors(1).await, [(9, 7)].into());
+    assert_eq!(redis.used(1).await, Some(2));
+    assert_eq!((redis.cursors(2).await.len(), redis.used(2).await), (0, None));
+}
+
+#[tokio::test]
+async fn a_redis_that_fills_up_leaves_no_mark_half_done() {
+    const LISTS: u64 = 1000;
+    let (redis, subject) = redis_with_store().await;
+    let info: String = redis.run("INFO memory").await;
+    let used = info.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap();
+    let used: u64 = used.parse().unwrap();
+    redis.run::<()>(&format!("CONFIG SET maxmemory {}", used + 300_000)).await;
+
+    let mut done: Vec<(u64, u64, u64)> = Vec::new();
+    let mut refused = 0;
+    for reader in 1..=LISTS {
+        let marks: Vec<_> = (1..=20).map(|recipient| mark(reader, recipient, 7)).collect();
+        for (recipient, result) in (1..=20).zip(subject.store().mark_read(&marks).await.unwrap()) {
+            if advanced(&result) {
+                done.push((reader, recipient, 7));
+            } else {
+                assert!(failed(&result, StoreErrorKind::Unavailable), "{result:?}");
+                refused += 1;
+            }
+        }
+        if refused > 100 {
+            break;
+        }
+    }
+    assert!(!done.is_empty() && refused > 100, "{} done, {refused} refused", done.len());
+    assert_eq!(redis.events().await, done);
+    let readers = done.last().unwrap().0 + 5;
+    for reader in 1..=readers {
+        let expected = done.iter().filter(|event| event.0 == reader);
+        let expected: HashMap<_, _> =
+            expected.map(|&(_, recipient, message)| (recipient, message)).collect();
+        let used = redis.used(reader).await.unwrap_or_default();
+        assert_eq!(used, u64::try_from(expected.len()).unwrap());
+        assert_eq!(redis.cursors(reader).await, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_redis_that_refuses_writes_is_unavailable_and_left_as_it_was() {
+    for (setting, refuses, accepts, cause) in
+        [("maxmemory", 1, 0, "OOM"), ("min-replicas-to-write", 1, 0, "NOREPLICAS")]
+    {
+        let redis = Redis::start().await;
+        let server = Server::on(&redis).await;
+        let caller = server.caller(READER);
+        caller.mark(RECIPIENT, MESSAGE).await.unwrap();
+        redis.run::<()>(&format!("CONFIG SET {setting} {refuses}")).await;
+        for message in [MESSAGE + 1, MESSAGE] {
+            assert_store_unavailable(&caller.mark(RECIPIENT, message).await.unwrap_err());
+        }
+        let other = server.caller(READER + 1);
+        assert_store_unavailable(&other.mark(RECIPIENT, MESSAGE).await.unwrap_err());
+        assert_eq!(redis.events().await, [(READER, RECIPIENT, MESSAGE)], "{cause}");
+        assert_eq!(redis.used(READER).await, Some(1), "{cause}");
+        assert_eq!(redis.used(READER + 1).await, None, "{cause}");
+        let page = eventually("the server is not ready", Duration::from_secs(5), async || {
+            let (status, page) = server.get("/readyz").await;
+            (status == 503).then_some(page)
+        })
+        .await;
+        assert!(page.contains(cause), "{page}");
+
+        redis.run::<()>(&format!("CONFIG SET {setting} {accepts}")).await;
+        let answer = eventually("calls are served", RECOVERY, async || {
+            caller.mark(RECIPIENT, MESSAGE + 1).await.ok()
+        })
+        .await;
+        assert!(answer.advanced, "{cause}");
+        server.wait_until_ready().await;
+    }
+}
+
+/// More than sockets hold is sent to a Redis that does not read: what did not leave the process
+/// before it was given up never does.
+#[tokio::test(flavor = "multi_thread")]
+async fn marks_given_up_while_they_were_queued_are_never_sent() {
+    const LISTS: u64 = 400;
+    const MARKS: u64 = 500;
+    let (redis, subject) = redis_with_store().await;
+    redis.freeze();
+    let mut lists = JoinSet::new();
+    for reader in 1..=LISTS {
+        let store = subject.store();
+        lists.spawn(async move {
+            let marks: Vec<_> = (1..=MARKS).map(|to| mark(reader, to, MESSAGE)).collect();
+            timeout(Duration::from_millis(500), store.mark_read(&marks)).await.is_err()
+        });
+    }
+    assert!(lists.join_all().await.into_iter().all(|given_up| given_up));
+    redis.thaw();
+    redis.answers().await;
+
+    // Sent after them on the same connection, this is done after all that were sent.
+    let last = mark(LISTS + 1, RECIPIENT, MESSAGE);
+    let limit = Duration::from_secs(20);
+    timeout(limit, subject.store().mark_read(&[last])).await.expect("served in time").unwrap();
+    let sent = redis.calls("evalsha").await - 1;
+    assert!((1..LISTS * 3 / 4).contains(&sent), "{sent} lists were sent");
+    sleep(Duration::from_millis(500)).await;
+    assert_eq!(redis.calls("evalsha").await, sent + 1);
+}

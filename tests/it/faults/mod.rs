@@ -1,0 +1,8 @@
+//! What callers see while Redis fails, and what is left of their marks.
+
+mod absence;
+mod kills;
+mod layout;
+mod load;
+mod marks;
+mod outages;
