@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ErrorKind};
 use clap::{Args, Parser, Subcommand};
 use redis::{ConnectionAddr, IntoConnectionInfo};
 
@@ -117,11 +117,18 @@ fn stop(error: &clap::Error) -> Stop {
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
             Stop::Usage("a command is missing: serve or token (--help says more)".to_owned())
         }
-        _ => {
+        // It is not repeated: a URL with a password may have been meant for --redis-url.
+        ErrorKind::UnknownArgument if !names_an_option(error) => Stop::Usage(
+            "an argument is neither an option nor its value (--help lists the options)".to_owned(),
+        ),
+        ErrorKind::InvalidUtf8 => Stop::Usage(
+            "a flag or a MARKREAD_ variable is not UTF-8 text: write its value in UTF-8".to_owned(),
+        ),
+        kind => {
             let problem = text.split("\n\nUsage:").next().unwrap_or_default();
             let problem = problem.split("\n\nFor more").next().unwrap_or_default();
             let problem = one_line(problem.trim_start_matches("error: "));
-            Stop::Usage(match error.kind() {
+            Stop::Usage(match kind {
                 ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand => {
                     format!("{problem} (--help lists what there is)")
                 }
@@ -129,6 +136,11 @@ fn stop(error: &clap::Error) -> Stop {
             })
         }
     }
+}
+
+fn names_an_option(error: &clap::Error) -> bool {
+    let argument = error.get(ContextKind::InvalidArg);
+    argument.is_some_and(|argument| argument.to_string().starts_with('-'))
 }
 
 fn one_line(text: &str) -> String {

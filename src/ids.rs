@@ -13,9 +13,12 @@ pub const MAX_ID: u64 = i64::MAX.cast_unsigned();
 /// Why something is no ID. The texts fit behind a field's name: "`recipient_id` is missing".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidId {
-    /// Absent, or zero, which protobuf cannot tell apart.
+    /// Absent, or zero in protobuf, which cannot tell the two apart.
     #[error("is missing: it takes an integer from 1 to 9223372036854775807")]
     Missing,
+    /// Zero, in text.
+    #[error("is zero: it takes an integer from 1 to 9223372036854775807")]
+    Zero,
     /// Above 2^63 − 1.
     #[error("is too large: it takes an integer from 1 to 9223372036854775807")]
     TooLarge,
@@ -81,6 +84,9 @@ fn parse_decimal(text: &str) -> Result<u64, InvalidId> {
     {
         return Err(InvalidId::NotDecimal);
     }
+    if text == "0" {
+        return Err(InvalidId::Zero);
+    }
     // Digits alone can only fail by being too many.
     text.parse().map_err(|_| InvalidId::TooLarge)
 }
@@ -109,9 +115,8 @@ mod tests {
         {
             assert_eq!(text.parse::<UserId>(), Err(InvalidId::NotDecimal), "{text:?}");
         }
-        for text in ["", "0"] {
-            assert_eq!(text.parse::<UserId>(), Err(InvalidId::Missing), "{text:?}");
-        }
+        assert_eq!("".parse::<UserId>(), Err(InvalidId::Missing));
+        assert_eq!("0".parse::<UserId>(), Err(InvalidId::Zero));
         let too_long = "9".repeat(400);
         assert_eq!(too_long.parse::<UserId>(), Err(InvalidId::TooLarge));
     }

@@ -10,7 +10,7 @@ use super::{MarkResult, Store, StoreError, StoreHealth};
 use crate::event;
 use crate::ids::UserId;
 use crate::mark_read::{Mark, Outcome, Quota, RateLimit, ReadCursor, advances};
-use crate::metrics::StoreTimer;
+use crate::metrics::{self, StoreTimer};
 
 /// A stream entry's ID: milliseconds since 1970, then a count within the millisecond.
 pub type EntryId = (u64, u64);
@@ -73,7 +73,10 @@ impl Store for MemoryStore {
         let _timing = self.timer.start();
         Ok(self.with_state(|state| {
             let now_ms = now_ms();
-            marks.iter().map(|mark| Ok(self.mark_one(state, mark, now_ms))).collect()
+            let outcomes =
+                marks.iter().map(|mark| Ok(self.mark_one(state, mark, now_ms))).collect();
+            metrics::set_stream_length(u32::try_from(state.stream.len()).unwrap_or(u32::MAX));
+            outcomes
         }))
     }
 

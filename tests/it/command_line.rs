@@ -156,6 +156,12 @@ async fn a_redis_url_that_is_none_is_refused_without_its_password() {
 }
 
 #[tokio::test]
+async fn a_url_in_the_place_of_a_flag_is_not_repeated() {
+    let line = refused(2, &["serve", "redis://:hunter2@host"], &[]).await;
+    assert!(line.contains("--help") && !line.contains("hunter2"), "{line}");
+}
+
+#[tokio::test]
 async fn dev_goes_with_no_redis_no_credentials_and_no_address_but_loopback() {
     let files = Files::new();
     let secret = files.secret();

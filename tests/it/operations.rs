@@ -12,7 +12,7 @@ use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
 use super::harness::caller::Credentials;
 use super::harness::operator::{Operator, grpcurl};
-use super::harness::{MESSAGE, READER, RECIPIENT, Redis, Server, eventually};
+use super::harness::{MESSAGE, OUTCOMES, READER, RECIPIENT, Redis, Server, eventually};
 
 const SERVICE: &str = "markread.v1.MarkReadService";
 
@@ -200,18 +200,6 @@ async fn grpcurl_needs_no_files() {
 
 #[tokio::test]
 async fn every_metric_is_there_from_the_start() {
-    const OUTCOMES: [&str; 10] = [
-        "advanced",
-        "noop",
-        "limited",
-        "edge_limited",
-        "invalid",
-        "unauthenticated",
-        "forbidden",
-        "unavailable",
-        "deadline",
-        "internal",
-    ];
     let redis = Redis::start().await;
     let server = Server::on(&redis).await;
     for outcome in OUTCOMES {

@@ -7,21 +7,8 @@ use serde_json::json;
 use tonic::Code;
 
 use super::super::harness::caller::{Answer, Credentials, Denied};
-use super::super::harness::{READER, RECIPIENT, Raw, Redis, Server, eventually};
+use super::super::harness::{OUTCOMES, READER, RECIPIENT, Raw, Redis, Server, eventually};
 use super::tokens::with_claims;
-
-const OUTCOMES: [&str; 10] = [
-    "advanced",
-    "noop",
-    "limited",
-    "edge_limited",
-    "invalid",
-    "unauthenticated",
-    "forbidden",
-    "unavailable",
-    "deadline",
-    "internal",
-];
 
 /// The outcome that an answer is.
 fn outcome(answer: &Result<Answer, Denied>) -> &'static str {

@@ -20,6 +20,20 @@ pub(crate) const READER: u64 = 2_244_994_945;
 pub(crate) const RECIPIENT: u64 = 3_805_104_374;
 pub(crate) const MESSAGE: u64 = 8_754_578_330_382_663_743;
 
+/// What `markread_mark_read_total` tells apart: CONTRACT section 10.
+pub(crate) const OUTCOMES: [&str; 10] = [
+    "advanced",
+    "noop",
+    "limited",
+    "edge_limited",
+    "invalid",
+    "unauthenticated",
+    "forbidden",
+    "unavailable",
+    "deadline",
+    "internal",
+];
+
 /// A port that nothing listens on at the moment. It is none of those that the system chooses from,
 /// so that no other socket takes it while what listens on it is down.
 pub(crate) fn free_port() -> u16 {
