@@ -14,7 +14,7 @@ use redis::{
     AsyncConnectionConfig, Client, PushInfo, PushKind, RedisError, RedisResult, Value, pipe,
 };
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::denials::Denials;
 use super::durability::{self, Warnings};
@@ -26,6 +26,10 @@ use crate::store::{StoreError, StoreHealth};
 
 /// How often Redis is asked whether it is there. Off after two failures, on after one success.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// From the first failure to the one that turns health off: as long as two probes are apart, less
+/// what the first may have taken longer than the second.
+const OFF_AFTER: Duration = Duration::from_millis(900);
 
 /// How long a probe may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -202,6 +206,7 @@ impl Keeper {
         self.link.connection.store(Some(Arc::new(connections.calls)));
         let mut failures = 0;
         loop {
+            let next = Instant::now() + PROBE_INTERVAL;
             let probed = timeout(PROBE_TIMEOUT, self.check_layout(&mut connections.probes)).await;
             match probed.unwrap_or_else(|_| Err(Problem::Failed("no answer to a probe".to_owned())))
             {
@@ -217,7 +222,7 @@ impl Keeper {
                 Err(problem) => return problem,
             }
             tokio::select! {
-                () = sleep(PROBE_INTERVAL) => {}
+                () = sleep_until(next) => {}
                 () = lost.notified() => {
                     return Problem::Lost("the connection was closed".to_owned());
                 }
@@ -284,7 +289,7 @@ impl Keeper {
             tracing::warn!(?cause, "Redis does not answer");
             Instant::now()
         });
-        if since.elapsed() >= PROBE_INTERVAL {
+        if since.elapsed() >= OFF_AFTER {
             self.link.health.send_replace(StoreHealth::Away(cause));
         }
     }
