@@ -117,6 +117,25 @@ async fn a_redis_that_cuts_its_connections_makes_no_wrong_answer() {
 }
 
 #[tokio::test]
+async fn a_frozen_redis_turns_readiness_and_health_off_after_two_probes() {
+    let redis = Redis::start().await;
+    let server = Server::on(&redis).await;
+    redis.freeze();
+    // A second until the next probe, a second for each of two, and what noise may add.
+    eventually("the server is not ready", Duration::from_millis(3700), async || {
+        (server.get("/readyz").await.0 == 503 && !server.is_serving().await).then_some(())
+    })
+    .await;
+    assert_eq!(server.get("/livez").await.0, 200);
+    redis.thaw();
+    redis.answers().await;
+    eventually("the server is ready", RECOVERY, async || {
+        (server.get("/readyz").await.0 == 200 && server.is_serving().await).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_call_that_met_a_frozen_redis_is_answered_truthfully_when_it_is_retried() {
     let redis = Redis::start().await;
     let server = Server::on(&redis).await;
