@@ -72,7 +72,7 @@ fn text(path: &Path) -> String {
 async fn a_flag_that_makes_no_sense_is_named_with_what_would_be_right() {
     says(&["--dev", "--bogus"], &["--bogus", "--help"]).await;
     says(&["--dev", "--lisen", "127.0.0.1:0"], &["--lisen", "'--listen'"]).await;
-    says(&["--dev", "extra"], &["extra", "--help"]).await;
+    says(&["--dev", "extra"], &["neither an option", "--help"]).await;
     says(&["--dev", "--listen"], &["--listen", "<ADDRESS>"]).await;
     says(&["--dev", "--listen", "nonsense"], &["--listen", "nonsense", "127.0.0.1:50051"]).await;
     says(&["--dev", "--listen", "127.0.0.1"], &["--listen", "a port", "127.0.0.1:50051"]).await;
