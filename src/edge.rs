@@ -250,7 +250,7 @@ fn message_problem(response: &Response<Body>) -> Option<Refusal> {
         return None;
     }
     match Code::from_bytes(code.as_bytes()) {
-        Code::OutOfRange => Some(Refusal::MessageTooLarge),
+        Code::OutOfRange => Some(Refusal::MessageTooLarge { max_bytes: MESSAGE_MAX_BYTES }),
         Code::Internal => Some(Refusal::MalformedMessage),
         Code::Unimplemented => Some(Refusal::Compressed),
         _ => None,

@@ -44,8 +44,11 @@ pub enum Refusal {
     MalformedMessage,
     /// The message is compressed.
     Compressed,
-    /// The message is over the limit of [`crate::grpc::MESSAGE_MAX_BYTES`].
-    MessageTooLarge,
+    /// The message is over the limit.
+    MessageTooLarge {
+        /// The largest message that is taken.
+        max_bytes: usize,
+    },
     /// No such method or path.
     Unknown,
     /// The path is there, but not for this HTTP method.
@@ -131,7 +134,7 @@ impl Refusal {
     pub fn code(&self) -> Code {
         match self {
             Self::BadFields(_) | Self::MalformedMessage => Code::InvalidArgument,
-            Self::MessageTooLarge | Self::OverQuota { .. } | Self::EdgeLimited(_) => {
+            Self::MessageTooLarge { .. } | Self::OverQuota { .. } | Self::EdgeLimited(_) => {
                 Code::ResourceExhausted
             }
             Self::Unknown | Self::Compressed | Self::WrongHttpMethod | Self::WrongContentType => {
@@ -149,7 +152,7 @@ impl Refusal {
     pub fn reason(&self) -> Option<&'static str> {
         Some(match self {
             Self::BadFields(_) | Self::MalformedMessage => "INVALID_PARAMETER",
-            Self::MessageTooLarge => "MESSAGE_TOO_LARGE",
+            Self::MessageTooLarge { .. } => "MESSAGE_TOO_LARGE",
             Self::Unknown | Self::Compressed | Self::WrongHttpMethod | Self::WrongContentType => {
                 return None;
             }
@@ -170,7 +173,7 @@ impl Refusal {
         match self {
             Self::BadFields(_)
             | Self::MalformedMessage
-            | Self::MessageTooLarge
+            | Self::MessageTooLarge { .. }
             | Self::Unknown
             | Self::Compressed
             | Self::WrongHttpMethod
@@ -188,7 +191,7 @@ impl Refusal {
     fn http_status(&self) -> StatusCode {
         match self {
             Self::BadFields(_) | Self::MalformedMessage => StatusCode::BAD_REQUEST,
-            Self::MessageTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::MessageTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Unknown => StatusCode::NOT_FOUND,
             Self::WrongHttpMethod => StatusCode::METHOD_NOT_ALLOWED,
             Self::Compressed | Self::WrongContentType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -206,7 +209,7 @@ impl Refusal {
         match self {
             Self::BadFields(_)
             | Self::MalformedMessage
-            | Self::MessageTooLarge
+            | Self::MessageTooLarge { .. }
             | Self::Compressed
             | Self::WrongContentType
             | Self::RequestTimeout
@@ -234,9 +237,7 @@ impl Refusal {
             }
             Self::MalformedMessage => MALFORMED_MESSAGE.to_owned(),
             Self::Compressed => "compressed messages are not taken".to_owned(),
-            Self::MessageTooLarge => {
-                format!("the request is over {} bytes", crate::grpc::MESSAGE_MAX_BYTES)
-            }
+            Self::MessageTooLarge { max_bytes } => format!("the request is over {max_bytes} bytes"),
             Self::Unknown => "there is no such method or path".to_owned(),
             Self::WrongHttpMethod => "this path takes POST".to_owned(),
             Self::WrongContentType => {
@@ -272,9 +273,7 @@ impl Refusal {
                     ("max_id", MAX_ID.to_string()),
                 ]
             }
-            Self::MessageTooLarge => {
-                vec![("limit_bytes", crate::grpc::MESSAGE_MAX_BYTES.to_string())]
-            }
+            Self::MessageTooLarge { max_bytes } => vec![("max_bytes", max_bytes.to_string())],
             Self::OverQuota { quota, .. } => vec![("limit", quota.limit.to_string())],
             Self::EdgeLimited(delay) => {
                 vec![("retry_delay_seconds", whole_seconds(*delay).to_string())]

@@ -1,0 +1,228 @@
+//! Every flag, its environment variable, its default and its unit, as clap reads and prints them.
+
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::telemetry::LogFormat;
+
+/// No duration is longer: clocks can count that far.
+const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Read state for direct messages, as a service.
+#[derive(Parser)]
+#[command(name = "markread", version = version())]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) command: CliCommand,
+}
+
+fn version() -> &'static str {
+    concat!(env!("CARGO_PKG_VERSION"), " (", env!("MARKREAD_REVISION"), ")")
+}
+
+#[derive(Subcommand)]
+pub(super) enum CliCommand {
+    /// Serves gRPC on Redis, or with --dev on an embedded store.
+    Serve(Box<ServeArgs>),
+    /// Prints a signed JWT (HS256) for development.
+    Token(TokenArgs),
+}
+
+#[derive(Args)]
+#[command(next_line_help = true)]
+#[allow(clippy::doc_markdown, reason = "clap prints these texts as they stand")]
+pub(super) struct ServeArgs {
+    /// Keep everything in memory and take the caller from the metadata x-user-id: no Redis, no
+    /// tokens, loopback only
+    #[arg(long, env = "MARKREAD_DEV", hide_env_values = true)]
+    pub(super) dev: bool,
+
+    /// Address and port of gRPC
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:50051", value_parser = address)]
+    #[arg(env = "MARKREAD_LISTEN", hide_env_values = true)]
+    pub(super) listen: SocketAddr,
+
+    /// Address and port of /metrics, /livez and /readyz, plain HTTP
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9464", value_parser = address)]
+    #[arg(env = "MARKREAD_OPS_LISTEN", hide_env_values = true)]
+    pub(super) ops_listen: SocketAddr,
+
+    /// Where Redis is: redis://, rediss:// or unix:// [default: redis://127.0.0.1:6379]
+    #[arg(long, value_name = "URL", env = "MARKREAD_REDIS_URL", hide_env_values = true)]
+    pub(super) redis_url: Option<String>,
+
+    /// Calls served to a reader in a window
+    #[arg(long, value_name = "CALLS", default_value_t = 1000)]
+    #[arg(value_parser = whole_number::<u64>(1..=999_999_999_999_999))]
+    #[arg(env = "MARKREAD_RATE_LIMIT", hide_env_values = true)]
+    pub(super) rate_limit: u64,
+
+    /// Length of the window of --rate-limit
+    #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = positive_duration)]
+    #[arg(env = "MARKREAD_RATE_WINDOW", hide_env_values = true)]
+    pub(super) rate_window: Duration,
+
+    /// Calls a second from one peer address, against runaway clients; 0 turns the guard off
+    #[arg(long, value_name = "CALLS", default_value_t = 100_000)]
+    #[arg(value_parser = whole_number::<u32>(0..=u32::MAX.into()))]
+    #[arg(env = "MARKREAD_EDGE_RATE", hide_env_values = true)]
+    pub(super) edge_rate: u32,
+
+    /// Calls at once from one peer address
+    #[arg(long, value_name = "CALLS", default_value_t = 200_000)]
+    #[arg(value_parser = whole_number::<u32>(1..=u32::MAX.into()))]
+    #[arg(env = "MARKREAD_EDGE_BURST", hide_env_values = true)]
+    pub(super) edge_burst: u32,
+
+    /// Longest time that a call may take, whatever deadline the caller sent
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = positive_duration)]
+    #[arg(env = "MARKREAD_CALL_TIMEOUT", hide_env_values = true)]
+    pub(super) call_timeout: Duration,
+
+    /// Key of the stream of mark-read events in Redis
+    #[arg(long, value_name = "KEY", default_value = "direct_message_mark_read_events")]
+    #[arg(env = "MARKREAD_STREAM", hide_env_values = true)]
+    pub(super) stream: String,
+
+    /// Entries that the stream is trimmed to, roughly; 0 never trims. An entry costs Redis 0.3 KB,
+    /// or 6.4 KB with two user objects of 3 KB
+    #[arg(long, value_name = "ENTRIES", default_value_t = 1_000_000)]
+    #[arg(value_parser = whole_number::<u64>(0..=i64::MAX.cast_unsigned()))]
+    #[arg(env = "MARKREAD_STREAM_MAXLEN", hide_env_values = true)]
+    pub(super) stream_maxlen: u64,
+
+    /// Replicas that must have a mark before it is answered OK; 0 waits for none [default: 0]
+    #[arg(long, value_name = "REPLICAS", env = "MARKREAD_REPLICAS_ACK", hide_env_values = true)]
+    #[arg(value_parser = whole_number::<u32>(0..=u32::MAX.into()))]
+    pub(super) replicas_ack: Option<u32>,
+
+    /// How long the replicas of --replicas-ack are waited for [default: 100ms]
+    #[arg(long, value_name = "DURATION", value_parser = positive_duration)]
+    #[arg(env = "MARKREAD_REPLICAS_ACK_TIMEOUT", hide_env_values = true)]
+    pub(super) replicas_ack_timeout: Option<Duration>,
+
+    /// File with the secret of HS256 tokens, at least 32 bytes; one newline at its end is not part
+    /// of it
+    #[arg(long, value_name = "FILE", env = "MARKREAD_JWT_SECRET_FILE", hide_env_values = true)]
+    pub(super) jwt_secret_file: Option<PathBuf>,
+
+    /// File with the PEM public key of RS256, ES256 or EdDSA tokens
+    #[arg(long, value_name = "FILE", env = "MARKREAD_JWT_PUBLIC_KEY_FILE", hide_env_values = true)]
+    pub(super) jwt_public_key_file: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(super) expected: ExpectedArgs,
+
+    /// Open connections; one more is closed at once
+    #[arg(long, value_name = "CONNECTIONS", default_value_t = 10_000)]
+    #[arg(value_parser = whole_number::<u32>(1..=1_000_000))]
+    #[arg(env = "MARKREAD_MAX_CONNECTIONS", hide_env_values = true)]
+    pub(super) max_connections: u32,
+
+    /// Concurrent streams of an HTTP/2 connection
+    #[arg(long, value_name = "STREAMS", default_value_t = 256)]
+    #[arg(value_parser = whole_number::<u32>(1..=65_536))]
+    #[arg(env = "MARKREAD_MAX_CONCURRENT_STREAMS", hide_env_values = true)]
+    pub(super) max_concurrent_streams: u32,
+
+    /// Longest time from a connection to its first bytes of HTTP
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = positive_duration)]
+    #[arg(env = "MARKREAD_HANDSHAKE_TIMEOUT", hide_env_values = true)]
+    pub(super) handshake_timeout: Duration,
+
+    /// Silence after which an HTTP/2 client is pinged
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = positive_duration)]
+    #[arg(env = "MARKREAD_KEEPALIVE_INTERVAL", hide_env_values = true)]
+    pub(super) keepalive_interval: Duration,
+
+    /// How long that ping may stay unanswered before the connection is closed
+    #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = positive_duration)]
+    #[arg(env = "MARKREAD_KEEPALIVE_TIMEOUT", hide_env_values = true)]
+    pub(super) keepalive_timeout: Duration,
+
+    /// Age at which a connection is told to go, give or take a tenth, so that clients spread over
+    /// new replicas; calls under way finish. 0s never
+    #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = duration)]
+    #[arg(env = "MARKREAD_MAX_CONNECTION_AGE", hide_env_values = true)]
+    pub(super) max_connection_age: Duration,
+
+    /// After SIGTERM, how long calls are still taken while readiness is off
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
+    #[arg(env = "MARKREAD_DRAIN_DELAY", hide_env_values = true)]
+    pub(super) drain_delay: Duration,
+
+    /// After that, how long calls under way are waited for
+    #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = duration)]
+    #[arg(env = "MARKREAD_DRAIN", hide_env_values = true)]
+    pub(super) drain: Duration,
+
+    /// How log lines look [default: text on a terminal, else json]. RUST_LOG sets the level
+    #[arg(long, value_name = "FORMAT", env = "MARKREAD_LOG_FORMAT", hide_env_values = true)]
+    pub(super) log_format: Option<LogFormat>,
+}
+
+#[derive(Args)]
+pub(super) struct TokenArgs {
+    /// User ID that the token is for
+    #[arg(long, value_name = "ID", env = "MARKREAD_USER", hide_env_values = true)]
+    pub(super) user: String,
+
+    /// File with the secret, as of serve
+    #[arg(long, value_name = "FILE", env = "MARKREAD_JWT_SECRET_FILE", hide_env_values = true)]
+    pub(super) jwt_secret_file: PathBuf,
+
+    /// How long the token holds
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = positive_duration)]
+    #[arg(env = "MARKREAD_TTL", hide_env_values = true)]
+    pub(super) ttl: Duration,
+
+    #[command(flatten)]
+    pub(super) expected: ExpectedArgs,
+}
+
+#[derive(Args)]
+pub(super) struct ExpectedArgs {
+    /// Issuer (iss) of tokens
+    #[arg(long, value_name = "TEXT", env = "MARKREAD_JWT_ISSUER", hide_env_values = true)]
+    pub(super) jwt_issuer: Option<String>,
+
+    /// Audience (aud) of tokens
+    #[arg(long, value_name = "TEXT", env = "MARKREAD_JWT_AUDIENCE", hide_env_values = true)]
+    pub(super) jwt_audience: Option<String>,
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let form = "it takes an IP address and a port, as in 127.0.0.1:50051 or [::]:50051";
+    text.parse().map_err(|_| form.to_owned())
+}
+
+fn whole_number<N: TryFrom<u64>>(
+    range: RangeInclusive<u64>,
+) -> impl Fn(&str) -> Result<N, String> + Clone {
+    move |text| {
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        number.and_then(|number| N::try_from(number).ok()).ok_or_else(|| {
+            format!("it takes a whole number from {} to {}", range.start(), range.end())
+        })
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let form = "it takes a number and a unit, as in 500ms, 20s, 15m or 1h";
+    let duration = humantime::parse_duration(text).map_err(|_| form.to_owned())?;
+    if duration > DURATION_MAX {
+        return Err("it takes at most 365 days".to_owned());
+    }
+    Ok(duration)
+}
+
+fn positive_duration(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        shorter if shorter < Duration::from_millis(1) => Err("it takes at least 1ms".to_owned()),
+        duration => Ok(duration),
+    }
+}

@@ -1,0 +1,187 @@
+//! From what clap read to settings that make sense, or to what is wrong with them.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use redis::{ConnectionAddr, IntoConnectionInfo};
+
+use super::args::{ExpectedArgs, ServeArgs, TokenArgs};
+use super::{Backend, ServeConfig, TokenConfig};
+use crate::edge::EdgeConfig;
+use crate::edge_guard::EdgeRate;
+use crate::identity::Identity;
+use crate::identity::jwt::{Expected, Secret, Verifier};
+use crate::listener::Limits;
+use crate::mark_read::RateLimit;
+use crate::store::redis::{RedisConfig, ReplicasAck};
+
+const DEFAULT_REDIS_URL: &str = "redis://127.0.0.1:6379";
+const DEFAULT_REPLICAS_ACK_TIMEOUT: Duration = Duration::from_millis(100);
+
+impl ServeArgs {
+    pub(super) fn validate(self) -> Result<ServeConfig, String> {
+        if self.dev {
+            self.refuse_what_dev_excludes()?;
+        }
+        let identity = self.identity()?;
+        let backend = self.backend()?;
+        let rate = self.edge_rate;
+        let edge_rate = (rate > 0).then_some(EdgeRate { rate, burst: self.edge_burst });
+        let age = self.max_connection_age;
+        Ok(ServeConfig {
+            listen: self.listen,
+            ops_listen: self.ops_listen,
+            backend,
+            edge: EdgeConfig { call_timeout: self.call_timeout, edge_rate, identity },
+            limits: Limits {
+                connections: usize::try_from(self.max_connections).unwrap_or(usize::MAX),
+                streams: self.max_concurrent_streams,
+                handshake: self.handshake_timeout,
+                keepalive_interval: self.keepalive_interval,
+                keepalive_timeout: self.keepalive_timeout,
+                connection_age: (!age.is_zero()).then_some(age),
+            },
+            drain_delay: self.drain_delay,
+            drain: self.drain,
+            log_format: self.log_format,
+        })
+    }
+
+    /// `--dev` has no Redis and no credentials, and must not be reached from elsewhere.
+    fn refuse_what_dev_excludes(&self) -> Result<(), String> {
+        let settings = [
+            ("--redis-url", self.redis_url.is_some()),
+            ("--replicas-ack", self.replicas_ack.is_some()),
+            ("--replicas-ack-timeout", self.replicas_ack_timeout.is_some()),
+            ("--jwt-secret-file", self.jwt_secret_file.is_some()),
+            ("--jwt-public-key-file", self.jwt_public_key_file.is_some()),
+            ("--jwt-issuer", self.expected.jwt_issuer.is_some()),
+            ("--jwt-audience", self.expected.jwt_audience.is_some()),
+        ];
+        for (flag, set) in settings {
+            if set {
+                return Err(format!("{flag} does not go with --dev: leave one of them out"));
+            }
+        }
+        for (flag, address) in [("--listen", self.listen), ("--ops-listen", self.ops_listen)] {
+            if !address.ip().is_loopback() {
+                return Err(format!(
+                    "{flag} {address} is not loopback, and --dev knows no credentials: \
+                     take 127.0.0.1 or [::1]"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn identity(&self) -> Result<Identity, String> {
+        let expected = self.expected.expected();
+        match (self.dev, &self.jwt_secret_file, &self.jwt_public_key_file) {
+            (true, ..) => Ok(Identity::Dev),
+            (false, Some(_), Some(_)) => {
+                Err("--jwt-secret-file and --jwt-public-key-file are two ways to verify tokens: \
+                 take one"
+                    .to_owned())
+            }
+            (false, Some(file), None) => {
+                let secret = read_secret(file)?;
+                Ok(Identity::Bearer(Box::new(Verifier::with_secret(&secret, &expected))))
+            }
+            (false, None, Some(file)) => {
+                let pem = read("--jwt-public-key-file", file)?;
+                let verifier = Verifier::with_public_key(&pem, &expected)
+                    .map_err(|problem| about("--jwt-public-key-file", file, &problem))?;
+                Ok(Identity::Bearer(Box::new(verifier)))
+            }
+            (false, None, None) => {
+                Err("no way to authenticate callers is configured: set --jwt-secret-file or \
+                 --jwt-public-key-file, or try things out with --dev"
+                    .to_owned())
+            }
+        }
+    }
+
+    fn backend(&self) -> Result<Backend, String> {
+        let window_ms = u64::try_from(self.rate_window.as_millis()).unwrap_or(u64::MAX);
+        let rate_limit = RateLimit { calls: self.rate_limit, window_ms };
+        if self.dev {
+            let stream_max_entries = usize::try_from(self.stream_maxlen).unwrap_or(usize::MAX);
+            return Ok(Backend::Memory { rate_limit, stream_max_entries });
+        }
+        // Neither the URL nor the parser's words are repeated: there may be a password in them.
+        let address =
+            self.redis_url.as_deref().unwrap_or(DEFAULT_REDIS_URL).into_connection_info().map_err(
+                |_| {
+                    "--redis-url is no URL of a Redis: it takes redis://host:port, \
+                          rediss://host:port or unix:///path"
+                },
+            )?;
+        if let ConnectionAddr::TcpTls { insecure: true, .. } = address.addr() {
+            return Err(
+                "--redis-url ends in #insecure: certificates are always verified, leave it \
+                        out"
+                .to_owned(),
+            );
+        }
+        if self.stream.is_empty() {
+            return Err("--stream is empty: it takes the name of a key".to_owned());
+        }
+        Ok(Backend::Redis(Box::new(RedisConfig {
+            address,
+            stream: self.stream.clone(),
+            stream_maxlen: self.stream_maxlen,
+            rate_limit,
+            replicas_ack: self.replicas_ack()?,
+        })))
+    }
+
+    fn replicas_ack(&self) -> Result<Option<ReplicasAck>, String> {
+        let replicas = self.replicas_ack.unwrap_or(0);
+        let timeout = self.replicas_ack_timeout.unwrap_or(DEFAULT_REPLICAS_ACK_TIMEOUT);
+        if replicas > 0 && timeout >= self.call_timeout {
+            return Err(format!(
+                "--replicas-ack-timeout {} is not shorter than --call-timeout {}: a call would \
+                 end before the replicas are counted",
+                humantime::format_duration(timeout),
+                humantime::format_duration(self.call_timeout),
+            ));
+        }
+        Ok((replicas > 0).then_some(ReplicasAck { replicas, timeout }))
+    }
+}
+
+impl TokenArgs {
+    pub(super) fn validate(self) -> Result<TokenConfig, String> {
+        Ok(TokenConfig {
+            user: self.user.parse().map_err(|problem| format!("--user {problem}"))?,
+            secret: read_secret(&self.jwt_secret_file)?,
+            ttl: self.ttl,
+            expected: self.expected.expected(),
+        })
+    }
+}
+
+impl ExpectedArgs {
+    fn expected(&self) -> Expected {
+        Expected { issuer: self.jwt_issuer.clone(), audience: self.jwt_audience.clone() }
+    }
+}
+
+fn read_secret(file: &Path) -> Result<Secret, String> {
+    const FLAG: &str = "--jwt-secret-file";
+    Secret::from_file_contents(read(FLAG, file)?).map_err(|problem| about(FLAG, file, &problem))
+}
+
+fn read(flag: &str, file: &Path) -> Result<Vec<u8>, String> {
+    let contents =
+        fs::read(file).map_err(|error| about(flag, file, &format!("cannot be read: {error}")))?;
+    if contents.is_empty() {
+        return Err(about(flag, file, "is empty"));
+    }
+    Ok(contents)
+}
+
+fn about(flag: &str, file: &Path, problem: &str) -> String {
+    format!("{flag} {} {problem}", file.display())
+}
