@@ -117,12 +117,20 @@ async fn a_file_that_holds_no_key_is_refused() {
         says(&["--jwt-secret-file", &file], &["--jwt-secret-file", "at least 32"]).await;
     }
 
-    let private = files.path("private");
-    let openssl = ["genpkey", "-algorithm", "ed25519", "-out", private.to_str().unwrap()];
-    let made = tokio::process::Command::new("openssl").args(openssl).status().await;
-    assert!(made.unwrap().success());
+    let openssl = async |args: &str, name: &str| {
+        let out = text(&files.path(name));
+        let args = args.split(' ').chain(["-out", &out]);
+        let made = tokio::process::Command::new("openssl").args(args).output().await;
+        assert!(made.unwrap().status.success());
+        out
+    };
+    let private = openssl("genpkey -algorithm ed25519", "private").await;
+    let p384 = openssl("genpkey -algorithm ec -pkeyopt ec_paramgen_curve:P-384", "p384").await;
+    let p384 = openssl(&format!("pkey -pubout -in {p384}"), "p384.pub").await;
+    let rsa = openssl("genpkey -algorithm rsa -pkeyopt rsa_keygen_bits:1024", "rsa").await;
+    let rsa = openssl(&format!("pkey -pubout -in {rsa}"), "rsa.pub").await;
     let garbage = "-----BEGIN PUBLIC KEY-----\nbm8ga2V5\n-----END PUBLIC KEY-----\n";
-    for file in [text(&private), files.secret(), files.write("garbage", garbage)] {
+    for file in [private, p384, rsa, files.secret(), files.write("garbage", garbage)] {
         let right = ["--jwt-public-key-file", "PEM public key", "RSA", "P-256", "Ed25519"];
         says(&["--jwt-public-key-file", &file], &right).await;
     }

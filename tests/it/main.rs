@@ -8,6 +8,7 @@
 
 mod harness;
 
+mod addresses;
 mod answers;
 mod bad_input;
 mod command_line;

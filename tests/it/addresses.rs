@@ -1,0 +1,94 @@
+//! Where Redis may be: behind TLS, on a socket, behind a password.
+
+use std::path::Path;
+
+use tokio::process::Command;
+
+use super::harness::{MESSAGE, READER, RECIPIENT, Redis, Server, eventually, free_port};
+
+const LIMIT: std::time::Duration = std::time::Duration::from_secs(10);
+
+async fn openssl(dir: &Path, args: &str) {
+    let made = Command::new("openssl").args(args.split(' ')).current_dir(dir).output().await;
+    let made = made.expect("openssl is installed");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+}
+
+/// A server at this address of a Redis, with the secret of test servers.
+async fn server_at(url: &str, variables: &[(&str, &str)]) -> Server {
+    let dir = tempfile::tempdir().unwrap();
+    let secret = dir.path().join("secret");
+    std::fs::write(&secret, super::harness::server::SECRET).unwrap();
+    let flags = ["--redis-url", url, "--jwt-secret-file", secret.to_str().unwrap()];
+    Server::spawn_in(&flags, false, variables).await
+}
+
+async fn assert_marks(server: &Server, redis: &Redis) {
+    server.wait_until_ready().await;
+    server.caller(READER).mark(RECIPIENT, MESSAGE).await.unwrap();
+    assert_eq!(redis.cursors(READER).await, [(RECIPIENT, MESSAGE)].into());
+}
+
+#[tokio::test]
+async fn redis_is_reached_over_tls_where_its_ca_is_trusted_and_only_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let key = "-newkey rsa:2048 -nodes";
+    openssl(dir.path(), &format!("req -x509 {key} -keyout ca.key -out ca.pem -subj /CN=ca")).await;
+    openssl(dir.path(), &format!("req {key} -keyout redis.key -out redis.csr -subj /CN=redis"))
+        .await;
+    std::fs::write(path("extensions"), "subjectAltName=DNS:localhost").unwrap();
+    let sign = "x509 -req -in redis.csr -CA ca.pem -CAkey ca.key -CAcreateserial";
+    openssl(dir.path(), &format!("{sign} -out redis.pem -extfile extensions")).await;
+
+    let port = free_port();
+    let files = [path("redis.pem"), path("redis.key"), path("ca.pem")];
+    let redis = Redis::with(
+        &[
+            &["--tls-port", &port.to_string(), "--tls-auth-clients", "no"],
+            &["--tls-cert-file", &files[0], "--tls-key-file", &files[1]][..],
+            &["--tls-ca-cert-file", &files[2]],
+        ]
+        .concat(),
+    )
+    .await;
+    let url = format!("rediss://localhost:{port}");
+    assert_marks(&server_at(&url, &[("SSL_CERT_FILE", &files[2])]).await, &redis).await;
+
+    let stranger = server_at(&url, &[]).await;
+    eventually("the certificate is refused", LIMIT, async || {
+        let (status, page) = stranger.get("/readyz").await;
+        (status == 503 && page.contains("certificate")).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn redis_is_reached_on_its_socket() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("redis.sock").to_str().unwrap().to_owned();
+    let redis = Redis::with(&["--unixsocket", &socket]).await;
+    assert_marks(&server_at(&format!("unix://{socket}"), &[]).await, &redis).await;
+}
+
+#[tokio::test]
+async fn a_password_in_the_url_opens_redis_and_is_told_to_nobody() {
+    const PASSWORD: &str = "hunter2-is-the-password";
+    let redis = Redis::start().await;
+    redis.run::<()>(&format!("ACL SETUSER marker on >{PASSWORD} ~* &* +@all")).await;
+    let address = redis.url().replace("redis://", "");
+    let trace = [("RUST_LOG", "trace")];
+    let server = server_at(&format!("redis://marker:{PASSWORD}@{address}"), &trace).await;
+    assert_marks(&server, &redis).await;
+
+    let shut_out = server_at(&format!("redis://marker:{PASSWORD}-not@{address}"), &trace).await;
+    eventually("the password is refused", LIMIT, async || {
+        let (status, page) = shut_out.get("/readyz").await;
+        assert!(!page.contains("hunter2"), "{page}");
+        (status == 503 && page != "not ready: not connected yet\n").then_some(())
+    })
+    .await;
+    for line in [server.log(), shut_out.log()].concat() {
+        assert!(!line.contains("hunter2"), "{line}");
+    }
+}
