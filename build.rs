@@ -28,16 +28,20 @@ fn revision() -> String {
     if let Ok(revision) = env::var("MARKREAD_REVISION") {
         return revision;
     }
-    for watched in [".git/HEAD", ".git/refs/heads"] {
-        if Path::new(watched).exists() {
-            println!("cargo:rerun-if-changed={watched}");
+    // Sources that were unpacked inside another repository are not of its revision.
+    let own = git(&["rev-parse", "--show-prefix"]).is_some_and(|prefix| prefix.is_empty());
+    let revision = git(&["rev-parse", "--short=12", "HEAD"]).filter(|_| own);
+    for watched in ["HEAD", "refs/heads"] {
+        let path = git(&["rev-parse", "--git-path", watched]).filter(|_| own);
+        if let Some(path) = path.filter(|path| Path::new(path).exists()) {
+            println!("cargo:rerun-if-changed={path}");
         }
     }
-    let git = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output();
-    match git {
-        Ok(output) if output.status.success() => {
-            String::from_utf8_lossy(&output.stdout).trim().to_owned()
-        }
-        _ => "unknown".to_owned(),
-    }
+    revision.unwrap_or_else(|| "unknown".to_owned())
+}
+
+fn git(args: &[&str]) -> Option<String> {
+    let output = Command::new("git").args(args).output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    output.status.success().then_some(text)
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName};
 use tokio::time::{Instant, timeout_at};
 
+use crate::routing::Wire;
 use crate::status::Refusal;
 
 /// The header of the gRPC protocol; other clients do not send it.
@@ -27,12 +28,18 @@ pub struct Deadline {
 
 impl Deadline {
     /// The deadline of a call that begins now. A `grpc-timeout` that does not parse means none,
-    /// as in every gRPC server.
-    pub fn starting_now(headers: &HeaderMap, call_timeout: Duration) -> Self {
+    /// as in every gRPC server; plain HTTP has no deadline of the caller's.
+    pub fn starting_now(wire: Wire, headers: &HeaderMap, call_timeout: Duration) -> Self {
         let now = Instant::now();
-        let timeout = headers.get(GRPC_TIMEOUT).and_then(|value| parse_timeout(value.as_bytes()));
+        let header = headers.get(GRPC_TIMEOUT).filter(|_| wire == Wire::Grpc);
+        let timeout = header.and_then(|value| parse_timeout(value.as_bytes()));
         let caller_gives_up_at = timeout.map(|timeout| now + timeout);
         Self { call_ends_at: now + call_timeout, caller_gives_up_at }
+    }
+
+    /// Whether the caller has given up by now, or will within `slack`.
+    pub fn has_passed(self, slack: Duration) -> bool {
+        self.caller_gives_up_at.is_some_and(|at| at <= Instant::now() + slack)
     }
 
     /// Waits for the call's answer no longer than until the deadline.
@@ -47,10 +54,6 @@ impl Deadline {
             Some(caller) if caller < server => (caller, Refusal::DeadlineExceeded),
             _ => (server, Refusal::RequestTimeout),
         };
-        // A timer looks at the call first: one that is late already must not even begin.
-        if at <= Instant::now() {
-            return Err(refusal);
-        }
         timeout_at(at, call).await.map_err(|_| refusal)
     }
 }
@@ -106,15 +109,17 @@ mod tests {
         let two_seconds = Duration::from_secs(2);
         let never = std::future::pending::<()>;
 
-        let short = Deadline::starting_now(&headers("100m"), two_seconds);
+        let short = Deadline::starting_now(Wire::Grpc, &headers("100m"), two_seconds);
         assert_eq!(short.bound(never()).await, Err(Refusal::DeadlineExceeded));
-        let long = Deadline::starting_now(&headers("10S"), two_seconds);
+        let long = Deadline::starting_now(Wire::Grpc, &headers("10S"), two_seconds);
         assert_eq!(long.bound(never()).await, Err(Refusal::RequestTimeout));
-        let none = Deadline::starting_now(&HeaderMap::new(), two_seconds);
+        let none = Deadline::starting_now(Wire::Grpc, &HeaderMap::new(), two_seconds);
         assert_eq!(none.bound(never()).await, Err(Refusal::RequestTimeout));
-        let past = Deadline::starting_now(&headers("0m"), two_seconds);
-        assert_eq!(past.bound(async { 1 }).await, Err(Refusal::DeadlineExceeded));
-        let far = Deadline::starting_now(&headers("99999999H"), two_seconds);
+        let past = Deadline::starting_now(Wire::Grpc, &headers("0m"), two_seconds);
+        assert!(past.has_passed(Duration::ZERO));
+        let http = Deadline::starting_now(Wire::Http, &headers("0m"), two_seconds);
+        assert!(!http.has_passed(Duration::ZERO));
+        let far = Deadline::starting_now(Wire::Grpc, &headers("99999999H"), two_seconds);
         assert_eq!(far.bound(async { 1 }).await, Ok(1));
     }
 }

@@ -23,7 +23,7 @@ use crate::grpc::{self, Call, MESSAGE_MAX_BYTES};
 use crate::health::HealthServer;
 use crate::identity::Identity;
 use crate::lifecycle::{Lifecycle, Phase};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, RecordedMethod};
 use crate::routing::{Asked, Target};
 use crate::status::{Body, Refusal};
 use crate::telemetry;
@@ -152,28 +152,65 @@ impl hyper::service::Service<Request<Incoming>> for PeerEdge {
         let metrics = Arc::clone(&edge.front.metrics);
         let asked = Asked::of(&request);
         let wants_body = request.method() != Method::HEAD;
-        let deadline = Deadline::starting_now(request.headers(), edge.front.call_timeout);
-        let span = tracing::info_span!("call", trace_id = %telemetry::trace_id(request.headers()));
+        let deadline =
+            Deadline::starting_now(asked.wire, request.headers(), edge.front.call_timeout);
+        let span = tracing::error_span!("call", trace_id = %telemetry::trace_id(request.headers()));
         request.extensions_mut().insert(self.peer);
         request.extensions_mut().insert(deadline);
         let call = async move {
+            let mut recording = Recording { metrics, asked, deadline, began, answered: false };
             let answered = deadline.bound(edge.answer(asked, request)).await;
-            let response = answered.unwrap_or_else(|late| refuse(&metrics, asked, late));
+            let response = answered.unwrap_or_else(|late| refuse(&recording.metrics, asked, late));
             // Over HTTP/2 hyper would send it, and the client take that for a broken protocol.
             let response = if wants_body { response } else { response.map(|_| Body::empty()) };
-            if let Some(method) = asked.recorded_method() {
-                let code = unary_code(&response);
-                metrics.record_call(method, code, began);
-                tracing::debug!(
-                    ?method,
-                    ?code,
-                    elapsed_us = began.elapsed().as_micros(),
-                    "answered"
-                );
-            }
+            recording.answer(unary_code(&response));
             Ok(response)
         };
         Box::pin(call.instrument(span))
+    }
+}
+
+/// Records how a call ended, which may be that its caller hung up: the answer's future is dropped
+/// then.
+struct Recording {
+    metrics: Arc<Metrics>,
+    asked: Asked,
+    deadline: Deadline,
+    began: Instant,
+    answered: bool,
+}
+
+impl Recording {
+    /// How much earlier than its deadline a caller may hang up for it: clocks and networks differ.
+    const HANG_UP_SLACK: Duration = Duration::from_millis(50);
+
+    fn answer(&mut self, code: Code) {
+        self.answered = true;
+        if let Some((method, elapsed_us)) = self.record(code) {
+            tracing::debug!(?method, ?code, elapsed_us, "answered");
+        }
+    }
+
+    fn record(&self, code: Code) -> Option<(RecordedMethod, u128)> {
+        let method = self.asked.recorded_method()?;
+        self.metrics.record_call(method, code, self.began);
+        Some((method, self.began.elapsed().as_micros()))
+    }
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        if self.answered {
+            return;
+        }
+        let late = self.deadline.has_passed(Self::HANG_UP_SLACK);
+        if late && self.asked.target == Target::MarkRead {
+            self.metrics.count_mark_read(&Err(Refusal::DeadlineExceeded));
+        }
+        let code = if late { Code::DeadlineExceeded } else { Code::Cancelled };
+        if let Some((method, elapsed_us)) = self.record(code) {
+            tracing::debug!(?method, ?code, elapsed_us, "the caller hung up");
+        }
     }
 }
 
@@ -213,6 +250,10 @@ impl Routes {
             return Err(Refusal::Internal);
         };
         let reader = self.identity.authenticate(request.headers())?;
+        // A timer looks at the call before the time: one that is late already must not begin.
+        if deadline.has_passed(Duration::ZERO) {
+            return Err(Refusal::DeadlineExceeded);
+        }
         request.extensions_mut().insert(Call { reader, deadline });
         let request = request.map(OneMessage::new);
         let Ok(response) = self.mark_read.clone().oneshot(request).await;

@@ -4,7 +4,7 @@
 //! A call's way is straight:
 //!
 //! ```text
-//! bytes → listener → edge (routing, edge guard, identity) → grpc → service → store → reply
+//! bytes → listener → edge (edge guard, routing, identity) → grpc → service → store → reply
 //! ```
 //!
 //! Where to read on, in this order:

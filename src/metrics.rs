@@ -218,7 +218,10 @@ fn describe() {
         Unit::Seconds,
         "Duration of the store's operations, round trip included"
     );
-    describe_counter!(EVENTS_PUBLISHED, "Mark-read events published by this process");
+    describe_counter!(
+        EVENTS_PUBLISHED,
+        "Mark-read events whose marks were answered by this process"
+    );
     describe_gauge!(STREAM_LENGTH, "Entries in the stream of mark-read events, as last probed");
     describe_counter!(EDGE_LIMITED, "Calls that the edge guard stopped");
     describe_gauge!(STORE_WARNINGS, "Settings of Redis that may lose data (/readyz names them)");

@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand};
 
 use crate::telemetry::LogFormat;
@@ -39,6 +40,7 @@ pub(super) struct ServeArgs {
     /// Keep everything in memory and take the caller from the metadata x-user-id: no Redis, no
     /// tokens, loopback only
     #[arg(long, env = "MARKREAD_DEV", hide_env_values = true)]
+    #[arg(value_parser = BoolishValueParser::new())]
     pub(super) dev: bool,
 
     /// Address and port of gRPC

@@ -164,6 +164,17 @@ async fn a_redis_url_that_is_none_is_refused_without_its_password() {
 }
 
 #[tokio::test]
+async fn dev_may_be_turned_on_by_the_environment() {
+    for yes in ["1", "true", "yes", "on"] {
+        let args = ["serve", "--redis-url", "redis://127.0.0.1"];
+        let line = refused(2, &args, &[("MARKREAD_DEV", yes)]).await;
+        assert!(line.contains("--redis-url does not go with --dev"), "{line}");
+    }
+    let line = refused(2, &["serve"], &[("MARKREAD_DEV", "0")]).await;
+    assert!(line.contains("no way to authenticate"), "{line}");
+}
+
+#[tokio::test]
 async fn a_url_in_the_place_of_a_flag_is_not_repeated() {
     let line = refused(2, &["serve", "redis://:hunter2@host"], &[]).await;
     assert!(line.contains("--help") && !line.contains("hunter2"), "{line}");

@@ -126,6 +126,21 @@ async fn every_line_about_a_call_carries_its_trace() {
     assert_eq!(traces.len(), 3, "{}", answered.join("\n"));
 }
 
+#[tokio::test]
+async fn a_failed_call_is_told_with_its_trace_where_only_warnings_are_heard() {
+    let redis = Redis::start().await;
+    let warnings = [("RUST_LOG", "warn,markread::serve=info")];
+    let server = Server::on_in(&redis, &[], &warnings).await;
+    server.wait_until_ready().await;
+    redis.run::<()>(&format!("SET markread:cursors:{READER} x")).await;
+    server.caller(READER).mark(RECIPIENT, MESSAGE).await.unwrap_err();
+    let line = eventually("the failure is told of", LIMIT, async || {
+        server.log().into_iter().find(|line| line.contains("a call failed"))
+    })
+    .await;
+    assert_eq!(trace_id(&serde_json::from_str(&line).unwrap()).len(), 32, "{line}");
+}
+
 fn trace_id(line: &Value) -> String {
     let trace_id = line.get("trace_id").unwrap_or_else(|| &line["span"]["trace_id"]);
     trace_id.as_str().unwrap_or_default().to_owned()

@@ -214,17 +214,24 @@ async fn a_reader_known_to_be_over_quota_is_refused_without_asking_redis() {
 }
 
 #[tokio::test]
-async fn a_flush_of_redis_is_noticed_and_denials_are_forgotten() {
+async fn a_flush_of_redis_is_noticed_and_denials_are_forgotten_by_every_server() {
     let redis = Redis::start().await;
-    let server = Server::on_with(&redis, &["--rate-limit", "1"]).await;
-    let caller = server.caller(READER);
-    caller.mark(RECIPIENT, 1).await.unwrap();
-    caller.mark(RECIPIENT, 2).await.unwrap_err();
+    let flags = ["--rate-limit", "2"];
+    let servers = [Server::on_with(&redis, &flags).await, Server::on_with(&redis, &flags).await];
+    // On each a reader of its own is denied, and remembered.
+    for (reader, server) in (1..).zip(&servers) {
+        for message in 1..=2 {
+            server.caller(reader).mark(RECIPIENT, message).await.unwrap();
+        }
+        server.caller(reader).mark(RECIPIENT, 3).await.unwrap_err();
+    }
     redis.run::<()>("FLUSHALL").await;
-    eventually("the flush is noticed", Duration::from_secs(5), async || {
-        caller.mark(RECIPIENT, 2).await.ok()
-    })
-    .await;
+    for (reader, server) in (1..).zip(&servers) {
+        eventually("the flush is noticed", Duration::from_secs(5), async || {
+            server.caller(reader).mark(RECIPIENT, 3).await.ok()
+        })
+        .await;
+    }
     let layout: Vec<String> = redis.run("HMGET markread:layout version partitions").await;
     assert_eq!(layout, ["1", "1"]);
 }

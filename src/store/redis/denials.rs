@@ -12,6 +12,9 @@ use crate::mark_read::{Quota, RateLimit};
 /// How many readers are remembered; beyond that Redis is asked again.
 const CAPACITY_READERS: u64 = 100_000;
 
+/// How many readers are held against Redis at once.
+const CHECKED_READERS: usize = 64;
+
 /// What Redis has denied, for as long as it would deny it again.
 #[derive(Debug)]
 pub(super) struct Denials {
@@ -65,6 +68,12 @@ impl Denials {
         let left = denial.until.checked_duration_since(Instant::now())?;
         let holds = !left.is_zero() && denial.generation == self.generation();
         holds.then_some((denial.quota, left))
+    }
+
+    /// Some of the readers who are denied now, to be held against what Redis says.
+    pub(super) fn some_readers(&self) -> Vec<UserId> {
+        let readers = self.readers.iter().map(|(reader, _)| *reader);
+        readers.filter(|reader| self.of(*reader).is_some()).take(CHECKED_READERS).collect()
     }
 
     /// Forgets everything: another Redis may answer, or this one was flushed.

@@ -12,8 +12,8 @@ const FORGETS: &str =
 /// One sentence each.
 pub(super) type Warnings = Vec<&'static str>;
 
-/// The settings that may lose data, where Redis tells them. Where Redis does not let its configuration be read, as managed
-/// ones do not, what INFO tells has to do: it does not tell whether snapshots are taken.
+/// The settings that may lose data; none where Redis does not answer. Managed ones do not let their
+/// configuration be read: then what INFO tells has to do, and snapshots are taken for granted.
 pub(super) async fn warnings(connection: &mut MultiplexedConnection) -> Option<Warnings> {
     let mut ask = cmd("INFO");
     ask.arg("memory").arg("persistence");

@@ -21,6 +21,7 @@ use super::durability::{self, Warnings};
 use super::errors::classify;
 use super::keys;
 use super::script::MarkReadScript;
+use crate::mark_read::RateLimit;
 use crate::metrics;
 use crate::store::{StoreError, StoreHealth};
 
@@ -130,6 +131,7 @@ struct Connections {
 pub(super) struct Keeper {
     client: Client,
     stream: String,
+    rate_limit: RateLimit,
     link: Arc<Link>,
     denials: Arc<Denials>,
     failing_since: Option<Instant>,
@@ -141,12 +143,14 @@ impl Keeper {
     pub(super) fn new(
         client: Client,
         stream: String,
+        rate_limit: RateLimit,
         link: Arc<Link>,
         denials: Arc<Denials>,
     ) -> Self {
         Self {
             client,
             stream,
+            rate_limit,
             link,
             denials,
             failing_since: None,
@@ -212,6 +216,7 @@ impl Keeper {
             {
                 Ok(()) => {
                     failures = 0;
+                    self.check_denials(&mut connections.probes).await;
                     let warnings = self.look_around(&mut connections.probes).await;
                     self.note_success(warnings);
                 }
@@ -247,6 +252,28 @@ impl Keeper {
             Ok(())
         } else {
             Err(Problem::Layout(LayoutMismatch { version, partitions }))
+        }
+    }
+
+    /// Forgets all denials where Redis would not deny again. Of the servers that a flush leaves with
+    /// denials, only the first finds the layout missing; the others find this.
+    async fn check_denials(&self, connection: &mut MultiplexedConnection) {
+        let readers = self.denials.some_readers();
+        if readers.is_empty() {
+            return;
+        }
+        let mut quotas = pipe();
+        for reader in readers {
+            quotas.cmd("GET").arg(keys::quota(reader));
+        }
+        let check = quotas.ignore_errors().query_async(connection);
+        let used: Vec<RedisResult<Option<u64>>> = match timeout(PROBE_TIMEOUT, check).await {
+            Ok(Ok(used)) => used,
+            // What could not be looked at now is with the next probe.
+            _ => return,
+        };
+        if used.iter().flatten().any(|used| used.is_none_or(|used| used < self.rate_limit.calls)) {
+            self.denials.forget();
         }
     }
 

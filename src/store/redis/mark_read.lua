@@ -16,8 +16,8 @@
 -- A script is isolated, but nothing rolls back. So a mark reads and validates everything before its
 -- first write; its first write is XADD where there is an event (the write that a full Redis
 -- refuses), and what follows cannot fail any more. Every command on a mark's own keys goes through
--- pcall: one mark's error is not its neighbours'. IDs are compared as text, since a Lua number is a float. The twin
--- of `advances` in src/mark_read.rs and of `payload` in src/event.rs.
+-- pcall: one mark's error is not its neighbours'. IDs are compared as text, since a Lua number is a
+-- float. This is the twin of `advances` in src/mark_read.rs and of `payload` in src/event.rs.
 
 local STREAM = KEYS[1]
 local LIMIT, WINDOW_MS, STREAM_MAXLEN = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]

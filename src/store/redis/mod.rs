@@ -5,6 +5,7 @@
 //! - `keys`: every key. - `errors`: which errors pass. - `durability`: what may lose data.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -33,6 +34,9 @@ pub use self::link::LayoutMismatch;
 /// Calls that may wait for Redis at once; one more is refused. At a millisecond a call that is four
 /// million calls a second: it is reached only by a Redis that hangs.
 const IN_FLIGHT_MAX: usize = 4096;
+
+/// Calls that Redis is sent at once where it waits for replicas after each.
+const WAITING_MAX: usize = 16;
 
 /// How the store works on Redis.
 #[derive(Clone)]
@@ -75,6 +79,7 @@ pub struct RedisStore {
     keeper: AbortHandle,
     timer: StoreTimer,
     in_flight: Semaphore,
+    waiting: Arc<Semaphore>,
 }
 
 impl Drop for RedisStore {
@@ -99,7 +104,8 @@ impl RedisStore {
         let link = Arc::new(Link::new());
         let denials = Arc::new(Denials::new(rate_limit));
         let script = MarkReadScript::new(stream.clone(), stream_maxlen, rate_limit);
-        let keeper = Keeper::new(client, stream, Arc::clone(&link), Arc::clone(&denials));
+        let keeper =
+            Keeper::new(client, stream, rate_limit, Arc::clone(&link), Arc::clone(&denials));
         let keeper = tokio::spawn(keeper.run());
         let store = Self {
             script,
@@ -109,6 +115,7 @@ impl RedisStore {
             keeper: keeper.abort_handle(),
             timer: StoreTimer::new("mark_read"),
             in_flight: Semaphore::new(IN_FLIGHT_MAX),
+            waiting: Arc::new(Semaphore::new(WAITING_MAX)),
         };
         Ok((Arc::new(store), keeper))
     }
@@ -177,20 +184,39 @@ impl RedisStore {
         Ok(results)
     }
 
-    /// Sends one call of the script, and where replicas count, waits for them on the same
-    /// connection: `WAIT` looks at what this connection wrote.
+    /// Sends one call of the script, and where replicas count, waits for them.
     async fn send(
         &self,
         connection: &mut MultiplexedConnection,
         call: Cmd,
     ) -> RedisResult<(Value, Replicas)> {
-        let Some(ack) = self.replicas_ack else {
-            return Ok((call.query_async(connection).await?, Replicas { enough: true }));
-        };
+        match self.replicas_ack {
+            Some(ack) => self.send_and_wait(connection.clone(), call, ack).await,
+            None => Ok((call.query_async(connection).await?, Replicas { enough: true })),
+        }
+    }
+
+    /// `WAIT` goes on the same connection, since it looks at what this connection wrote, and holds
+    /// up whatever comes behind it. So only a few calls are sent at once, and one counts until Redis
+    /// has answered, even if its caller has given up; the others queue here, where a mark whose
+    /// caller gives up is never sent.
+    async fn send_and_wait(
+        &self,
+        mut connection: MultiplexedConnection,
+        call: Cmd,
+        ack: ReplicasAck,
+    ) -> RedisResult<(Value, Replicas)> {
+        let permit = Arc::clone(&self.waiting).acquire_owned().await;
         let timeout_ms = u64::try_from(ack.timeout.as_millis()).unwrap_or(u64::MAX);
         let mut calls = pipe();
         calls.add_command(call).cmd("WAIT").arg(ack.replicas).arg(timeout_ms).ignore_errors();
-        let replies: Vec<RedisResult<Value>> = calls.query_async(connection).await?;
+        let sent = tokio::spawn(async move {
+            let replies: RedisResult<Vec<RedisResult<Value>>> =
+                calls.query_async(&mut connection).await;
+            drop(permit);
+            replies
+        });
+        let replies = sent.await.map_err(|error| io::Error::other(error.to_string()))??;
         let [reply, acknowledged] =
             <[_; 2]>::try_from(replies).unwrap_or_else(|_| [Ok(Value::Nil), Ok(Value::Nil)]);
         // An error of WAIT, as on a master that has just been demoted, means: not enough.

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use tonic::Code;
 
+use super::super::harness::server::http1;
 use super::super::harness::{MESSAGE, READER, RECIPIENT, Raw, Redis, Server, eventually};
 use super::{assert_denied, assert_store_unavailable};
 
@@ -55,4 +56,43 @@ async fn a_deadline_that_has_passed_already_is_exceeded() {
     }
     let answer = raw.mark_within("99999999H", READER, RECIPIENT, MESSAGE).await;
     assert_eq!(answer.grpc_status().code(), Code::Ok);
+}
+
+#[tokio::test]
+async fn a_deadline_that_has_passed_is_no_way_around_the_guard_and_none_of_plain_http() {
+    let redis = Redis::start().await;
+    let flags = ["--edge-rate", "1", "--edge-burst", "2"];
+    let server = Server::on_with(&redis, &flags).await;
+    let raw = Raw::to(&server).await;
+    let mut reasons = Vec::new();
+    for _ in 0..5 {
+        reasons.push(raw.mark_within("1n", READER, RECIPIENT, MESSAGE).await.denied().reason);
+    }
+    assert_eq!(reasons[0], "DEADLINE_EXCEEDED");
+    assert!(reasons.contains(&"EDGE_LIMIT_EXCEEDED".to_owned()), "{reasons:?}");
+
+    let server = Server::on(&redis).await;
+    let request = "GET / HTTP/1.1\r\nhost: x\r\ngrpc-timeout: 0m\r\nconnection: close\r\n\r\n";
+    let (head, _) = http1(&server.address, request).await.unwrap();
+    assert!(head.starts_with("HTTP/1.1 404"), "{head}");
+}
+
+#[tokio::test]
+async fn a_caller_that_hangs_up_at_its_deadline_is_counted_once() {
+    const CALLS: u8 = 20;
+    let redis = Redis::start().await;
+    let server = Server::on(&redis).await;
+    redis.freeze();
+    for _ in 0..CALLS {
+        // The client ends the call itself, at about the time at which the server does.
+        let mut request = server.caller(READER).request(RECIPIENT, MESSAGE);
+        request.set_timeout(Duration::from_millis(100));
+        server.caller(READER).send(request).await.unwrap_err();
+    }
+    redis.thaw();
+    let counted = "markread_mark_read_total{outcome=\"deadline\"}";
+    eventually("each is counted", Duration::from_secs(5), async || {
+        (server.metric(counted).await == Some(f64::from(CALLS))).then_some(())
+    })
+    .await;
 }

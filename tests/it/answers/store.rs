@@ -110,3 +110,23 @@ async fn a_mark_that_too_few_replicas_have_is_not_answered_ok() {
     let denied = caller.mark(RECIPIENT, MESSAGE).await.unwrap_err();
     assert_store_unavailable(&denied);
 }
+
+#[tokio::test]
+async fn marks_given_up_while_replicas_are_waited_for_do_not_run_long_after() {
+    let redis = Redis::start().await;
+    let server = Server::on_with(&redis, &["--replicas-ack", "1"]).await;
+    let mut calls = tokio::task::JoinSet::new();
+    for message in 1..=300 {
+        let caller = server.caller(READER);
+        calls.spawn(async move { caller.mark(RECIPIENT, message).await });
+    }
+    for answer in calls.join_all().await {
+        assert_store_unavailable(&answer.unwrap_err());
+    }
+    // Sixteen calls of 100 ms may still be with Redis.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let used = redis.used(READER).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(redis.used(READER).await, used);
+    assert!(used < Some(150), "{used:?} of 300 marks were sent");
+}
