@@ -94,9 +94,7 @@ impl Target {
     fn of_path(path: &str) -> Self {
         match path {
             "/markread.v1.MarkReadService/MarkRead" => Self::MarkRead,
-            "/grpc.health.v1.Health/Check"
-            | "/grpc.health.v1.Health/List"
-            | "/grpc.health.v1.Health/Watch" => Self::Health,
+            "/grpc.health.v1.Health/Check" | "/grpc.health.v1.Health/Watch" => Self::Health,
             "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo" => Self::ReflectionV1,
             "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" => {
                 Self::ReflectionV1Alpha
@@ -136,6 +134,7 @@ mod tests {
             ),
             (Method::GET, "/", None, Wire::Http, Target::Unknown),
             (Method::POST, "/grpc.health.v1.Health/Check", grpc, Wire::Grpc, Target::Health),
+            (Method::POST, "/grpc.health.v1.Health/List", grpc, Wire::Grpc, Target::Unknown),
         ];
         for (method, path, content_type, wire, target) in table {
             let mut request = Request::builder().method(method).uri(path).version(Version::HTTP_2);
