@@ -157,8 +157,8 @@ impl hyper::service::Service<Request<Incoming>> for PeerEdge {
         let span = tracing::error_span!("call", trace_id = %telemetry::trace_id(request.headers()));
         request.extensions_mut().insert(self.peer);
         request.extensions_mut().insert(deadline);
+        let mut recording = Recording { metrics, asked, deadline, began, answered: false };
         let call = async move {
-            let mut recording = Recording { metrics, asked, deadline, began, answered: false };
             let answered = deadline.bound(edge.answer(asked, request)).await;
             let response = answered.unwrap_or_else(|late| refuse(&recording.metrics, asked, late));
             // Over HTTP/2 hyper would send it, and the client take that for a broken protocol.
@@ -182,7 +182,7 @@ struct Recording {
 
 impl Recording {
     /// How much earlier than its deadline a caller may hang up for it: clocks and networks differ.
-    const HANG_UP_SLACK: Duration = Duration::from_millis(50);
+    const HANG_UP_SLACK: Duration = Duration::from_millis(100);
 
     fn answer(&mut self, code: Code) {
         self.answered = true;

@@ -124,7 +124,7 @@ async fn marks_given_up_while_replicas_are_waited_for_do_not_run_long_after() {
         assert_store_unavailable(&answer.unwrap_err());
     }
     // Sixteen calls of 100 ms may still be with Redis.
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    tokio::time::sleep(Duration::from_secs(6)).await;
     let used = redis.used(READER).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(redis.used(READER).await, used);
