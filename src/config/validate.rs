@@ -118,11 +118,8 @@ impl ServeArgs {
                 },
             )?;
         if let ConnectionAddr::TcpTls { insecure: true, .. } = address.addr() {
-            return Err(
-                "--redis-url ends in #insecure: certificates are always verified, leave it \
-                        out"
-                .to_owned(),
-            );
+            let problem = "--redis-url ends in #insecure: certificates are always verified";
+            return Err(format!("{problem}, leave it out"));
         }
         if self.stream.is_empty() {
             return Err("--stream is empty: it takes the name of a key".to_owned());

@@ -1,27 +1,8 @@
 //! Where Redis may be: behind TLS, on a socket, behind a password.
 
-use std::path::Path;
-
-use tokio::process::Command;
-
-use super::harness::{MESSAGE, READER, RECIPIENT, Redis, Server, eventually, free_port};
+use super::harness::{MESSAGE, READER, RECIPIENT, Redis, Server, eventually, free_port, openssl};
 
 const LIMIT: std::time::Duration = std::time::Duration::from_secs(10);
-
-async fn openssl(dir: &Path, args: &str) {
-    let made = Command::new("openssl").args(args.split(' ')).current_dir(dir).output().await;
-    let made = made.expect("openssl is installed");
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-}
-
-/// A server at this address of a Redis, with the secret of test servers.
-async fn server_at(url: &str, variables: &[(&str, &str)]) -> Server {
-    let dir = tempfile::tempdir().unwrap();
-    let secret = dir.path().join("secret");
-    std::fs::write(&secret, super::harness::server::SECRET).unwrap();
-    let flags = ["--redis-url", url, "--jwt-secret-file", secret.to_str().unwrap()];
-    Server::spawn_in(&flags, false, variables).await
-}
 
 async fn assert_marks(server: &Server, redis: &Redis) {
     server.wait_until_ready().await;
@@ -53,9 +34,9 @@ async fn redis_is_reached_over_tls_where_its_ca_is_trusted_and_only_there() {
     )
     .await;
     let url = format!("rediss://localhost:{port}");
-    assert_marks(&server_at(&url, &[("SSL_CERT_FILE", &files[2])]).await, &redis).await;
+    assert_marks(&Server::at(&url, &[], &[("SSL_CERT_FILE", &files[2])]).await, &redis).await;
 
-    let stranger = server_at(&url, &[]).await;
+    let stranger = Server::at(&url, &[], &[]).await;
     eventually("the certificate is refused", LIMIT, async || {
         let (status, page) = stranger.get("/readyz").await;
         (status == 503 && page.contains("certificate")).then_some(())
@@ -68,7 +49,7 @@ async fn redis_is_reached_on_its_socket() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("redis.sock").to_str().unwrap().to_owned();
     let redis = Redis::with(&["--unixsocket", &socket]).await;
-    assert_marks(&server_at(&format!("unix://{socket}"), &[]).await, &redis).await;
+    assert_marks(&Server::at(&format!("unix://{socket}"), &[], &[]).await, &redis).await;
 }
 
 #[tokio::test]
@@ -78,10 +59,11 @@ async fn a_password_in_the_url_opens_redis_and_is_told_to_nobody() {
     redis.run::<()>(&format!("ACL SETUSER marker on >{PASSWORD} ~* &* +@all")).await;
     let address = redis.url().replace("redis://", "");
     let trace = [("RUST_LOG", "trace")];
-    let server = server_at(&format!("redis://marker:{PASSWORD}@{address}"), &trace).await;
+    let server = Server::at(&format!("redis://marker:{PASSWORD}@{address}"), &[], &trace).await;
     assert_marks(&server, &redis).await;
 
-    let shut_out = server_at(&format!("redis://marker:{PASSWORD}-not@{address}"), &trace).await;
+    let shut_out =
+        Server::at(&format!("redis://marker:{PASSWORD}-not@{address}"), &[], &trace).await;
     eventually("the password is refused", LIMIT, async || {
         let (status, page) = shut_out.get("/readyz").await;
         assert!(!page.contains("hunter2"), "{page}");

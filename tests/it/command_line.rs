@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::harness::caller::{Credentials, number};
 use super::harness::server::{SECRET, command};
-use super::harness::{READER, RECIPIENT, Redis, Server};
+use super::harness::{READER, RECIPIENT, Redis, Server, openssl};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -117,18 +117,17 @@ async fn a_file_that_holds_no_key_is_refused() {
         says(&["--jwt-secret-file", &file], &["--jwt-secret-file", "at least 32"]).await;
     }
 
-    let openssl = async |args: &str, name: &str| {
-        let out = text(&files.path(name));
-        let args = args.split(' ').chain(["-out", &out]);
-        let made = tokio::process::Command::new("openssl").args(args).output().await;
-        assert!(made.unwrap().status.success());
-        out
-    };
-    let private = openssl("genpkey -algorithm ed25519", "private").await;
-    let p384 = openssl("genpkey -algorithm ec -pkeyopt ec_paramgen_curve:P-384", "p384").await;
-    let p384 = openssl(&format!("pkey -pubout -in {p384}"), "p384.pub").await;
-    let rsa = openssl("genpkey -algorithm rsa -pkeyopt rsa_keygen_bits:1024", "rsa").await;
-    let rsa = openssl(&format!("pkey -pubout -in {rsa}"), "rsa.pub").await;
+    let dir = files.0.path();
+    openssl(dir, "genpkey -algorithm ed25519 -out private").await;
+    for (key, kind) in [
+        ("p384", "-algorithm ec -pkeyopt ec_paramgen_curve:P-384"),
+        ("rsa", "-algorithm rsa -pkeyopt rsa_keygen_bits:1024"),
+    ] {
+        openssl(dir, &format!("genpkey {kind} -out {key}")).await;
+        openssl(dir, &format!("pkey -pubout -in {key} -out {key}.pub")).await;
+    }
+    let [private, p384, rsa] =
+        ["private", "p384.pub", "rsa.pub"].map(|name| text(&files.path(name)));
     let garbage = "-----BEGIN PUBLIC KEY-----\nbm8ga2V5\n-----END PUBLIC KEY-----\n";
     for file in [private, p384, rsa, files.secret(), files.write("garbage", garbage)] {
         let right = ["--jwt-public-key-file", "PEM public key", "RSA", "P-256", "Ed25519"];

@@ -231,11 +231,7 @@ async fn no_secret_is_logged_whatever_the_level() {
 async fn the_password_in_the_url_of_redis_is_not_logged() {
     let redis = Redis::start().await;
     let url = format!("redis://reader:hunter2@127.0.0.1:{}", redis.port);
-    let dir = tempfile::tempdir().unwrap();
-    let secret = dir.path().join("secret");
-    std::fs::write(&secret, SECRET).unwrap();
-    let flags = ["--redis-url", &url, "--jwt-secret-file", secret.to_str().unwrap()];
-    let server = Server::spawn_in(&flags, false, &[("RUST_LOG", "trace")]).await;
+    let server = Server::at(&url, &[], &[("RUST_LOG", "trace")]).await;
     // That Redis has no such user.
     eventually("the cause is told", LIMIT, async || {
         let (status, cause) = server.get("/readyz").await;

@@ -1,17 +1,15 @@
 //! Tokens as other issuers, and forgers, make them.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::process::Command;
 
-use super::super::harness::READER;
 use super::super::harness::caller::Credentials;
 use super::super::harness::server::SECRET;
+use super::super::harness::{READER, openssl};
 
 /// Seconds since 1970, this many from now.
 pub(super) fn seconds_from_now(seconds: i64) -> i64 {
@@ -55,26 +53,25 @@ pub(super) struct KeyPair {
 }
 
 impl KeyPair {
-    /// `kind` is what `openssl genpkey` takes: `["-algorithm", "ed25519"]`.
-    pub(super) async fn generate(kind: &[&str]) -> Self {
+    /// `kind` is what `openssl genpkey` takes: `-algorithm ed25519`.
+    pub(super) async fn generate(kind: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (private, public) = (dir.path().join("private"), dir.path().join("public"));
-        let [private_path, public_path] = [&private, &public].map(|path| path.to_str().unwrap());
-        openssl(&[&["genpkey", "-out", private_path], kind].concat()).await;
-        openssl(&["pkey", "-in", private_path, "-pubout", "-out", public_path]).await;
+        openssl(dir.path(), &format!("genpkey -out private {kind}")).await;
+        openssl(dir.path(), "pkey -in private -pubout -out public").await;
         Self { _dir: dir, private, public }
     }
 
     pub(super) async fn rsa() -> Self {
-        Self::generate(&["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"]).await
+        Self::generate("-algorithm RSA -pkeyopt rsa_keygen_bits:2048").await
     }
 
     pub(super) async fn p256() -> Self {
-        Self::generate(&["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"]).await
+        Self::generate("-algorithm EC -pkeyopt ec_paramgen_curve:P-256").await
     }
 
     pub(super) async fn ed25519() -> Self {
-        Self::generate(&["-algorithm", "ed25519"]).await
+        Self::generate("-algorithm ed25519").await
     }
 
     pub(super) fn public(&self) -> &Path {
@@ -94,15 +91,4 @@ impl KeyPair {
             _ => EncodingKey::from_rsa_pem(&pem).unwrap(),
         }
     }
-}
-
-async fn openssl(args: &[&str]) {
-    let status = Command::new("openssl")
-        .args(args)
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .await
-        .expect("openssl is installed");
-    assert!(status.success(), "openssl {args:?}");
 }

@@ -2,7 +2,10 @@
 
 use std::future::Future;
 use std::net::TcpListener;
+use std::path::Path;
 use std::time::{Duration, Instant};
+
+use tokio::process::Command;
 
 pub(crate) mod caller;
 pub(crate) mod operator;
@@ -33,6 +36,13 @@ pub(crate) const OUTCOMES: [&str; 10] = [
     "deadline",
     "internal",
 ];
+
+/// Runs the openssl command line in a directory: words by spaces.
+pub(crate) async fn openssl(dir: &Path, args: &str) {
+    let made = Command::new("openssl").args(args.split(' ')).current_dir(dir).output().await;
+    let made = made.expect("openssl is installed");
+    assert!(made.status.success(), "{args}: {}", String::from_utf8_lossy(&made.stderr));
+}
 
 /// A port that nothing listens on at the moment. It is none of those that the system chooses from,
 /// so that no other socket takes it while what listens on it is down.

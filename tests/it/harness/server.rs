@@ -53,11 +53,15 @@ impl Server {
 
     /// The same, with these variables in its environment.
     pub(crate) async fn on_in(redis: &Redis, flags: &[&str], variables: &[(&str, &str)]) -> Self {
+        Self::at(&redis.url(), flags, variables).await
+    }
+
+    /// A server on whatever is at this URL.
+    pub(crate) async fn at(url: &str, flags: &[&str], variables: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let secret = dir.path().join("secret");
         std::fs::write(&secret, SECRET).unwrap();
-        let url = redis.url();
-        let own = ["--redis-url", &url, "--jwt-secret-file", secret.to_str().unwrap()];
+        let own = ["--redis-url", url, "--jwt-secret-file", secret.to_str().unwrap()];
         Self::spawn_in(&[&own, flags].concat(), false, variables).await
     }
 
