@@ -3,18 +3,24 @@
 //! The Redis script writes the same JSON (`src/store/redis/mark_read.lua`); the property test in
 //! `tests/it/twins.rs` demands equal bytes.
 
+use crate::ids::UserId;
 use crate::mark_read::Mark;
+use crate::users::Users;
 
 /// The payload of a mark that advanced its cursor at `created_ms`, in milliseconds since 1970.
 ///
-/// IDs and times are strings of digits, so nothing in it needs escaping. When reader and recipient
-/// are one user, that user stands once in `users`.
-pub fn payload(mark: &Mark, created_ms: u64) -> String {
+/// IDs and times are strings of digits, and user objects are JSON, so nothing in it needs escaping.
+/// When reader and recipient are one user, that user stands once in `users`.
+pub fn payload(mark: &Mark, created_ms: u64, users: &Users) -> String {
     let Mark { reader, recipient, last_read_event_id } = mark;
+    let user = |id: UserId| match users.get(id) {
+        Some(object) => format!(r#""{id}":{}"#, object.as_str()),
+        None => format!(r#""{id}":{{"id":"{id}"}}"#),
+    };
     let users = if reader == recipient {
-        format!(r#""{reader}":{{"id":"{reader}"}}"#)
+        user(*reader)
     } else {
-        format!(r#""{reader}":{{"id":"{reader}"}},"{recipient}":{{"id":"{recipient}"}}"#)
+        format!("{},{}", user(*reader), user(*recipient))
     };
     format!(
         r#"{{"direct_message_mark_read_events":[{{"created_timestamp":"{created_ms}","sender_id":"{reader}","last_read_event_id":"{last_read_event_id}","target":{{"recipient_id":"{recipient}"}}}}],"users":{{{users}}}}}"#
@@ -24,6 +30,7 @@ pub fn payload(mark: &Mark, created_ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::users::UserObject;
 
     fn mark(reader: u64, recipient: u64) -> Mark {
         Mark {
@@ -36,14 +43,24 @@ mod tests {
     #[test]
     fn the_payload_is_the_contracts_json() {
         assert_eq!(
-            payload(&mark(2_244_994_945, 3_805_104_374), 1_518_127_183_443),
+            payload(&mark(2_244_994_945, 3_805_104_374), 1_518_127_183_443, &Users::default()),
             r#"{"direct_message_mark_read_events":[{"created_timestamp":"1518127183443","sender_id":"2244994945","last_read_event_id":"8754578330382663743","target":{"recipient_id":"3805104374"}}],"users":{"2244994945":{"id":"2244994945"},"3805104374":{"id":"3805104374"}}}"#
         );
     }
 
     #[test]
     fn a_reader_who_is_the_recipient_stands_once_in_users() {
-        let payload: serde_json::Value = serde_json::from_str(&payload(&mark(7, 7), 1)).unwrap();
+        let payload = payload(&mark(7, 7), 1, &Users::default());
+        let payload: serde_json::Value = serde_json::from_str(&payload).unwrap();
         assert_eq!(payload["users"], serde_json::json!({ "7": { "id": "7" } }));
+    }
+
+    #[test]
+    fn a_user_object_stands_in_it_byte_for_byte() {
+        let object = UserObject::parse(br#" {"id":7, "name":"\u00e9"} "#).unwrap();
+        let users = Users::within_bounds([(7.try_into().unwrap(), object)]);
+        let payload = payload(&mark(7, 8), 1, &users);
+        let expected = r#""users":{"7":{"id":7, "name":"\u00e9"},"8":{"id":"8"}}}"#;
+        assert!(payload.ends_with(expected), "{payload}");
     }
 }

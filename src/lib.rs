@@ -10,7 +10,7 @@
 //! Where to read on, in this order:
 //!
 //! - [`mark_read`]: the command, its outcomes, the rule that a cursor only moves forward;
-//!   [`ids`] and [`event`] are its words.
+//!   [`ids`], [`event`] and [`users`] are its words.
 //! - [`grpc`]: wire types into a command, an outcome back. [`proto`] is generated.
 //! - [`service`]: the one place that decides; [`store`]: the two that remember.
 //! - [`edge`], [`routing`], [`edge_guard`], [`identity`], [`deadline`]: what a call passes before.
@@ -43,6 +43,7 @@ pub mod status;
 pub mod store;
 pub mod telemetry;
 pub mod until_drain;
+pub mod users;
 
 /// The messages, client and server of `proto/markread/v1/mark_read.proto`.
 #[allow(

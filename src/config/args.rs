@@ -97,6 +97,12 @@ pub(super) struct ServeArgs {
     #[arg(env = "MARKREAD_STREAM_MAXLEN", hide_env_values = true)]
     pub(super) stream_maxlen: u64,
 
+    /// What the keys of user objects have in front of the user ID in Redis; their values, JSON objects
+    /// of at most 64 KiB, go into events, up to 5 s stale
+    #[arg(long, value_name = "PREFIX", default_value = "user:")]
+    #[arg(env = "MARKREAD_USER_KEY_PREFIX", hide_env_values = true)]
+    pub(super) user_key_prefix: String,
+
     /// Replicas that must have a mark before it is answered OK; 0 waits for none [default: 0]
     #[arg(long, value_name = "REPLICAS", env = "MARKREAD_REPLICAS_ACK", hide_env_values = true)]
     #[arg(value_parser = whole_number::<u32>(0..=u32::MAX.into()))]

@@ -128,6 +128,7 @@ impl ServeArgs {
             address,
             stream: self.stream.clone(),
             stream_maxlen: self.stream_maxlen,
+            user_key_prefix: self.user_key_prefix.clone(),
             rate_limit,
             replicas_ack: self.replicas_ack()?,
         })))

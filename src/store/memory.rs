@@ -11,6 +11,7 @@ use crate::event;
 use crate::ids::UserId;
 use crate::mark_read::{Mark, Outcome, Quota, RateLimit, ReadCursor, advances};
 use crate::metrics::{self, StoreTimer};
+use crate::users::{UserObject, Users, distinct_users};
 
 /// A stream entry's ID: milliseconds since 1970, then a count within the millisecond.
 pub type EntryId = (u64, u64);
@@ -33,6 +34,7 @@ struct State {
     windows: HashMap<UserId, Window>,
     windows_until_sweep: u32,
     cursors: HashMap<(UserId, UserId), ReadCursor>,
+    users: HashMap<UserId, Vec<u8>>,
     stream: VecDeque<(EntryId, String)>,
     last_entry_id: EntryId,
 }
@@ -56,6 +58,11 @@ impl MemoryStore {
         self.with_state(|state| state.cursors.get(&(reader, recipient)).copied())
     }
 
+    /// Stores a user object, as somebody else does in Redis.
+    pub fn put_user(&self, user: UserId, value: &[u8]) {
+        self.with_state(|state| state.users.insert(user, value.to_owned()));
+    }
+
     /// The events that the stream holds, oldest first.
     pub fn events(&self) -> Vec<(EntryId, String)> {
         self.with_state(|state| state.stream.iter().cloned().collect())
@@ -73,8 +80,9 @@ impl Store for MemoryStore {
         let _timing = self.timer.start();
         Ok(self.with_state(|state| {
             let now_ms = now_ms();
+            let users = state.users_of(marks);
             let outcomes =
-                marks.iter().map(|mark| Ok(self.mark_one(state, mark, now_ms))).collect();
+                marks.iter().map(|mark| Ok(self.mark_one(state, mark, now_ms, &users))).collect();
             metrics::set_stream_length(u32::try_from(state.stream.len()).unwrap_or(u32::MAX));
             outcomes
         }))
@@ -86,7 +94,7 @@ impl Store for MemoryStore {
 }
 
 impl MemoryStore {
-    fn mark_one(&self, state: &mut State, mark: &Mark, now_ms: u64) -> Outcome {
+    fn mark_one(&self, state: &mut State, mark: &Mark, now_ms: u64, users: &Users) -> Outcome {
         let mut window = self.window(state, mark.reader, now_ms);
         if window.used >= self.rate_limit.calls {
             let retry_after = Duration::from_millis(window.ends_at_ms.saturating_sub(now_ms));
@@ -106,7 +114,7 @@ impl MemoryStore {
             _ => {
                 let &Mark { recipient, last_read_event_id, .. } = mark;
                 let cursor = ReadCursor { recipient, last_read_event_id, read_at_ms: now_ms };
-                state.publish(event::payload(mark, now_ms), now_ms, self.stream_max_entries);
+                state.publish(event::payload(mark, now_ms, users), now_ms, self.stream_max_entries);
                 state.cursors.insert(conversation, cursor);
                 Outcome::Advanced { cursor, quota }
             }
@@ -134,6 +142,14 @@ impl MemoryStore {
 }
 
 impl State {
+    /// The user objects of the readers and recipients.
+    fn users_of(&self, marks: &[Mark]) -> Users {
+        let objects = distinct_users(marks).into_iter();
+        Users::within_bounds(
+            objects.filter_map(|user| Some((user, UserObject::parse(self.users.get(&user)?)?))),
+        )
+    }
+
     fn publish(&mut self, payload: String, now_ms: u64, max_entries: usize) {
         let (last_ms, last_count) = self.last_entry_id;
         // Like Redis: IDs rise strictly even where the clock does not.

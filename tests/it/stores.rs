@@ -35,6 +35,7 @@ impl Subject {
             address: redis.url().into_connection_info().unwrap(),
             stream: "direct_message_mark_read_events".to_owned(),
             stream_maxlen: 0,
+            user_key_prefix: "user:".to_owned(),
             rate_limit,
             replicas_ack: None,
         };

@@ -53,6 +53,11 @@ pub(super) fn lost_script(error: &RedisError) -> bool {
     error.kind() == redis::ErrorKind::Server(ServerErrorKind::NoScript)
 }
 
+/// Whether a key holds something else than the command is for.
+pub(super) fn is_wrong_type(error: &RedisError) -> bool {
+    error.code() == Some("WRONGTYPE")
+}
+
 /// A reply of a shape that the script never gives. Only the shape is told: values are IDs.
 pub(super) fn unexpected(reply: &Value) -> StoreError {
     StoreError::corrupt(match reply {

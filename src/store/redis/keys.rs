@@ -14,3 +14,8 @@ pub(super) fn quota(reader: UserId) -> String {
 pub(super) fn cursors(reader: UserId) -> String {
     format!("markread:cursors:{reader}")
 }
+
+/// A user object, which is not ours.
+pub(super) fn user(prefix: &str, user: UserId) -> String {
+    format!("{prefix}{user}")
+}

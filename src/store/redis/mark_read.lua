@@ -5,7 +5,9 @@
 -- KEYS[2n+1]   of mark n: the reader's cursors   hash: <recipient> -> message ID,
 --                                                -<recipient> -> ms since 1970 of the last advance
 -- ARGV[1..3]   calls served in a window, the window's ms, the stream's approximate length (0: any)
--- ARGV[3n+1..] of mark n: reader, recipient, message ID, each canonical decimal, 1 .. 2^63-1
+-- ARGV[4]      how many user objects follow
+-- ARGV[5..]    of each: user ID, JSON object; a user without one appears with the ID alone
+-- then         of each mark: reader, recipient, message ID, each canonical decimal, 1 .. 2^63-1
 --
 -- Returns one reply a mark, in order:
 --   {'advanced', cursor, read_at_ms, used, reset_at_ms}
@@ -21,6 +23,7 @@
 
 local STREAM = KEYS[1]
 local LIMIT, WINDOW_MS, STREAM_MAXLEN = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
+local USER_OBJECTS = tonumber(ARGV[4])
 local MAX_ID = '9223372036854775807'
 
 -- Redis's clock, asked once a script at most, and only where it is needed.
@@ -60,8 +63,13 @@ local function digits(number)
   return string.format('%.0f', number)
 end
 
+local objects = {}
+for n = 1, USER_OBJECTS do
+  objects[ARGV[3 + 2 * n]] = ARGV[4 + 2 * n]
+end
+
 local function user(id)
-  return '"' .. id .. '":{"id":"' .. id .. '"}'
+  return '"' .. id .. '":' .. (objects[id] or '{"id":"' .. id .. '"}')
 end
 
 local function payload(reader, recipient, message, created_ms)
@@ -150,7 +158,7 @@ end
 
 local replies = {}
 for n = 1, (#KEYS - 1) / 2 do
-  local arg = 3 * n + 1
+  local arg = 2 + 2 * USER_OBJECTS + 3 * n
   replies[n] = mark_read(KEYS[2 * n], KEYS[2 * n + 1], ARGV[arg], ARGV[arg + 1], ARGV[arg + 2])
 end
 return replies

@@ -1,6 +1,7 @@
 //! The store on Redis: one atomic step a call, in one round trip.
 //!
 //! - `mark_read.lua`: the step. - `script`: what is sent to it and what it replies.
+//! - `users`: the user objects that go with it.
 //! - `link`: the connection, its probes, the layout. - `denials`: readers known to be over quota.
 //! - `keys`: every key. - `errors`: which errors pass. - `durability`: what may lose data.
 
@@ -11,13 +12,14 @@ use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
 use redis::{Client, Cmd, ConnectionInfo, ProtocolVersion, RedisResult, Value, pipe};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 
 use self::denials::Denials;
 use self::errors::{classify, lost_script};
 use self::link::{Keeper, Link};
 use self::script::MarkReadScript;
+use self::users::UserReader;
 use super::{MarkResult, Store, StoreError, StoreHealth};
 use crate::mark_read::{Mark, Outcome, RateLimit};
 use crate::metrics::StoreTimer;
@@ -28,6 +30,7 @@ mod errors;
 mod keys;
 mod link;
 mod script;
+mod users;
 
 pub use self::link::LayoutMismatch;
 
@@ -47,6 +50,8 @@ pub struct RedisConfig {
     pub stream: String,
     /// Entries that the stream is trimmed to, roughly; 0 never trims.
     pub stream_maxlen: u64,
+    /// What a user object's key has in front of the user ID.
+    pub user_key_prefix: String,
     /// The quota of each reader.
     pub rate_limit: RateLimit,
     /// What replicas must have before a mark is answered OK.
@@ -76,6 +81,7 @@ pub struct RedisStore {
     replicas_ack: Option<ReplicasAck>,
     link: Arc<Link>,
     denials: Arc<Denials>,
+    users: UserReader,
     keeper: AbortHandle,
     timer: StoreTimer,
     in_flight: Semaphore,
@@ -96,7 +102,7 @@ impl RedisStore {
     ///
     /// When no client can be made of the address.
     pub fn start(config: RedisConfig) -> RedisResult<(Arc<Self>, JoinHandle<LayoutMismatch>)> {
-        let RedisConfig { address, stream, stream_maxlen, rate_limit, replicas_ack } = config;
+        let RedisConfig { address, stream, stream_maxlen, rate_limit, .. } = config;
         // RESP3, since its connections tell at once when they are lost.
         let settings = address.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
         let address = address.set_redis_settings(settings).set_tcp_settings(link::tcp_settings());
@@ -109,9 +115,10 @@ impl RedisStore {
         let keeper = tokio::spawn(keeper.run());
         let store = Self {
             script,
-            replicas_ack,
+            replicas_ack: config.replicas_ack,
             link,
             denials,
+            users: UserReader::new(config.user_key_prefix),
             keeper: keeper.abort_handle(),
             timer: StoreTimer::new("mark_read"),
             in_flight: Semaphore::new(IN_FLIGHT_MAX),
@@ -152,17 +159,22 @@ impl RedisStore {
         Some(Outcome::OverQuota { quota, retry_after })
     }
 
+    /// The right to ask Redis.
+    fn permit(&self) -> Result<SemaphorePermit<'_>, StoreError> {
+        let permit = self.in_flight.try_acquire();
+        permit.map_err(|_| StoreError::unavailable("too many calls wait for Redis"))
+    }
+
     async fn run_script(&self, marks: &[Mark]) -> Result<Vec<MarkResult>, StoreError> {
-        let Ok(_permit) = self.in_flight.try_acquire() else {
-            return Err(StoreError::unavailable("too many calls wait for Redis"));
-        };
-        let _timing = self.timer.start();
+        let _permit = self.permit()?;
         let mut connection = self.link.connection()?;
+        let users = self.users.users_of(marks, &mut connection).await?;
+        let _timing = self.timer.start();
         let generation = self.denials.generation();
         let asked = Instant::now();
-        let reply = match self.send(&mut connection, self.script.by_digest(marks)).await {
+        let reply = match self.send(&mut connection, self.script.by_digest(marks, &users)).await {
             Err(error) if lost_script(&error) => {
-                self.send(&mut connection, self.script.by_source(marks)).await
+                self.send(&mut connection, self.script.by_source(marks, &users)).await
             }
             sent => sent,
         };

@@ -8,6 +8,7 @@ use super::errors::{classify_text, unexpected};
 use super::keys;
 use crate::mark_read::{Mark, Outcome, Quota, RateLimit, ReadCursor};
 use crate::store::{MarkResult, StoreError};
+use crate::users::Users;
 
 const SOURCE: &str = include_str!("mark_read.lua");
 
@@ -34,21 +35,26 @@ impl MarkReadScript {
     }
 
     /// One call for these marks, by the script's digest.
-    pub(super) fn by_digest(&self, marks: &[Mark]) -> Cmd {
-        self.call(cmd("EVALSHA"), &self.sha1, marks)
+    pub(super) fn by_digest(&self, marks: &[Mark], users: &Users) -> Cmd {
+        self.call(cmd("EVALSHA"), &self.sha1, marks, users)
     }
 
     /// The same with the script itself, for a Redis that has lost it; which loads it again.
-    pub(super) fn by_source(&self, marks: &[Mark]) -> Cmd {
-        self.call(cmd("EVAL"), SOURCE, marks)
+    pub(super) fn by_source(&self, marks: &[Mark], users: &Users) -> Cmd {
+        self.call(cmd("EVAL"), SOURCE, marks, users)
     }
 
-    fn call(&self, mut call: Cmd, script: &str, marks: &[Mark]) -> Cmd {
+    fn call(&self, mut call: Cmd, script: &str, marks: &[Mark], users: &Users) -> Cmd {
         call.arg(script).arg(1 + 2 * marks.len()).arg(&self.stream);
         for mark in marks {
             call.arg(keys::quota(mark.reader)).arg(keys::cursors(mark.reader));
         }
         call.arg(self.rate_limit.calls).arg(self.rate_limit.window_ms).arg(self.stream_maxlen);
+        let users = users.iter();
+        call.arg(users.len());
+        for (user, object) in users {
+            call.arg(user.get()).arg(object.as_str());
+        }
         for mark in marks {
             call.arg(mark.reader.get())
                 .arg(mark.recipient.get())

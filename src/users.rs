@@ -1,0 +1,141 @@
+//! Hydrated users: the user objects that stand in an event's payload, CONTRACT section 7.
+//!
+//! They are stored by somebody else, so they may be anything: what cannot stand in a payload as it
+//! is does not stand in it, and the user appears with the ID alone.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::ids::UserId;
+use crate::mark_read::Mark;
+
+/// The longest value that is taken, in bytes.
+pub const USER_OBJECT_MAX_BYTES: usize = 64 * 1024;
+
+/// What all user objects of one call may come to, in bytes; further users appear with the ID alone.
+const CALL_MAX_BYTES: usize = 4 * 1024 * 1024;
+
+/// The text of a user object, as it was stored but for the white space around it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserObject(Arc<str>);
+
+impl UserObject {
+    /// The user object in a stored value, where it is one: a JSON object (RFC 8259) that every
+    /// parser takes. Not one that is nested too deep for some, has numbers past a double's range, or
+    /// half of a surrogate pair.
+    pub fn parse(value: &[u8]) -> Option<Self> {
+        const WHITE_SPACE: [char; 4] = [' ', '\t', '\n', '\r'];
+        if value.len() > USER_OBJECT_MAX_BYTES {
+            return None;
+        }
+        let text = std::str::from_utf8(value).ok()?.trim_matches(WHITE_SPACE);
+        let parses = |text: &str| serde_json::from_str::<Value>(text).is_ok();
+        // Inside of a payload it is two levels deeper.
+        let stands = text.starts_with('{') && parses(text) && parses(&format!("[[{text}]]"));
+        stands.then(|| Self(text.into()))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The user objects of one call. A user who is not among them appears with the ID alone.
+#[derive(Clone, Debug, Default)]
+pub struct Users(HashMap<UserId, UserObject>);
+
+impl Users {
+    /// The objects that one call may carry, the first ones first.
+    pub fn within_bounds(objects: impl IntoIterator<Item = (UserId, UserObject)>) -> Self {
+        let mut bytes = 0;
+        let fits = |(_, object): &(UserId, UserObject)| {
+            bytes += object.as_str().len();
+            bytes <= CALL_MAX_BYTES
+        };
+        Self(objects.into_iter().take_while(fits).collect())
+    }
+
+    /// A user's object, where there is one.
+    pub fn get(&self, user: UserId) -> Option<&UserObject> {
+        self.0.get(&user)
+    }
+
+    /// All of them, in any order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (UserId, &UserObject)> {
+        self.0.iter().map(|(user, object)| (*user, object))
+    }
+}
+
+/// The readers and recipients of marks, each once, the first mark's first.
+pub fn distinct_users(marks: &[Mark]) -> Vec<UserId> {
+    let mut seen = HashSet::with_capacity(2 * marks.len());
+    let users = marks.iter().flat_map(|mark| [mark.reader, mark.recipient]);
+    users.filter(|user| seen.insert(*user)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(value: &str) -> Option<String> {
+        UserObject::parse(value.as_bytes()).map(|object| object.as_str().to_owned())
+    }
+
+    #[test]
+    fn a_json_object_is_taken_byte_for_byte_without_the_space_around_it() {
+        for object in
+            ["{}", r#"{"id": 1.50,  "name":"\u00e9 🙂"}"#, r#"{"a":{"b":[1,null]},"a":2}"#]
+        {
+            assert_eq!(parse(object).as_deref(), Some(object));
+            assert_eq!(parse(&format!(" \r\n\t{object}\n ")).as_deref(), Some(object));
+        }
+    }
+
+    #[test]
+    fn what_is_no_json_object_or_breaks_some_parser_is_not_taken() {
+        let deep = |levels| format!("{{\"a\":{}{}}}", "[".repeat(levels), "]".repeat(levels));
+        for value in [
+            "",
+            " ",
+            "[]",
+            "{",
+            "null",
+            "1",
+            "\"{}\"",
+            "{}{}",
+            "{},{}",
+            "{}]],[[{}",
+            "{a:1}",
+            "{'a':1}",
+            "{\"a\":1,}",
+            "{\"a\":01}",
+            "{\"a\":NaN}",
+            "{\"a\":1e999}",
+            "{\"a\":\"\\ud800\"}",
+            "{\"a\":\"\n\"}",
+            "\u{feff}{}",
+            "\u{a0}{}",
+            &deep(126),
+            &deep(60_000 / 2),
+        ] {
+            assert_eq!(parse(value), None, "{}", &value[..value.len().min(40)]);
+        }
+        assert!(parse(&deep(100)).is_some());
+        assert_eq!(UserObject::parse(b"{\"a\":\"\xff\"}"), None);
+        let padded = |bytes: usize| format!("{{}}{}", " ".repeat(bytes - 2));
+        assert!(parse(&padded(USER_OBJECT_MAX_BYTES)).is_some());
+        assert_eq!(parse(&padded(USER_OBJECT_MAX_BYTES + 1)), None);
+    }
+
+    #[test]
+    fn a_call_carries_objects_of_4_mib_at_most() {
+        let object = UserObject(format!("{{{}}}", " ".repeat(65_534)).into());
+        let users = (1..=100).map(|id: u64| (id.try_into().unwrap(), object.clone()));
+        let users = Users::within_bounds(users);
+        assert_eq!(users.iter().len(), 64);
+        assert!(users.get(64.try_into().unwrap()).is_some());
+    }
+}
