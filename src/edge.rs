@@ -3,12 +3,12 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use http::uri::Scheme;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use tonic::{Code, Status};
@@ -17,14 +17,18 @@ use tower::util::BoxCloneSyncService;
 use tracing::Instrument;
 
 use crate::deadline::Deadline;
-use crate::edge_guard::{EdgeRate, Guarded, Limited, Peer, guard};
+use crate::edge_guard::{EdgeRate, Guarded, Limited, guard};
 use crate::grpc::one_message::OneMessage;
-use crate::grpc::{self, Call, MESSAGE_MAX_BYTES};
+use crate::grpc::{self, Call, Grpc, MESSAGE_MAX_BYTES};
 use crate::health::HealthServer;
-use crate::identity::Identity;
+use crate::http::form::Form;
+use crate::identity::oauth1::Signed;
+use crate::identity::{Identity, Presented};
 use crate::lifecycle::{Lifecycle, Phase};
 use crate::metrics::{Metrics, RecordedMethod};
+use crate::peer::{Peer, Security};
 use crate::routing::{Asked, Target};
+use crate::service::Service;
 use crate::status::{Body, Refusal};
 use crate::telemetry;
 use crate::until_drain::UntilDrain;
@@ -63,6 +67,7 @@ struct Methods(Arc<Routes>);
 
 struct Routes {
     identity: Identity,
+    service: Arc<Service>,
     mark_read: grpc::Server,
     reflection_v1: BoxService,
     reflection_v1alpha: BoxService,
@@ -70,19 +75,22 @@ struct Routes {
     metrics: Arc<Metrics>,
 }
 
+/// What the paths of gRPC take.
+const GRPC: &str = "gRPC: application/grpc over HTTP/2";
+
 type BoxService = BoxCloneSyncService<Request<Incoming>, Response<Body>, Infallible>;
 
 type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
 impl Edge {
-    /// An edge in front of the gRPC server.
+    /// An edge in front of the service.
     ///
     /// # Errors
     ///
     /// When the descriptors that reflection serves do not decode.
     pub fn new(
         config: EdgeConfig,
-        mark_read: grpc::Server,
+        service: Arc<Service>,
         health: HealthServer,
         lifecycle: Lifecycle,
         metrics: Arc<Metrics>,
@@ -90,7 +98,8 @@ impl Edge {
         let EdgeConfig { call_timeout, edge_rate, identity } = config;
         let behind_guard = Methods(Arc::new(Routes {
             identity,
-            mark_read,
+            mark_read: Grpc::server(Arc::clone(&service)),
+            service,
             reflection_v1: BoxService::new(
                 reflection().build_v1()?.max_decoding_message_size(MESSAGE_MAX_BYTES),
             ),
@@ -106,8 +115,8 @@ impl Edge {
     }
 
     /// The service of one connection.
-    pub fn of_peer(&self, peer: IpAddr) -> PeerEdge {
-        PeerEdge { edge: self.clone(), peer: Peer(peer) }
+    pub fn of_peer(&self, peer: Peer) -> PeerEdge {
+        PeerEdge { edge: self.clone(), peer }
     }
 
     async fn answer(self, asked: Asked, request: Request<Incoming>) -> Response<Body> {
@@ -204,7 +213,7 @@ impl Drop for Recording {
             return;
         }
         let late = self.deadline.has_passed(Self::HANG_UP_SLACK);
-        if late && self.asked.target == Target::MarkRead {
+        if late && self.asked.is_mark() {
             self.metrics.count_mark_read(&Err(Refusal::DeadlineExceeded));
         }
         let code = if late { Code::DeadlineExceeded } else { Code::Cancelled };
@@ -234,11 +243,12 @@ impl Routes {
         let asked = Asked::of(&request);
         let answered = match asked.target {
             Target::MarkRead => self.mark_read(request).await,
+            Target::MarkReadJson => self.mark_read_json(request).await,
             Target::ReflectionV1 => Ok(self.stream(&self.reflection_v1, request).await),
             Target::ReflectionV1Alpha => Ok(self.stream(&self.reflection_v1alpha, request).await),
             Target::Unknown => Err(Refusal::Unknown),
             Target::WrongHttpMethod => Err(Refusal::WrongHttpMethod),
-            Target::WrongContentType => Err(Refusal::WrongContentType),
+            Target::WrongContentType => Err(Refusal::WrongContentType { takes: GRPC }),
             // The edge answers it in front of the guard.
             Target::Health => Err(Refusal::Internal),
         };
@@ -246,10 +256,9 @@ impl Routes {
     }
 
     async fn mark_read(&self, mut request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
-        let Some(&deadline) = request.extensions().get::<Deadline>() else {
-            return Err(Refusal::Internal);
-        };
-        let reader = self.identity.authenticate(request.headers())?;
+        let (deadline, Peer { security, .. }) = known(request.extensions())?;
+        let presented = Presented { headers: request.headers(), security, signed: None };
+        let reader = self.identity.authenticate(&presented).await?.reader;
         // A timer looks at the call before the time: one that is late already must not begin.
         if deadline.has_passed(Duration::ZERO) {
             return Err(Refusal::DeadlineExceeded);
@@ -260,10 +269,30 @@ impl Routes {
         message_problem(&response).map_or(Ok(response), Err)
     }
 
+    async fn mark_read_json(&self, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+        let (head, body) = request.into_parts();
+        let (deadline, Peer { security, .. }) = known(&head.extensions)?;
+        let form = Form::read(&head, body).await?;
+        let scheme = if security == Security::Plain { Scheme::HTTP } else { Scheme::HTTPS };
+        let signed = Some(Signed { head: &head, form: &form, scheme });
+        let presented = Presented { headers: &head.headers, security, signed };
+        let proof = self.identity.authenticate(&presented).await?;
+        if let Some(nonce) = proof.nonce {
+            self.service.use_nonce(nonce, deadline).await?;
+        }
+        Ok(crate::http::mark_read(&self.service, proof.reader, &form, deadline).await)
+    }
+
     async fn stream(&self, service: &BoxService, request: Request<Incoming>) -> Response<Body> {
         let Ok(response) = service.clone().oneshot(request).await;
         UntilDrain::wrap(response, &self.lifecycle)
     }
+}
+
+/// What every request's extensions hold, once it has passed the front.
+fn known(extensions: &http::Extensions) -> Result<(Deadline, Peer), Refusal> {
+    let known = extensions.get().copied().zip(extensions.get().copied());
+    known.ok_or(Refusal::Internal)
 }
 
 fn reflection() -> tonic_reflection::server::Builder<'static> {
@@ -276,7 +305,7 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
 
 /// Answers a refusal that was decided outside the method, and counts it where it was a mark.
 fn refuse(metrics: &Metrics, asked: Asked, refusal: Refusal) -> Response<Body> {
-    if asked.target == Target::MarkRead {
+    if asked.is_mark() {
         metrics.count_mark_read(&Err(refusal.clone()));
     }
     asked.refuse(refusal)

@@ -15,14 +15,11 @@ use tower_governor::governor::{Governor, GovernorConfig, GovernorConfigBuilder};
 use tower_governor::key_extractor::KeyExtractor;
 use tower_governor::{GovernorError, GovernorLayer};
 
+use crate::peer::Peer;
 use crate::status::Body;
 
 /// How often the peers are dropped whose calls have all been given back.
 const IDLE_SWEEP_INTERVAL: Duration = Duration::from_secs(60);
-
-/// The address that a connection comes from, in each request's extensions.
-#[derive(Clone, Copy, Debug)]
-pub struct Peer(pub IpAddr);
 
 /// In the extensions of an answer: the guard refused, for at least this long.
 #[derive(Clone, Copy, Debug)]
@@ -84,7 +81,7 @@ impl KeyExtractor for PeerKey {
 
     fn extract<T>(&self, request: &Request<T>) -> Result<IpAddr, GovernorError> {
         let peer = request.extensions().get::<Peer>();
-        peer.map(|Peer(address)| network(*address)).ok_or(GovernorError::UnableToExtractKey)
+        peer.map(|peer| network(peer.address)).ok_or(GovernorError::UnableToExtractKey)
     }
 }
 

@@ -6,7 +6,8 @@ use tonic_health::pb::health_server;
 use tonic_health::server::{HealthReporter, HealthService};
 
 use crate::grpc::MESSAGE_MAX_BYTES;
-use crate::lifecycle::{Lifecycle, Phase};
+use crate::identity::jwks::KeysState;
+use crate::lifecycle::Phase;
 use crate::proto::mark_read_service_server::SERVICE_NAME;
 use crate::store::StoreHealth;
 
@@ -26,40 +27,56 @@ pub enum Readiness {
     NotReady(String),
 }
 
-impl Readiness {
-    /// What the phase and the store's health come to.
-    pub fn of(phase: Phase, store: &StoreHealth) -> Self {
-        match (phase, store) {
-            (Phase::Serving, StoreHealth::Ready { warnings }) => {
-                Self::Ready { warnings: warnings.clone() }
+/// What readiness is made of.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    /// Where the server stands.
+    pub phase: watch::Receiver<Phase>,
+    /// Whether the store can be asked.
+    pub store: watch::Receiver<StoreHealth>,
+    /// Whether tokens can be verified.
+    pub keys: watch::Receiver<KeysState>,
+}
+
+impl Sources {
+    /// What they come to now.
+    pub fn readiness(&self) -> Readiness {
+        match (&*self.phase.borrow(), &*self.store.borrow(), &*self.keys.borrow()) {
+            (Phase::Leaving | Phase::Draining, ..) => Readiness::NotReady("draining".to_owned()),
+            (Phase::Serving, StoreHealth::Away(cause), _) => Readiness::NotReady(cause.clone()),
+            (Phase::Serving, _, KeysState::NeverFetched(cause)) => {
+                Readiness::NotReady(format!("no keys from --jwt-jwks-url: {cause}"))
             }
-            (Phase::Serving, StoreHealth::Away(cause)) => Self::NotReady(cause.clone()),
-            (Phase::Leaving | Phase::Draining, _) => Self::NotReady("draining".to_owned()),
+            (Phase::Serving, StoreHealth::Ready { warnings }, KeysState::There) => {
+                Readiness::Ready { warnings: warnings.clone() }
+            }
+        }
+    }
+
+    /// Waits for a change of any. False when none can change any more.
+    async fn changed(&mut self) -> bool {
+        tokio::select! {
+            Ok(()) = self.phase.changed() => true,
+            Ok(()) = self.store.changed() => true,
+            Ok(()) = self.keys.changed() => true,
+            else => false,
         }
     }
 }
 
 /// The health server, and what keeps it up to date for as long as the process runs.
-pub async fn server(
-    lifecycle: &Lifecycle,
-    store: watch::Receiver<StoreHealth>,
-) -> (HealthServer, impl Future<Output = ()> + use<>) {
+pub async fn server(sources: Sources) -> (HealthServer, impl Future<Output = ()> + use<>) {
     let reporter = HealthReporter::new();
     report(&reporter, ServingStatus::NotServing).await;
     let server = HealthServer::new(HealthService::from_health_reporter(reporter.clone()))
         .max_decoding_message_size(MESSAGE_MAX_BYTES);
-    (server, keep_reporting(reporter, lifecycle.watch(), store))
+    (server, keep_reporting(reporter, sources))
 }
 
-async fn keep_reporting(
-    reporter: HealthReporter,
-    mut phase: watch::Receiver<Phase>,
-    mut store: watch::Receiver<StoreHealth>,
-) {
+async fn keep_reporting(reporter: HealthReporter, mut sources: Sources) {
     let mut told = ServingStatus::NotServing;
     loop {
-        let readiness = Readiness::of(*phase.borrow_and_update(), &store.borrow_and_update());
-        let status = match readiness {
+        let status = match sources.readiness() {
             Readiness::Ready { .. } => ServingStatus::Serving,
             Readiness::NotReady(_) => ServingStatus::NotServing,
         };
@@ -68,10 +85,8 @@ async fn keep_reporting(
             report(&reporter, status).await;
             told = status;
         }
-        tokio::select! {
-            Ok(()) = phase.changed() => {}
-            Ok(()) = store.changed() => {}
-            else => return,
+        if !sources.changed().await {
+            return;
         }
     }
 }

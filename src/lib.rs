@@ -4,18 +4,19 @@
 //! A call's way is straight:
 //!
 //! ```text
-//! bytes → listener → edge (edge guard, routing, identity) → grpc → service → store → reply
+//! bytes → listener → edge (edge guard, routing, identity) → grpc or http → service → store → reply
 //! ```
 //!
 //! Where to read on, in this order:
 //!
 //! - [`mark_read`]: the command, its outcomes, the rule that a cursor only moves forward;
 //!   [`ids`], [`event`] and [`users`] are its words.
-//! - [`grpc`]: wire types into a command, an outcome back. [`proto`] is generated.
+//! - [`grpc`] and [`http`]: wire types into a command, an outcome back. [`proto`] is generated.
 //! - [`service`]: the one place that decides; [`store`]: the two that remember.
 //! - [`edge`], [`routing`], [`edge_guard`], [`identity`], [`deadline`]: what a call passes before.
 //! - [`status`]: every way a call is refused, and what the caller is told.
-//! - [`listener`], [`handshake`], [`lifecycle`], [`until_drain`]: connections, and how they end.
+//! - [`listener`], [`tls`], [`handshake`], [`peer`], [`lifecycle`], [`until_drain`]: connections, and
+//!   how they end. [`reread`]: files that change.
 //! - [`health`], [`ops`], [`metrics`], [`telemetry`]: what an operator sees.
 //! - [`config`], [`serve`]: settings, and how everything is put together.
 //!
@@ -29,6 +30,7 @@ pub mod event;
 pub mod grpc;
 pub mod handshake;
 pub mod health;
+pub mod http;
 pub mod identity;
 pub mod ids;
 pub mod lifecycle;
@@ -36,12 +38,15 @@ pub mod listener;
 pub mod mark_read;
 pub mod metrics;
 pub mod ops;
+pub mod peer;
+pub mod reread;
 pub mod routing;
 pub mod serve;
 pub mod service;
 pub mod status;
 pub mod store;
 pub mod telemetry;
+pub mod tls;
 pub mod until_drain;
 pub mod users;
 

@@ -5,7 +5,7 @@
 
 use std::future::pending;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,14 +18,17 @@ use hyper::service::Service;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 
 use crate::handshake::Handshake;
 use crate::lifecycle::Lifecycle;
+use crate::peer::{Peer, Security};
 use crate::telemetry::Throttle;
+use crate::tls::Tls;
 
 /// The largest list of request headers, in bytes: CONTRACT section 4.
 pub const HEADER_LIST_MAX_BYTES: u32 = 16 * 1024;
@@ -54,8 +57,8 @@ pub struct Limits {
     pub connections: usize,
     /// Concurrent streams of an HTTP/2 connection.
     pub streams: u32,
-    /// From the connection to its first request line or HTTP/2 preface; and for the whole head of
-    /// an HTTP/1.1 request.
+    /// From the connection to its end of TLS's handshake, and from there to its first request line
+    /// or HTTP/2 preface; and for the whole head of an HTTP/1.1 request.
     pub handshake: Duration,
     /// Silence after which an HTTP/2 client is pinged.
     pub keepalive_interval: Duration,
@@ -70,6 +73,7 @@ pub struct Limits {
 pub struct Listener {
     socket: TcpListener,
     limits: Limits,
+    tls: Option<Arc<Tls>>,
     failing: Throttle,
     crowded: Throttle,
 }
@@ -88,7 +92,14 @@ impl Listener {
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         let socket = TcpListener::from_std(socket.into())?;
-        Ok(Self { socket, limits, failing: Throttle::default(), crowded: Throttle::default() })
+        let (failing, crowded) = Default::default();
+        Ok(Self { socket, limits, tls: None, failing, crowded })
+    }
+
+    /// The same behind TLS, where there is any.
+    #[must_use]
+    pub fn behind(self, tls: Option<Arc<Tls>>) -> Self {
+        Self { tls, ..self }
     }
 
     /// The address, with the port that the system chose where 0 was asked for.
@@ -102,8 +113,9 @@ impl Listener {
 
     /// Serves until the drain: then no connection is accepted any more, those that are open are
     /// told to go, and this returns when the last has gone. Whoever waits for that sets the limit.
-    pub async fn serve<S, B>(self, service_of: impl Fn(IpAddr) -> S, lifecycle: Lifecycle)
+    pub async fn serve<F, S, B>(self, service_of: F, lifecycle: Lifecycle)
     where
+        F: Fn(Peer) -> S + Clone + Send + 'static,
         S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
         S::Future: Send + 'static,
         S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -115,7 +127,7 @@ impl Listener {
         let http = Arc::new(http_server(self.limits));
         let mut drain = pin!(lifecycle.draining());
         loop {
-            let (stream, peer) = tokio::select! {
+            let (stream, address) = tokio::select! {
                 accepted = self.accept() => accepted,
                 () = &mut drain => break,
             };
@@ -125,10 +137,12 @@ impl Listener {
                 }
                 continue;
             };
-            let connection = Connection { http: Arc::clone(&http), limits: self.limits, permit };
-            let service = service_of(peer.ip());
-            let lifecycle = lifecycle.clone();
-            connections.spawn(async move { connection.serve(stream, service, lifecycle).await });
+            let http = Arc::clone(&http);
+            let connection = Connection { http, limits: self.limits, address, permit };
+            let tls = self.tls.clone();
+            let (service_of, lifecycle) = (service_of.clone(), lifecycle.clone());
+            connections
+                .spawn(async move { connection.accept(stream, tls, service_of, lifecycle).await });
         }
         drop(self.socket);
         connections.close();
@@ -172,12 +186,19 @@ fn http_server(limits: Limits) -> auto::Builder<TokioExecutor> {
 struct Connection {
     http: Arc<auto::Builder<TokioExecutor>>,
     limits: Limits,
+    address: SocketAddr,
     permit: OwnedSemaphorePermit,
 }
 
 impl Connection {
-    async fn serve<S, B>(self, stream: TcpStream, service: S, lifecycle: Lifecycle)
-    where
+    async fn accept<F, S, B>(
+        self,
+        stream: TcpStream,
+        tls: Option<Arc<Tls>>,
+        service_of: F,
+        lifecycle: Lifecycle,
+    ) where
+        F: Fn(Peer) -> S,
         S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
         S::Future: Send + 'static,
         S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -186,6 +207,35 @@ impl Connection {
     {
         // Without it small answers wait for their neighbours; where it fails they do no more.
         let _ = stream.set_nodelay(true);
+        let address = self.address.ip();
+        let Some(tls) = tls else {
+            let service = service_of(Peer { address, security: Security::Plain });
+            return self.serve(stream, service, lifecycle).await;
+        };
+        let handshake = timeout(self.limits.handshake, tls.accept(stream));
+        let shaken = tokio::select! {
+            shaken = handshake => shaken,
+            // Nobody is kept waiting by a client that has not even said who it is.
+            () = lifecycle.draining() => return,
+        };
+        match shaken {
+            Ok(Ok((stream, security))) => {
+                self.serve(stream, service_of(Peer { address, security }), lifecycle).await;
+            }
+            Ok(Err(error)) => tracing::debug!(error = ?error.to_string(), "no handshake"),
+            Err(_) => tracing::debug!("no handshake in time"),
+        }
+    }
+
+    async fn serve<T, S, B>(self, stream: T, service: S, lifecycle: Lifecycle)
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
+        S::Future: Send + 'static,
+        S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         let stream = Handshake::new(stream, self.limits.handshake);
         let mut connection = pin!(self.http.serve_connection(TokioIo::new(stream), service));
         let told_to_go = async {

@@ -3,9 +3,10 @@
 //! Nothing here knows gRPC, HTTP or Redis. The rule has a twin in
 //! `src/store/redis/mark_read.lua`; the property test in `tests/it/twins.rs` holds them together.
 
+use std::fmt;
 use std::time::Duration;
 
-use crate::ids::{EventId, UserId};
+use crate::ids::{EventId, InvalidId, UserId};
 
 /// A command: the reader has read up to this message of this conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +17,73 @@ pub struct Mark {
     pub recipient: UserId,
     /// The most recent message that was read.
     pub last_read_event_id: EventId,
+}
+
+impl Mark {
+    /// The command that a request's parameters make, or every one of them that is wrong.
+    ///
+    /// # Errors
+    ///
+    /// The bad fields, in the order of the contract's parameters.
+    pub fn of(
+        reader: UserId,
+        last_read_event_id: Result<EventId, FieldProblem>,
+        recipient: Result<UserId, FieldProblem>,
+    ) -> Result<Self, Vec<BadField>> {
+        match (last_read_event_id, recipient) {
+            (Ok(last_read_event_id), Ok(recipient)) => {
+                Ok(Self { reader, recipient, last_read_event_id })
+            }
+            (event, recipient) => {
+                let event = event.err().map(|problem| (LAST_READ_EVENT_ID, problem));
+                let recipient = recipient.err().map(|problem| (RECIPIENT_ID, problem));
+                let bad = event.into_iter().chain(recipient);
+                Err(bad.map(|(name, problem)| BadField { name, problem }).collect())
+            }
+        }
+    }
+}
+
+/// The name of the parameter that says up to which message was read.
+pub const LAST_READ_EVENT_ID: &str = "last_read_event_id";
+
+/// The name of the parameter that says whose messages were read.
+pub const RECIPIENT_ID: &str = "recipient_id";
+
+/// A parameter that is missing or invalid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadField {
+    /// The field's name on the wire.
+    pub name: &'static str,
+    /// What is wrong with it.
+    pub problem: FieldProblem,
+}
+
+impl fmt::Display for BadField {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.name, self.problem)
+    }
+}
+
+/// What is wrong with a parameter. The texts fit behind its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FieldProblem {
+    /// It is no ID, or absent.
+    #[error(transparent)]
+    Id(#[from] InvalidId),
+    /// It is given more than once in one place.
+    #[error("is given more than once")]
+    Repeated,
+    /// It is given in the body and in the query, with different values.
+    #[error("differs between the body and the query")]
+    Conflicting,
+}
+
+impl FieldProblem {
+    /// Whether the parameter is not there at all.
+    pub fn is_missing(self) -> bool {
+        self == Self::Id(InvalidId::Missing)
+    }
 }
 
 /// How far a reader has read a conversation.

@@ -7,36 +7,28 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::sync::watch;
 
-use crate::health::Readiness;
-use crate::lifecycle::Lifecycle;
-use crate::store::StoreHealth;
+use crate::health::{Readiness, Sources};
 
 /// What the port tells of.
 #[derive(Clone)]
 struct Ops {
     metrics: PrometheusHandle,
-    lifecycle: Lifecycle,
-    store: watch::Receiver<StoreHealth>,
+    sources: Sources,
 }
 
 /// The three pages.
-pub fn router(
-    metrics: PrometheusHandle,
-    lifecycle: Lifecycle,
-    store: watch::Receiver<StoreHealth>,
-) -> Router {
+pub fn router(metrics: PrometheusHandle, sources: Sources) -> Router {
     Router::new()
         // Alive while it answers: no outage of Redis is mended by a restart.
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_page))
-        .with_state(Ops { metrics, lifecycle, store })
+        .with_state(Ops { metrics, sources })
 }
 
 async fn readyz(State(ops): State<Ops>) -> impl IntoResponse {
-    match Readiness::of(ops.lifecycle.phase(), &ops.store.borrow()) {
+    match ops.sources.readiness() {
         Readiness::Ready { warnings } => {
             let mut page = "ok\n".to_owned();
             for warning in warnings {

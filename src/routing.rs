@@ -29,6 +29,8 @@ pub enum Wire {
 pub enum Target {
     /// `markread.v1.MarkReadService/MarkRead`.
     MarkRead,
+    /// The seed's endpoint over plain HTTP, `direct_messages/mark_read.json`.
+    MarkReadJson,
     /// `grpc.health.v1.Health`.
     Health,
     /// Server reflection, version 1.
@@ -46,14 +48,22 @@ pub enum Target {
 impl Asked {
     /// What a request asks for.
     pub fn of<B>(request: &Request<B>) -> Self {
-        let wire = Wire::of(request);
-        let target = match Target::of_path(request.uri().path()) {
+        let target = Target::of_path(request.uri().path());
+        let wire = if target == Target::MarkReadJson { Wire::Http } else { Wire::of(request) };
+        let target = match target {
             Target::Unknown => Target::Unknown,
             _ if request.method() != Method::POST => Target::WrongHttpMethod,
+            // What its body may be is looked at with the body.
+            Target::MarkReadJson => Target::MarkReadJson,
             _ if wire != Wire::Grpc => Target::WrongContentType,
             target => target,
         };
         Self { wire, target }
+    }
+
+    /// Whether a mark is asked for, by whichever edge.
+    pub fn is_mark(self) -> bool {
+        matches!(self.target, Target::MarkRead | Target::MarkReadJson)
     }
 
     /// A refusal in the caller's protocol.
@@ -94,6 +104,7 @@ impl Target {
     fn of_path(path: &str) -> Self {
         match path {
             "/markread.v1.MarkReadService/MarkRead" => Self::MarkRead,
+            "/1.1/direct_messages/mark_read.json" => Self::MarkReadJson,
             "/grpc.health.v1.Health/Check" | "/grpc.health.v1.Health/Watch" => Self::Health,
             "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo" => Self::ReflectionV1,
             "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" => {
@@ -111,6 +122,7 @@ mod tests {
     #[test]
     fn a_request_is_routed_by_path_then_method_then_content_type() {
         const MARK_READ: &str = "/markread.v1.MarkReadService/MarkRead";
+        const JSON: &str = "/1.1/direct_messages/mark_read.json";
         let grpc = Some("application/grpc");
         let table = [
             (Method::POST, MARK_READ, grpc, Wire::Grpc, Target::MarkRead),
@@ -133,6 +145,16 @@ mod tests {
                 Target::Unknown,
             ),
             (Method::GET, "/", None, Wire::Http, Target::Unknown),
+            (Method::POST, JSON, None, Wire::Http, Target::MarkReadJson),
+            (Method::POST, JSON, grpc, Wire::Http, Target::MarkReadJson),
+            (Method::GET, JSON, None, Wire::Http, Target::WrongHttpMethod),
+            (
+                Method::POST,
+                "/1.1/direct_messages/mark_read.json/",
+                None,
+                Wire::Http,
+                Target::Unknown,
+            ),
             (Method::POST, "/grpc.health.v1.Health/Check", grpc, Wire::Grpc, Target::Health),
             (Method::POST, "/grpc.health.v1.Health/List", grpc, Wire::Grpc, Target::Unknown),
         ];

@@ -11,8 +11,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::config::{Backend, ServeConfig};
 use crate::edge::Edge;
-use crate::grpc::Grpc;
-use crate::health;
+use crate::health::{self, Sources};
 use crate::identity::Identity;
 use crate::lifecycle::{Lifecycle, Phase};
 use crate::listener::{Limits, Listener};
@@ -51,23 +50,29 @@ fn failed(what: &str, error: impl fmt::Display) -> ServeError {
 ///
 /// [`ServeError`], before anything was served, or when the first Redis met has another layout.
 pub async fn serve(config: ServeConfig) -> Result<(), ServeError> {
-    let ServeConfig { listen, ops_listen, backend, edge, limits, drain_delay, drain, .. } = config;
+    let ServeConfig { listen, ops_listen, tls, backend, edge, limits, drain_delay, drain, .. } =
+        config;
     let mut signals = Signals::new().map_err(|error| failed("signals", error))?;
-    let listener = bind("--listen", listen, limits)?;
+    let listener = bind("--listen", listen, limits)?.behind(tls.clone());
     let ops_listener = bind("--ops-listen", ops_listen, limits)?;
     let page = metrics::install().map_err(|error| failed("metrics", error))?;
     let metrics = Arc::new(Metrics::default());
     let lifecycle = Lifecycle::default();
     let (store, mut keeper) = open_store(backend)?;
 
-    tell_listening(&listener, &ops_listener, &edge.identity);
-    let (health, reporting) = health::server(&lifecycle, store.health()).await;
+    tell_listening(&listener, &ops_listener);
+    warn_of(&edge.identity, tls.is_some());
+    if let Some(tls) = tls {
+        tokio::spawn(tls.keep());
+    }
+    let keys = edge.identity.start();
+    let sources = Sources { phase: lifecycle.watch(), store: store.health(), keys };
+    let (health, reporting) = health::server(sources.clone()).await;
     tokio::spawn(reporting);
     tokio::spawn(metrics::upkeep(page.clone()));
-    tokio::spawn(serve_ops(ops_listener, ops::router(page, lifecycle.clone(), store.health())));
+    tokio::spawn(serve_ops(ops_listener, ops::router(page, sources)));
     let service = Arc::new(Service::new(store, Arc::clone(&metrics)));
-    let grpc = Grpc::server(service);
-    let edge = Edge::new(edge, grpc, health, lifecycle.clone(), metrics)
+    let edge = Edge::new(edge, service, health, lifecycle.clone(), metrics)
         .map_err(|error| failed("reflection", error))?;
     let mut served =
         tokio::spawn(listener.serve(move |peer| edge.of_peer(peer), lifecycle.clone()));
@@ -119,19 +124,32 @@ fn open_store(
     }
 }
 
-fn tell_listening(listener: &Listener, ops_listener: &Listener, identity: &Identity) {
+fn tell_listening(listener: &Listener, ops_listener: &Listener) {
     if let (Ok(grpc), Ok(ops)) = (listener.local_addr(), ops_listener.local_addr()) {
         let (grpc, ops) = (grpc.to_string(), ops.to_string());
         tracing::info!(grpc, ops, "listening");
     }
-    if matches!(identity, Identity::Dev) {
-        tracing::warn!("--dev: callers are whom they say, and everything is gone at the exit");
+}
+
+/// What an operator should know of who is let in.
+fn warn_of(identity: &Identity, tls: bool) {
+    match identity {
+        Identity::Dev => {
+            tracing::warn!("--dev: callers are whom they say, and everything is gone at the exit");
+        }
+        Identity::Proven { oauth1: Some(oauth1), .. } if !tls && !oauth1.knows_public_urls() => {
+            tracing::warn!(
+                "OAuth 1.0a without --tls-cert and --public-url: only clients that sign http:// \
+                 are let in; name what they sign with --public-url where a proxy ends TLS"
+            );
+        }
+        Identity::Proven { .. } => {}
     }
 }
 
 /// The operators' port is there until the process is not, so it knows no drain.
 async fn serve_ops(listener: Listener, pages: axum::Router) {
-    listener.serve(|_| TowerToHyperService::new(pages.clone()), Lifecycle::default()).await;
+    listener.serve(move |_| TowerToHyperService::new(pages.clone()), Lifecycle::default()).await;
 }
 
 /// SIGTERM and SIGINT, which mean the same.

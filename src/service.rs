@@ -6,10 +6,11 @@ use std::sync::Arc;
 use tokio::time::timeout_at;
 
 use crate::deadline::Deadline;
-use crate::mark_read::{Mark, Outcome};
+use crate::identity::oauth1::Nonce;
+use crate::mark_read::{BadField, Mark, Outcome};
 use crate::metrics::Metrics;
-use crate::status::{BadField, Refusal};
-use crate::store::{Store, StoreError, StoreErrorKind};
+use crate::status::{Flaw, Refusal};
+use crate::store::{NonceUse, Store, StoreError, StoreErrorKind};
 use crate::telemetry::Throttle;
 
 /// Read state, on a store.
@@ -48,15 +49,29 @@ impl Service {
     }
 
     async fn ask_store(&self, mark: Mark, deadline: Deadline) -> Result<Outcome, Refusal> {
-        let asked = timeout_at(deadline.call_ends_at, self.store.mark_read(&[mark])).await;
-        let outcome = match asked {
-            Ok(Ok(mut outcomes)) if outcomes.len() == 1 => outcomes.remove(0),
-            Ok(Ok(_)) => Err(StoreError::corrupt("one mark, but not one outcome")),
-            Ok(Err(error)) => Err(error),
-            Err(elapsed) => Err(StoreError::unavailable(elapsed)),
+        let outcome = match in_time(deadline, self.store.mark_read(&[mark])).await {
+            Ok(mut outcomes) if outcomes.len() == 1 => outcomes.remove(0),
+            Ok(_) => Err(StoreError::corrupt("one mark, but not one outcome")),
+            Err(error) => Err(error),
         };
         tracing::debug!(?mark, ?outcome, "asked the store");
         outcome.map_err(|error| self.refuse(&error))
+    }
+
+    /// Uses up the nonce of a signature that holds: the signature proves nothing a second time.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::CredentialsInvalid`] where it was used before; what the store cannot do, as of
+    /// [`Self::mark_read`].
+    pub async fn use_nonce(&self, nonce: Nonce, deadline: Deadline) -> Result<(), Refusal> {
+        match in_time(deadline, self.store.use_nonce(nonce)).await {
+            Ok(NonceUse::First) => Ok(()),
+            Ok(NonceUse::Repeated) => {
+                Err(Refusal::CredentialsInvalid(Flaw::Signature("the nonce was used before")))
+            }
+            Err(error) => Err(self.refuse(&error)),
+        }
     }
 
     fn refuse(&self, error: &StoreError) -> Refusal {
@@ -75,6 +90,15 @@ impl Service {
             }
         }
     }
+}
+
+/// The store's answer, as long as the call lasts.
+async fn in_time<T>(
+    deadline: Deadline,
+    asked: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let answered = timeout_at(deadline.call_ends_at, asked).await;
+    answered.unwrap_or_else(|elapsed| Err(StoreError::unavailable(elapsed)))
 }
 
 impl fmt::Debug for Service {

@@ -7,14 +7,14 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
-use crate::ids::{InvalidId, MAX_ID};
-use crate::mark_read::Quota;
+use crate::ids::MAX_ID;
+use crate::mark_read::{BadField, Quota};
 
 /// The body of every answer, of gRPC and of plain HTTP alike.
 pub type Body = tonic::body::Body;
@@ -24,15 +24,25 @@ const DOMAIN: &str = "markread";
 
 const MALFORMED_MESSAGE: &str = "the bytes are not one message of the method's type";
 
+/// The challenges of a 401: RFC 6750 section 3, RFC 5849 section 3.5.1.
+const BEARER: &str = "Bearer realm=\"markread\"";
+const BEARER_INVALID: &str = "Bearer realm=\"markread\", error=\"invalid_token\"";
+const OAUTH: &str = "OAuth realm=\"markread\"";
+
 const RETRY_PUSHBACK: &str = "grpc-retry-pushback-ms";
 
-/// A parameter that is missing or invalid.
+/// Why credentials do not hold, by what they are; the texts say nothing of their value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BadField {
-    /// The field's name on the wire.
-    pub name: &'static str,
-    /// What is wrong with it.
-    pub problem: InvalidId,
+pub enum Flaw {
+    /// A bearer token, or an `authorization` header of no known scheme.
+    Token(&'static str),
+    /// An OAuth 1.0a signature.
+    Signature(&'static str),
+    /// The time of an OAuth 1.0a signature, which is further from ours than this.
+    Timestamp {
+        /// How far it may be, in seconds.
+        window_seconds: u64,
+    },
 }
 
 /// Why a call was refused.
@@ -54,11 +64,19 @@ pub enum Refusal {
     /// The path is there, but not for this HTTP method.
     WrongHttpMethod,
     /// The path is there, but not for this content type.
-    WrongContentType,
+    WrongContentType {
+        /// What it takes.
+        takes: &'static str,
+    },
+    /// The frame of a plain HTTP request is broken: its body does not end where it says, or it says
+    /// so in two ways.
+    MalformedHttp,
     /// The call carries no credentials.
     CredentialsMissing,
-    /// The credentials do not hold; the text says why, and nothing of what they are.
-    CredentialsInvalid(&'static str),
+    /// The credentials do not hold.
+    CredentialsInvalid(Flaw),
+    /// No key to verify tokens with was ever fetched.
+    IdentityUnavailable,
     /// The credentials hold, but name no user; the text says why.
     UserContextRequired(&'static str),
     /// The reader's quota is used up.
@@ -99,15 +117,18 @@ impl Refusal {
     /// The answer over plain HTTP: `{"errors":[{"code":…,"message":"…"}]}`.
     pub fn into_http(self) -> http::Response<Body> {
         let errors: Vec<_> = match &self {
-            Self::BadFields(fields) => fields
-                .iter()
-                .map(|field| {
-                    let code = if field.problem == InvalidId::Missing { 38 } else { 44 };
-                    let message = format!("{} {}", field.name, field.problem);
-                    serde_json::json!({ "code": code, "message": message })
-                })
-                .collect(),
-            _ => vec![serde_json::json!({ "code": self.http_code(), "message": self.message() })],
+            Self::BadFields(fields) => {
+                // The first entry is 38 where any is missing.
+                let (missing, invalid): (Vec<_>, Vec<_>) =
+                    fields.iter().partition(|field| field.problem.is_missing());
+                let entry = |code| move |field: &BadField| error_entry(code, &field.to_string());
+                missing
+                    .into_iter()
+                    .map(entry(38))
+                    .chain(invalid.into_iter().map(entry(44)))
+                    .collect()
+            }
+            _ => vec![error_entry(self.http_code(), &self.message())],
         };
         let body = serde_json::json!({ "errors": errors }).to_string();
         let mut response = http::Response::new(Body::new(http_body_util::Full::from(body)));
@@ -122,10 +143,21 @@ impl Refusal {
             Self::WrongHttpMethod => {
                 headers.insert(ALLOW, HeaderValue::from_static("POST"));
             }
+            // What follows on the connection cannot be told from the rest of this request.
+            Self::MalformedHttp => {
+                headers.insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Self::CredentialsMissing => {
+                headers.append(WWW_AUTHENTICATE, HeaderValue::from_static(BEARER));
+                headers.append(WWW_AUTHENTICATE, HeaderValue::from_static(OAUTH));
+            }
+            Self::CredentialsInvalid(Flaw::Token(_)) => {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(BEARER_INVALID));
+            }
+            Self::CredentialsInvalid(Flaw::Signature(_) | Flaw::Timestamp { .. }) => {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(OAUTH));
+            }
             _ => {}
-        }
-        if self.http_status() == StatusCode::UNAUTHORIZED {
-            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
     }
@@ -133,16 +165,21 @@ impl Refusal {
     /// The code over gRPC.
     pub fn code(&self) -> Code {
         match self {
-            Self::BadFields(_) | Self::MalformedMessage => Code::InvalidArgument,
+            Self::BadFields(_) | Self::MalformedMessage | Self::MalformedHttp => {
+                Code::InvalidArgument
+            }
             Self::MessageTooLarge { .. } | Self::OverQuota { .. } | Self::EdgeLimited(_) => {
                 Code::ResourceExhausted
             }
-            Self::Unknown | Self::Compressed | Self::WrongHttpMethod | Self::WrongContentType => {
-                Code::Unimplemented
-            }
+            Self::Unknown
+            | Self::Compressed
+            | Self::WrongHttpMethod
+            | Self::WrongContentType { .. } => Code::Unimplemented,
             Self::CredentialsMissing | Self::CredentialsInvalid(_) => Code::Unauthenticated,
             Self::UserContextRequired(_) => Code::PermissionDenied,
-            Self::StoreUnavailable | Self::Draining => Code::Unavailable,
+            Self::IdentityUnavailable | Self::StoreUnavailable | Self::Draining => {
+                Code::Unavailable
+            }
             Self::DeadlineExceeded | Self::RequestTimeout => Code::DeadlineExceeded,
             Self::Internal => Code::Internal,
         }
@@ -151,14 +188,18 @@ impl Refusal {
     /// The reason in `google.rpc.ErrorInfo`; none for what gRPC and HTTP define themselves.
     pub fn reason(&self) -> Option<&'static str> {
         Some(match self {
-            Self::BadFields(_) | Self::MalformedMessage => "INVALID_PARAMETER",
-            Self::MessageTooLarge { .. } => "MESSAGE_TOO_LARGE",
-            Self::Unknown | Self::Compressed | Self::WrongHttpMethod | Self::WrongContentType => {
-                return None;
+            Self::BadFields(_) | Self::MalformedMessage | Self::MalformedHttp => {
+                "INVALID_PARAMETER"
             }
+            Self::MessageTooLarge { .. } => "MESSAGE_TOO_LARGE",
+            Self::Unknown
+            | Self::Compressed
+            | Self::WrongHttpMethod
+            | Self::WrongContentType { .. } => return None,
             Self::CredentialsMissing => "CREDENTIALS_MISSING",
             Self::CredentialsInvalid(_) => "CREDENTIALS_INVALID",
             Self::UserContextRequired(_) => "USER_CONTEXT_REQUIRED",
+            Self::IdentityUnavailable => "IDENTITY_UNAVAILABLE",
             Self::OverQuota { .. } => "RATE_LIMIT_EXCEEDED",
             Self::EdgeLimited(_) => "EDGE_LIMIT_EXCEEDED",
             Self::StoreUnavailable => "STORE_UNAVAILABLE",
@@ -177,12 +218,13 @@ impl Refusal {
             | Self::Unknown
             | Self::Compressed
             | Self::WrongHttpMethod
-            | Self::WrongContentType => "invalid",
+            | Self::WrongContentType { .. }
+            | Self::MalformedHttp => "invalid",
             Self::CredentialsMissing | Self::CredentialsInvalid(_) => "unauthenticated",
             Self::UserContextRequired(_) => "forbidden",
             Self::OverQuota { .. } => "limited",
             Self::EdgeLimited(_) => "edge_limited",
-            Self::StoreUnavailable | Self::Draining => "unavailable",
+            Self::IdentityUnavailable | Self::StoreUnavailable | Self::Draining => "unavailable",
             Self::DeadlineExceeded | Self::RequestTimeout => "deadline",
             Self::Internal => "internal",
         }
@@ -190,15 +232,19 @@ impl Refusal {
 
     fn http_status(&self) -> StatusCode {
         match self {
-            Self::BadFields(_) | Self::MalformedMessage => StatusCode::BAD_REQUEST,
+            Self::BadFields(_) | Self::MalformedMessage | Self::MalformedHttp => {
+                StatusCode::BAD_REQUEST
+            }
             Self::MessageTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Unknown => StatusCode::NOT_FOUND,
             Self::WrongHttpMethod => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Compressed | Self::WrongContentType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Compressed | Self::WrongContentType { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::CredentialsMissing | Self::CredentialsInvalid(_) => StatusCode::UNAUTHORIZED,
             Self::UserContextRequired(_) => StatusCode::FORBIDDEN,
             Self::OverQuota { .. } | Self::EdgeLimited(_) => StatusCode::TOO_MANY_REQUESTS,
-            Self::StoreUnavailable | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Self::IdentityUnavailable | Self::StoreUnavailable | Self::Draining => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::DeadlineExceeded | Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -209,18 +255,20 @@ impl Refusal {
         match self {
             Self::BadFields(_)
             | Self::MalformedMessage
+            | Self::MalformedHttp
             | Self::MessageTooLarge { .. }
             | Self::Compressed
-            | Self::WrongContentType
+            | Self::WrongContentType { .. }
             | Self::RequestTimeout
             | Self::DeadlineExceeded => 44,
             Self::Unknown => 34,
             Self::WrongHttpMethod => 86,
-            Self::CredentialsMissing => 32,
-            Self::CredentialsInvalid(_) => 89,
+            Self::CredentialsMissing | Self::CredentialsInvalid(Flaw::Signature(_)) => 32,
+            Self::CredentialsInvalid(Flaw::Token(_)) => 89,
+            Self::CredentialsInvalid(Flaw::Timestamp { .. }) => 135,
             Self::UserContextRequired(_) => 220,
             Self::OverQuota { .. } | Self::EdgeLimited(_) => 88,
-            Self::StoreUnavailable | Self::Draining => 130,
+            Self::IdentityUnavailable | Self::StoreUnavailable | Self::Draining => 130,
             Self::Internal => 131,
         }
     }
@@ -229,10 +277,7 @@ impl Refusal {
     fn message(&self) -> String {
         match self {
             Self::BadFields(fields) => {
-                let problems: Vec<_> = fields
-                    .iter()
-                    .map(|field| format!("{} {}", field.name, field.problem))
-                    .collect();
+                let problems: Vec<_> = fields.iter().map(ToString::to_string).collect();
                 problems.join("; ")
             }
             Self::MalformedMessage => MALFORMED_MESSAGE.to_owned(),
@@ -240,13 +285,15 @@ impl Refusal {
             Self::MessageTooLarge { max_bytes } => format!("the request is over {max_bytes} bytes"),
             Self::Unknown => "there is no such method or path".to_owned(),
             Self::WrongHttpMethod => "this path takes POST".to_owned(),
-            Self::WrongContentType => {
-                "this path takes gRPC: application/grpc over HTTP/2".to_owned()
-            }
+            Self::WrongContentType { takes } => format!("this path takes {takes}"),
+            Self::MalformedHttp => "the request's body is broken".to_owned(),
             Self::CredentialsMissing => "the call carries no credentials".to_owned(),
-            Self::CredentialsInvalid(problem) | Self::UserContextRequired(problem) => {
-                (*problem).to_owned()
+            Self::CredentialsInvalid(Flaw::Token(problem) | Flaw::Signature(problem))
+            | Self::UserContextRequired(problem) => (*problem).to_owned(),
+            Self::CredentialsInvalid(Flaw::Timestamp { window_seconds }) => {
+                format!("the timestamp is further than {window_seconds} s from the server's clock")
             }
+            Self::IdentityUnavailable => "tokens cannot be verified yet: retry".to_owned(),
             Self::OverQuota { quota, .. } => {
                 format!("the quota of {} calls in a window is used up", quota.limit)
             }
@@ -274,6 +321,9 @@ impl Refusal {
                 ]
             }
             Self::MessageTooLarge { max_bytes } => vec![("max_bytes", max_bytes.to_string())],
+            Self::CredentialsInvalid(Flaw::Timestamp { window_seconds }) => {
+                vec![("window_seconds", window_seconds.to_string())]
+            }
             Self::OverQuota { quota, .. } => vec![("limit", quota.limit.to_string())],
             Self::EdgeLimited(delay) => {
                 vec![("retry_delay_seconds", whole_seconds(*delay).to_string())]
@@ -315,7 +365,7 @@ impl Refusal {
         match self {
             Self::OverQuota { retry_after, .. } => Some(*retry_after),
             Self::EdgeLimited(delay) => Some((*delay).max(Duration::from_secs(1))),
-            Self::StoreUnavailable | Self::Draining => {
+            Self::IdentityUnavailable | Self::StoreUnavailable | Self::Draining => {
                 Some(Duration::from_millis(rand::random_range(100..=1000)))
             }
             _ => None,
@@ -342,6 +392,10 @@ impl Refusal {
         }
         metadata
     }
+}
+
+fn error_entry(code: u16, message: &str) -> serde_json::Value {
+    serde_json::json!({ "code": code, "message": message })
 }
 
 /// Writes the quota into an answer: CONTRACT section 4, `x-rate-limit-*`.

@@ -43,7 +43,7 @@ pub(super) struct ServeArgs {
     #[arg(value_parser = BoolishValueParser::new())]
     pub(super) dev: bool,
 
-    /// Address and port of gRPC
+    /// Address and port of gRPC and of the HTTP edge
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:50051", value_parser = address)]
     #[arg(env = "MARKREAD_LISTEN", hide_env_values = true)]
     pub(super) listen: SocketAddr,
@@ -122,8 +122,45 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "FILE", env = "MARKREAD_JWT_PUBLIC_KEY_FILE", hide_env_values = true)]
     pub(super) jwt_public_key_file: Option<PathBuf>,
 
+    /// URL of the JWK set that verifies RS256, ES256 or EdDSA tokens, http:// or https://; fetched
+    /// every 5 min, and when a token names a key that is not in it
+    #[arg(long, value_name = "URL", env = "MARKREAD_JWT_JWKS_URL", hide_env_values = true)]
+    pub(super) jwt_jwks_url: Option<String>,
+
     #[command(flatten)]
     pub(super) expected: ExpectedArgs,
+
+    /// File with the credentials of OAuth 1.0a clients of the HTTP edge: TOML, one [[credential]] a
+    /// token with consumer_key, consumer_secret, access_token, access_token_secret and user_id, all
+    /// strings; reread when it changes
+    #[arg(long, value_name = "FILE", env = "MARKREAD_OAUTH1_CREDENTIALS_FILE")]
+    #[arg(hide_env_values = true)]
+    pub(super) oauth1_credentials_file: Option<PathBuf>,
+
+    /// Scheme and authority that OAuth 1.0a clients sign, as in https://api.example.com, where a
+    /// proxy ends TLS; repeatable [default: what the request names]
+    #[arg(long, value_name = "URL", env = "MARKREAD_PUBLIC_URL", hide_env_values = true)]
+    #[arg(value_delimiter = ',')]
+    pub(super) public_url: Vec<String>,
+
+    /// File with the server's certificate chain, PEM; it and the two below are reread when they
+    /// change
+    #[arg(long, value_name = "FILE", env = "MARKREAD_TLS_CERT", hide_env_values = true)]
+    pub(super) tls_cert: Option<PathBuf>,
+
+    /// File with the certificate's private key, PEM
+    #[arg(long, value_name = "FILE", env = "MARKREAD_TLS_KEY", hide_env_values = true)]
+    pub(super) tls_key: Option<PathBuf>,
+
+    /// File with the CAs of client certificates, PEM: a certificate is asked for, not required
+    #[arg(long, value_name = "FILE", env = "MARKREAD_CLIENT_CA", hide_env_values = true)]
+    pub(super) client_ca: Option<PathBuf>,
+
+    /// DNS name or URI in the certificate of a client that may name the reader with x-user-id;
+    /// repeatable
+    #[arg(long, value_name = "SAN", env = "MARKREAD_TRUSTED_CLIENT", hide_env_values = true)]
+    #[arg(value_delimiter = ',')]
+    pub(super) trusted_client: Vec<String>,
 
     /// Open connections; one more is closed at once
     #[arg(long, value_name = "CONNECTIONS", default_value_t = 10_000)]
@@ -137,7 +174,7 @@ pub(super) struct ServeArgs {
     #[arg(env = "MARKREAD_MAX_CONCURRENT_STREAMS", hide_env_values = true)]
     pub(super) max_concurrent_streams: u32,
 
-    /// Longest time from a connection to its first bytes of HTTP
+    /// Longest time for TLS's handshake, and from there to the first bytes of HTTP
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = positive_duration)]
     #[arg(env = "MARKREAD_HANDSHAKE_TIMEOUT", hide_env_values = true)]
     pub(super) handshake_timeout: Duration,

@@ -4,6 +4,7 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
@@ -17,8 +18,10 @@ use crate::listener::Limits;
 use crate::mark_read::RateLimit;
 use crate::store::redis::RedisConfig;
 use crate::telemetry::LogFormat;
+use crate::tls::Tls;
 
 mod args;
+mod identity;
 mod validate;
 
 /// What is to be done.
@@ -42,8 +45,10 @@ pub enum Stop {
 /// Settings of `markread serve`, valid.
 #[derive(Debug)]
 pub struct ServeConfig {
-    /// Where gRPC is served.
+    /// Where gRPC and the HTTP edge are served.
     pub listen: SocketAddr,
+    /// What ends TLS there.
+    pub tls: Option<Arc<Tls>>,
     /// Where `/metrics`, `/livez` and `/readyz` are served.
     pub ops_listen: SocketAddr,
     /// Where cursors are kept.

@@ -10,8 +10,7 @@ use super::args::{ExpectedArgs, ServeArgs, TokenArgs};
 use super::{Backend, ServeConfig, TokenConfig};
 use crate::edge::EdgeConfig;
 use crate::edge_guard::EdgeRate;
-use crate::identity::Identity;
-use crate::identity::jwt::{Expected, Secret, Verifier};
+use crate::identity::jwt::{Expected, Secret};
 use crate::listener::Limits;
 use crate::mark_read::RateLimit;
 use crate::store::redis::{RedisConfig, ReplicasAck};
@@ -25,6 +24,7 @@ impl ServeArgs {
             self.refuse_what_dev_excludes()?;
         }
         let identity = self.identity()?;
+        let tls = self.tls()?;
         let backend = self.backend()?;
         let rate = self.edge_rate;
         let edge_rate = (rate > 0).then_some(EdgeRate { rate, burst: self.edge_burst });
@@ -32,6 +32,7 @@ impl ServeArgs {
         Ok(ServeConfig {
             listen: self.listen,
             ops_listen: self.ops_listen,
+            tls,
             backend,
             edge: EdgeConfig { call_timeout: self.call_timeout, edge_rate, identity },
             limits: Limits {
@@ -56,8 +57,13 @@ impl ServeArgs {
             ("--replicas-ack-timeout", self.replicas_ack_timeout.is_some()),
             ("--jwt-secret-file", self.jwt_secret_file.is_some()),
             ("--jwt-public-key-file", self.jwt_public_key_file.is_some()),
+            ("--jwt-jwks-url", self.jwt_jwks_url.is_some()),
             ("--jwt-issuer", self.expected.jwt_issuer.is_some()),
             ("--jwt-audience", self.expected.jwt_audience.is_some()),
+            ("--oauth1-credentials-file", self.oauth1_credentials_file.is_some()),
+            ("--public-url", !self.public_url.is_empty()),
+            ("--client-ca", self.client_ca.is_some()),
+            ("--trusted-client", !self.trusted_client.is_empty()),
         ];
         for (flag, set) in settings {
             if set {
@@ -73,33 +79,6 @@ impl ServeArgs {
             }
         }
         Ok(())
-    }
-
-    fn identity(&self) -> Result<Identity, String> {
-        let expected = self.expected.expected();
-        match (self.dev, &self.jwt_secret_file, &self.jwt_public_key_file) {
-            (true, ..) => Ok(Identity::Dev),
-            (false, Some(_), Some(_)) => {
-                Err("--jwt-secret-file and --jwt-public-key-file are two ways to verify tokens: \
-                 take one"
-                    .to_owned())
-            }
-            (false, Some(file), None) => {
-                let secret = read_secret(file)?;
-                Ok(Identity::Bearer(Box::new(Verifier::with_secret(&secret, &expected))))
-            }
-            (false, None, Some(file)) => {
-                let pem = read("--jwt-public-key-file", file)?;
-                let verifier = Verifier::with_public_key(&pem, &expected)
-                    .map_err(|problem| about("--jwt-public-key-file", file, &problem))?;
-                Ok(Identity::Bearer(Box::new(verifier)))
-            }
-            (false, None, None) => {
-                Err("no way to authenticate callers is configured: set --jwt-secret-file or \
-                 --jwt-public-key-file, or try things out with --dev"
-                    .to_owned())
-            }
-        }
     }
 
     fn backend(&self) -> Result<Backend, String> {
@@ -161,17 +140,17 @@ impl TokenArgs {
 }
 
 impl ExpectedArgs {
-    fn expected(&self) -> Expected {
+    pub(super) fn expected(&self) -> Expected {
         Expected { issuer: self.jwt_issuer.clone(), audience: self.jwt_audience.clone() }
     }
 }
 
-fn read_secret(file: &Path) -> Result<Secret, String> {
+pub(super) fn read_secret(file: &Path) -> Result<Secret, String> {
     const FLAG: &str = "--jwt-secret-file";
     Secret::from_file_contents(read(FLAG, file)?).map_err(|problem| about(FLAG, file, &problem))
 }
 
-fn read(flag: &str, file: &Path) -> Result<Vec<u8>, String> {
+pub(super) fn read(flag: &str, file: &Path) -> Result<Vec<u8>, String> {
     let contents =
         fs::read(file).map_err(|error| about(flag, file, &format!("cannot be read: {error}")))?;
     if contents.is_empty() {
@@ -180,6 +159,6 @@ fn read(flag: &str, file: &Path) -> Result<Vec<u8>, String> {
     Ok(contents)
 }
 
-fn about(flag: &str, file: &Path, problem: &str) -> String {
+pub(super) fn about(flag: &str, file: &Path, problem: &str) -> String {
     format!("{flag} {} {problem}", file.display())
 }

@@ -6,11 +6,11 @@ use tonic::{Request, Response, Status};
 
 use crate::deadline::Deadline;
 use crate::ids::{EventId, UserId};
-use crate::mark_read::{Mark, Outcome, Quota, ReadCursor};
+use crate::mark_read::{BadField, Mark, Outcome, Quota, ReadCursor};
 use crate::proto;
 use crate::proto::mark_read_service_server::{MarkReadService, MarkReadServiceServer};
 use crate::service::Service;
-use crate::status::{BadField, Refusal, insert_rate_limit};
+use crate::status::{Refusal, insert_rate_limit};
 
 pub mod one_message;
 
@@ -51,7 +51,7 @@ impl MarkReadService for Grpc {
         let Some(&Call { reader, deadline }) = request.extensions().get() else {
             return Err(Refusal::Internal.into_grpc());
         };
-        let command = Command::try_from(request.get_ref()).map(|command| command.of(reader));
+        let command = command(request.get_ref(), reader);
         let outcome = self.service.mark_read(command, deadline).await;
         match outcome.map_err(Refusal::into_grpc)? {
             Outcome::Advanced { cursor, quota } => Ok(answer(cursor, true, quota)),
@@ -63,35 +63,11 @@ impl MarkReadService for Grpc {
     }
 }
 
-/// A valid request: a mark that has no reader yet.
-struct Command {
-    recipient: UserId,
-    last_read_event_id: EventId,
-}
-
-impl Command {
-    fn of(self, reader: UserId) -> Mark {
-        let Self { recipient, last_read_event_id } = self;
-        Mark { reader, recipient, last_read_event_id }
-    }
-}
-
-impl TryFrom<&proto::MarkReadRequest> for Command {
-    type Error = Vec<BadField>;
-
-    fn try_from(request: &proto::MarkReadRequest) -> Result<Self, Vec<BadField>> {
-        let last_read_event_id = EventId::try_from(request.last_read_event_id);
-        let recipient = UserId::try_from(request.recipient_id);
-        match (last_read_event_id, recipient) {
-            (Ok(last_read_event_id), Ok(recipient)) => Ok(Self { recipient, last_read_event_id }),
-            (event, recipient) => {
-                let event = event.err().map(|problem| ("last_read_event_id", problem));
-                let recipient = recipient.err().map(|problem| ("recipient_id", problem));
-                let bad = event.into_iter().chain(recipient);
-                Err(bad.map(|(name, problem)| BadField { name, problem }).collect())
-            }
-        }
-    }
+/// The command in a request, by this reader.
+fn command(request: &proto::MarkReadRequest, reader: UserId) -> Result<Mark, Vec<BadField>> {
+    let last_read_event_id = EventId::try_from(request.last_read_event_id);
+    let recipient = UserId::try_from(request.recipient_id);
+    Mark::of(reader, last_read_event_id.map_err(Into::into), recipient.map_err(Into::into))
 }
 
 fn answer(cursor: ReadCursor, advanced: bool, quota: Quota) -> Response<proto::MarkReadResponse> {

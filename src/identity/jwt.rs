@@ -5,12 +5,15 @@
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::errors::{Error, ErrorKind};
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, encode};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::UserId;
-use crate::status::Refusal;
+use crate::status::{Flaw, Refusal};
 
 /// How far clocks may differ, in seconds, when `exp` and `nbf` are looked at.
 const LEEWAY_SECONDS: u64 = 30;
@@ -90,6 +93,32 @@ impl Verifier {
         Ok(Self::new(key, algorithm, expected))
     }
 
+    /// Takes tokens of the one algorithm that goes with a key of a JWK set (RFC 7517): RS256 with
+    /// RSA, ES256 with P-256, `EdDSA` with Ed25519. None where the key is for something else.
+    pub fn with_jwk(jwk: &Jwk, expected: &Expected) -> Option<Self> {
+        let (algorithm, name) = match &jwk.algorithm {
+            AlgorithmParameters::RSA(rsa) if rsa_bytes(&rsa.n)? >= RSA_MIN_BYTES => {
+                (Algorithm::RS256, KeyAlgorithm::RS256)
+            }
+            AlgorithmParameters::EllipticCurve(curve) if curve.curve == EllipticCurve::P256 => {
+                (Algorithm::ES256, KeyAlgorithm::ES256)
+            }
+            AlgorithmParameters::OctetKeyPair(pair) if pair.curve == EllipticCurve::Ed25519 => {
+                (Algorithm::EdDSA, KeyAlgorithm::EdDSA)
+            }
+            _ => return None,
+        };
+        if jwk.common.key_algorithm.is_some_and(|said| said != name) {
+            return None;
+        }
+        Some(Self::new(DecodingKey::from_jwk(jwk).ok()?, algorithm, expected))
+    }
+
+    /// The one algorithm of the tokens that it takes.
+    pub fn algorithm(&self) -> Option<Algorithm> {
+        self.validation.algorithms.first().copied()
+    }
+
     fn new(key: DecodingKey, algorithm: Algorithm, expected: &Expected) -> Self {
         let mut validation = Validation::new(algorithm);
         validation.leeway = LEEWAY_SECONDS;
@@ -106,22 +135,34 @@ impl Verifier {
         Self { key, validation }
     }
 
-    /// The user whom a token was given to.
+    /// Whom a token was given to, and until when.
     ///
     /// # Errors
     ///
     /// [`Refusal::CredentialsInvalid`] where the token does not hold,
     /// [`Refusal::UserContextRequired`] where it does, but its `sub` is no user ID.
-    pub fn verify(&self, token: &str) -> Result<UserId, Refusal> {
-        let token = decode::<Claims>(token, &self.key, &self.validation)
-            .map_err(|error| Refusal::CredentialsInvalid(problem(&error)))?;
-        token
-            .claims
+    pub fn verify(&self, token: &str) -> Result<Verified, Refusal> {
+        let claims = decode::<Claims>(token, &self.key, &self.validation)
+            .map_err(|error| Refusal::CredentialsInvalid(Flaw::Token(problem(&error))))?
+            .claims;
+        let user = claims
             .sub
             .as_str()
             .and_then(|sub| sub.parse().ok())
-            .ok_or(Refusal::UserContextRequired("the token's sub is no user ID"))
+            .ok_or(Refusal::UserContextRequired("the token's sub is no user ID"))?;
+        let expiry = Duration::try_from_secs_f64(claims.exp).unwrap_or_default();
+        let until = UNIX_EPOCH.checked_add(expiry + Duration::from_secs(LEEWAY_SECONDS));
+        Ok(Verified { user, until: until.unwrap_or(UNIX_EPOCH) })
     }
+}
+
+/// What a token that holds says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// Whom it was given to.
+    pub user: UserId,
+    /// When it stops, leeway included.
+    pub until: SystemTime,
 }
 
 impl fmt::Debug for Verifier {
@@ -135,7 +176,6 @@ impl fmt::Debug for Verifier {
 fn can_verify(pem: &[u8], algorithm: Algorithm) -> bool {
     /// The object identifier of P-256, 1.2.840.10045.3.1.7, in DER (RFC 5480).
     const P256: [u8; 10] = [0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
-    const RSA_MIN_BYTES: usize = 2048 / 8;
     let Ok(pem) = pem::parse(pem) else { return false };
     let der = pem.contents();
     pem.tag().ends_with("PUBLIC KEY")
@@ -146,8 +186,18 @@ fn can_verify(pem: &[u8], algorithm: Algorithm) -> bool {
         }
 }
 
+/// The shortest RSA modulus, in bytes (RFC 7518 section 3.3).
+const RSA_MIN_BYTES: usize = 2048 / 8;
+
+/// The length of a modulus in base64url (RFC 7518 section 6.3.1.1: no leading zero bytes).
+fn rsa_bytes(modulus: &str) -> Option<usize> {
+    Some(URL_SAFE_NO_PAD.decode(modulus).ok()?.iter().skip_while(|byte| **byte == 0).count())
+}
+
 #[derive(Deserialize)]
 struct Claims {
+    /// Seconds since 1970, which may have a fraction (RFC 7519 section 2, `NumericDate`).
+    exp: f64,
     /// Whatever stands there: a token that holds but names no user is told from one that does not.
     #[serde(default)]
     sub: serde_json::Value,

@@ -6,8 +6,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 
-use super::{MarkResult, Store, StoreError, StoreHealth};
+use super::{MarkResult, NONCE_KEPT_MS, NonceUse, Store, StoreError, StoreHealth};
 use crate::event;
+use crate::identity::oauth1::Nonce;
 use crate::ids::UserId;
 use crate::mark_read::{Mark, Outcome, Quota, RateLimit, ReadCursor, advances};
 use crate::metrics::{self, StoreTimer};
@@ -35,6 +36,8 @@ struct State {
     windows_until_sweep: u32,
     cursors: HashMap<(UserId, UserId), ReadCursor>,
     users: HashMap<UserId, Vec<u8>>,
+    /// Used nonces, and until when they are kept, the oldest first.
+    nonces: VecDeque<(Nonce, u64)>,
     stream: VecDeque<(EntryId, String)>,
     last_entry_id: EntryId,
 }
@@ -86,6 +89,10 @@ impl Store for MemoryStore {
             metrics::set_stream_length(u32::try_from(state.stream.len()).unwrap_or(u32::MAX));
             outcomes
         }))
+    }
+
+    async fn use_nonce(&self, nonce: Nonce) -> Result<NonceUse, StoreError> {
+        Ok(self.with_state(|state| state.use_nonce(nonce, now_ms())))
     }
 
     fn health(&self) -> watch::Receiver<StoreHealth> {
@@ -148,6 +155,17 @@ impl State {
         Users::within_bounds(
             objects.filter_map(|user| Some((user, UserObject::parse(self.users.get(&user)?)?))),
         )
+    }
+
+    fn use_nonce(&mut self, nonce: Nonce, now_ms: u64) -> NonceUse {
+        while self.nonces.front().is_some_and(|(_, until_ms)| *until_ms <= now_ms) {
+            self.nonces.pop_front();
+        }
+        if self.nonces.iter().any(|(used, _)| *used == nonce) {
+            return NonceUse::Repeated;
+        }
+        self.nonces.push_back((nonce, now_ms + NONCE_KEPT_MS));
+        NonceUse::First
     }
 
     fn publish(&mut self, payload: String, now_ms: u64, max_entries: usize) {

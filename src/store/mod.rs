@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use crate::identity::oauth1::Nonce;
 use crate::mark_read::{Mark, Outcome};
 
 pub mod memory;
@@ -25,9 +26,29 @@ pub trait Store: Send + Sync + 'static {
     /// When the whole list failed: the store could not be asked, or its answer never came.
     async fn mark_read(&self, marks: &[Mark]) -> Result<Vec<MarkResult>, StoreError>;
 
+    /// Uses up a nonce for as long as the time of its signature may be taken, and longer.
+    ///
+    /// # Errors
+    ///
+    /// When the store could not be asked, or its answer never came.
+    async fn use_nonce(&self, nonce: Nonce) -> Result<NonceUse, StoreError>;
+
     /// Whether the store can be asked, as it changes.
     fn health(&self) -> watch::Receiver<StoreHealth>;
 }
+
+/// Whether a nonce was used before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NonceUse {
+    /// It was not.
+    First,
+    /// It was.
+    Repeated,
+}
+
+/// How long a used nonce is kept, in milliseconds: CONTRACT section 8. A signature's time is taken
+/// for 10 min at most, counting from 5 min before it.
+const NONCE_KEPT_MS: u64 = 15 * 60 * 1000;
 
 /// What became of one mark of a list.
 pub type MarkResult = Result<Outcome, StoreError>;

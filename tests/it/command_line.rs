@@ -270,8 +270,19 @@ async fn a_port_in_use_is_not_the_flags_fault() {
 
 #[tokio::test]
 async fn help_names_every_flag_with_its_variable_and_default() {
-    const WITHOUT_DEFAULT: [&str; 5] =
-        ["dev", "jwt-secret-file", "jwt-public-key-file", "jwt-issuer", "jwt-audience"];
+    const WITHOUT_DEFAULT: [&str; 11] = [
+        "dev",
+        "jwt-secret-file",
+        "jwt-public-key-file",
+        "jwt-jwks-url",
+        "jwt-issuer",
+        "jwt-audience",
+        "oauth1-credentials-file",
+        "tls-cert",
+        "tls-key",
+        "client-ca",
+        "trusted-client",
+    ];
     let variables =
         [("MARKREAD_REDIS_URL", "redis://:hunter2@host"), ("MARKREAD_STREAM", "hunter2")];
     let top = run(&["--help"], &variables).await;
@@ -307,6 +318,8 @@ async fn help_names_every_flag_with_its_variable_and_default() {
         ("call-timeout", "2s"),
         ("stream", "direct_message_mark_read_events"),
         ("stream-maxlen", "1000000"),
+        ("user-key-prefix", "user:"),
+        ("public-url", "what the request names"),
         ("replicas-ack", "0"),
         ("replicas-ack-timeout", "100ms"),
         ("drain-delay", "0s"),

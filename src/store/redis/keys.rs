@@ -1,5 +1,6 @@
 //! Every key in Redis: CONTRACT section 6. No other file builds one.
 
+use crate::identity::oauth1::Nonce;
 use crate::ids::UserId;
 
 /// Names the layout of all other keys: a hash of `version` and `partitions`.
@@ -18,4 +19,15 @@ pub(super) fn cursors(reader: UserId) -> String {
 /// A user object, which is not ours.
 pub(super) fn user(prefix: &str, user: UserId) -> String {
     format!("{prefix}{user}")
+}
+
+/// A nonce that was used.
+pub(super) fn nonce(nonce: &Nonce) -> String {
+    use std::fmt::Write;
+    let mut key = format!("markread:oauth1:{}:", nonce.timestamp);
+    for byte in nonce.digest {
+        // Writing to a String cannot fail.
+        let _ = write!(key, "{byte:02x}");
+    }
+    key
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
-use redis::{Client, Cmd, ConnectionInfo, ProtocolVersion, RedisResult, Value, pipe};
+use redis::{Client, Cmd, ConnectionInfo, ProtocolVersion, RedisResult, Value, cmd, pipe};
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 
@@ -20,7 +20,8 @@ use self::errors::{classify, lost_script};
 use self::link::{Keeper, Link};
 use self::script::MarkReadScript;
 use self::users::UserReader;
-use super::{MarkResult, Store, StoreError, StoreHealth};
+use super::{MarkResult, NONCE_KEPT_MS, NonceUse, Store, StoreError, StoreHealth};
+use crate::identity::oauth1::Nonce;
 use crate::mark_read::{Mark, Outcome, RateLimit};
 use crate::metrics::StoreTimer;
 
@@ -84,6 +85,7 @@ pub struct RedisStore {
     users: UserReader,
     keeper: AbortHandle,
     timer: StoreTimer,
+    nonce_timer: StoreTimer,
     in_flight: Semaphore,
     waiting: Arc<Semaphore>,
 }
@@ -121,6 +123,7 @@ impl RedisStore {
             users: UserReader::new(config.user_key_prefix),
             keeper: keeper.abort_handle(),
             timer: StoreTimer::new("mark_read"),
+            nonce_timer: StoreTimer::new("use_nonce"),
             in_flight: Semaphore::new(IN_FLIGHT_MAX),
             waiting: Arc::new(Semaphore::new(WAITING_MAX)),
         };
@@ -146,6 +149,16 @@ impl Store for RedisStore {
         }
         let missing = || Err(StoreError::corrupt("a mark without an answer"));
         Ok(results.into_iter().map(|result| result.unwrap_or_else(missing)).collect())
+    }
+
+    async fn use_nonce(&self, nonce: Nonce) -> Result<NonceUse, StoreError> {
+        let _permit = self.permit()?;
+        let _timing = self.nonce_timer.start();
+        let mut connection = self.link.connection()?;
+        let mut set = cmd("SET");
+        set.arg(keys::nonce(&nonce)).arg(1).arg("NX").arg("PX").arg(NONCE_KEPT_MS);
+        let set: Option<String> = set.query_async(&mut connection).await.map_err(classify)?;
+        Ok(if set.is_some() { NonceUse::First } else { NonceUse::Repeated })
     }
 
     fn health(&self) -> watch::Receiver<StoreHealth> {

@@ -1,0 +1,138 @@
+//! The settings that say who is let in, and how: tokens, signatures, certificates.
+
+use std::sync::Arc;
+
+use http::Uri;
+use http::uri::Scheme;
+
+use super::args::ServeArgs;
+use super::validate::{about, read, read_secret};
+use crate::identity::jwks::Jwks;
+use crate::identity::jwt::Verifier;
+use crate::identity::keys::Keys;
+use crate::identity::oauth1::{OAuth1, Origin};
+use crate::identity::{Bearer, Identity};
+use crate::tls::{Tls, TlsFiles};
+
+impl ServeArgs {
+    pub(super) fn identity(&self) -> Result<Identity, String> {
+        if self.dev {
+            return Ok(Identity::Dev);
+        }
+        let (bearer, oauth1) = (self.bearer()?, self.oauth1()?);
+        // A certificate alone says which client this is, and of no user who reads.
+        if bearer.is_none() && oauth1.is_none() && self.trusted_client.is_empty() {
+            return Err("no way to authenticate callers is configured: set --jwt-secret-file, \
+                        --jwt-public-key-file, --jwt-jwks-url, --oauth1-credentials-file or \
+                        --trusted-client, or try things out with --dev"
+                .to_owned());
+        }
+        Ok(Identity::Proven { bearer, oauth1 })
+    }
+
+    fn bearer(&self) -> Result<Option<Bearer>, String> {
+        let ways = [
+            ("--jwt-secret-file", self.jwt_secret_file.is_some()),
+            ("--jwt-public-key-file", self.jwt_public_key_file.is_some()),
+            ("--jwt-jwks-url", self.jwt_jwks_url.is_some()),
+        ];
+        let mut set = ways.into_iter().filter_map(|(flag, set)| set.then_some(flag));
+        let first = set.next();
+        if let (Some(first), Some(second)) = (first, set.next()) {
+            return Err(format!("{first} and {second} are two ways to verify tokens: take one"));
+        }
+        let expected = self.expected.expected();
+        if let Some(file) = &self.jwt_secret_file {
+            let verifier = Verifier::with_secret(&read_secret(file)?, &expected);
+            return Ok(Some(Bearer::Configured(Keys::only(verifier))));
+        }
+        if let Some(file) = &self.jwt_public_key_file {
+            const FLAG: &str = "--jwt-public-key-file";
+            let verifier = Verifier::with_public_key(&read(FLAG, file)?, &expected)
+                .map_err(|problem| about(FLAG, file, &problem))?;
+            return Ok(Some(Bearer::Configured(Keys::only(verifier))));
+        }
+        if let Some(url) = &self.jwt_jwks_url {
+            let jwks = Jwks::new(jwks_url(url)?, expected);
+            return Ok(Some(Bearer::Fetched(Arc::new(jwks))));
+        }
+        for (flag, claim) in
+            [("--jwt-issuer", expected.issuer), ("--jwt-audience", expected.audience)]
+        {
+            if claim.is_some() {
+                return Err(format!(
+                    "{flag} is of no use without a way to verify tokens: {VERIFY}"
+                ));
+            }
+        }
+        Ok(None)
+    }
+
+    fn oauth1(&self) -> Result<Option<Arc<OAuth1>>, String> {
+        const FLAG: &str = "--oauth1-credentials-file";
+        let urls: Result<Vec<_>, _> = self.public_url.iter().map(|url| public_url(url)).collect();
+        let urls = urls?;
+        match &self.oauth1_credentials_file {
+            Some(file) => {
+                let oauth1 = OAuth1::new(file, read(FLAG, file)?, urls)
+                    .map_err(|problem| about(FLAG, file, &problem))?;
+                Ok(Some(Arc::new(oauth1)))
+            }
+            None if urls.is_empty() => Ok(None),
+            None => Err(format!("--public-url is of no use without {FLAG}: set that too")),
+        }
+    }
+
+    pub(super) fn tls(&self) -> Result<Option<Arc<Tls>>, String> {
+        if !self.trusted_client.is_empty() && self.client_ca.is_none() {
+            return Err("--trusted-client needs --client-ca: without it no client's certificate \
+                        is verified"
+                .to_owned());
+        }
+        if self.trusted_client.iter().any(String::is_empty) {
+            return Err("--trusted-client is empty: it takes a DNS name or a URI".to_owned());
+        }
+        match (&self.tls_cert, &self.tls_key, &self.client_ca) {
+            (Some(cert), Some(key), client_ca) => {
+                let client_ca = client_ca.clone();
+                let files = TlsFiles { cert: cert.clone(), key: key.clone(), client_ca };
+                Ok(Some(Arc::new(Tls::load(files, self.trusted_client.clone())?)))
+            }
+            (None, None, None) => Ok(None),
+            (None, None, Some(_)) => {
+                Err("--client-ca needs --tls-cert and --tls-key: set them too".to_owned())
+            }
+            (Some(_), None, _) => Err("--tls-cert needs --tls-key: set it too".to_owned()),
+            (None, Some(_), _) => Err("--tls-key needs --tls-cert: set it too".to_owned()),
+        }
+    }
+}
+
+const VERIFY: &str = "set --jwt-secret-file, --jwt-public-key-file or --jwt-jwks-url";
+
+/// A URL without a user: it goes to the log, and a password must not.
+fn plain_url(url: &str) -> Option<Uri> {
+    let url: Uri = url.parse().ok()?;
+    let known = [Scheme::HTTP, Scheme::HTTPS].contains(url.scheme()?);
+    let authority = url.authority()?;
+    (known && !authority.as_str().contains('@') && !authority.host().is_empty()).then_some(url)
+}
+
+fn jwks_url(url: &str) -> Result<Uri, String> {
+    // It is not repeated: there may be a password in it.
+    plain_url(url).ok_or_else(|| {
+        "--jwt-jwks-url is no URL of a JWK set: it takes http://host:port/path or \
+         https://host/path, without a user"
+            .to_owned()
+    })
+}
+
+fn public_url(url: &str) -> Result<Origin, String> {
+    let origin = plain_url(url).filter(|url| url.path() == "/" && url.query().is_none());
+    let origin = origin.and_then(|url| Origin::new(url.scheme()?, url.authority()?));
+    origin.ok_or_else(|| {
+        "--public-url is no scheme and authority: it takes https://host or http://host:port, \
+         without a path"
+            .to_owned()
+    })
+}

@@ -1,0 +1,240 @@
+//! The parameters of a request: form-encoded in its body, in its query, or in both.
+
+use std::str::FromStr;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, TRANSFER_ENCODING};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue};
+use http_body::Body;
+use http_body_util::BodyExt;
+
+use crate::ids::InvalidId;
+use crate::mark_read::FieldProblem;
+use crate::status::Refusal;
+
+/// The largest body, in bytes: CONTRACT section 8.
+pub const BODY_MAX_BYTES: usize = 8 * 1024;
+
+/// The one content type of a body (WHATWG URL, section 5).
+const FORM: &str = "application/x-www-form-urlencoded";
+
+/// Names and values, decoded, in the order in which they came.
+pub type Pairs = Vec<(String, String)>;
+
+/// The parameters of one request.
+#[derive(Debug, Default)]
+pub struct Form {
+    /// Those in the query.
+    pub query: Pairs,
+    /// Those in the body.
+    pub body: Pairs,
+}
+
+impl Form {
+    /// Reads a request's parameters. A request without a body may be of any content type, or of
+    /// none.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::WrongContentType`], [`Refusal::MessageTooLarge`] or [`Refusal::MalformedHttp`].
+    pub async fn read<B>(head: &Parts, body: B) -> Result<Self, Refusal>
+    where
+        B: Body<Data = Bytes>,
+    {
+        if !is_framed_once(&head.headers) {
+            return Err(Refusal::MalformedHttp);
+        }
+        let body = read_body(&head.headers, body).await?;
+        Ok(Self {
+            query: pairs(head.uri.query().unwrap_or_default().as_bytes()),
+            body: pairs(&body),
+        })
+    }
+
+    /// The ID in a parameter. An empty one is missing; one that is given twice is no one's, but the
+    /// body may say again what the query says.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it.
+    pub fn parse<T>(&self, name: &str) -> Result<T, FieldProblem>
+    where
+        T: FromStr<Err = InvalidId>,
+    {
+        let value = match (only(&self.query, name)?, only(&self.body, name)?) {
+            (Some(query), Some(body)) if query != body => return Err(FieldProblem::Conflicting),
+            (query, body) => query.or(body).unwrap_or_default(),
+        };
+        Ok(value.parse()?)
+    }
+}
+
+/// A parameter's value, where it is given once.
+fn only<'a>(pairs: &'a Pairs, name: &str) -> Result<Option<&'a str>, FieldProblem> {
+    let mut values = pairs.iter().filter(|(given, _)| given == name).map(|(_, value)| value);
+    match (values.next(), values.next()) {
+        (_, Some(_)) => Err(FieldProblem::Repeated),
+        (value, None) => Ok(value.map(String::as_str)),
+    }
+}
+
+/// Bytes that are no percent-encoding or no UTF-8 stay or become such as are in no ID.
+fn pairs(encoded: &[u8]) -> Pairs {
+    form_urlencoded::parse(encoded).into_owned().collect()
+}
+
+/// Whether where the body ends is said in one way: two in a row may be read differently by a proxy
+/// in front (RFC 9112 section 6.3). hyper refuses lengths that differ and codings that do not end in
+/// chunked.
+fn is_framed_once(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => true,
+        (Some(coding), None) => coding.as_bytes().eq_ignore_ascii_case(b"chunked"),
+        (Some(_), Some(_)) => false,
+    }
+}
+
+async fn read_body<B>(headers: &HeaderMap, body: B) -> Result<BytesMut, Refusal>
+where
+    B: Body<Data = Bytes>,
+{
+    const TOO_LARGE: Refusal = Refusal::MessageTooLarge { max_bytes: BODY_MAX_BYTES };
+    let is_form = is_form(headers);
+    let announced_bytes = body.size_hint().lower();
+    if announced_bytes > 0 && !is_form {
+        return Err(Refusal::WrongContentType { takes: FORM });
+    }
+    if usize::try_from(announced_bytes).is_ok_and(|bytes| bytes > BODY_MAX_BYTES) {
+        return Err(TOO_LARGE);
+    }
+    let mut body = std::pin::pin!(body);
+    let mut whole = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else { return Err(Refusal::MalformedHttp) };
+        let Ok(data) = frame.into_data() else { continue };
+        if !data.is_empty() && !is_form {
+            return Err(Refusal::WrongContentType { takes: FORM });
+        }
+        if whole.len() + data.len() > BODY_MAX_BYTES {
+            return Err(TOO_LARGE);
+        }
+        whole.extend_from_slice(&data);
+    }
+    Ok(whole)
+}
+
+/// Whether a body is a form, as it is: not compressed.
+fn is_form(headers: &HeaderMap) -> bool {
+    let mut types = headers.get_all(CONTENT_TYPE).iter();
+    let (Some(first), None) = (types.next(), types.next()) else { return false };
+    let essence = first.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
+    let codings = headers.get_all(CONTENT_ENCODING);
+    essence.trim_ascii().eq_ignore_ascii_case(FORM.as_bytes())
+        && codings.iter().map(HeaderValue::as_bytes).all(|coding| coding == b"identity")
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+    use http_body_util::Full;
+
+    use super::*;
+    use crate::ids::UserId;
+    use crate::mark_read::RECIPIENT_ID;
+
+    fn recipient(query: &str, body: &str) -> Result<u64, FieldProblem> {
+        let form = Form { query: pairs(query.as_bytes()), body: pairs(body.as_bytes()) };
+        form.parse(RECIPIENT_ID).map(UserId::get)
+    }
+
+    #[test]
+    fn a_parameter_stands_in_the_query_or_in_the_body_once() {
+        for (query, body) in [
+            ("recipient_id=7", ""),
+            ("", "recipient_id=7"),
+            ("recipient_id=7", "recipient_id=7"),
+            ("", "&&recipient_id=%37&"),
+            ("recipient%5Fid=7&x=%zz&x", "y"),
+        ] {
+            assert_eq!(recipient(query, body), Ok(7), "{query:?} {body:?}");
+        }
+        let missing = Err(InvalidId::Missing.into());
+        assert_eq!(recipient("", ""), missing);
+        assert_eq!(recipient("recipient_id", "recipient_id="), missing);
+        assert_eq!(recipient("Recipient_id=7", "recipient_id%=7"), missing);
+        for (query, body) in
+            [("recipient_id=7&recipient_id=7", ""), ("", "recipient_id&recipient_id=7")]
+        {
+            assert_eq!(recipient(query, body), Err(FieldProblem::Repeated), "{query:?} {body:?}");
+        }
+        assert_eq!(recipient("recipient_id=7", "recipient_id=8"), Err(FieldProblem::Conflicting));
+        assert_eq!(recipient("recipient_id=7", "recipient_id="), Err(FieldProblem::Conflicting));
+    }
+
+    #[test]
+    fn broken_and_overlong_encodings_are_no_id() {
+        // The overlong forms of 7, and a 7 that is not ASCII's.
+        for value in [
+            "%",
+            "%7",
+            "7%",
+            "%zz7",
+            "7%00",
+            "%C0%B7",
+            "%E0%80%B7",
+            "%EF%BC%97",
+            "+7",
+            "%2B7",
+            "7+",
+        ] {
+            let problem = Err(InvalidId::NotDecimal.into());
+            assert_eq!(recipient(&format!("recipient_id={value}"), ""), problem, "{value}");
+        }
+    }
+
+    async fn read(headers: &[(&str, &str)], body: &str) -> Result<usize, Refusal> {
+        let mut request = Request::post("/");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let (head, ()) = request.body(()).unwrap().into_parts();
+        let body = Full::new(Bytes::copy_from_slice(body.as_bytes()));
+        Form::read(&head, body).await.map(|form| form.body.len())
+    }
+
+    #[tokio::test]
+    async fn a_body_is_a_form_of_8_kib_at_most_or_there_is_none() {
+        let form = ("content-type", FORM);
+        assert_eq!(read(&[form], "a=1&b=2").await, Ok(2));
+        let with_charset = "Application/X-WWW-Form-Urlencoded ; charset=utf-8";
+        assert_eq!(read(&[("content-type", with_charset)], "a=1").await, Ok(1));
+        assert_eq!(read(&[form, ("content-encoding", "identity")], "a=1").await, Ok(1));
+        assert_eq!(read(&[("content-type", "application/json")], "").await, Ok(0));
+        assert_eq!(read(&[], "").await, Ok(0));
+
+        let wrong = Err(Refusal::WrongContentType { takes: FORM });
+        assert_eq!(read(&[], "a=1").await, wrong);
+        assert_eq!(read(&[("content-type", "application/json")], "{}").await, wrong);
+        assert_eq!(read(&[form, form], "a=1").await, wrong);
+        assert_eq!(read(&[form, ("content-encoding", "gzip")], "a=1").await, wrong);
+
+        let largest = "a".repeat(BODY_MAX_BYTES);
+        assert_eq!(read(&[form], &largest).await, Ok(1));
+        let too_large = Err(Refusal::MessageTooLarge { max_bytes: BODY_MAX_BYTES });
+        assert_eq!(read(&[form], &format!("{largest}a")).await, too_large);
+        assert_eq!(read(&[("content-type", "text/plain")], &format!("{largest}a")).await, wrong);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_ends_in_two_ways_is_refused() {
+        let chunked = ("transfer-encoding", "chunked");
+        assert_eq!(read(&[chunked], "").await, Ok(0));
+        assert_eq!(read(&[chunked, chunked], "").await, Err(Refusal::MalformedHttp));
+        for coding in ["chunked, chunked", "gzip, chunked", "identity"] {
+            let headers = [("transfer-encoding", coding)];
+            assert_eq!(read(&headers, "").await, Err(Refusal::MalformedHttp), "{coding}");
+        }
+    }
+}

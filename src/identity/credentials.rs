@@ -1,0 +1,148 @@
+//! The file of `--oauth1-credentials-file`: who may sign, with what, as whom.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use aws_lc_rs::hmac;
+use serde::Deserialize;
+
+use super::oauth1::encode;
+use crate::ids::UserId;
+
+/// Credentials by consumer key, then access token.
+#[derive(Debug, Default)]
+pub struct Credentials(HashMap<String, HashMap<String, Credential>>);
+
+/// What goes with a consumer key and an access token.
+pub struct Credential {
+    /// Who signs.
+    pub user: UserId,
+    /// What with: both secrets (RFC 5849 section 3.4.2).
+    pub signing_key: hmac::Key,
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credential(…)")
+    }
+}
+
+impl Credentials {
+    /// The credentials in a file's contents.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong, as the end of a sentence. It repeats nothing of the contents, which are
+    /// secrets.
+    pub fn parse(contents: &[u8]) -> Result<Self, String> {
+        let text = std::str::from_utf8(contents).map_err(|_| "is no UTF-8 text")?;
+        let file: File = toml::from_str(text).map_err(|error| {
+            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            let line = before.matches('\n').count() + 1;
+            format!("makes no sense in line {line}: it takes {FORM}")
+        })?;
+        let mut credentials = Self::default();
+        for (index, entry) in file.credential.into_iter().enumerate() {
+            let problem =
+                |what: &str| format!("makes no sense in [[credential]] {}: {what}", index + 1);
+            let values = [
+                ("consumer_key", &entry.consumer_key),
+                ("consumer_secret", &entry.consumer_secret),
+                ("access_token", &entry.access_token),
+                ("access_token_secret", &entry.access_token_secret),
+            ];
+            if let Some((name, _)) = values.iter().find(|(_, value)| value.is_empty()) {
+                return Err(problem(&format!("{name} is empty")));
+            }
+            let user = entry.user_id.parse().map_err(|what| problem(&format!("user_id {what}")))?;
+            let key = format!(
+                "{}&{}",
+                encode(&entry.consumer_secret),
+                encode(&entry.access_token_secret)
+            );
+            let signing_key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, key.as_bytes());
+            let of_consumer = credentials.0.entry(entry.consumer_key).or_default();
+            let before = of_consumer.insert(entry.access_token, Credential { user, signing_key });
+            if before.is_some() {
+                return Err(problem("its consumer_key and access_token stand there before"));
+            }
+        }
+        Ok(credentials)
+    }
+
+    /// What goes with a consumer key and an access token.
+    pub fn of(&self, consumer_key: &str, access_token: &str) -> Option<&Credential> {
+        self.0.get(consumer_key)?.get(access_token)
+    }
+}
+
+const FORM: &str = "[[credential]] tables with consumer_key, consumer_secret, access_token, \
+                    access_token_secret and user_id, all strings";
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    credential: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    consumer_key: String,
+    consumer_secret: String,
+    access_token: String,
+    access_token_secret: String,
+    user_id: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ENTRY: &str = r#"
+        [[credential]]
+        consumer_key = "ck"
+        consumer_secret = "hush-consumer"
+        access_token = "at"
+        access_token_secret = "hush-token"
+        user_id = "7"
+    "#;
+
+    #[test]
+    fn a_file_holds_any_number_of_credentials() {
+        assert!(Credentials::parse(b"").unwrap().of("ck", "at").is_none());
+        let two =
+            format!("{ENTRY}{}", ENTRY.replace("\"at\"", "\"other\"").replace("\"7\"", "\"8\""));
+        let credentials = Credentials::parse(two.as_bytes()).unwrap();
+        assert_eq!(credentials.of("ck", "at").unwrap().user.get(), 7);
+        assert_eq!(credentials.of("ck", "other").unwrap().user.get(), 8);
+        assert!(credentials.of("at", "ck").is_none());
+        assert!(!format!("{credentials:?}").contains("hush"));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_told_without_a_secret() {
+        let table = [
+            (ENTRY.replace("[[credential]]", "[[credentials]]"), "line 2"),
+            (ENTRY.replace("\"hush-consumer\"", "12345hush"), "line 4"),
+            (ENTRY.replace("\"hush-token\"", "[\"hush\"]"), "line 6"),
+            (ENTRY.replace("\"7\"", "7"), "line 7"),
+            (ENTRY.replace("user_id", "user"), "line"),
+            (ENTRY.replace("\"7\"", "\"07\""), "[[credential]] 1: user_id is no number"),
+            (ENTRY.replace("\"hush-token\"", "\"\""), "1: access_token_secret is empty"),
+            (
+                format!("{ENTRY}{ENTRY}"),
+                "[[credential]] 2: its consumer_key and access_token stand",
+            ),
+            ("hush".to_owned(), "line 1"),
+        ];
+        for (contents, expected) in table {
+            let problem = Credentials::parse(contents.as_bytes()).unwrap_err();
+            assert!(problem.contains(expected), "{problem}");
+            assert!(!problem.contains("hush") && !problem.contains("12345"), "{problem}");
+            assert!(!problem.contains('\n'), "{problem}");
+        }
+        assert_eq!(Credentials::parse(b"\xff").unwrap_err(), "is no UTF-8 text");
+    }
+}

@@ -1,0 +1,139 @@
+//! The keys that tokens are verified with, and the tokens that were.
+
+use std::fmt;
+use std::time::SystemTime;
+
+use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
+use jsonwebtoken::jwk::{Jwk, PublicKeyUse};
+use jsonwebtoken::{Header, decode_header};
+use moka::sync::Cache;
+use serde::Deserialize;
+
+use super::jwt::{Expected, Verified, Verifier};
+use crate::ids::UserId;
+use crate::status::{Flaw, Refusal};
+
+/// How many verified tokens are remembered, at about 200 bytes each.
+const REMEMBERED_TOKENS: u64 = 50_000;
+
+/// The most keys of a set that are looked at; more is no key set.
+const KEYS_MAX: usize = 1000;
+
+/// Keys that do not change. Other keys are another value: so whatever a token was verified with is
+/// forgotten together with its keys.
+pub struct Keys {
+    keys: Vec<Key>,
+    /// By the token's SHA-256: a token itself is a secret, and may be long.
+    verified: Cache<[u8; SHA256_OUTPUT_LEN], Verified>,
+}
+
+struct Key {
+    /// Its name in the set; none where the one key is configured by itself.
+    id: Option<String>,
+    verifier: Verifier,
+}
+
+/// Whether a token can be verified with these keys.
+#[derive(Debug)]
+pub enum Check {
+    /// It was: it holds or it does not.
+    Done(Result<UserId, Refusal>),
+    /// It names a key that is not among these.
+    UnknownKey,
+}
+
+impl Keys {
+    /// The one key that is configured, whatever name a token gives it.
+    pub fn only(verifier: Verifier) -> Self {
+        Self::new(vec![Key { id: None, verifier }])
+    }
+
+    /// The keys of a JWK set (RFC 7517 section 5) that can verify tokens. Others are passed over.
+    ///
+    /// # Errors
+    ///
+    /// When the text is no JWK set.
+    pub fn of_set(set: &[u8], expected: &Expected) -> Result<Self, &'static str> {
+        let set: Set = serde_json::from_slice(set).map_err(|_| "it is no JWK set")?;
+        if set.keys.len() > KEYS_MAX {
+            return Err("it has more than 1000 keys");
+        }
+        let keys = set.keys.into_iter().filter_map(|jwk| {
+            let jwk: Jwk = serde_json::from_value(jwk).ok()?;
+            if jwk
+                .common
+                .public_key_use
+                .as_ref()
+                .is_some_and(|use_| *use_ != PublicKeyUse::Signature)
+            {
+                return None;
+            }
+            let verifier = Verifier::with_jwk(&jwk, expected)?;
+            Some(Key { id: Some(jwk.common.key_id.unwrap_or_default()), verifier })
+        });
+        Ok(Self::new(keys.collect()))
+    }
+
+    fn new(keys: Vec<Key>) -> Self {
+        Self { keys, verified: Cache::new(REMEMBERED_TOKENS) }
+    }
+
+    /// How many keys there are.
+    pub fn count(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Whom a token was given to.
+    pub fn check(&self, token: &str) -> Check {
+        let digest = Self::digest(token);
+        if let Some(verified) = self.verified.get(&digest) {
+            if SystemTime::now() < verified.until {
+                return Check::Done(Ok(verified.user));
+            }
+            self.verified.invalidate(&digest);
+        }
+        let Some(key) = self.key_of(token) else { return Check::UnknownKey };
+        let verified = key.and_then(|key| key.verifier.verify(token));
+        if let Ok(verified) = verified {
+            self.verified.insert(digest, verified);
+        }
+        Check::Done(verified.map(|verified| verified.user))
+    }
+
+    /// The key that a token names, by its ID and algorithm: the algorithm only chooses among keys,
+    /// each of which has its own. A token that names none means the only one there is.
+    fn key_of(&self, token: &str) -> Option<Result<&Key, Refusal>> {
+        const NONE: Refusal = Refusal::CredentialsInvalid(Flaw::Token(
+            "the token names no key, and there are several",
+        ));
+        if let [key @ Key { id: None, .. }] = &self.keys[..] {
+            return Some(Ok(key));
+        }
+        let Ok(Header { kid, alg, .. }) = decode_header(token) else {
+            return Some(Err(Refusal::CredentialsInvalid(Flaw::Token("the token is malformed"))));
+        };
+        let Some(kid) = kid else {
+            return Some(if let [key] = &self.keys[..] { Ok(key) } else { Err(NONE) });
+        };
+        let mut named = self.keys.iter().filter(|key| key.id.as_deref() == Some(&kid)).peekable();
+        let first = *named.peek()?;
+        Some(Ok(named.find(|key| key.verifier.algorithm() == Some(alg)).unwrap_or(first)))
+    }
+
+    fn digest(token: &str) -> [u8; SHA256_OUTPUT_LEN] {
+        let mut bytes = [0; SHA256_OUTPUT_LEN];
+        bytes.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
+        bytes
+    }
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keys").field("count", &self.count()).finish_non_exhaustive()
+    }
+}
+
+#[derive(Deserialize)]
+struct Set {
+    keys: Vec<serde_json::Value>,
+}
