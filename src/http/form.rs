@@ -32,6 +32,11 @@ pub struct Form {
 }
 
 impl Form {
+    /// The parameters in an encoded query and an encoded body.
+    pub fn new(query: &[u8], body: &[u8]) -> Self {
+        Self { query: pairs(query), body: pairs(body) }
+    }
+
     /// Reads a request's parameters. A request without a body may be of any content type, or of
     /// none.
     ///
@@ -46,10 +51,7 @@ impl Form {
             return Err(Refusal::MalformedHttp);
         }
         let body = read_body(&head.headers, body).await?;
-        Ok(Self {
-            query: pairs(head.uri.query().unwrap_or_default().as_bytes()),
-            body: pairs(&body),
-        })
+        Ok(Self::new(head.uri.query().unwrap_or_default().as_bytes(), &body))
     }
 
     /// The ID in a parameter. An empty one is missing; one that is given twice is no one's, but the
@@ -145,7 +147,7 @@ mod tests {
     use crate::mark_read::RECIPIENT_ID;
 
     fn recipient(query: &str, body: &str) -> Result<u64, FieldProblem> {
-        let form = Form { query: pairs(query.as_bytes()), body: pairs(body.as_bytes()) };
+        let form = Form::new(query.as_bytes(), body.as_bytes());
         form.parse(RECIPIENT_ID).map(UserId::get)
     }
 

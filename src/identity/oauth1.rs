@@ -261,3 +261,6 @@ pub(super) fn encode(text: &str) -> String {
 fn decode(text: &str) -> Option<String> {
     Some(percent_decode_str(text).decode_utf8().ok()?.into_owned())
 }
+
+#[cfg(test)]
+mod tests;

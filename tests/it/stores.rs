@@ -4,11 +4,12 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use markread::identity::oauth1::Nonce;
 use markread::ids::UserId;
 use markread::mark_read::{Mark, Outcome, Quota, RateLimit};
 use markread::store::memory::MemoryStore;
 use markread::store::redis::{RedisConfig, RedisStore};
-use markread::store::{Store, StoreHealth};
+use markread::store::{NonceUse, Store, StoreHealth};
 use redis::IntoConnectionInfo;
 use tokio::task::JoinSet;
 
@@ -59,6 +60,14 @@ impl Subject {
         match self {
             Self::Memory(store) => store.events().into_iter().map(|(_, event)| event).collect(),
             Self::Redis { redis, .. } => redis.payloads().await,
+        }
+    }
+
+    /// Stores a user object, or what is none.
+    pub(crate) async fn put_user(&self, user: u64, value: &[u8]) {
+        match self {
+            Self::Memory(store) => store.put_user(user.try_into().unwrap(), value),
+            Self::Redis { redis, .. } => redis.put_user(user, value).await,
         }
     }
 
@@ -130,6 +139,9 @@ behaviours! {
     a_list_is_done_in_order_each_mark_for_itself(LIMIT);
     an_empty_list_is_nothing_to_do(LIMIT);
     racing_marks_end_at_the_greatest(RateLimit { calls: 100_000, ..LIMIT });
+    an_event_shows_users_as_they_are_stored(LIMIT);
+    a_call_carries_4_mib_of_user_objects_and_the_other_users_ids(LIMIT);
+    a_nonce_is_used_once(LIMIT);
     a_window_serves_its_calls_and_no_more(RateLimit { calls: 3, ..LIMIT });
     a_quota_is_of_one_reader(RateLimit { calls: 1, ..LIMIT });
     a_window_ends_and_the_next_begins(RateLimit { calls: 1, window_ms: 300 });
@@ -232,6 +244,64 @@ fn message_of(payload: &str) -> u64 {
     let payload: serde_json::Value = serde_json::from_str(payload).unwrap();
     let event = &payload["direct_message_mark_read_events"][0];
     event["last_read_event_id"].as_str().unwrap().parse().unwrap()
+}
+
+/// What a payload shows of its users, to the byte.
+fn users_of(payload: &str) -> &str {
+    payload.split_once(r#""users":"#).unwrap().1.strip_suffix('}').unwrap()
+}
+
+async fn an_event_shows_users_as_they_are_stored(subject: Subject) {
+    let object = "{\"id\":1,  \"name\":\"\\u00e9 🙂\",\n\"entities\":{\"url\":null}}";
+    subject.put_user(1, format!("\r\n {object}\t").as_bytes()).await;
+    subject.put_user(2, b"[]").await;
+    subject.put_user(3, b"{\"id\":").await;
+    subject.put_user(4, &[b"{\"a\":\"", &[b'x'; 64 * 1024 - 8][..], b"\"}"].concat()).await;
+    subject.put_user(5, &[b"{\"a\":\"", &[b'x'; 64 * 1024 - 7][..], b"\"}"].concat()).await;
+    subject.put_user(6, b"{\"a\":\"\xff\"}").await;
+    for recipient in [1, 2, 3, 5, 6, 7] {
+        subject.mark_one(mark(1, recipient, 1)).await;
+        let payloads = subject.payloads().await;
+        let others = match recipient {
+            1 => String::new(),
+            _ => format!(",\"{recipient}\":{{\"id\":\"{recipient}\"}}"),
+        };
+        let expected = format!("{{\"1\":{object}{others}}}");
+        assert_eq!(users_of(payloads.last().unwrap()), expected, "{recipient}");
+    }
+    subject.mark_one(mark(4, 2, 1)).await;
+    let payloads = subject.payloads().await;
+    assert!(users_of(payloads.last().unwrap()).len() > 64 * 1024, "the largest that is taken");
+}
+
+async fn a_call_carries_4_mib_of_user_objects_and_the_other_users_ids(subject: Subject) {
+    const FIT: u64 = 64;
+    let object = format!("{{\"a\":\"{}\"}}", "x".repeat(64 * 1024 - 8));
+    for user in 1..=FIT + 2 {
+        subject.put_user(user, object.as_bytes()).await;
+    }
+    let marks: Vec<_> = (2..=FIT + 2).map(|recipient| mark(1, recipient, 1)).collect();
+    let outcomes = subject.store().mark_read(&marks).await.unwrap();
+    assert!(outcomes.iter().all(|outcome| matches!(outcome, Ok(Outcome::Advanced { .. }))));
+    let shown = subject.payloads().await;
+    let whole = |payload: &&String| payload.len() > 2 * object.len();
+    assert_eq!(shown.iter().take_while(whole).count(), usize::try_from(FIT).unwrap() - 1);
+    for (payload, recipient) in shown.iter().zip(2..).skip(usize::try_from(FIT).unwrap() - 1) {
+        assert!(payload.ends_with(&format!("\"{recipient}\":{{\"id\":\"{recipient}\"}}}}}}")));
+    }
+}
+
+async fn a_nonce_is_used_once(subject: Subject) {
+    let nonce = Nonce { timestamp: 1_795_543_731, digest: [7; 32] };
+    let store = subject.store();
+    assert_eq!(store.use_nonce(nonce).await.unwrap(), NonceUse::First);
+    for _ in 0..2 {
+        assert_eq!(store.use_nonce(nonce).await.unwrap(), NonceUse::Repeated);
+    }
+    for other in [Nonce { timestamp: 1, ..nonce }, Nonce { digest: [8; 32], ..nonce }] {
+        assert_eq!(store.use_nonce(other).await.unwrap(), NonceUse::First);
+    }
+    assert_eq!(store.use_nonce(nonce).await.unwrap(), NonceUse::Repeated);
 }
 
 async fn a_window_serves_its_calls_and_no_more(subject: Subject) {

@@ -33,6 +33,23 @@ fn lists() -> impl Strategy<Value = Vec<Vec<Mark>>> {
     prop::collection::vec(prop::collection::vec(marks, 1..6), 1..20)
 }
 
+/// What is stored of each user: nothing, an object, or trash.
+fn stored() -> impl Strategy<Value = Vec<(u64, &'static [u8])>> {
+    let values: [&[u8]; 8] = [
+        b"",
+        b"{}",
+        b" {\"id\": 7}\n",
+        b"{\"a\":[{\"b\":\"\xc3\xa9\"}]}",
+        b"[]",
+        b"{",
+        b"\xff",
+        b"{}{}",
+    ];
+    let value = || prop::sample::select(values.to_vec());
+    (value(), value(), value())
+        .prop_map(|(a, b, c)| vec![(7, a), (70, b), (i64::MAX.cast_unsigned(), c)])
+}
+
 /// An answer without what depends on the clock.
 fn timeless(outcome: &Outcome) -> String {
     match outcome {
@@ -63,7 +80,10 @@ struct Result {
 }
 
 /// Runs the lists; the times in answers and events agree, and a no-op tells the time of its advance.
-async fn run(subject: &Subject, lists: &[Vec<Mark>]) -> Result {
+async fn run(subject: &Subject, lists: &[Vec<Mark>], stored: &[(u64, &[u8])]) -> Result {
+    for (user, value) in stored {
+        subject.put_user(*user, value).await;
+    }
     let mut answers = Vec::new();
     let mut times = Vec::new();
     let mut told = BTreeMap::new();
@@ -101,12 +121,13 @@ fn the_embedded_store_and_redis_are_twins() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let redis = Arc::new(runtime.block_on(Redis::start()));
     let config = Config { cases: 200, failure_persistence: None, ..Config::default() };
-    let held = TestRunner::new(config).run(&lists(), |lists| {
+    let held = TestRunner::new(config).run(&(lists(), stored()), |(lists, stored)| {
         runtime.block_on(async {
             redis.run::<()>("FLUSHALL").await;
-            // A store of each case's own, since one remembers whom Redis denied.
-            let on_redis = run(&Subject::on(Arc::clone(&redis), LIMIT).await, &lists).await;
-            let in_memory = run(&Subject::memory(LIMIT), &lists).await;
+            // A store of each case's own, since one remembers users, and whom Redis denied.
+            let on_redis =
+                run(&Subject::on(Arc::clone(&redis), LIMIT).await, &lists, &stored).await;
+            let in_memory = run(&Subject::memory(LIMIT), &lists, &stored).await;
             prop_assert_eq!(on_redis, in_memory);
             Ok(())
         })

@@ -16,7 +16,7 @@ mod limits;
 mod outcomes;
 mod parameters;
 mod store;
-mod tokens;
+pub(crate) mod tokens;
 
 /// A refusal of this row of the table, with what the table promises of every refusal.
 #[track_caller]

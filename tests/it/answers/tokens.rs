@@ -41,7 +41,7 @@ pub(super) fn bearer(token: &str) -> Credentials {
 }
 
 /// A token with these claims, signed as test servers expect it.
-pub(super) fn with_claims(changes: Value) -> Credentials {
+pub(crate) fn with_claims(changes: Value) -> Credentials {
     bearer(&signed(Algorithm::HS256, &claims(changes), &shared_key()))
 }
 

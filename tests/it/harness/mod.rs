@@ -11,7 +11,9 @@ pub(crate) mod caller;
 pub(crate) mod operator;
 pub(crate) mod raw;
 pub(crate) mod redis;
+pub(crate) mod schema;
 pub(crate) mod server;
+pub(crate) mod tools;
 pub(crate) mod wire;
 
 pub(crate) use raw::Raw;

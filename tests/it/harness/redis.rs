@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use super::{eventually, free_port};
+use super::{eventually, free_port, schema};
 
 const START_LIMIT: Duration = Duration::from_secs(10);
 const PING_LIMIT: Duration = Duration::from_millis(250);
@@ -135,6 +135,13 @@ impl Redis {
         cursors.map(|(field, id)| (field.parse().unwrap(), id.parse().unwrap())).collect()
     }
 
+    /// Stores a user object, or what is none.
+    pub(crate) async fn put_user(&self, user: u64, value: &[u8]) {
+        let mut set = redis::cmd("SET");
+        set.arg(format!("user:{user}")).arg(value);
+        set.query_async::<()>(&mut self.connection().await).await.unwrap();
+    }
+
     /// Calls used in a reader's window.
     pub(crate) async fn used(&self, reader: u64) -> Option<u64> {
         self.run(&format!("GET markread:quota:{reader}")).await
@@ -165,6 +172,37 @@ impl Redis {
             (id(&event["sender_id"]), recipient, id(&event["last_read_event_id"]))
         });
         events.collect()
+    }
+}
+
+/// Whatever a test was about, the payloads that it leaves are valid.
+impl Drop for Redis {
+    fn drop(&mut self) {
+        if std::thread::panicking() || self.process.is_none() {
+            return;
+        }
+        // One that is frozen, or lets nobody in, has been looked at enough.
+        let Some(payloads) = self.left_payloads() else { return };
+        for payload in payloads {
+            let problem = schema::problem(&payload);
+            assert!(problem.is_none(), "{} in {payload}", problem.unwrap_or_default());
+        }
+    }
+}
+
+impl Redis {
+    fn left_payloads(&self) -> Option<Vec<String>> {
+        let client = redis::Client::open(self.url()).unwrap();
+        let mut connection = client.get_connection_with_timeout(PING_LIMIT).ok()?;
+        connection.set_read_timeout(Some(4 * PING_LIMIT)).ok()?;
+        let scan = cmd("SCAN 0 COUNT 1000000 TYPE stream").query(&mut connection);
+        let (_, streams): (u64, Vec<String>) = scan.ok()?;
+        let entries = streams.iter().flat_map(|stream| {
+            let range = cmd(&format!("XRANGE {stream} - +")).query(&mut connection);
+            let entries: Vec<(String, HashMap<String, String>)> = range.unwrap_or_default();
+            entries
+        });
+        Some(entries.filter_map(|(_, mut fields)| fields.remove("payload")).collect())
     }
 }
 

@@ -1,0 +1,155 @@
+//! Hydrated users: CONTRACT section 7, on a real Redis.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use markread::mark_read::RateLimit;
+use serde_json::{Value, json};
+use tonic::Code;
+
+use super::answers::assert_store_unavailable;
+use super::harness::{MESSAGE, READER, RECIPIENT, Redis, Server};
+use super::stores::{Subject, mark};
+
+/// A user object of the seed's API, version 1.1: 40 members, an emoji, nested entities.
+const USER_OBJECT: &str = include_str!("user_object.json");
+
+async fn last_payload(redis: &Redis) -> String {
+    redis.payloads().await.pop().expect("an event")
+}
+
+#[tokio::test]
+async fn a_full_user_object_stands_in_the_event_byte_for_byte() {
+    let redis = Redis::start().await;
+    redis.put_user(READER, USER_OBJECT.as_bytes()).await;
+    let server = Server::on(&redis).await;
+    server.caller(READER).mark(RECIPIENT, MESSAGE).await.unwrap();
+
+    let payload = last_payload(&redis).await;
+    let users = format!(
+        r#""users":{{"{READER}":{},"{RECIPIENT}":{{"id":"{RECIPIENT}"}}}}}}"#,
+        USER_OBJECT.trim()
+    );
+    assert!(payload.ends_with(&users), "{payload}");
+    let payload: Value = serde_json::from_str(&payload).unwrap();
+    let stored: Value = serde_json::from_str(USER_OBJECT).unwrap();
+    assert_eq!(stored.as_object().unwrap().len(), 40);
+    assert_eq!(payload["users"][READER.to_string()], stored);
+}
+
+#[tokio::test]
+async fn whatever_is_stored_the_mark_is_ok_and_its_event_valid() {
+    let redis = Redis::start().await;
+    let server = Server::on(&redis).await;
+    let large = format!("{{\"a\":\"{}\"}}", "x".repeat(1024 * 1024));
+    let values = ["[]", "{", "", "null", "{}]", "\"", &large];
+    for (user, value) in (1..).zip(values) {
+        redis.put_user(user, value.as_bytes()).await;
+    }
+    let count = u64::try_from(values.len()).unwrap();
+    let kinds = ["RPUSH", "SADD", "PFADD"];
+    for (user, command) in (count + 1..).zip(kinds) {
+        redis.run::<()>(&format!("{command} user:{user} 1")).await;
+    }
+    redis.run::<()>(&format!("HSET user:{} a 1", count + 4)).await;
+    for user in 1..=count + 4 {
+        server.caller(user).mark(RECIPIENT, MESSAGE).await.unwrap();
+        let payload: Value = serde_json::from_str(&last_payload(&redis).await).unwrap();
+        let (user, recipient) = (user.to_string(), RECIPIENT.to_string());
+        let users = json!({ &user: { "id": user }, &recipient: { "id": recipient } });
+        assert_eq!(payload["users"], users);
+    }
+    let read = bytes(&redis, "total_net_output_bytes").await;
+    assert!(read < 1024 * 1024, "the large one was not read whole: {read} bytes");
+}
+
+/// A count of bytes that Redis keeps.
+async fn bytes(redis: &Redis, name: &str) -> u64 {
+    let stats: String = redis.run("INFO stats").await;
+    let line = stats.lines().find_map(|line| line.strip_prefix(name)).expect("a line");
+    line.trim_start_matches(':').parse().unwrap()
+}
+
+#[tokio::test]
+async fn known_users_cost_no_round_trip_and_absence_is_known_too() {
+    let redis = Redis::start().await;
+    redis.put_user(READER, b"{\"name\":\"before\"}").await;
+    let server = Server::on(&redis).await;
+    let caller = server.caller(READER);
+    let began = Instant::now();
+    for message in 1..=20 {
+        caller.mark(RECIPIENT, message).await.unwrap();
+    }
+    if began.elapsed() < Duration::from_secs(3) {
+        assert_eq!(redis.calls("getrange").await, 2, "each user is read once");
+    }
+    assert_eq!(redis.calls("evalsha").await, 20);
+
+    redis.put_user(READER, b"{\"name\":\"after\"}").await;
+    redis.put_user(RECIPIENT, b"{\"name\":\"new\"}").await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    caller.mark(RECIPIENT, 21).await.unwrap();
+    let users =
+        format!(r#""users":{{"{READER}":{{"name":"after"}},"{RECIPIENT}":{{"name":"new"}}}}}}"#);
+    assert!(last_payload(&redis).await.ends_with(&users), "no older than 5 s");
+}
+
+#[tokio::test]
+async fn a_reader_who_is_denied_costs_no_read() {
+    let redis = Redis::start().await;
+    let server = Server::on_with(&redis, &["--rate-limit", "1"]).await;
+    let caller = server.caller(READER);
+    caller.mark(1, MESSAGE).await.unwrap();
+    caller.mark(2, MESSAGE).await.unwrap_err();
+    let read = redis.calls("getrange").await;
+    for recipient in 3..10 {
+        let denied = caller.mark(recipient, MESSAGE).await.unwrap_err();
+        assert_eq!(denied.code, Code::ResourceExhausted);
+    }
+    assert_eq!(redis.calls("getrange").await, read);
+}
+
+#[tokio::test]
+async fn users_that_cannot_be_read_make_the_mark_unavailable_and_leave_nothing() {
+    let redis = Redis::start().await;
+    redis.run::<()>("ACL SETUSER marker on >secret ~* &* +@all -getrange").await;
+    let url = redis.url().replace("redis://", "redis://marker:secret@");
+    let server = Server::at(&url, &[], &[]).await;
+    server.wait_until_ready().await;
+    let denied = server.caller(READER).mark(RECIPIENT, MESSAGE).await.unwrap_err();
+    assert_store_unavailable(&denied);
+    assert_eq!(redis.run::<Vec<String>>("KEYS *").await, ["markread:layout"]);
+
+    redis.run::<()>("ACL SETUSER marker +getrange").await;
+    server.caller(READER).mark(RECIPIENT, MESSAGE).await.unwrap();
+}
+
+#[tokio::test]
+async fn user_objects_are_where_the_prefix_says() {
+    let redis = Redis::start().await;
+    redis.put_user(READER, b"{\"not\":\"here\"}").await;
+    redis.run::<()>(&format!("SET profiles:v2:{READER} {{\"here\":1}}")).await;
+    let server = Server::on_with(&redis, &["--user-key-prefix", "profiles:v2:"]).await;
+    server.caller(READER).mark(RECIPIENT, MESSAGE).await.unwrap();
+    let payload = last_payload(&redis).await;
+    assert!(payload.contains(&format!("\"{READER}\":{{\"here\":1}}")), "{payload}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_carries_each_users_text_to_redis_once() {
+    const MARKS: u64 = 100;
+    let redis = Arc::new(Redis::start().await);
+    let object = format!("{{\"a\":\"{}\"}}", "x".repeat(60_000));
+    redis.put_user(READER, object.as_bytes()).await;
+    let limit = RateLimit { calls: 1000, window_ms: 60_000 };
+    let subject = Subject::on(Arc::clone(&redis), limit).await;
+    let before = bytes(&redis, "total_net_input_bytes").await;
+    let marks: Vec<_> = (1..=MARKS).map(|to| mark(READER, to, MESSAGE)).collect();
+    subject.store().mark_read(&marks).await.unwrap();
+    let sent = bytes(&redis, "total_net_input_bytes").await - before;
+    let once = u64::try_from(object.len()).unwrap();
+    assert!((once..2 * once).contains(&sent), "{sent} bytes for {once}");
+    assert_eq!(redis.calls("evalsha").await, 1);
+    let payloads = redis.payloads().await;
+    assert!(payloads.iter().all(|payload| payload.contains(&object)), "every event shows the user");
+}
