@@ -24,6 +24,7 @@ use super::jwt::Expected;
 use super::keys::{Check, Keys};
 use crate::ids::UserId;
 use crate::status::{Flaw, Refusal};
+use crate::telemetry::Throttle;
 
 /// Between two fetches, unless a token asks for one: CONTRACT section 4, "Identity".
 const REFRESH_INTERVAL: Duration = Duration::from_secs(300);
@@ -32,10 +33,10 @@ const REFRESH_INTERVAL: Duration = Duration::from_secs(300);
 const FIRST_INTERVAL: Duration = Duration::from_secs(1);
 const RETRY_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How long a fetch may take. It is shorter than a call, which may wait for one.
-const FETCH_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a fetch may take.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a call waits for the set to be looked at again: one fetch, and one that was under way.
+/// How long a call waits for the set to be looked at again: less than it may take by default.
 const LOOK_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// Fetches that tokens may ask for: 5 at once, then one in 30 s.
@@ -56,6 +57,7 @@ pub struct Jwks {
     /// When the last look at the set began that has ended.
     looked: watch::Sender<Instant>,
     state: watch::Sender<KeysState>,
+    failing: Throttle,
 }
 
 /// Whether there is anything to verify tokens with.
@@ -83,12 +85,16 @@ impl Jwks {
         Self {
             source,
             expected,
-            client: Client::builder(TokioExecutor::new()).build(connector),
+            // A connection would be idle for minutes, and its end may have moved.
+            client: Client::builder(TokioExecutor::new())
+                .pool_max_idle_per_host(0)
+                .build(connector),
             keys: ArcSwapOption::empty(),
             asked: Notify::new(),
             asked_limiter: RateLimiter::direct(quota),
             looked: watch::Sender::new(Instant::now()),
             state: watch::Sender::new(KeysState::NeverFetched("not fetched yet".to_owned())),
+            failing: Throttle::default(),
         }
     }
 
@@ -162,10 +168,13 @@ impl Jwks {
                 REFRESH_INTERVAL
             }
             Err(cause) if self.keys.load().is_some() => {
-                tracing::warn!(
-                    ?cause,
-                    "--jwt-jwks-url: no keys fetched, those that are there stay"
-                );
+                if let Some(silenced) = self.failing.ask() {
+                    tracing::warn!(
+                        ?cause,
+                        silenced,
+                        "--jwt-jwks-url: no keys fetched, those that are there stay"
+                    );
+                }
                 RETRY_INTERVAL
             }
             Err(cause) => {
@@ -179,10 +188,11 @@ impl Jwks {
     }
 
     fn replace(&self, keys: Keys) {
-        let count = keys.count();
-        let before = self.keys.swap(Some(Arc::new(keys)));
-        if before.is_none_or(|before| before.count() != count) {
-            tracing::info!(count, "--jwt-jwks-url: keys fetched");
+        let keys = Arc::new(keys);
+        let before = self.keys.swap(Some(Arc::clone(&keys)));
+        if before.is_none_or(|before| !before.ids().eq(keys.ids())) {
+            let ids: Vec<_> = keys.ids().collect();
+            tracing::info!(?ids, "--jwt-jwks-url: other keys fetched");
         }
         self.state.send_if_modified(|state| {
             let first = *state != KeysState::There;

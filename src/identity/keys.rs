@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::SystemTime;
 
 use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
-use jsonwebtoken::jwk::{Jwk, PublicKeyUse};
+use jsonwebtoken::jwk::{CommonParameters, Jwk, KeyOperations, PublicKeyUse};
 use jsonwebtoken::{Header, decode_header};
 use moka::sync::Cache;
 use serde::Deserialize;
@@ -60,15 +60,8 @@ impl Keys {
         }
         let keys = set.keys.into_iter().filter_map(|jwk| {
             let jwk: Jwk = serde_json::from_value(jwk).ok()?;
-            if jwk
-                .common
-                .public_key_use
-                .as_ref()
-                .is_some_and(|use_| *use_ != PublicKeyUse::Signature)
-            {
-                return None;
-            }
-            let verifier = Verifier::with_jwk(&jwk, expected)?;
+            let verifier =
+                Verifier::with_jwk(&jwk, expected).filter(|_| may_verify(&jwk.common))?;
             Some(Key { id: Some(jwk.common.key_id.unwrap_or_default()), verifier })
         });
         Ok(Self::new(keys.collect()))
@@ -78,9 +71,9 @@ impl Keys {
         Self { keys, verified: Cache::new(REMEMBERED_TOKENS) }
     }
 
-    /// How many keys there are.
-    pub fn count(&self) -> usize {
-        self.keys.len()
+    /// The names of the keys that have one.
+    pub fn ids(&self) -> impl Iterator<Item = &str> {
+        self.keys.iter().filter_map(|key| key.id.as_deref())
     }
 
     /// Whom a token was given to.
@@ -127,9 +120,15 @@ impl Keys {
     }
 }
 
+/// Whether a key is for signatures, as far as it says: RFC 7517 sections 4.2 and 4.3.
+fn may_verify(jwk: &CommonParameters) -> bool {
+    jwk.public_key_use.as_ref().is_none_or(|purpose| *purpose == PublicKeyUse::Signature)
+        && jwk.key_operations.as_ref().is_none_or(|all| all.contains(&KeyOperations::Verify))
+}
+
 impl fmt::Debug for Keys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Keys").field("count", &self.count()).finish_non_exhaustive()
+        f.debug_struct("Keys").field("count", &self.keys.len()).finish_non_exhaustive()
     }
 }
 

@@ -251,13 +251,18 @@ fn users_of(payload: &str) -> &str {
     payload.split_once(r#""users":"#).unwrap().1.strip_suffix('}').unwrap()
 }
 
+/// A user object of this length.
+fn object_of(bytes: usize) -> String {
+    format!("{{\"a\":\"{}\"}}", "x".repeat(bytes - 8))
+}
+
 async fn an_event_shows_users_as_they_are_stored(subject: Subject) {
     let object = "{\"id\":1,  \"name\":\"\\u00e9 🙂\",\n\"entities\":{\"url\":null}}";
     subject.put_user(1, format!("\r\n {object}\t").as_bytes()).await;
     subject.put_user(2, b"[]").await;
     subject.put_user(3, b"{\"id\":").await;
-    subject.put_user(4, &[b"{\"a\":\"", &[b'x'; 64 * 1024 - 8][..], b"\"}"].concat()).await;
-    subject.put_user(5, &[b"{\"a\":\"", &[b'x'; 64 * 1024 - 7][..], b"\"}"].concat()).await;
+    subject.put_user(4, object_of(64 * 1024).as_bytes()).await;
+    subject.put_user(5, object_of(64 * 1024 + 1).as_bytes()).await;
     subject.put_user(6, b"{\"a\":\"\xff\"}").await;
     for recipient in [1, 2, 3, 5, 6, 7] {
         subject.mark_one(mark(1, recipient, 1)).await;
@@ -276,7 +281,7 @@ async fn an_event_shows_users_as_they_are_stored(subject: Subject) {
 
 async fn a_call_carries_4_mib_of_user_objects_and_the_other_users_ids(subject: Subject) {
     const FIT: u64 = 64;
-    let object = format!("{{\"a\":\"{}\"}}", "x".repeat(64 * 1024 - 8));
+    let object = object_of(64 * 1024);
     for user in 1..=FIT + 2 {
         subject.put_user(user, object.as_bytes()).await;
     }

@@ -31,7 +31,7 @@ fn the_schema_takes_what_is_promised_and_nothing_else() {
         (r#"{"7":{"id":"7"},"8":{"name":"x"}}"#, "{}"),
         (r#"}],"users""#, r#"},{}],"users""#),
         (r#"{"direct"#, r#"{"for_user_id":"7","direct"#),
-        (r#"}}}"#, "}}"),
+        ("}}}", "}}"),
     ] {
         assert!(good.contains(from), "{from}");
         assert!(problem(&good.replace(from, to)).is_some(), "{from} to {to}");
