@@ -3,6 +3,7 @@
 //! Looked at by their contents, twice in a row alike: that sees every way to replace a file, the
 //! symbolic links of a Kubernetes secret included, and takes none that is half written.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use tokio::time::sleep;
 const INTERVAL: Duration = Duration::from_millis(500);
 
 /// Some files, and what they held when they were last taken.
-#[derive(Debug)]
+#[derive(Clone)]
 pub struct Reread {
     paths: Vec<PathBuf>,
     taken: Look,
@@ -55,6 +56,13 @@ impl Reread {
             contents.push(read.map_err(|error| format!("cannot be read: {error}"))?);
         }
         Ok(contents)
+    }
+}
+
+impl fmt::Debug for Reread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The contents are secrets.
+        f.debug_struct("Reread").field("paths", &self.paths).finish_non_exhaustive()
     }
 }
 

@@ -32,38 +32,36 @@ pub struct TlsFiles {
 #[derive(Debug)]
 pub struct Tls {
     files: TlsFiles,
-    contents: Vec<Vec<u8>>,
+    reread: Reread,
     config: ArcSwap<ServerConfig>,
     trusted_clients: Vec<String>,
 }
 
 impl Tls {
-    /// TLS with these files; `trusted_clients` are DNS names and URIs of certificates.
+    /// TLS with these files, whose contents are in the order of [`TlsFiles::by_flag`];
+    /// `trusted_clients` are DNS names and URIs of certificates.
     ///
     /// # Errors
     ///
     /// Which file is wrong, and how.
-    pub fn load(files: TlsFiles, trusted_clients: Vec<String>) -> Result<Self, String> {
-        let mut contents = Vec::new();
-        for (flag, path) in files.by_flag() {
-            let read = std::fs::read(path);
-            contents.push(
-                read.map_err(|error| format!("{flag} {} cannot be read: {error}", path.display()))?,
-            );
-        }
+    pub fn new(
+        files: TlsFiles,
+        contents: Vec<Vec<u8>>,
+        trusted_clients: Vec<String>,
+    ) -> Result<Self, String> {
         let config = ArcSwap::from_pointee(files.config(&contents)?);
-        Ok(Self { files, contents, config, trusted_clients })
+        let paths = files.by_flag().into_iter().map(|(_, path)| path.clone()).collect();
+        Ok(Self { files, reread: Reread::new(paths, contents), config, trusted_clients })
     }
 
     /// Takes the files again whenever they change, for ever. Connections that are open stay as they
     /// are.
     pub async fn keep(self: Arc<Self>) {
-        let paths = self.files.by_flag().into_iter().map(|(_, path)| path.clone()).collect();
         let take = |contents: &[Vec<u8>]| {
             self.config.store(Arc::new(self.files.config(contents)?));
             Ok(())
         };
-        Reread::new(paths, self.contents.clone()).keep(take).await;
+        self.reread.clone().keep(take).await;
     }
 
     /// Shakes hands, and tells what the client's certificate is worth.
@@ -94,7 +92,8 @@ impl Tls {
 }
 
 impl TlsFiles {
-    fn by_flag(&self) -> Vec<(&'static str, &PathBuf)> {
+    /// The files that there are, with the flags that name them.
+    pub fn by_flag(&self) -> Vec<(&'static str, &PathBuf)> {
         let client_ca = self.client_ca.iter().map(|path| ("--client-ca", path));
         [("--tls-cert", &self.cert), ("--tls-key", &self.key)]
             .into_iter()

@@ -96,7 +96,9 @@ impl ServeArgs {
             (Some(cert), Some(key), client_ca) => {
                 let client_ca = client_ca.clone();
                 let files = TlsFiles { cert: cert.clone(), key: key.clone(), client_ca };
-                Ok(Some(Arc::new(Tls::load(files, self.trusted_client.clone())?)))
+                let contents = files.by_flag().into_iter().map(|(flag, file)| read(flag, file));
+                let contents = contents.collect::<Result<_, _>>()?;
+                Ok(Some(Arc::new(Tls::new(files, contents, self.trusted_client.clone())?)))
             }
             (None, None, None) => Ok(None),
             (None, None, Some(_)) => {

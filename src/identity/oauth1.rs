@@ -1,6 +1,6 @@
 //! OAuth 1.0a signatures (RFC 5849, HMAC-SHA1): what the seed's own clients send.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -29,8 +29,7 @@ const SIGNATURE: &str = "oauth_signature";
 /// Verifies signed requests with the credentials of a file.
 #[derive(Debug)]
 pub struct OAuth1 {
-    file: PathBuf,
-    contents: Vec<u8>,
+    reread: Reread,
     credentials: ArcSwap<Credentials>,
     public_urls: Vec<Origin>,
 }
@@ -68,7 +67,8 @@ impl OAuth1 {
     /// What is wrong with the contents, as the end of a sentence that names the file.
     pub fn new(file: &Path, contents: Vec<u8>, public_urls: Vec<Origin>) -> Result<Self, String> {
         let credentials = ArcSwap::from_pointee(Credentials::parse(&contents)?);
-        Ok(Self { file: file.to_owned(), contents, credentials, public_urls })
+        let reread = Reread::new(vec![file.to_owned()], vec![contents]);
+        Ok(Self { reread, credentials, public_urls })
     }
 
     /// Takes the file again whenever it changes, for ever.
@@ -78,7 +78,7 @@ impl OAuth1 {
             self.credentials.store(Arc::new(Credentials::parse(credentials)?));
             Ok(())
         };
-        Reread::new(vec![self.file.clone()], vec![self.contents.clone()]).keep(take).await;
+        self.reread.clone().keep(take).await;
     }
 
     /// Whether what clients sign is told by the configuration.
