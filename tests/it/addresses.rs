@@ -1,6 +1,7 @@
 //! Where Redis may be: behind TLS, on a socket, behind a password.
 
-use super::harness::{MESSAGE, READER, RECIPIENT, Redis, Server, eventually, free_port, openssl};
+use super::harness::certificates::Authority;
+use super::harness::{MESSAGE, READER, RECIPIENT, Redis, Server, eventually, free_port};
 
 const LIMIT: std::time::Duration = std::time::Duration::from_secs(10);
 
@@ -12,18 +13,10 @@ async fn assert_marks(server: &Server, redis: &Redis) {
 
 #[tokio::test]
 async fn redis_is_reached_over_tls_where_its_ca_is_trusted_and_only_there() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-    let key = "-newkey rsa:2048 -nodes";
-    openssl(dir.path(), &format!("req -x509 {key} -keyout ca.key -out ca.pem -subj /CN=ca")).await;
-    openssl(dir.path(), &format!("req {key} -keyout redis.key -out redis.csr -subj /CN=redis"))
-        .await;
-    std::fs::write(path("extensions"), "subjectAltName=DNS:localhost").unwrap();
-    let sign = "x509 -req -in redis.csr -CA ca.pem -CAkey ca.key -CAcreateserial";
-    openssl(dir.path(), &format!("{sign} -out redis.pem -extfile extensions")).await;
-
+    let authority = Authority::new().await;
+    let certificate = authority.issue("redis", "DNS:localhost").await;
     let port = free_port();
-    let files = [path("redis.pem"), path("redis.key"), path("ca.pem")];
+    let files = [certificate.chain, certificate.key, authority.file()];
     let redis = Redis::with(
         &[
             &["--tls-port", &port.to_string(), "--tls-auth-clients", "no"],

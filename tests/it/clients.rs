@@ -2,15 +2,14 @@
 //! their registries, pointed at a server. Each does one mark and prints what its library made of the
 //! answer (`tests/clients`).
 
-use std::path::PathBuf;
-
 use serde_json::{Value, json};
-use tempfile::TempDir;
+use tempfile::NamedTempFile;
 use tokio::process::Command;
 
 use super::harness::caller::Credentials;
+use super::harness::certificates::Authority;
 use super::harness::tools::{self, output, tool};
-use super::harness::{MESSAGE, READER, RECIPIENT, Redis, Server, openssl};
+use super::harness::{MESSAGE, READER, RECIPIENT, Redis, Server};
 
 /// How many marks the reader has.
 const QUOTA: u64 = 2;
@@ -28,46 +27,35 @@ const CREDENTIALS: &str = r#"
 struct Endpoint {
     redis: Redis,
     server: Server,
-    files: TempDir,
+    authority: Authority,
+    _credentials: NamedTempFile,
 }
 
 impl Endpoint {
     async fn start() -> Self {
-        let files = tempfile::tempdir().unwrap();
-        let path = |name: &str| files.path().join(name).to_str().unwrap().to_owned();
-        let key = "-newkey rsa:2048 -nodes";
-        openssl(files.path(), &format!("req -x509 {key} -keyout ca.key -out ca.pem -subj /CN=ca"))
-            .await;
-        openssl(
-            files.path(),
-            &format!("req {key} -keyout key.pem -out csr.pem -subj /CN=markread"),
-        )
-        .await;
-        std::fs::write(path("extensions"), "subjectAltName=IP:127.0.0.1").unwrap();
-        let sign = "x509 -req -in csr.pem -CA ca.pem -CAkey ca.key -CAcreateserial";
-        openssl(files.path(), &format!("{sign} -out cert.pem -extfile extensions")).await;
-        std::fs::write(path("credentials.toml"), CREDENTIALS).unwrap();
-
+        let authority = Authority::new().await;
+        let certificate = authority.issue("server", "IP:127.0.0.1").await;
+        let credentials = NamedTempFile::new().unwrap();
+        std::fs::write(&credentials, CREDENTIALS).unwrap();
         let redis = Redis::start().await;
-        let [credentials, cert, key] = ["credentials.toml", "cert.pem", "key.pem"].map(path);
         let quota = QUOTA.to_string();
         let flags = [
-            ["--oauth1-credentials-file", &credentials],
-            ["--tls-cert", &cert],
-            ["--tls-key", &key],
+            ["--oauth1-credentials-file", credentials.path().to_str().unwrap()],
+            ["--tls-cert", &certificate.chain],
+            ["--tls-key", &certificate.key],
             ["--rate-limit", &quota],
         ]
         .concat();
         let server = Server::on_with(&redis, &flags).await;
-        Self { redis, server, files }
+        Self { redis, server, authority, _credentials: credentials }
     }
 
     fn url(&self) -> String {
         format!("https://{}", self.server.address)
     }
 
-    fn ca(&self) -> PathBuf {
-        self.files.path().join("ca.pem")
+    fn ca(&self) -> String {
+        self.authority.file()
     }
 }
 

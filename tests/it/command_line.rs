@@ -15,7 +15,7 @@ use super::harness::{READER, RECIPIENT, Redis, Server, openssl};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-type Variables<'a> = &'a [(&'a str, &'a str)];
+pub(crate) type Variables<'a> = &'a [(&'a str, &'a str)];
 
 async fn run(args: &[&str], variables: Variables<'_>) -> Output {
     let output = command(args).envs(variables.iter().copied()).output();
@@ -23,7 +23,7 @@ async fn run(args: &[&str], variables: Variables<'_>) -> Output {
 }
 
 /// The one line that is said when nothing is done.
-async fn refused(status: i32, args: &[&str], variables: Variables<'_>) -> String {
+pub(crate) async fn refused(status: i32, args: &[&str], variables: Variables<'_>) -> String {
     let output = run(args, variables).await;
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(status), "{args:?} {variables:?}: {stderr}");
@@ -35,7 +35,7 @@ async fn refused(status: i32, args: &[&str], variables: Variables<'_>) -> String
 }
 
 /// A start is refused with exit status 2 and a line that has each of these words.
-async fn says(args: &[&str], words: &[&str]) {
+pub(crate) async fn says(args: &[&str], words: &[&str]) {
     let line = refused(2, &[&["serve"], args].concat(), &[]).await;
     for word in words {
         assert!(line.contains(word), "{word:?} is in: {line}");
@@ -43,28 +43,28 @@ async fn says(args: &[&str], words: &[&str]) {
 }
 
 /// Files, gone with the test.
-struct Files(TempDir);
+pub(crate) struct Files(TempDir);
 
 impl Files {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
-    fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> String {
+    pub(crate) fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> String {
         std::fs::write(self.path(name), contents).unwrap();
         text(&self.path(name))
     }
 
-    fn secret(&self) -> String {
+    pub(crate) fn secret(&self) -> String {
         self.write("secret", SECRET)
     }
 }
 
-fn text(path: &Path) -> String {
+pub(crate) fn text(path: &Path) -> String {
     path.to_str().unwrap().to_owned()
 }
 

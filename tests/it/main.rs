@@ -15,6 +15,7 @@ mod clients;
 mod command_line;
 mod drain;
 mod faults;
+mod identity;
 mod limits;
 mod logs;
 mod mark_read;

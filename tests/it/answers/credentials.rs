@@ -17,12 +17,12 @@ async fn mark_as(server: &Server, user: &str) -> Result<(), Denied> {
     stranger.send(request).await.map(drop)
 }
 
-async fn mark(server: &Server, credentials: Credentials) -> Result<(), Denied> {
+pub(crate) async fn mark(server: &Server, credentials: Credentials) -> Result<(), Denied> {
     server.stranger(credentials).mark(RECIPIENT, MESSAGE).await.map(drop)
 }
 
 #[track_caller]
-fn assert_invalid(answer: Result<(), Denied>, what: &str) {
+pub(crate) fn assert_invalid(answer: Result<(), Denied>, what: &str) {
     let denied = answer.expect_err(what);
     assert_denied(&denied, Code::Unauthenticated, "CREDENTIALS_INVALID");
     assert!(denied.details.retry_info().is_none(), "a retry does not mend it");

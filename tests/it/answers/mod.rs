@@ -8,7 +8,7 @@ use tonic::{Code, Status};
 use super::harness::caller::{Denied, number};
 use super::harness::{MESSAGE, READER, RECIPIENT, Redis};
 
-mod credentials;
+pub(crate) mod credentials;
 mod deadline;
 mod drain;
 mod internal;
@@ -20,7 +20,7 @@ pub(crate) mod tokens;
 
 /// A refusal of this row of the table, with what the table promises of every refusal.
 #[track_caller]
-fn assert_denied(denied: &Denied, code: Code, reason: &str) {
+pub(crate) fn assert_denied(denied: &Denied, code: Code, reason: &str) {
     assert_eq!((denied.code, denied.reason.as_str()), (code, reason), "{denied:?}");
     assert_explains(denied);
     assert_tells_nothing(denied);
@@ -66,7 +66,7 @@ fn bad_fields(denied: &Denied) -> Vec<&str> {
 }
 
 /// `RetryInfo`.
-fn retry_delay(denied: &Denied) -> Duration {
+pub(crate) fn retry_delay(denied: &Denied) -> Duration {
     denied.details.retry_info().expect("a RetryInfo").retry_delay.expect("a delay")
 }
 
@@ -87,7 +87,7 @@ pub(crate) fn assert_store_unavailable(denied: &Denied) {
 }
 
 /// No trace of a reader: neither quota nor cursor nor event.
-async fn assert_untouched(redis: &Redis, reader: u64) {
+pub(crate) async fn assert_untouched(redis: &Redis, reader: u64) {
     assert_eq!(redis.used(reader).await, None);
     assert_eq!(redis.cursors(reader).await, [].into());
     assert_eq!(redis.payloads().await, [""; 0]);

@@ -12,13 +12,13 @@ use super::super::harness::server::SECRET;
 use super::super::harness::{READER, openssl};
 
 /// Seconds since 1970, this many from now.
-pub(super) fn seconds_from_now(seconds: i64) -> i64 {
+pub(crate) fn seconds_from_now(seconds: i64) -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     i64::try_from(now).unwrap() + seconds
 }
 
 /// The claims of a token that holds for an hour, changed: a claim that is null is left out.
-pub(super) fn claims(changes: Value) -> Value {
+pub(crate) fn claims(changes: Value) -> Value {
     let mut claims = json!({ "sub": READER.to_string(), "exp": seconds_from_now(3600) });
     let claims_map = claims.as_object_mut().unwrap();
     let Value::Object(changes) = changes else { panic!("claims are an object") };
@@ -28,15 +28,15 @@ pub(super) fn claims(changes: Value) -> Value {
 }
 
 /// The key of test servers.
-pub(super) fn shared_key() -> EncodingKey {
+pub(crate) fn shared_key() -> EncodingKey {
     EncodingKey::from_secret(SECRET.as_bytes())
 }
 
-pub(super) fn signed(algorithm: Algorithm, claims: &Value, key: &EncodingKey) -> String {
+pub(crate) fn signed(algorithm: Algorithm, claims: &Value, key: &EncodingKey) -> String {
     encode(&Header::new(algorithm), claims, key).unwrap()
 }
 
-pub(super) fn bearer(token: &str) -> Credentials {
+pub(crate) fn bearer(token: &str) -> Credentials {
     Credentials::Authorization(format!("Bearer {token}"))
 }
 
@@ -46,47 +46,58 @@ pub(crate) fn with_claims(changes: Value) -> Credentials {
 }
 
 /// A pair of keys in PEM files, made by openssl.
-pub(super) struct KeyPair {
-    _dir: TempDir,
+pub(crate) struct KeyPair {
+    dir: TempDir,
     private: PathBuf,
     public: PathBuf,
 }
 
 impl KeyPair {
     /// `kind` is what `openssl genpkey` takes: `-algorithm ed25519`.
-    pub(super) async fn generate(kind: &str) -> Self {
+    pub(crate) async fn generate(kind: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (private, public) = (dir.path().join("private"), dir.path().join("public"));
         openssl(dir.path(), &format!("genpkey -out private {kind}")).await;
         openssl(dir.path(), "pkey -in private -pubout -out public").await;
-        Self { _dir: dir, private, public }
+        Self { dir, private, public }
     }
 
-    pub(super) async fn rsa() -> Self {
+    pub(crate) async fn rsa() -> Self {
         Self::generate("-algorithm RSA -pkeyopt rsa_keygen_bits:2048").await
     }
 
-    pub(super) async fn p256() -> Self {
+    pub(crate) async fn p256() -> Self {
         Self::generate("-algorithm EC -pkeyopt ec_paramgen_curve:P-256").await
     }
 
-    pub(super) async fn ed25519() -> Self {
+    pub(crate) async fn ed25519() -> Self {
         Self::generate("-algorithm ed25519").await
     }
 
-    pub(super) fn public(&self) -> &Path {
+    /// Where they are, as `private` and `public`.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub(crate) fn public(&self) -> &Path {
         &self.public
     }
 
     /// The file that a forger has too.
-    pub(super) fn public_bytes(&self) -> Vec<u8> {
+    pub(crate) fn public_bytes(&self) -> Vec<u8> {
         std::fs::read(&self.public).unwrap()
     }
 
-    pub(super) fn key(&self, algorithm: Algorithm) -> EncodingKey {
+    /// The same without its clothes.
+    pub(crate) async fn public_der(&self) -> Vec<u8> {
+        openssl(self.dir(), "pkey -pubin -in public -outform DER -out der").await;
+        std::fs::read(self.dir().join("der")).unwrap()
+    }
+
+    pub(crate) fn key(&self, algorithm: Algorithm) -> EncodingKey {
         let pem = std::fs::read(&self.private).unwrap();
         match algorithm {
-            Algorithm::ES256 => EncodingKey::from_ec_pem(&pem).unwrap(),
+            Algorithm::ES256 | Algorithm::ES384 => EncodingKey::from_ec_pem(&pem).unwrap(),
             Algorithm::EdDSA => EncodingKey::from_ed_pem(&pem).unwrap(),
             _ => EncodingKey::from_rsa_pem(&pem).unwrap(),
         }

@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 use tokio::process::Command;
 
 pub(crate) mod caller;
+pub(crate) mod certificates;
 pub(crate) mod operator;
 pub(crate) mod raw;
 pub(crate) mod redis;
 pub(crate) mod schema;
 pub(crate) mod server;
+pub(crate) mod tls;
 pub(crate) mod tools;
 pub(crate) mod wire;
 

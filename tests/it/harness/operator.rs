@@ -51,12 +51,16 @@ impl Operator {
 
 /// Runs grpcurl on a server: flags that go before the address, words that go after.
 pub(crate) async fn grpcurl(server: &Server, flags: &[&str], words: &[&str]) -> Output {
+    grpcurl_to(&server.address, &[&["-plaintext"], flags].concat(), words).await
+}
+
+/// The same at an address, over TLS where the flags do not say otherwise.
+pub(crate) async fn grpcurl_to(address: &str, flags: &[&str], words: &[&str]) -> Output {
     let program =
         std::env::var_os("MARKREAD_TEST_GRPCURL").unwrap_or_else(|| OsString::from("grpcurl"));
     let output = Command::new(program)
-        .arg("-plaintext")
         .args(flags)
-        .arg(&server.address)
+        .arg(address)
         .args(words)
         .stdin(Stdio::null())
         .kill_on_drop(true)

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
@@ -186,7 +186,14 @@ pub(crate) fn command(args: &[&str]) -> Command {
 /// Sends bytes as they are and reads until the other side closes: head and body of the answer, or
 /// nothing where it closed without one.
 pub(crate) async fn http1(address: &str, request: &str) -> Option<(String, String)> {
-    let mut stream = TcpStream::connect(address).await.ok()?;
+    exchange(TcpStream::connect(address).await.ok()?, request).await
+}
+
+/// The same on a connection that is there.
+pub(crate) async fn exchange(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    request: &str,
+) -> Option<(String, String)> {
     stream.write_all(request.as_bytes()).await.ok()?;
     let mut answer = Vec::new();
     timeout(LIMIT, stream.read_to_end(&mut answer)).await.expect("an answer in time").ok()?;

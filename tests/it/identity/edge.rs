@@ -1,0 +1,101 @@
+//! A client of the HTTP edge.
+
+use super::super::harness::caller::Credentials;
+use super::super::harness::raw::error_codes;
+use super::super::harness::server::http1;
+use super::super::harness::{MESSAGE, RECIPIENT};
+
+pub(super) const PATH: &str = "/1.1/direct_messages/mark_read.json";
+
+pub(super) const FORM: &str = "application/x-www-form-urlencoded";
+
+/// A request, as text.
+#[derive(Clone, Debug)]
+pub(super) struct Post {
+    /// Path and query.
+    pub(super) target: String,
+    pub(super) host: String,
+    /// `name: value`
+    pub(super) headers: Vec<String>,
+    pub(super) body: String,
+}
+
+/// An answer; nothing but what the contract speaks of.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    head: String,
+    pub(super) body: String,
+}
+
+impl Post {
+    /// The seed's example, with this to say who calls.
+    pub(super) fn example(headers: &[String]) -> Self {
+        let form = format!("content-type: {FORM}");
+        Self {
+            target: PATH.to_owned(),
+            host: "localhost".to_owned(),
+            headers: [&[form], headers].concat(),
+            body: format!("last_read_event_id={MESSAGE}&recipient_id={RECIPIENT}"),
+        }
+    }
+
+    /// The same by a caller of gRPC's.
+    pub(super) fn by(credentials: &Credentials) -> Self {
+        match credentials {
+            Credentials::Nothing => Self::example(&[]),
+            Credentials::UserId(user) => Self::example(&[format!("x-user-id: {user}")]),
+            Credentials::Authorization(value) => {
+                Self::example(&[format!("authorization: {value}")])
+            }
+        }
+    }
+
+    pub(super) fn text(&self) -> String {
+        let Self { target, host, headers, body } = self;
+        let headers: String = headers.iter().flat_map(|header| [header, "\r\n"]).collect();
+        let length = body.len();
+        format!(
+            "POST {target} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\
+             content-length: {length}\r\n{headers}\r\n{body}"
+        )
+    }
+
+    pub(super) async fn send(&self, address: &str) -> Answer {
+        Answer::from(http1(address, &self.text()).await)
+    }
+}
+
+impl From<Option<(String, String)>> for Answer {
+    fn from(answer: Option<(String, String)>) -> Self {
+        let (head, body) = answer.expect("an answer");
+        let status = head.split(' ').nth(1).unwrap().parse().expect("a status");
+        Self { status, head: head.to_lowercase(), body }
+    }
+}
+
+impl Answer {
+    fn has(&self, header: &str) -> bool {
+        self.head.contains(&format!("\r\n{header}: "))
+    }
+
+    #[track_caller]
+    pub(super) fn assert_served(&self, what: &str) {
+        assert_eq!((self.status, self.body.as_str()), (204, ""), "{what}: {self:?}");
+    }
+
+    /// This status, one error of this code, and in a 401 how to do better.
+    #[track_caller]
+    pub(super) fn assert_refused(&self, status: u16, code: u64, what: &str) {
+        self.assert_refused_as_one_of(status, &[code], what);
+    }
+
+    /// The same where the contract leaves the code open.
+    #[track_caller]
+    pub(super) fn assert_refused_as_one_of(&self, status: u16, codes: &[u64], what: &str) {
+        assert_eq!(self.status, status, "{what}: {self:?}");
+        let [code] = error_codes(&self.body)[..] else { panic!("{what}: one error in {self:?}") };
+        assert!(codes.contains(&code), "{what}: {self:?}");
+        assert_eq!(self.has("www-authenticate"), status == 401, "{what}: {self:?}");
+    }
+}

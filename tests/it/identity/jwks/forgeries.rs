@@ -1,0 +1,176 @@
+//! Keys that are not for tokens, and tokens that no issuer made.
+
+use std::slice;
+
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use serde_json::{Value, json};
+
+use super::super::super::answers::assert_untouched;
+use super::super::super::answers::credentials::{assert_invalid, mark};
+use super::super::super::answers::tokens::{KeyPair, bearer, claims};
+use super::super::super::harness::caller::Credentials;
+use super::super::super::harness::{READER, Redis, openssl};
+use super::{Key, Source, serve, set, set_of};
+
+fn base64(bytes: impl AsRef<[u8]>) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// A token of the tests' reader with this header, whatever it says, and this key.
+fn forged(algorithm: Algorithm, id: &str, key: &EncodingKey) -> Credentials {
+    let header = Header { kid: Some(id.to_owned()), ..Header::new(algorithm) };
+    bearer(&encode(&header, &claims(json!({})), key).unwrap())
+}
+
+/// The text that is signed.
+fn unsigned(header: &Value) -> String {
+    format!("{}.{}", base64(header.to_string()), base64(claims(json!({})).to_string()))
+}
+
+#[tokio::test]
+async fn an_rsa_public_key_is_no_secret_of_hmac() {
+    let redis = Redis::start().await;
+    let rsa = Key::rsa("rsa").await;
+    for jwk in [rsa.jwk(), rsa.jwk_with(json!({ "alg": null }))] {
+        let source = Source::of(&set_of(slice::from_ref(&jwk))).await;
+        let server = serve(&redis, &source, &[]).await;
+        let modulus = jwk["n"].as_str().unwrap();
+        let pem = rsa.pair.public_bytes();
+        for (what, secret) in [
+            ("PEM", pem.clone()),
+            ("PEM without its newline", pem.trim_ascii_end().to_vec()),
+            ("DER", rsa.pair.public_der().await),
+            ("modulus", BASE64_URL_SAFE_NO_PAD.decode(modulus).unwrap()),
+            ("modulus in base64", modulus.as_bytes().to_vec()),
+            ("JWK", jwk.to_string().into_bytes()),
+        ] {
+            let secret = EncodingKey::from_secret(&secret);
+            for algorithm in [Algorithm::HS256, Algorithm::HS384, Algorithm::HS512] {
+                assert_invalid(mark(&server, forged(algorithm, "rsa", &secret)).await, what);
+            }
+        }
+        // With RSA one key signs for several algorithms, of which one is the server's.
+        for algorithm in [Algorithm::RS384, Algorithm::RS512, Algorithm::PS256] {
+            let token = forged(algorithm, "rsa", &rsa.private());
+            assert_invalid(mark(&server, token).await, "another algorithm");
+        }
+        assert_untouched(&redis, READER).await;
+    }
+}
+
+#[tokio::test]
+async fn a_token_whose_header_brings_its_own_trust_is_refused() {
+    let redis = Redis::start().await;
+    let (key, forger) = (Key::p256("key").await, Key::p256("key").await);
+    let forgers_source = Source::of(&set(&[&forger])).await;
+    let source = Source::of(&set(&[&key])).await;
+    let server = serve(&redis, &source, &[]).await;
+
+    for algorithm in ["none", "None", "NONE", ""] {
+        for kid in [json!("key"), json!(null)] {
+            let unsigned = unsigned(&json!({ "typ": "JWT", "alg": algorithm, "kid": kid }));
+            for signature in ["", "AA"] {
+                let token = bearer(&format!("{unsigned}.{signature}"));
+                assert_invalid(mark(&server, token).await, algorithm);
+            }
+        }
+    }
+    let url = forgers_source.url();
+    for (what, own) in [
+        ("nothing", json!({})),
+        ("jwk", json!({ "jwk": forger.jwk() })),
+        ("jku", json!({ "jku": url })),
+        ("x5u", json!({ "x5u": url })),
+        ("crit", json!({ "crit": ["exp"] })),
+    ] {
+        let mut header = json!({ "typ": "JWT", "alg": "ES256", "kid": "key" });
+        header.as_object_mut().unwrap().extend(own.as_object().unwrap().clone());
+        let unsigned = unsigned(&header);
+        let key = forger.private();
+        let signature =
+            jsonwebtoken::crypto::sign(unsigned.as_bytes(), &key, Algorithm::ES256).unwrap();
+        assert_invalid(mark(&server, bearer(&format!("{unsigned}.{signature}"))).await, what);
+    }
+    assert_eq!(forgers_source.fetches(), 0);
+    assert_untouched(&redis, READER).await;
+    mark(&server, key.token()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_verified_token_is_remembered_with_its_signature() {
+    let redis = Redis::start().await;
+    let key = Key::ed25519("key").await;
+    let source = Source::of(&set(&[&key])).await;
+    let server = serve(&redis, &source, &[]).await;
+    let Credentials::Authorization(good) = key.token() else { panic!("a token") };
+    mark(&server, Credentials::Authorization(good.clone())).await.unwrap();
+    let (unsigned, _) = good.rsplit_once('.').unwrap();
+    for signature in [base64([0; 64]), String::new()] {
+        let token = Credentials::Authorization(format!("{unsigned}.{signature}"));
+        assert_invalid(mark(&server, token).await, "another signature");
+    }
+}
+
+/// RS256 by openssl: other libraries do not sign with a key that short.
+async fn signed_by_openssl(pair: &KeyPair, id: &str) -> Credentials {
+    let unsigned = unsigned(&json!({ "typ": "JWT", "alg": "RS256", "kid": id }));
+    std::fs::write(pair.dir().join("text"), &unsigned).unwrap();
+    openssl(pair.dir(), "dgst -sha256 -sign private -out signature text").await;
+    let signature = std::fs::read(pair.dir().join("signature")).unwrap();
+    bearer(&format!("{unsigned}.{}", base64(signature)))
+}
+
+#[tokio::test]
+async fn keys_of_other_kinds_are_passed_over() {
+    const SECRET: &[u8] = b"a secret that stands in a public key set";
+    let redis = Redis::start().await;
+    let good = Key::rsa("good").await;
+    let [encrypts, rs512] = [Key::rsa("encrypts").await, Key::rsa("rs512").await];
+    let short = KeyPair::generate("-algorithm RSA -pkeyopt rsa_keygen_bits:1024").await;
+    let p384 = KeyPair::generate("-algorithm EC -pkeyopt ec_paramgen_curve:P-384").await;
+    let p384 = Key { id: "p384".to_owned(), algorithm: Algorithm::ES384, pair: p384 };
+
+    // What ends a public key's DER: 128 bytes of modulus, 5 of the exponent 65537.
+    let der = short.public_der().await;
+    let modulus = &der[der.len() - 133..der.len() - 5];
+    let oct = |id: &str| json!({ "kty": "oct", "kid": id, "k": base64(SECRET), "alg": "HS256" });
+    let short_jwk = json!({ "kty": "RSA", "kid": "short", "n": base64(modulus), "e": "AQAB" });
+    let source = Source::of(&set_of(&[
+        oct("good"),
+        oct("secret"),
+        json!({ "kty": "oct", "kid": "bare", "k": base64(SECRET) }),
+        short_jwk,
+        p384.jwk(),
+        p384.jwk_with(json!({ "kid": "p384-bare", "alg": null })),
+        encrypts.jwk_with(json!({ "use": "enc", "alg": null })),
+        rs512.jwk_with(json!({ "alg": "RS512" })),
+        json!({ "kty": "EC", "kid": "secp256k1", "crv": "secp256k1", "x": "AA", "y": "AA" }),
+        json!({ "kty": "quantum", "kid": "future", "stuff": [1, 2, 3] }),
+        json!({ "kty": "RSA", "kid": "half" }),
+        json!("no key at all"),
+        good.jwk(),
+    ]))
+    .await;
+    let server = serve(&redis, &source, &[]).await;
+
+    let secret = EncodingKey::from_secret(SECRET);
+    for id in ["good", "secret", "bare"] {
+        let token = forged(Algorithm::HS256, id, &secret);
+        assert_invalid(mark(&server, token).await, "a secret that everybody knows");
+    }
+    assert_invalid(mark(&server, signed_by_openssl(&short, "short").await).await, "RSA, 1024 bits");
+    for id in ["p384", "p384-bare"] {
+        let token = forged(Algorithm::ES384, id, &p384.private());
+        assert_invalid(mark(&server, token).await, "P-384");
+    }
+    assert_invalid(mark(&server, encrypts.token()).await, "for encryption");
+    for algorithm in [Algorithm::RS512, Algorithm::RS256] {
+        let token = forged(algorithm, "rs512", &rs512.private());
+        assert_invalid(mark(&server, token).await, "a key of RS512");
+    }
+    assert_untouched(&redis, READER).await;
+    mark(&server, good.token()).await.unwrap();
+    mark(&server, signed_by_openssl(&good.pair, "good").await).await.unwrap();
+}

@@ -1,0 +1,99 @@
+//! Tokens whose keys are fetched: `--jwt-jwks-url`.
+
+use jsonwebtoken::jwk::Jwk;
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use serde_json::{Value, json};
+
+use super::super::answers::tokens::{KeyPair, bearer, claims};
+use super::super::harness::caller::Credentials;
+use super::super::harness::{Redis, Server};
+
+mod absence;
+mod forgeries;
+mod rotation;
+mod source;
+mod tokens;
+mod trash;
+mod unknown_keys;
+
+use source::Source;
+
+/// A pair of keys, its ID, and the algorithm that it signs with.
+struct Key {
+    id: String,
+    algorithm: Algorithm,
+    pair: KeyPair,
+}
+
+impl Key {
+    async fn rsa(id: &str) -> Self {
+        Self { id: id.to_owned(), algorithm: Algorithm::RS256, pair: KeyPair::rsa().await }
+    }
+
+    async fn p256(id: &str) -> Self {
+        Self { id: id.to_owned(), algorithm: Algorithm::ES256, pair: KeyPair::p256().await }
+    }
+
+    async fn ed25519(id: &str) -> Self {
+        Self { id: id.to_owned(), algorithm: Algorithm::EdDSA, pair: KeyPair::ed25519().await }
+    }
+
+    fn private(&self) -> EncodingKey {
+        self.pair.key(self.algorithm)
+    }
+
+    /// What an issuer publishes.
+    fn jwk(&self) -> Value {
+        let jwk = Jwk::from_encoding_key(&self.private(), self.algorithm).unwrap();
+        let mut jwk = serde_json::to_value(jwk).unwrap();
+        jwk["kid"] = json!(self.id);
+        jwk["use"] = json!("sig");
+        jwk
+    }
+
+    /// The same, changed: a member that is null is left out.
+    fn jwk_with(&self, changes: Value) -> Value {
+        let Value::Object(changes) = changes else { panic!("members are an object") };
+        let mut jwk = self.jwk();
+        jwk.as_object_mut().unwrap().extend(changes);
+        jwk.as_object_mut().unwrap().retain(|_, value| !value.is_null());
+        jwk
+    }
+
+    /// A token of the tests' reader.
+    fn token(&self) -> Credentials {
+        self.token_with(json!({}))
+    }
+
+    /// The same with changed claims.
+    fn token_with(&self, changes: Value) -> Credentials {
+        self.token_named(Some(&self.id), changes)
+    }
+
+    /// The same that names another key, or none.
+    fn token_named(&self, id: Option<&str>, changes: Value) -> Credentials {
+        let header = Header { kid: id.map(str::to_owned), ..Header::new(self.algorithm) };
+        bearer(&encode(&header, &claims(changes), &self.private()).unwrap())
+    }
+}
+
+/// A key set of these keys.
+fn set(keys: &[&Key]) -> Value {
+    set_of(&keys.iter().map(|key| key.jwk()).collect::<Vec<_>>())
+}
+
+fn set_of(keys: &[Value]) -> Value {
+    json!({ "keys": keys })
+}
+
+/// A server that takes tokens by the keys of this source, and has them.
+async fn serve(redis: &Redis, source: &Source, flags: &[&str]) -> Server {
+    let server = serve_unready(redis, source, flags).await;
+    server.wait_until_ready().await;
+    server
+}
+
+async fn serve_unready(redis: &Redis, source: &Source, flags: &[&str]) -> Server {
+    let own = ["--redis-url", &redis.url(), "--jwt-jwks-url", &source.url()];
+    Server::spawn(&[&own, flags].concat(), false).await
+}

@@ -1,0 +1,178 @@
+//! An issuer's HTTP server, which may do its work badly.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tokio_rustls::TlsAcceptor;
+
+use super::super::super::harness::free_port;
+
+/// What is answered to a fetch.
+#[derive(Clone)]
+pub(super) struct Reply {
+    /// Status line and headers.
+    head: String,
+    body: Vec<u8>,
+    /// How long it takes to begin.
+    delay: Duration,
+    /// What follows the body for ever, each after this pause.
+    rest: Option<(Vec<u8>, Duration)>,
+}
+
+impl Reply {
+    pub(super) fn set(keys: &Value) -> Self {
+        Self::json(keys.to_string())
+    }
+
+    /// OK, and this, which should be JSON.
+    pub(super) fn json(body: impl Into<Vec<u8>>) -> Self {
+        Self::new("200 OK\r\ncontent-type: application/json", body)
+    }
+
+    /// A status, more headers where there are any, and a body.
+    pub(super) fn new(head: &str, body: impl Into<Vec<u8>>) -> Self {
+        Self { head: head.to_owned(), body: body.into(), delay: Duration::ZERO, rest: None }
+    }
+
+    pub(super) fn after(self, delay: Duration) -> Self {
+        Self { delay, ..self }
+    }
+
+    /// A body that never ends: this again and again.
+    pub(super) fn endless(chunk: &[u8], pause: Duration) -> Self {
+        Self { rest: Some((chunk.to_vec(), pause)), ..Self::json("") }
+    }
+
+    async fn write(self, mut stream: impl AsyncWrite + Unpin) -> std::io::Result<()> {
+        sleep(self.delay).await;
+        let length = match self.rest {
+            None => format!("content-length: {}\r\n", self.body.len()),
+            Some(_) => String::new(),
+        };
+        let head = format!("HTTP/1.1 {}\r\n{length}connection: close\r\n\r\n", self.head);
+        stream.write_all(head.as_bytes()).await?;
+        stream.write_all(&self.body).await?;
+        while let Some((chunk, pause)) = &self.rest {
+            stream.write_all(chunk).await?;
+            sleep(*pause).await;
+        }
+        stream.shutdown().await
+    }
+}
+
+pub(super) struct Source {
+    port: u16,
+    shared: Arc<Shared>,
+    tls: Option<TlsAcceptor>,
+    /// One task, which ends with the test.
+    listening: Option<JoinSet<()>>,
+}
+
+struct Shared {
+    reply: Mutex<Reply>,
+    fetches: AtomicUsize,
+    /// Requests of another path.
+    strays: AtomicUsize,
+}
+
+impl Source {
+    /// A source that answers with these keys.
+    pub(super) async fn of(keys: &Value) -> Self {
+        let mut source = Self::down(Reply::set(keys));
+        source.start().await;
+        source
+    }
+
+    /// A source that is not there yet.
+    pub(super) fn down(reply: Reply) -> Self {
+        let counters = || AtomicUsize::new(0);
+        let reply = Mutex::new(reply);
+        let shared = Arc::new(Shared { reply, fetches: counters(), strays: counters() });
+        Self { port: free_port(), shared, tls: None, listening: None }
+    }
+
+    /// The same, over TLS.
+    pub(super) fn over(self, tls: TlsAcceptor) -> Self {
+        Self { tls: Some(tls), ..self }
+    }
+
+    /// Starts it, at its port.
+    pub(super) async fn start(&mut self) {
+        assert!(self.listening.is_none(), "it runs already");
+        let listener = TcpListener::bind(("127.0.0.1", self.port)).await.unwrap();
+        let mut listening = JoinSet::new();
+        listening.spawn(listen(listener, self.tls.clone(), Arc::clone(&self.shared)));
+        self.listening = Some(listening);
+    }
+
+    /// Stops it, with whatever it is answering.
+    pub(super) async fn stop(&mut self) {
+        self.listening.take().expect("it runs").shutdown().await;
+    }
+
+    pub(super) fn url(&self) -> String {
+        match self.tls {
+            None => format!("http://127.0.0.1:{}/keys", self.port),
+            Some(_) => format!("https://localhost:{}/keys", self.port),
+        }
+    }
+
+    /// From now on this is answered.
+    pub(super) fn replies(&self, reply: Reply) {
+        *self.shared.reply.lock().unwrap() = reply;
+    }
+
+    /// From now on these keys are answered.
+    pub(super) fn publishes(&self, keys: &Value) {
+        self.replies(Reply::set(keys));
+    }
+
+    /// How often it was asked for its keys so far.
+    pub(super) fn fetches(&self) -> usize {
+        self.shared.fetches.load(Ordering::SeqCst)
+    }
+
+    /// How often it was asked for something else.
+    pub(super) fn strays(&self) -> usize {
+        self.shared.strays.load(Ordering::SeqCst)
+    }
+}
+
+async fn listen(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
+    // Dropped with the listener, and the connections with it.
+    let mut connections = JoinSet::new();
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let (tls, shared) = (tls.clone(), Arc::clone(&shared));
+        connections.spawn(async move {
+            // A client that hangs up is no fault of the source.
+            let _ = match tls {
+                None => answer(stream, &shared).await,
+                Some(tls) => match tls.accept(stream).await {
+                    Ok(stream) => answer(stream, &shared).await,
+                    Err(error) => Err(error),
+                },
+            };
+        });
+    }
+}
+
+async fn answer(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    shared: &Shared,
+) -> std::io::Result<()> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await?);
+    }
+    let counter = if head.starts_with(b"GET /keys ") { &shared.fetches } else { &shared.strays };
+    counter.fetch_add(1, Ordering::SeqCst);
+    let reply = shared.reply.lock().unwrap().clone();
+    reply.write(stream).await
+}

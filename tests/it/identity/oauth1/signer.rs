@@ -1,0 +1,228 @@
+//! A client of OAuth 1.0a, by the letter of RFC 5849: what it signs, and what it sends.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use aws_lc_rs::hmac;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::super::super::harness::{MESSAGE, RECIPIENT};
+use super::super::edge::{Answer, FORM, PATH, Post};
+
+/// All but the unreserved: RFC 5849 section 3.6.
+const RESERVED: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+pub(super) fn encode(text: &str) -> String {
+    utf8_percent_encode(text, &RESERVED).to_string()
+}
+
+/// Names and values, decoded.
+pub(super) type Pairs = Vec<(String, String)>;
+
+pub(super) fn pairs(pairs: &[(&str, &str)]) -> Pairs {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+/// The seed's example.
+pub(super) fn example() -> Pairs {
+    let [message, recipient] = [MESSAGE, RECIPIENT].map(|id| id.to_string());
+    pairs(&[("last_read_event_id", &message), ("recipient_id", &recipient)])
+}
+
+pub(super) fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+/// Who signs.
+#[derive(Clone, Debug)]
+pub(super) struct Client {
+    pub(super) consumer_key: String,
+    pub(super) consumer_secret: String,
+    pub(super) token: String,
+    pub(super) token_secret: String,
+    /// Whose token it is.
+    pub(super) user: u64,
+}
+
+/// What is to be signed, and then sent. Its parts may be changed before that.
+#[derive(Clone, Debug)]
+pub(super) struct Call {
+    /// Scheme, authority and path, as they are signed.
+    pub(super) uri: String,
+    pub(super) query: Pairs,
+    pub(super) body: Pairs,
+    /// The `oauth_*` parameters but the signature, in the order of the header.
+    pub(super) oauth: Pairs,
+    /// Consumer's and token's.
+    pub(super) secrets: [String; 2],
+    pub(super) hash: hmac::Algorithm,
+    pub(super) address: String,
+}
+
+/// A call that was signed. What is changed now, the signature does not cover.
+#[derive(Clone, Debug)]
+pub(super) struct Signed {
+    pub(super) post: Post,
+    /// The parameters of the `authorization` header, encoded.
+    pub(super) header: Vec<(String, String)>,
+    /// What stands before them.
+    pub(super) scheme: String,
+    pub(super) address: String,
+}
+
+impl Client {
+    /// The seed's example, in the body, to a server.
+    pub(super) fn call(&self, address: &str) -> Call {
+        let timestamp = unix_seconds().to_string();
+        let nonce = format!("{:032x}", rand::random::<u128>());
+        Call {
+            uri: format!("http://{address}{PATH}"),
+            query: Vec::new(),
+            body: example(),
+            oauth: pairs(&[
+                ("oauth_consumer_key", &self.consumer_key),
+                ("oauth_nonce", &nonce),
+                ("oauth_signature_method", "HMAC-SHA1"),
+                ("oauth_timestamp", &timestamp),
+                ("oauth_token", &self.token),
+                ("oauth_version", "1.0"),
+            ]),
+            secrets: [self.consumer_secret.clone(), self.token_secret.clone()],
+            hash: hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY,
+            address: address.to_owned(),
+        }
+    }
+}
+
+impl Call {
+    /// The same with another value of an `oauth_*` parameter.
+    pub(super) fn with(mut self, name: &str, value: &str) -> Self {
+        let pair = self.oauth.iter_mut().find(|(known, _)| known == name);
+        value.clone_into(&mut pair.expect(name).1);
+        self
+    }
+
+    /// The same with one `oauth_*` parameter more.
+    pub(super) fn and(mut self, name: &str, value: &str) -> Self {
+        self.oauth.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The same without an `oauth_*` parameter.
+    pub(super) fn without(mut self, name: &str) -> Self {
+        self.oauth.retain(|(known, _)| known != name);
+        self
+    }
+
+    pub(super) fn value(&self, name: &str) -> &str {
+        &self.oauth.iter().find(|(known, _)| known == name).expect(name).1
+    }
+
+    /// The same so many seconds from now.
+    pub(super) fn at(self, seconds: i64) -> Self {
+        let timestamp = unix_seconds().checked_add_signed(seconds).unwrap().to_string();
+        self.with("oauth_timestamp", &timestamp)
+    }
+
+    /// The same, signed for another scheme and authority.
+    pub(super) fn to(self, origin: &str) -> Self {
+        Self { uri: format!("{origin}{PATH}"), ..self }
+    }
+
+    /// Section 3.4.1.
+    fn base_string(&self) -> String {
+        let all = [&self.query, &self.body, &self.oauth].into_iter().flatten();
+        let mut all: Vec<_> = all.map(|(name, value)| (encode(name), encode(value))).collect();
+        all.sort();
+        let all: Vec<_> = all.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        format!("POST&{}&{}", encode(&self.uri), encode(&all.join("&")))
+    }
+
+    pub(super) fn signature(&self) -> String {
+        let [consumer, token] = self.secrets.each_ref().map(|secret| encode(secret));
+        let key = hmac::Key::new(self.hash, format!("{consumer}&{token}").as_bytes());
+        BASE64_STANDARD.encode(hmac::sign(&key, self.base_string().as_bytes()))
+    }
+
+    pub(super) fn sign(&self) -> Signed {
+        let signature = ("oauth_signature".to_owned(), self.signature());
+        let header = self.oauth.iter().chain([&signature]);
+        let header = header.map(|(name, value)| (encode(name), encode(value))).collect();
+        let mut target = PATH.to_owned();
+        if !self.query.is_empty() {
+            target = format!("{target}?{}", form(&self.query));
+        }
+        let mut post = Post { target, host: self.address.clone(), ..Post::example(&[]) };
+        post.body = form(&self.body);
+        if self.body.is_empty() {
+            post.headers.retain(|header| !header.contains(FORM));
+        }
+        Signed { post, header, scheme: "OAuth ".to_owned(), address: self.address.clone() }
+    }
+
+    pub(super) async fn send(&self) -> Answer {
+        self.sign().send().await
+    }
+}
+
+impl Signed {
+    /// The value of the `authorization` header.
+    pub(super) fn authorization(&self) -> String {
+        let header = self.header.iter().map(|(name, value)| format!(r#"{name}="{value}""#));
+        format!("{}{}", self.scheme, header.collect::<Vec<_>>().join(", "))
+    }
+
+    /// The same with another value in the header, as it is.
+    pub(super) fn with(mut self, name: &str, value: &str) -> Self {
+        let pair = self.header.iter_mut().find(|(known, _)| known == name);
+        value.clone_into(&mut pair.expect(name).1);
+        self
+    }
+
+    /// All that is sent.
+    pub(super) fn post(&self) -> Post {
+        let mut post = self.post.clone();
+        post.headers.push(format!("authorization: {}", self.authorization()));
+        post
+    }
+
+    pub(super) async fn send(&self) -> Answer {
+        self.send_to(&self.address).await
+    }
+
+    /// The same bytes to another server.
+    pub(super) async fn send_to(&self, address: &str) -> Answer {
+        self.post().send(address).await
+    }
+}
+
+/// As most clients encode a form: `+` for a space.
+pub(super) fn form(pairs: &Pairs) -> String {
+    form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish()
+}
+
+/// Twitter's own example, which tells of this signer that it is right.
+#[test]
+fn the_signature_of_twitters_documentation_comes_out() {
+    let call = Call {
+        uri: "https://api.twitter.com/1.1/statuses/update.json".to_owned(),
+        query: pairs(&[("include_entities", "true")]),
+        body: pairs(&[("status", "Hello Ladies + Gentlemen, a signed OAuth request!")]),
+        oauth: pairs(&[
+            ("oauth_consumer_key", "xvz1evFS4wEEPTGEFPHBog"),
+            ("oauth_nonce", "kYjzVBB8Y0ZFabxSWbWovY3uYSQ2pTgmZeNu2VS4cg"),
+            ("oauth_signature_method", "HMAC-SHA1"),
+            ("oauth_timestamp", "1318622958"),
+            ("oauth_token", "370773112-GmHxMAgYyLbNEtIKZeRNFsMKPR9EyMZeS9weJAEb"),
+            ("oauth_version", "1.0"),
+        ]),
+        secrets: [
+            "kAcSOqF21Fu85e7zjz7ZN2U4ZRhfV3WpwPAoE3Z7kBw".to_owned(),
+            "LswwdoUaIvS8ltyTt5jkRh4J50vUPVVHtR2YPi5kE".to_owned(),
+        ],
+        hash: hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY,
+        address: String::new(),
+    };
+    assert_eq!(call.signature(), "hCtSmYh+iHYCEqBWrE7C7hYmtUk=");
+}
