@@ -61,6 +61,17 @@ async fn a_source_that_hangs_holds_up_nobody_whose_key_is_known() {
     assert!(matches!(denied.code, Code::Unauthenticated | Code::Unavailable), "{denied:?}");
 }
 
+/// A second is no long time for an issuer on the other side of the world.
+#[tokio::test]
+async fn keys_that_take_their_time_come_nevertheless() {
+    let redis = Redis::start().await;
+    let key = Key::ed25519("key").await;
+    let mut source = Source::down(Reply::set(&set(&[&key])).after(Duration::from_millis(1500)));
+    source.start().await;
+    let server = serve_unready(&redis, &source, &[]).await;
+    eventually("the keys come", LIMIT, async || mark(&server, key.token()).await.ok()).await;
+}
+
 /// Not ready, with the cause; and calls are told to come again.
 async fn assert_without_keys(server: &Server, redis: &Redis, token: Credentials, what: &str) {
     let page = eventually("the cause is told", LIMIT, async || {

@@ -128,6 +128,7 @@ async fn keys_of_other_kinds_are_passed_over() {
     let redis = Redis::start().await;
     let good = Key::rsa("good").await;
     let [encrypts, rs512] = [Key::rsa("encrypts").await, Key::rsa("rs512").await];
+    let wraps = Key::rsa("wraps").await;
     let short = KeyPair::generate("-algorithm RSA -pkeyopt rsa_keygen_bits:1024").await;
     let p384 = KeyPair::generate("-algorithm EC -pkeyopt ec_paramgen_curve:P-384").await;
     let p384 = Key { id: "p384".to_owned(), algorithm: Algorithm::ES384, pair: p384 };
@@ -146,6 +147,7 @@ async fn keys_of_other_kinds_are_passed_over() {
         p384.jwk_with(json!({ "kid": "p384-bare", "alg": null })),
         encrypts.jwk_with(json!({ "use": "enc", "alg": null })),
         rs512.jwk_with(json!({ "alg": "RS512" })),
+        wraps.jwk_with(json!({ "key_ops": ["wrapKey"], "use": null, "alg": null })),
         json!({ "kty": "EC", "kid": "secp256k1", "crv": "secp256k1", "x": "AA", "y": "AA" }),
         json!({ "kty": "quantum", "kid": "future", "stuff": [1, 2, 3] }),
         json!({ "kty": "RSA", "kid": "half" }),
@@ -166,6 +168,7 @@ async fn keys_of_other_kinds_are_passed_over() {
         assert_invalid(mark(&server, token).await, "P-384");
     }
     assert_invalid(mark(&server, encrypts.token()).await, "for encryption");
+    assert_invalid(mark(&server, wraps.token()).await, "for keys");
     for algorithm in [Algorithm::RS512, Algorithm::RS256] {
         let token = forged(algorithm, "rs512", &rs512.private());
         assert_invalid(mark(&server, token).await, "a key of RS512");
