@@ -257,7 +257,7 @@ impl Routes {
 
     async fn mark_read(&self, mut request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
         let (deadline, Peer { security, .. }) = known(request.extensions())?;
-        let presented = Presented { headers: request.headers(), security, signed: None };
+        let presented = Presented { headers: request.headers(), security, signed: None, deadline };
         let reader = self.identity.authenticate(&presented).await?.reader;
         // A timer looks at the call before the time: one that is late already must not begin.
         if deadline.has_passed(Duration::ZERO) {
@@ -275,7 +275,7 @@ impl Routes {
         let form = Form::read(&head, body).await?;
         let scheme = if security == Security::Plain { Scheme::HTTP } else { Scheme::HTTPS };
         let signed = Some(Signed { head: &head, form: &form, scheme });
-        let presented = Presented { headers: &head.headers, security, signed };
+        let presented = Presented { headers: &head.headers, security, signed, deadline };
         let proof = self.identity.authenticate(&presented).await?;
         if let Some(nonce) = proof.nonce {
             self.service.use_nonce(nonce, deadline).await?;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
@@ -123,6 +123,12 @@ impl TlsFiles {
             let (cert, key) = (self.cert.display(), self.key.display());
             format!("--tls-key {key} does not go with --tls-cert {cert}: {error}")
         })?;
+        if self.client_ca.is_some() {
+            // A session that is resumed shows no certificate again: one that has ended, or whose CA is
+            // trusted no more, would stay.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+        }
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(config)
     }

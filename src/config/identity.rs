@@ -89,7 +89,7 @@ impl ServeArgs {
                         is verified"
                 .to_owned());
         }
-        if self.trusted_client.iter().any(String::is_empty) {
+        if self.trusted_client.iter().any(|name| name.trim().is_empty()) {
             return Err("--trusted-client is empty: it takes a DNS name or a URI".to_owned());
         }
         match (&self.tls_cert, &self.tls_key, &self.client_ca) {
@@ -112,17 +112,18 @@ impl ServeArgs {
 
 const VERIFY: &str = "set --jwt-secret-file, --jwt-public-key-file or --jwt-jwks-url";
 
-/// A URL without a user: it goes to the log, and a password must not.
-fn plain_url(url: &str) -> Option<Uri> {
-    let url: Uri = url.parse().ok()?;
-    let known = [Scheme::HTTP, Scheme::HTTPS].contains(url.scheme()?);
-    let authority = url.authority()?;
-    (known && !authority.as_str().contains('@') && !authority.host().is_empty()).then_some(url)
+/// A URL of http or https and its origin. One with a user has none: a password is not for the log.
+fn plain_url(url: &str) -> Option<(Uri, Origin)> {
+    // The parser passes over a fragment.
+    let url: Uri = Some(url).filter(|url| !url.contains('#'))?.parse().ok()?;
+    let scheme = url.scheme().filter(|scheme| [Scheme::HTTP, Scheme::HTTPS].contains(scheme))?;
+    let origin = Origin::new(scheme, url.authority()?)?;
+    Some((url, origin))
 }
 
 fn jwks_url(url: &str) -> Result<Uri, String> {
     // It is not repeated: there may be a password in it.
-    plain_url(url).ok_or_else(|| {
+    plain_url(url).map(|(url, _)| url).ok_or_else(|| {
         "--jwt-jwks-url is no URL of a JWK set: it takes http://host:port/path or \
          https://host/path, without a user"
             .to_owned()
@@ -130,9 +131,8 @@ fn jwks_url(url: &str) -> Result<Uri, String> {
 }
 
 fn public_url(url: &str) -> Result<Origin, String> {
-    let origin = plain_url(url).filter(|url| url.path() == "/" && url.query().is_none());
-    let origin = origin.and_then(|url| Origin::new(url.scheme()?, url.authority()?));
-    origin.ok_or_else(|| {
+    let alone = |(url, _): &(Uri, Origin)| url.path() == "/" && url.query().is_none();
+    plain_url(url).filter(alone).map(|(_, origin)| origin).ok_or_else(|| {
         "--public-url is no scheme and authority: it takes https://host or http://host:port, \
          without a path"
             .to_owned()

@@ -35,6 +35,10 @@ impl Credentials {
     /// What is wrong, as the end of a sentence. It repeats nothing of the contents, which are
     /// secrets.
     pub fn parse(contents: &[u8]) -> Result<Self, String> {
+        // As a file is for a moment that is written anew. Who means none writes a comment.
+        if contents.is_empty() {
+            return Err("is empty".to_owned());
+        }
         let text = std::str::from_utf8(contents).map_err(|_| "is no UTF-8 text")?;
         let file: File = toml::from_str(text).map_err(|error| {
             let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
@@ -111,7 +115,7 @@ mod tests {
 
     #[test]
     fn a_file_holds_any_number_of_credentials() {
-        assert!(Credentials::parse(b"").unwrap().of("ck", "at").is_none());
+        assert!(Credentials::parse(b"# none").unwrap().of("ck", "at").is_none());
         let two =
             format!("{ENTRY}{}", ENTRY.replace("\"at\"", "\"other\"").replace("\"7\"", "\"8\""));
         let credentials = Credentials::parse(two.as_bytes()).unwrap();
@@ -144,5 +148,6 @@ mod tests {
             assert!(!problem.contains('\n'), "{problem}");
         }
         assert_eq!(Credentials::parse(b"\xff").unwrap_err(), "is no UTF-8 text");
+        assert_eq!(Credentials::parse(b"").unwrap_err(), "is empty");
     }
 }

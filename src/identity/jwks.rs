@@ -18,10 +18,11 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::jwt::Expected;
 use super::keys::{Check, Keys};
+use crate::deadline::Deadline;
 use crate::ids::UserId;
 use crate::status::{Flaw, Refusal};
 use crate::telemetry::Throttle;
@@ -109,11 +110,11 @@ impl Jwks {
     ///
     /// [`Refusal::IdentityUnavailable`] where no keys were ever fetched; else what [`Keys::check`]
     /// says, after another look where the token names a key that is not there.
-    pub async fn verify(&self, token: &str) -> Result<UserId, Refusal> {
+    pub async fn verify(&self, token: &str, deadline: Deadline) -> Result<UserId, Refusal> {
         if let Check::Done(verified) = self.check(token) {
             return verified;
         }
-        self.look_again().await;
+        self.look_again(deadline).await;
         match self.check(token) {
             Check::Done(verified) => verified,
             Check::UnknownKey => {
@@ -130,12 +131,13 @@ impl Jwks {
     }
 
     /// Waits for a look at the set that begins from now on, which may be one that the limit denies.
-    async fn look_again(&self) {
+    async fn look_again(&self, deadline: Deadline) {
         let now = Instant::now();
         let mut looked = self.looked.subscribe();
         self.asked.notify_one();
+        let until = deadline.call_ends_at.min(now + LOOK_TIMEOUT);
         // Where it takes too long, the keys that are there decide.
-        let _ = timeout(LOOK_TIMEOUT, looked.wait_for(|began| *began >= now)).await;
+        let _ = timeout_at(until, looked.wait_for(|began| *began >= now)).await;
     }
 
     /// Fetches, for ever.

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use self::jwks::{Jwks, KeysState};
 use self::keys::{Check, Keys};
 use self::oauth1::{Nonce, OAuth1, Signed};
+use crate::deadline::Deadline;
 use crate::ids::UserId;
 use crate::peer::Security;
 use crate::status::{Flaw, Refusal};
@@ -55,6 +56,8 @@ pub struct Presented<'a> {
     pub security: Security,
     /// The request, where it may be signed as a whole.
     pub signed: Option<Signed<'a>>,
+    /// How long the call may take.
+    pub deadline: Deadline,
 }
 
 /// Who the caller is.
@@ -95,7 +98,7 @@ impl Identity {
     /// [`Refusal::CredentialsMissing`], [`Refusal::CredentialsInvalid`],
     /// [`Refusal::UserContextRequired`] or [`Refusal::IdentityUnavailable`].
     pub async fn authenticate(&self, presented: &Presented<'_>) -> Result<Proof, Refusal> {
-        let Presented { headers, security, signed } = presented;
+        let Presented { headers, security, signed, deadline } = presented;
         let Self::Proven { bearer, oauth1 } = self else {
             let reader = named_user(headers)?.ok_or(Refusal::CredentialsMissing)?;
             return Ok(reader.into());
@@ -109,7 +112,7 @@ impl Identity {
                 }
             }
             (Some(Authorization::Bearer(token)), Some(Bearer::Fetched(jwks)), ..) => {
-                jwks.verify(token).await.map(Into::into)
+                jwks.verify(token, *deadline).await.map(Into::into)
             }
             (Some(Authorization::Bearer(_)), None, ..) => {
                 Err(invalid_token("bearer tokens are not taken"))
@@ -176,23 +179,23 @@ impl<'a> Authorization<'a> {
             return Err(invalid_token("there is more than one authorization header"));
         }
         let value = value.to_str().map_err(|_| invalid_token("authorization is no text"))?;
-        match value.split_once(' ') {
-            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => {
-                Ok(Some(Self::Bearer(token.trim())))
-            }
-            Some((scheme, header)) if scheme.eq_ignore_ascii_case("oauth") => {
-                Ok(Some(Self::OAuth1(header)))
-            }
-            _ => Err(invalid_token("authorization takes the form Bearer <token>")),
+        let (scheme, rest) = value.split_once(' ').unwrap_or((value, ""));
+        match scheme.to_ascii_lowercase().as_str() {
+            "bearer" => Ok(Some(Self::Bearer(rest.trim()))),
+            "oauth" => Ok(Some(Self::OAuth1(rest))),
+            _ => Err(invalid_token("the authorization's scheme is none that is known")),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use http::HeaderValue;
 
     use super::*;
+    use crate::routing::Wire;
 
     fn headers(pairs: &[(HeaderName, &'static str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -206,8 +209,9 @@ mod tests {
     async fn with_dev_the_caller_is_whom_the_metadata_names() {
         let user = async |pairs: &[_]| {
             let headers = headers(pairs);
-            let presented =
-                Presented { headers: &headers, security: Security::Plain, signed: None };
+            let security = Security::Plain;
+            let deadline = Deadline::starting_now(Wire::Http, &headers, Duration::from_secs(1));
+            let presented = Presented { headers: &headers, security, signed: None, deadline };
             Identity::Dev.authenticate(&presented).await.map(|proof| proof.reader.get())
         };
         assert_eq!(user(&[(USER_ID, "2244994945")]).await, Ok(2_244_994_945));
@@ -255,10 +259,12 @@ mod tests {
             ("bearer abc", "Bearer(\"abc\")"),
             ("OAuth a=\"b\"", "OAuth1(\"a=\\\"b\\\"\")"),
             ("oauth x", "OAuth1(\"x\")"),
+            ("Bearer", "Bearer(\"\")"),
+            ("OAuth", "OAuth1(\"\")"),
         ] {
             assert_eq!(of(&[(AUTHORIZATION, value)]), Ok(Some(expected.to_owned())));
         }
-        for value in ["", "Bearer", "Basic YTpi", "abc", "Bearerabc x", "OAuth"] {
+        for value in ["", "Basic YTpi", "abc", "Bearerabc x", "OAuth1 x"] {
             let refused = of(&[(AUTHORIZATION, value)]);
             assert!(matches!(refused, Err(Refusal::CredentialsInvalid(_))), "{value:?}");
         }

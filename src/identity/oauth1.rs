@@ -145,15 +145,18 @@ impl OAuth1 {
 }
 
 impl Origin {
-    /// An origin, where the authority names no user.
+    /// An origin, where the authority is a host, and a port or none: no user, and no port that is
+    /// none.
     pub fn new(scheme: &Scheme, authority: &Authority) -> Option<Self> {
-        if authority.as_str().contains('@') || authority.host().is_empty() {
+        let host = authority.host();
+        let rest = authority.as_str().strip_prefix(host)?;
+        if host.is_empty() || (!rest.is_empty() && authority.port_u16().is_none()) {
             return None;
         }
         let default_port = if *scheme == Scheme::HTTPS { 443 } else { 80 };
         let port = authority.port_u16().filter(|port| *port != default_port);
         let port = port.map(|port| format!(":{port}")).unwrap_or_default();
-        Some(Self(format!("{scheme}://{}{port}", authority.host().to_ascii_lowercase())))
+        Some(Self(format!("{scheme}://{}{port}", host.to_ascii_lowercase())))
     }
 }
 

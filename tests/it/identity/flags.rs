@@ -159,6 +159,8 @@ async fn a_jwks_url_that_is_none_is_refused_without_its_password() {
         "ftp://issuer.example/keys",
         "file:///etc/keys",
         "http://issuer example/keys",
+        "http://issuer.example:port/keys",
+        "http://issuer.example:99999/keys",
         "https://user:hunter2@issuer.example/keys",
         "https://hunter2@issuer.example/keys",
         "ftp://user:hunter2@issuer.example/keys",
@@ -188,6 +190,9 @@ async fn a_public_url_is_scheme_and_authority() {
         "ftp://api.example.com",
         "https://api.example.com/1.1",
         "https://api.example.com?a=b",
+        "https://api.example.com#a",
+        "https://api.example.com:port",
+        "https://api.example.com:99999",
         "https://user:hunter2@api.example.com",
     ] {
         let flags = ["--oauth1-credentials-file", &right.credentials, "--public-url", url];

@@ -61,6 +61,19 @@ async fn a_source_that_hangs_holds_up_nobody_whose_key_is_known() {
     assert!(matches!(denied.code, Code::Unauthenticated | Code::Unavailable), "{denied:?}");
 }
 
+/// A call that waits for an issuer is late by nobody's fault but the issuer's.
+#[tokio::test]
+async fn a_call_that_waits_for_a_key_until_its_time_is_up_is_not_the_callers_deadline() {
+    let redis = Redis::start().await;
+    let key = Key::ed25519("known").await;
+    let source = Source::of(&set(&[&key])).await;
+    let server = serve(&redis, &source, &["--call-timeout", "500ms"]).await;
+    source.replies(Reply::set(&set(&[&key])).after(Duration::from_secs(3600)));
+    let unknown = key.token_named(Some("unknown"), json!({}));
+    let denied = mark(&server, unknown).await.unwrap_err();
+    assert!(matches!(denied.code, Code::Unauthenticated | Code::Unavailable), "{denied:?}");
+}
+
 /// A second is no long time for an issuer on the other side of the world.
 #[tokio::test]
 async fn keys_that_take_their_time_come_nevertheless() {

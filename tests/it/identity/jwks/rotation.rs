@@ -104,3 +104,16 @@ async fn a_key_that_was_replaced_under_its_name_is_not_taken_any_more() {
     assert_invalid(mark(&server, verified).await, "signed by the one that was replaced");
     mark(&server, new.token()).await.unwrap();
 }
+
+#[tokio::test]
+async fn the_last_key_stops_after_its_removal_too() {
+    let redis = Redis::start().await;
+    let key = Key::ed25519("last").await;
+    let source = Source::of(&set(&[&key])).await;
+    let server = serve(&redis, &source, &[]).await;
+    mark(&server, key.token()).await.unwrap();
+    source.publishes(&set(&[]));
+    // It asks for another look.
+    assert_invalid(mark(&server, key.token_named(Some("new"), json!({}))).await, "unknown");
+    assert_invalid(mark(&server, key.token()).await, "removed");
+}

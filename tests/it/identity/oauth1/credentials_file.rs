@@ -99,6 +99,7 @@ async fn a_file_that_is_broken_leaves_the_last_clients_and_is_told_of_once() {
     let whole = toml(&[&two]);
     let broken = [
         ("half of it", whole[..whole.len() / 2].to_owned()),
+        ("nothing", String::new()),
         ("no TOML", "nonsense".to_owned()),
         ("an unknown member", format!("{whole}more = \"x\"\n")),
         ("a missing member", whole.replace("access_token =", "# ")),

@@ -245,6 +245,7 @@ async fn what_is_no_signature_is_refused() {
         scene.refuses_post(&signed.post(), BAD, what).await;
     }
     for (what, authorization) in [
+        ("nothing", "OAuth".to_owned()),
         ("commas", "OAuth ,,,".to_owned()),
         ("no value", "OAuth oauth_token".to_owned()),
         ("an open quote", good.sign().authorization().trim_end_matches('"').to_owned()),

@@ -4,11 +4,12 @@ use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use rustls::HandshakeKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 use tokio::time::{sleep, timeout};
 
-use super::super::super::harness::certificates::Authority;
+use super::super::super::harness::certificates::{Authority, Certificate};
 use super::super::super::harness::server::{exchange, http1};
 use super::super::super::harness::tls::TlsClient;
 use super::super::super::harness::wire::{closed, tcp};
@@ -139,4 +140,30 @@ async fn chains_of_certificates_are_served_and_taken() {
     caller.mark(RECIPIENT, MESSAGE).await.unwrap();
     let leaf_alone = TlsClient::new(&server_root, Some(&client));
     assert!(!is_let_in(&leaf_alone, &server.address).await, "nobody knows who signed that");
+}
+
+/// A resumed session would show no certificate again: one that has ended meanwhile would do.
+#[tokio::test]
+async fn a_session_is_not_resumed_where_clients_may_have_certificates() {
+    async fn kinds(client: &TlsClient, address: &str) -> [Option<HandshakeKind>; 2] {
+        let mut kinds = [None; 2];
+        for kind in &mut kinds {
+            // What a session is resumed with comes behind the handshake.
+            assert!(is_let_in(client, address).await);
+            let stream = client.connect(address, &["http/1.1"]).await.unwrap();
+            *kind = stream.get_ref().1.handshake_kind();
+        }
+        kinds
+    }
+    let scene = Scene::new().await;
+    let Certificate { chain, key } = &scene.certificate;
+    let flags = ["--tls-cert", chain, "--tls-key", key];
+    let without_client_ca = Server::on_with(&scene.redis, &flags).await;
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let certificate = scene.client_ca.issue("client", "DNS:gateway.example").await;
+        let client = TlsClient::of_versions(&[version], &scene.server_ca, Some(&certificate));
+        assert_eq!(kinds(&client, scene.address()).await, [Some(HandshakeKind::Full); 2]);
+        let resumed = kinds(&client, &without_client_ca.address).await;
+        assert_eq!(resumed, [Some(HandshakeKind::Resumed); 2], "the client can");
+    }
 }
