@@ -16,6 +16,7 @@ mod command_line;
 mod drain;
 mod faults;
 mod identity;
+mod http_edge;
 mod limits;
 mod logs;
 mod mark_read;

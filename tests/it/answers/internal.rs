@@ -5,24 +5,12 @@ use tonic::Code;
 use super::super::harness::{MESSAGE, READER, RECIPIENT, Redis, Server};
 use super::assert_denied;
 
-/// All that Redis holds.
-async fn contents(redis: &Redis) -> Vec<(String, Vec<u8>)> {
-    let mut keys: Vec<String> = redis.run("KEYS *").await;
-    keys.sort();
-    let mut contents = Vec::new();
-    for key in keys {
-        let value = redis.run(&format!("DUMP {key}")).await;
-        contents.push((key, value));
-    }
-    contents
-}
-
 async fn assert_internal(redis: &Redis, server: &Server, reader: u64, what: &str) {
-    let before = contents(redis).await;
+    let before = redis.contents().await;
     let denied = server.caller(reader).mark(RECIPIENT, MESSAGE).await.expect_err(what);
     assert_denied(&denied, Code::Internal, "INTERNAL");
     assert!(denied.details.retry_info().is_none(), "a retry does not mend it");
-    assert_eq!(contents(redis).await, before, "{what}: nothing half done");
+    assert_eq!(redis.contents().await, before, "{what}: nothing half done");
 }
 
 /// Puts a string of any bytes, which words by spaces are not.

@@ -25,26 +25,26 @@ const LIMIT: Duration = Duration::from_secs(20);
 const QUIET_LINES: usize = 4;
 
 /// A server under attack, whose Redis gives no reason for a warning.
-struct Target {
-    redis: Redis,
-    server: Server,
+pub(crate) struct Target {
+    pub(crate) redis: Redis,
+    pub(crate) server: Server,
 }
 
 impl Target {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let redis = Redis::with(&["--appendonly", "yes"]).await;
         let flags = ["--call-timeout", "1s", "--handshake-timeout", "1s"];
         let server = Server::on_with(&redis, &flags).await;
         Self { redis, server }
     }
 
-    async fn raw(&self) -> Raw {
+    pub(crate) async fn raw(&self) -> Raw {
         Raw::to(&self.server).await
     }
 
     /// The process that was started serves on, has said nothing of it all, and the reader's quota
     /// is as it was after so many calls that were served.
-    async fn assert_unharmed_after(&self, served: u64) {
+    pub(crate) async fn assert_unharmed_after(&self, served: u64) {
         let answer = self.server.caller(READER).mark(RECIPIENT, MESSAGE).await;
         answer.expect("a valid mark is served");
         assert_eq!(self.redis.used(READER).await, Some(served + 1), "refused calls take no quota");
@@ -76,7 +76,7 @@ fn assert_invalid(denied: &Denied, what: &str) {
 }
 
 /// Sends bytes, keeps its own side open, and reads until the server closes.
-async fn until_closed(address: &str, bytes: &[u8]) -> Vec<u8> {
+pub(crate) async fn until_closed(address: &str, bytes: &[u8]) -> Vec<u8> {
     let stream = TcpStream::connect(address).await.unwrap();
     let (mut from_server, mut to_server) = stream.into_split();
     let heard = async {

@@ -154,6 +154,18 @@ impl Redis {
         line.map_or(0, |line| line.split(['=', ',']).nth(1).unwrap().parse().unwrap())
     }
 
+    /// All that it holds: each key with its value as `DUMP` tells it.
+    pub(crate) async fn contents(&self) -> Vec<(String, Vec<u8>)> {
+        let mut keys: Vec<String> = self.run("KEYS *").await;
+        keys.sort();
+        let mut contents = Vec::new();
+        for key in keys {
+            let value = self.run(&format!("DUMP {key}")).await;
+            contents.push((key, value));
+        }
+        contents
+    }
+
     /// The payloads of the stream, oldest first.
     pub(crate) async fn payloads(&self) -> Vec<String> {
         let entries: Vec<(String, HashMap<String, String>)> =
