@@ -69,8 +69,8 @@ pub enum Refusal {
         takes: &'static str,
     },
     /// The frame of a plain HTTP request is broken: its body does not end where it says, or it says
-    /// so in two ways.
-    MalformedHttp,
+    /// something in two ways. The text says what.
+    MalformedHttp(&'static str),
     /// The call carries no credentials.
     CredentialsMissing,
     /// The credentials do not hold.
@@ -144,7 +144,7 @@ impl Refusal {
                 headers.insert(ALLOW, HeaderValue::from_static("POST"));
             }
             // What follows on the connection cannot be told from the rest of this request.
-            Self::MalformedHttp => {
+            Self::MalformedHttp(_) => {
                 headers.insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Self::CredentialsMissing => {
@@ -165,7 +165,7 @@ impl Refusal {
     /// The code over gRPC.
     pub fn code(&self) -> Code {
         match self {
-            Self::BadFields(_) | Self::MalformedMessage | Self::MalformedHttp => {
+            Self::BadFields(_) | Self::MalformedMessage | Self::MalformedHttp(_) => {
                 Code::InvalidArgument
             }
             Self::MessageTooLarge { .. } | Self::OverQuota { .. } | Self::EdgeLimited(_) => {
@@ -188,7 +188,7 @@ impl Refusal {
     /// The reason in `google.rpc.ErrorInfo`; none for what gRPC and HTTP define themselves.
     pub fn reason(&self) -> Option<&'static str> {
         Some(match self {
-            Self::BadFields(_) | Self::MalformedMessage | Self::MalformedHttp => {
+            Self::BadFields(_) | Self::MalformedMessage | Self::MalformedHttp(_) => {
                 "INVALID_PARAMETER"
             }
             Self::MessageTooLarge { .. } => "MESSAGE_TOO_LARGE",
@@ -219,7 +219,7 @@ impl Refusal {
             | Self::Compressed
             | Self::WrongHttpMethod
             | Self::WrongContentType { .. }
-            | Self::MalformedHttp => "invalid",
+            | Self::MalformedHttp(_) => "invalid",
             Self::CredentialsMissing | Self::CredentialsInvalid(_) => "unauthenticated",
             Self::UserContextRequired(_) => "forbidden",
             Self::OverQuota { .. } => "limited",
@@ -232,7 +232,7 @@ impl Refusal {
 
     fn http_status(&self) -> StatusCode {
         match self {
-            Self::BadFields(_) | Self::MalformedMessage | Self::MalformedHttp => {
+            Self::BadFields(_) | Self::MalformedMessage | Self::MalformedHttp(_) => {
                 StatusCode::BAD_REQUEST
             }
             Self::MessageTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -255,7 +255,7 @@ impl Refusal {
         match self {
             Self::BadFields(_)
             | Self::MalformedMessage
-            | Self::MalformedHttp
+            | Self::MalformedHttp(_)
             | Self::MessageTooLarge { .. }
             | Self::Compressed
             | Self::WrongContentType { .. }
@@ -286,10 +286,10 @@ impl Refusal {
             Self::Unknown => "there is no such method or path".to_owned(),
             Self::WrongHttpMethod => "this path takes POST".to_owned(),
             Self::WrongContentType { takes } => format!("this path takes {takes}"),
-            Self::MalformedHttp => "the request's body is broken".to_owned(),
             Self::CredentialsMissing => "the call carries no credentials".to_owned(),
             Self::CredentialsInvalid(Flaw::Token(problem) | Flaw::Signature(problem))
-            | Self::UserContextRequired(problem) => (*problem).to_owned(),
+            | Self::UserContextRequired(problem)
+            | Self::MalformedHttp(problem) => (*problem).to_owned(),
             Self::CredentialsInvalid(Flaw::Timestamp { window_seconds }) => {
                 format!("the timestamp is further than {window_seconds} s from the server's clock")
             }

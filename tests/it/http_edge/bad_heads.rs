@@ -175,3 +175,23 @@ async fn an_authorization_of_any_bytes_is_401() {
     }
     target.assert_unharmed_after(0).await;
 }
+
+/// RFC 9112, section 3.2: a server must refuse either.
+#[tokio::test]
+async fn a_host_that_is_missing_or_given_twice_is_refused() {
+    let target = Target::start().await;
+    let ask = Ask::form(EXAMPLE).header("connection", "close");
+    let said = String::from_utf8(ask.bytes()).unwrap();
+    let (start, rest) = said.split_once("\r\n").unwrap();
+    let is_host = |line: &&str| line.to_lowercase().starts_with("host:");
+    let host = rest.split_inclusive("\r\n").find(is_host).unwrap();
+    let without = format!("{start}\r\n{}", rest.replacen(host, "", 1));
+    let twice = format!("{start}\r\n{host}{rest}");
+    let two = format!("{start}\r\nhost: other.test\r\n{rest}");
+    for said in [without, twice, two] {
+        let heard = until_closed(&target.server.address, said.as_bytes()).await;
+        let heard = String::from_utf8_lossy(&heard);
+        assert!(heard.starts_with("HTTP/1.1 400 "), "{said}: {heard}");
+    }
+    target.assert_unharmed_after(0).await;
+}
