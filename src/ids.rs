@@ -34,6 +34,15 @@ macro_rules! id {
         pub struct $name(NonZeroU64);
 
         impl $name {
+            /// The least ID.
+            pub const MIN: Self = Self(NonZeroU64::MIN);
+
+            /// The greatest ID.
+            pub const MAX: Self = match NonZeroU64::new(MAX_ID) {
+                Some(id) => Self(id),
+                None => Self::MIN,
+            };
+
             /// The integer, from 1 to 2^63 − 1.
             pub const fn get(self) -> u64 {
                 self.0.get()

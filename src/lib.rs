@@ -10,7 +10,7 @@
 //! Where to read on, in this order:
 //!
 //! - [`mark_read`]: the command, its outcomes, the rule that a cursor only moves forward;
-//!   [`ids`], [`event`] and [`users`] are its words.
+//!   [`ids`], [`event`] and [`users`] are its words, [`read_state`] its read side.
 //! - [`grpc`] and [`http`]: wire types into a command, an outcome back. [`proto`] is generated.
 //! - [`service`]: the one place that decides; [`store`]: the two that remember.
 //! - [`edge`], [`routing`], [`edge_guard`], [`identity`], [`deadline`]: what a call passes before.
@@ -39,6 +39,7 @@ pub mod mark_read;
 pub mod metrics;
 pub mod ops;
 pub mod peer;
+pub mod read_state;
 pub mod reread;
 pub mod routing;
 pub mod serve;

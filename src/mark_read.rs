@@ -6,7 +6,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::ids::{EventId, InvalidId, UserId};
+use crate::ids::{EventId, InvalidId, MAX_ID, UserId};
 
 /// A command: the reader has read up to this message of this conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,9 +77,39 @@ pub enum FieldProblem {
     /// It is given in the body and in the query, with different values.
     #[error("differs between the body and the query")]
     Conflicting,
+    /// A list of no items or of too many.
+    #[error("takes 1 to {BATCH_MAX_ITEMS} items")]
+    ItemCount,
+    /// A page that is too large, or of less than nothing.
+    #[error("is out of range: it takes 0 to {PAGE_MAX_CURSORS}")]
+    PageSize,
+    /// A token that was not given to this reader, or not like this.
+    #[error("is no token that this reader was given")]
+    PageToken,
 }
 
+/// The most items of a batch.
+pub const BATCH_MAX_ITEMS: usize = 500;
+
+/// The most cursors of a page.
+pub const PAGE_MAX_CURSORS: usize = 1000;
+
 impl FieldProblem {
+    /// The values that stand in its text, by name.
+    pub fn bounds(self) -> Vec<(&'static str, String)> {
+        match self {
+            Self::Id(_) => vec![("min_id", "1".to_owned()), ("max_id", MAX_ID.to_string())],
+            Self::ItemCount => {
+                vec![("min_items", "1".to_owned()), ("max_items", BATCH_MAX_ITEMS.to_string())]
+            }
+            Self::PageSize => vec![
+                ("min_page_size", "0".to_owned()),
+                ("max_page_size", PAGE_MAX_CURSORS.to_string()),
+            ],
+            Self::Repeated | Self::Conflicting | Self::PageToken => Vec::new(),
+        }
+    }
+
     /// Whether the parameter is not there at all.
     pub fn is_missing(self) -> bool {
         self == Self::Id(InvalidId::Missing)
@@ -123,6 +153,17 @@ pub enum Outcome {
     },
 }
 
+impl Outcome {
+    /// The quota after the step.
+    pub fn quota(&self) -> Quota {
+        match *self {
+            Self::Advanced { quota, .. }
+            | Self::Unchanged { quota, .. }
+            | Self::OverQuota { quota, .. } => quota,
+        }
+    }
+}
+
 /// The rate limit of each reader: CONTRACT section 5.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateLimit {
@@ -130,6 +171,13 @@ pub struct RateLimit {
     pub calls: u64,
     /// The window's length in milliseconds.
     pub window_ms: u64,
+}
+
+impl RateLimit {
+    /// The quota of a window with so many calls used, which ends then.
+    pub fn quota(self, used: u64, reset_at_ms: u64) -> Quota {
+        Quota { limit: self.calls, remaining: self.calls.saturating_sub(used), reset_at_ms }
+    }
 }
 
 /// What is left to a reader of a window.

@@ -117,8 +117,8 @@ fn open_store(
                 RedisStore::start(*config).map_err(|error| failed("--redis-url", error))?;
             Ok((store, keeper))
         }
-        Backend::Memory { rate_limit, stream_max_entries } => {
-            let store = Arc::new(MemoryStore::new(rate_limit, stream_max_entries));
+        Backend::Memory { rate_limit, read_rate_limit, stream_max_entries } => {
+            let store = Arc::new(MemoryStore::new(rate_limit, read_rate_limit, stream_max_entries));
             Ok((store, tokio::spawn(std::future::pending())))
         }
     }

@@ -63,7 +63,13 @@ pub(super) struct ServeArgs {
     #[arg(env = "MARKREAD_RATE_LIMIT", hide_env_values = true)]
     pub(super) rate_limit: u64,
 
-    /// Length of the window of --rate-limit
+    /// Reads served to a reader in a window: a call of the read side, a batch and a page alike
+    #[arg(long, value_name = "CALLS", default_value_t = 10_000)]
+    #[arg(value_parser = whole_number::<u64>(1..=999_999_999_999_999))]
+    #[arg(env = "MARKREAD_READ_RATE_LIMIT", hide_env_values = true)]
+    pub(super) read_rate_limit: u64,
+
+    /// Length of the window of --rate-limit and --read-rate-limit
     #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = positive_duration)]
     #[arg(env = "MARKREAD_RATE_WINDOW", hide_env_values = true)]
     pub(super) rate_window: Duration,

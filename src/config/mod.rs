@@ -74,6 +74,8 @@ pub enum Backend {
     Memory {
         /// The quota of each reader.
         rate_limit: RateLimit,
+        /// The quota of each reader's reads.
+        read_rate_limit: RateLimit,
         /// Events that are kept; 0 keeps all.
         stream_max_entries: usize,
     },

@@ -84,9 +84,10 @@ impl ServeArgs {
     fn backend(&self) -> Result<Backend, String> {
         let window_ms = u64::try_from(self.rate_window.as_millis()).unwrap_or(u64::MAX);
         let rate_limit = RateLimit { calls: self.rate_limit, window_ms };
+        let read_rate_limit = RateLimit { calls: self.read_rate_limit, window_ms };
         if self.dev {
             let stream_max_entries = usize::try_from(self.stream_maxlen).unwrap_or(usize::MAX);
-            return Ok(Backend::Memory { rate_limit, stream_max_entries });
+            return Ok(Backend::Memory { rate_limit, read_rate_limit, stream_max_entries });
         }
         // Neither the URL nor the parser's words are repeated: there may be a password in them.
         let address =
@@ -109,6 +110,7 @@ impl ServeArgs {
             stream_maxlen: self.stream_maxlen,
             user_key_prefix: self.user_key_prefix.clone(),
             rate_limit,
+            read_rate_limit,
             replicas_ack: self.replicas_ack()?,
         })))
     }

@@ -1,6 +1,6 @@
 //! The embedded store behind `serve --dev`: the same rules in memory, gone with the process.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,6 +12,7 @@ use crate::identity::oauth1::Nonce;
 use crate::ids::UserId;
 use crate::mark_read::{Mark, Outcome, Quota, RateLimit, ReadCursor, advances};
 use crate::metrics::{self, StoreTimer};
+use crate::read_state::{Conversation, CursorPage, ReadOutcome};
 use crate::users::{UserObject, Users, distinct_users};
 
 /// A stream entry's ID: milliseconds since 1970, then a count within the millisecond.
@@ -24,6 +25,7 @@ const WINDOWS_BETWEEN_SWEEPS: u32 = 1024;
 #[derive(Debug)]
 pub struct MemoryStore {
     rate_limit: RateLimit,
+    read_rate_limit: RateLimit,
     stream_max_entries: usize,
     timer: StoreTimer,
     state: Mutex<State>,
@@ -32,14 +34,22 @@ pub struct MemoryStore {
 
 #[derive(Debug, Default)]
 struct State {
-    windows: HashMap<UserId, Window>,
-    windows_until_sweep: u32,
-    cursors: HashMap<(UserId, UserId), ReadCursor>,
+    marks: Windows,
+    reads: Windows,
+    /// By reader, then recipient.
+    cursors: BTreeMap<(UserId, UserId), ReadCursor>,
     users: HashMap<UserId, Vec<u8>>,
     /// Used nonces, and until when they are kept, the oldest first.
     nonces: VecDeque<(Nonce, u64)>,
     stream: VecDeque<(EntryId, String)>,
     last_entry_id: EntryId,
+}
+
+/// The windows of one kind of quota.
+#[derive(Debug, Default)]
+struct Windows {
+    open: HashMap<UserId, Window>,
+    until_sweep: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -50,10 +60,15 @@ struct Window {
 
 impl MemoryStore {
     /// An empty store. `stream_max_entries` trims the stream from its oldest end; 0 never trims.
-    pub fn new(rate_limit: RateLimit, stream_max_entries: usize) -> Self {
+    pub fn new(
+        rate_limit: RateLimit,
+        read_rate_limit: RateLimit,
+        stream_max_entries: usize,
+    ) -> Self {
         let health = watch::Sender::new(StoreHealth::Ready { warnings: Vec::new() });
         let timer = StoreTimer::new("mark_read");
-        Self { rate_limit, stream_max_entries, timer, state: Mutex::default(), health }
+        let state = Mutex::default();
+        Self { rate_limit, read_rate_limit, stream_max_entries, timer, state, health }
     }
 
     /// A reader's cursor of a conversation.
@@ -91,6 +106,35 @@ impl Store for MemoryStore {
         }))
     }
 
+    async fn read_states(
+        &self,
+        caller: UserId,
+        conversations: &[Conversation],
+    ) -> Result<ReadOutcome<Vec<Option<ReadCursor>>>, StoreError> {
+        Ok(self.read(caller, |state| {
+            let cursor = |of: &Conversation| state.cursors.get(&(of.reader, of.recipient)).copied();
+            conversations.iter().map(cursor).collect()
+        }))
+    }
+
+    async fn list_cursors(
+        &self,
+        caller: UserId,
+        after: Option<UserId>,
+        limit: usize,
+    ) -> Result<ReadOutcome<CursorPage>, StoreError> {
+        Ok(self.read(caller, |state| {
+            let range = state.cursors.range((caller, UserId::MIN)..=(caller, UserId::MAX));
+            let behind =
+                range.filter(|((_, recipient), _)| after.is_none_or(|after| *recipient > after));
+            let mut cursors: Vec<_> =
+                behind.map(|(_, cursor)| *cursor).take(limit.saturating_add(1)).collect();
+            let more = cursors.len() > limit;
+            cursors.truncate(limit);
+            CursorPage { cursors, more }
+        }))
+    }
+
     async fn use_nonce(&self, nonce: Nonce) -> Result<NonceUse, StoreError> {
         Ok(self.with_state(|state| state.use_nonce(nonce, now_ms())))
     }
@@ -102,14 +146,10 @@ impl Store for MemoryStore {
 
 impl MemoryStore {
     fn mark_one(&self, state: &mut State, mark: &Mark, now_ms: u64, users: &Users) -> Outcome {
-        let mut window = self.window(state, mark.reader, now_ms);
-        if window.used >= self.rate_limit.calls {
-            let retry_after = Duration::from_millis(window.ends_at_ms.saturating_sub(now_ms));
-            return Outcome::OverQuota { quota: self.quota(window), retry_after };
-        }
-        window.used += 1;
-        state.windows.insert(mark.reader, window);
-        let quota = self.quota(window);
+        let quota = match state.marks.take(mark.reader, self.rate_limit, now_ms) {
+            Ok(quota) => quota,
+            Err((quota, retry_after)) => return Outcome::OverQuota { quota, retry_after },
+        };
 
         let conversation = (mark.reader, mark.recipient);
         match state.cursors.get(&conversation) {
@@ -128,23 +168,45 @@ impl MemoryStore {
         }
     }
 
-    /// The reader's window: the one that is open, else one that opens now.
-    fn window(&self, state: &mut State, reader: UserId, now_ms: u64) -> Window {
-        match state.windows.get(&reader) {
-            Some(&window) if now_ms < window.ends_at_ms => window,
-            _ => {
-                state.sweep_windows(now_ms);
-                Window { used: 0, ends_at_ms: now_ms + self.rate_limit.window_ms }
-            }
+    /// A read, for one of the caller's quota of reads.
+    fn read<T>(&self, caller: UserId, look: impl FnOnce(&State) -> T) -> ReadOutcome<T> {
+        self.with_state(|state| match state.reads.take(caller, self.read_rate_limit, now_ms()) {
+            Ok(quota) => ReadOutcome::Served { read: look(state), quota },
+            Err((quota, retry_after)) => ReadOutcome::OverQuota { quota, retry_after },
+        })
+    }
+}
+
+impl Windows {
+    /// Takes one call of a reader's window, the one that is open or else one that opens now. Where
+    /// none is left, tells how long until the window ends.
+    fn take(
+        &mut self,
+        reader: UserId,
+        limit: RateLimit,
+        now_ms: u64,
+    ) -> Result<Quota, (Quota, Duration)> {
+        let open = self.open.get(&reader).filter(|window| now_ms < window.ends_at_ms).copied();
+        let mut window = open.unwrap_or_else(|| {
+            self.sweep(now_ms);
+            Window { used: 0, ends_at_ms: now_ms + limit.window_ms }
+        });
+        if window.used >= limit.calls {
+            let left = Duration::from_millis(window.ends_at_ms.saturating_sub(now_ms));
+            return Err((limit.quota(window.used, window.ends_at_ms), left));
         }
+        window.used += 1;
+        self.open.insert(reader, window);
+        Ok(limit.quota(window.used, window.ends_at_ms))
     }
 
-    fn quota(&self, window: Window) -> Quota {
-        Quota {
-            limit: self.rate_limit.calls,
-            remaining: self.rate_limit.calls.saturating_sub(window.used),
-            reset_at_ms: window.ends_at_ms,
+    /// Forgets, once in a while, the windows that have ended.
+    fn sweep(&mut self, now_ms: u64) {
+        if self.until_sweep == 0 {
+            self.open.retain(|_, window| now_ms < window.ends_at_ms);
+            self.until_sweep = WINDOWS_BETWEEN_SWEEPS;
         }
+        self.until_sweep -= 1;
     }
 }
 
@@ -176,15 +238,6 @@ impl State {
         if max_entries > 0 && self.stream.len() > max_entries {
             self.stream.pop_front();
         }
-    }
-
-    /// Forgets, once in a while, the windows that have ended.
-    fn sweep_windows(&mut self, now_ms: u64) {
-        if self.windows_until_sweep == 0 {
-            self.windows.retain(|_, window| now_ms < window.ends_at_ms);
-            self.windows_until_sweep = WINDOWS_BETWEEN_SWEEPS;
-        }
-        self.windows_until_sweep -= 1;
     }
 }
 

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::identity::oauth1::Nonce;
-use crate::mark_read::{Mark, Outcome};
+use crate::ids::UserId;
+use crate::mark_read::{Mark, Outcome, ReadCursor};
+use crate::read_state::{Conversation, CursorPage, ReadOutcome};
 
 pub mod memory;
 pub mod redis;
@@ -25,6 +27,30 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// When the whole list failed: the store could not be asked, or its answer never came.
     async fn mark_read(&self, marks: &[Mark]) -> Result<Vec<MarkResult>, StoreError>;
+
+    /// Reads cursors, each in its place, for one of the caller's quota of reads.
+    ///
+    /// # Errors
+    ///
+    /// When the store could not be asked, its answer never came, or one of them is corrupt.
+    async fn read_states(
+        &self,
+        caller: UserId,
+        conversations: &[Conversation],
+    ) -> Result<ReadOutcome<Vec<Option<ReadCursor>>>, StoreError>;
+
+    /// Reads the caller's cursors that stand behind that of this recipient, in an order that no
+    /// write changes: from the beginning where none is named. Takes one of the quota of reads.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Self::read_states`].
+    async fn list_cursors(
+        &self,
+        caller: UserId,
+        after: Option<UserId>,
+        limit: usize,
+    ) -> Result<ReadOutcome<CursorPage>, StoreError>;
 
     /// Uses up a nonce for as long as the time of its signature may be taken, and longer.
     ///

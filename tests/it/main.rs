@@ -22,6 +22,7 @@ mod logs;
 mod mark_read;
 mod openapi;
 mod operations;
+mod read_side;
 mod stores;
 mod twins;
 mod users;

@@ -23,7 +23,7 @@ pub(crate) enum Subject {
 
 impl Subject {
     pub(crate) fn memory(rate_limit: RateLimit) -> Self {
-        Self::Memory(Arc::new(MemoryStore::new(rate_limit, 0)))
+        Self::Memory(Arc::new(MemoryStore::new(rate_limit, READ_LIMIT, 0)))
     }
 
     pub(crate) async fn redis(rate_limit: RateLimit) -> Self {
@@ -38,6 +38,7 @@ impl Subject {
             stream_maxlen: 0,
             user_key_prefix: "user:".to_owned(),
             rate_limit,
+            read_rate_limit: READ_LIMIT,
             replicas_ack: None,
         };
         let (store, _keeper) = RedisStore::start(config).unwrap();
@@ -98,7 +99,10 @@ pub(crate) fn mark(reader: u64, recipient: u64, message: u64) -> Mark {
     }
 }
 
-const LIMIT: RateLimit = RateLimit { calls: 1000, window_ms: 900_000 };
+pub(crate) const LIMIT: RateLimit = RateLimit { calls: 1000, window_ms: 900_000 };
+
+/// The quota of reads of every store here.
+pub(crate) const READ_LIMIT: RateLimit = RateLimit { calls: 200, window_ms: 900_000 };
 
 /// What an outcome says of the cursor: whether it advanced, and where it stands.
 fn cursor_of(outcome: &Outcome) -> (bool, u64) {
@@ -131,6 +135,8 @@ macro_rules! behaviours {
         }
     };
 }
+
+pub(crate) use behaviours;
 
 behaviours! {
     a_cursor_moves_forward_and_only_forward(LIMIT);

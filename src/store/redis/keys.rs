@@ -11,7 +11,13 @@ pub(super) fn quota(reader: UserId) -> String {
     format!("markread:quota:{reader}")
 }
 
-/// All of a reader's cursors.
+/// How many reads a reader has used in the window that is open.
+pub(super) fn read_quota(reader: UserId) -> String {
+    format!("markread:read_quota:{reader}")
+}
+
+/// A reader's cursors, or where they are many the number of their buckets: the scripts append
+/// `:<bucket>` to it.
 pub(super) fn cursors(reader: UserId) -> String {
     format!("markread:cursors:{reader}")
 }

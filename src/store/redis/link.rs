@@ -16,11 +16,11 @@ use redis::{
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::Scripts;
 use super::denials::Denials;
 use super::durability::{self, Warnings};
 use super::errors::classify;
 use super::keys;
-use super::script::MarkReadScript;
 use crate::mark_read::RateLimit;
 use crate::metrics;
 use crate::store::{StoreError, StoreHealth};
@@ -35,7 +35,7 @@ const OFF_AFTER: Duration = Duration::from_millis(900);
 /// How long a probe may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long it may take to connect, the script's loading and the first probe included.
+/// How long it may take to connect, the scripts' loading and the first probe included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Probes that fail in a row before another connection is tried. The one that is there stays in
@@ -130,6 +130,7 @@ struct Connections {
 /// Keeps the link's connection.
 pub(super) struct Keeper {
     client: Client,
+    scripts: Arc<Scripts>,
     stream: String,
     rate_limit: RateLimit,
     link: Arc<Link>,
@@ -142,6 +143,7 @@ pub(super) struct Keeper {
 impl Keeper {
     pub(super) fn new(
         client: Client,
+        scripts: Arc<Scripts>,
         stream: String,
         rate_limit: RateLimit,
         link: Arc<Link>,
@@ -149,6 +151,7 @@ impl Keeper {
     ) -> Self {
         Self {
             client,
+            scripts,
             stream,
             rate_limit,
             link,
@@ -199,7 +202,7 @@ impl Keeper {
             });
         let connect = || self.client.get_multiplexed_async_connection_with_config(&config);
         let mut connections = Connections { calls: connect().await?, probes: connect().await? };
-        MarkReadScript::load().query_async::<()>(&mut connections.calls).await?;
+        self.scripts.load().query_async::<()>(&mut connections.calls).await?;
         self.check_layout(&mut connections.calls).await?;
         Ok(connections)
     }

@@ -1,7 +1,9 @@
 //! The store on Redis: one atomic step a call, in one round trip.
 //!
-//! - `mark_read.lua`: the step. - `script`: what is sent to it and what it replies.
+//! - `mark_read.lua`: the step. - `marks`: what is sent to it and what it replies.
 //! - `users`: the user objects that go with it.
+//! - `read_states.lua`, `list_cursors.lua`: reading cursors. - `reads`: the same for them.
+//! - `common.lua`: what the scripts share. - `script`: how one is called.
 //! - `link`: the connection, its probes, the layout. - `denials`: readers known to be over quota.
 //! - `keys`: every key. - `errors`: which errors pass. - `durability`: what may lose data.
 
@@ -11,25 +13,33 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
-use redis::{Client, Cmd, ConnectionInfo, ProtocolVersion, RedisResult, Value, cmd, pipe};
+use redis::{
+    Client, Cmd, ConnectionInfo, Pipeline, ProtocolVersion, RedisResult, Value, cmd, pipe,
+};
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 
 use self::denials::Denials;
 use self::errors::{classify, lost_script};
 use self::link::{Keeper, Link};
-use self::script::MarkReadScript;
+use self::marks::MarkReadScript;
+use self::reads::ReadScripts;
+use self::script::Script;
 use self::users::UserReader;
 use super::{MarkResult, NONCE_KEPT_MS, NonceUse, Store, StoreError, StoreHealth};
 use crate::identity::oauth1::Nonce;
-use crate::mark_read::{Mark, Outcome, RateLimit};
+use crate::ids::UserId;
+use crate::mark_read::{Mark, Outcome, RateLimit, ReadCursor};
 use crate::metrics::StoreTimer;
+use crate::read_state::{Conversation, CursorPage, ReadOutcome};
 
 mod denials;
 mod durability;
 mod errors;
 mod keys;
 mod link;
+mod marks;
+mod reads;
 mod script;
 mod users;
 
@@ -55,6 +65,8 @@ pub struct RedisConfig {
     pub user_key_prefix: String,
     /// The quota of each reader.
     pub rate_limit: RateLimit,
+    /// The quota of each reader's reads.
+    pub read_rate_limit: RateLimit,
     /// What replicas must have before a mark is answered OK.
     pub replicas_ack: Option<ReplicasAck>,
 }
@@ -78,7 +90,7 @@ impl fmt::Debug for RedisConfig {
 /// Cursors, quotas and events in Redis.
 #[derive(Debug)]
 pub struct RedisStore {
-    script: MarkReadScript,
+    scripts: Arc<Scripts>,
     replicas_ack: Option<ReplicasAck>,
     link: Arc<Link>,
     denials: Arc<Denials>,
@@ -86,6 +98,8 @@ pub struct RedisStore {
     keeper: AbortHandle,
     timer: StoreTimer,
     nonce_timer: StoreTimer,
+    states_timer: StoreTimer,
+    list_timer: StoreTimer,
     in_flight: Semaphore,
     waiting: Arc<Semaphore>,
 }
@@ -111,12 +125,21 @@ impl RedisStore {
         let client = Client::open(address)?;
         let link = Arc::new(Link::new());
         let denials = Arc::new(Denials::new(rate_limit));
-        let script = MarkReadScript::new(stream.clone(), stream_maxlen, rate_limit);
-        let keeper =
-            Keeper::new(client, stream, rate_limit, Arc::clone(&link), Arc::clone(&denials));
+        let scripts = Arc::new(Scripts {
+            marks: MarkReadScript::new(stream.clone(), stream_maxlen, rate_limit),
+            reads: ReadScripts::new(config.read_rate_limit),
+        });
+        let keeper = Keeper::new(
+            client,
+            Arc::clone(&scripts),
+            stream,
+            rate_limit,
+            Arc::clone(&link),
+            Arc::clone(&denials),
+        );
         let keeper = tokio::spawn(keeper.run());
         let store = Self {
-            script,
+            scripts,
             replicas_ack: config.replicas_ack,
             link,
             denials,
@@ -124,6 +147,8 @@ impl RedisStore {
             keeper: keeper.abort_handle(),
             timer: StoreTimer::new("mark_read"),
             nonce_timer: StoreTimer::new("use_nonce"),
+            states_timer: StoreTimer::new("read_states"),
+            list_timer: StoreTimer::new("list_cursors"),
             in_flight: Semaphore::new(IN_FLIGHT_MAX),
             waiting: Arc::new(Semaphore::new(WAITING_MAX)),
         };
@@ -161,6 +186,33 @@ impl Store for RedisStore {
         Ok(if set.is_some() { NonceUse::First } else { NonceUse::Repeated })
     }
 
+    async fn read_states(
+        &self,
+        caller: UserId,
+        conversations: &[Conversation],
+    ) -> Result<ReadOutcome<Vec<Option<ReadCursor>>>, StoreError> {
+        let _permit = self.permit()?;
+        let _timing = self.states_timer.start();
+        let reads = &self.scripts.reads;
+        let fill = |call| reads.fill_states(call, caller, conversations);
+        let reply = self.read(&reads.states, fill).await?;
+        reads.states_read(conversations, &reply)
+    }
+
+    async fn list_cursors(
+        &self,
+        caller: UserId,
+        after: Option<UserId>,
+        limit: usize,
+    ) -> Result<ReadOutcome<CursorPage>, StoreError> {
+        let _permit = self.permit()?;
+        let _timing = self.list_timer.start();
+        let reads = &self.scripts.reads;
+        let reply =
+            self.read(&reads.list, |call| reads.fill_list(call, caller, after, limit)).await?;
+        reads.page_read(after, limit, &reply)
+    }
+
     fn health(&self) -> watch::Receiver<StoreHealth> {
         self.link.health()
     }
@@ -185,14 +237,17 @@ impl RedisStore {
         let _timing = self.timer.start();
         let generation = self.denials.generation();
         let asked = Instant::now();
-        let reply = match self.send(&mut connection, self.script.by_digest(marks, &users)).await {
+        let step = &self.scripts.marks;
+        let by_digest = step.fill(step.script.by_digest(), marks, &users);
+        let reply = match self.send(&mut connection, by_digest).await {
             Err(error) if lost_script(&error) => {
-                self.send(&mut connection, self.script.by_source(marks, &users)).await
+                let by_source = step.fill(step.script.by_source(), marks, &users);
+                self.send(&mut connection, by_source).await
             }
             sent => sent,
         };
         let (reply, replicas) = reply.map_err(classify)?;
-        let mut results = self.script.results(marks, reply)?;
+        let mut results = step.results(marks, reply)?;
         for (mark, result) in marks.iter().zip(&mut results) {
             match result {
                 Ok(Outcome::OverQuota { quota, retry_after }) => {
@@ -207,6 +262,18 @@ impl RedisStore {
             }
         }
         Ok(results)
+    }
+
+    /// Runs a script that writes nothing but a quota: no replica is waited for.
+    async fn read(&self, script: &Script, fill: impl Fn(Cmd) -> Cmd) -> Result<Value, StoreError> {
+        let mut connection = self.link.connection()?;
+        let reply = match fill(script.by_digest()).query_async(&mut connection).await {
+            Err(error) if lost_script(&error) => {
+                fill(script.by_source()).query_async(&mut connection).await
+            }
+            sent => sent,
+        };
+        reply.map_err(classify)
     }
 
     /// Sends one call of the script, and where replicas count, waits for them.
@@ -248,6 +315,23 @@ impl RedisStore {
         let needed = i64::from(ack.replicas);
         let enough = matches!(acknowledged, Ok(Value::Int(count)) if count >= needed);
         Ok((reply?, Replicas { enough }))
+    }
+}
+
+/// All scripts, with the settings that go along with their calls.
+#[derive(Debug)]
+struct Scripts {
+    marks: MarkReadScript,
+    reads: ReadScripts,
+}
+
+impl Scripts {
+    fn load(&self) -> Pipeline {
+        let mut load = pipe();
+        for script in [&self.marks.script, &self.reads.states, &self.reads.list] {
+            load.add_command(script.load());
+        }
+        load
     }
 }
 

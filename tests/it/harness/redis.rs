@@ -127,10 +127,25 @@ impl Redis {
         assert!(timeout(PING_LIMIT, ended).await.is_err(), "{command} has ended already");
     }
 
+    /// How many hashes a reader's cursors are spread over; 0 where they are in one, the reader's.
+    pub(crate) async fn buckets(&self, reader: u64) -> u64 {
+        let buckets: Option<u64> =
+            self.run(&format!("HGET markread:cursors:{reader} buckets")).await;
+        buckets.unwrap_or_default()
+    }
+
     /// A reader's cursors: recipient to message.
     pub(crate) async fn cursors(&self, reader: u64) -> HashMap<u64, u64> {
-        let fields: HashMap<String, String> =
-            self.run(&format!("HGETALL markread:cursors:{reader}")).await;
+        let key = format!("markread:cursors:{reader}");
+        let keys = match self.buckets(reader).await {
+            0 => vec![key],
+            buckets => (0..buckets).map(|bucket| format!("{key}:{bucket}")).collect(),
+        };
+        let mut fields: HashMap<String, String> = HashMap::new();
+        for key in keys {
+            let hash: HashMap<String, String> = self.run(&format!("HGETALL {key}")).await;
+            fields.extend(hash);
+        }
         let cursors = fields.iter().filter(|(field, _)| !field.starts_with('-'));
         cursors.map(|(field, id)| (field.parse().unwrap(), id.parse().unwrap())).collect()
     }

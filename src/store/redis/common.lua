@@ -1,0 +1,199 @@
+-- What the scripts share: it stands in front of each.
+--
+-- A script is isolated, but nothing rolls back. So each reads and validates everything before its
+-- first write, and every command on a reader's own keys goes through pcall: one reader's error is not
+-- its neighbours'. IDs are compared as text, since a Lua number is a float.
+
+local MAX_ID = '9223372036854775807'
+
+-- Redis's clock, asked once a script at most, and only where it is needed.
+local clock_ms
+local function now_ms()
+  if not clock_ms then
+    local time = redis.call('TIME')
+    clock_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+  end
+  return clock_ms
+end
+
+local function greater(a, b)
+  if #a ~= #b then return #a > #b end
+  return a > b
+end
+
+local function is_id(text)
+  return string.match(text, '^[1-9]%d*$') and not greater(text, MAX_ID)
+end
+
+-- Whole and small enough for a float to hold exactly: a count of calls, ms since 1970. Canonical, as
+-- INCR takes no other: it would fail where the mark is half done.
+local function is_count(text)
+  return #text <= 15 and (text == '0' or string.match(text, '^[1-9]%d*$'))
+end
+
+local function failed(reply)
+  return type(reply) == 'table' and reply.err ~= nil
+end
+
+local function err(text)
+  return {'error', text}
+end
+
+local function digits(number)
+  return string.format('%.0f', number)
+end
+
+-- A reader's quota, of marks or of reads: {used, reset_at_ms, expires}, used being nil where no window
+-- is open. A key without expiry is given the window's.
+local function read_quota(key, window_ms)
+  local used = redis.pcall('GET', key)
+  if failed(used) then return nil, used.err end
+  if not used then return {used = nil, reset_at_ms = now_ms() + window_ms} end
+  if not is_count(used) then return nil, 'CORRUPT the quota is no number' end
+  local reset_at_ms = redis.pcall('PEXPIRETIME', key)
+  if failed(reset_at_ms) then return nil, reset_at_ms.err end
+  if reset_at_ms > 0 then
+    return {used = tonumber(used), reset_at_ms = reset_at_ms, expires = true}
+  end
+  return {used = tonumber(used), reset_at_ms = now_ms() + window_ms, expires = false}
+end
+
+-- Takes one call of the quota.
+local function write_quota(key, quota)
+  local reply
+  if not quota.used then
+    reply = redis.pcall('SET', key, '1', 'PXAT', digits(quota.reset_at_ms))
+  else
+    reply = redis.pcall('INCR', key)
+    if not failed(reply) and not quota.expires then
+      reply = redis.pcall('PEXPIREAT', key, digits(quota.reset_at_ms))
+    end
+  end
+  if not failed(reply) then
+    quota.used, quota.expires = (quota.used or 0) + 1, true
+  end
+  return reply
+end
+
+-- Nothing is left of the quota: what the caller is told. A window without end is given one.
+local function over_quota(key, quota)
+  if not quota.expires then
+    local set = redis.pcall('PEXPIREAT', key, digits(quota.reset_at_ms))
+    if failed(set) then return err(set.err) end
+    quota.expires = true
+  end
+  return {'over_quota', quota.reset_at_ms, math.max(0, quota.reset_at_ms - now_ms())}
+end
+
+-- Where a reader's cursors are. Up to 64 conversations: in one hash, the reader's. From then on in
+-- buckets, by linear hashing (Litwin, VLDB 1980): the reader's hash holds nothing but their number N,
+-- and a conversation is in the bucket that the low bits of its hash name. With m the greatest power of
+-- two up to N, those are the bits of 2m, or where that bucket is not there yet, of m.
+
+local function hash(recipient)
+  return tonumber(string.sub(redis.sha1hex(recipient), 1, 8), 16)
+end
+
+local function level(buckets)
+  local m = 1
+  while 2 * m <= buckets do m = 2 * m end
+  return m
+end
+
+local function bucket_key(key, bucket)
+  return key .. ':' .. digits(bucket)
+end
+
+local function bucket_of(recipient, buckets)
+  local m = level(buckets)
+  local bucket = hash(recipient) % (2 * m)
+  if bucket >= buckets then bucket = bucket - m end
+  return bucket
+end
+
+-- The number of a reader's buckets; 0 where there is one hash, which has pairs of fields.
+local function count_buckets(key)
+  local fields = redis.pcall('HLEN', key)
+  if failed(fields) then return nil, fields.err end
+  if fields % 2 == 0 then return 0 end
+  local buckets = redis.pcall('HGET', key, 'buckets')
+  if failed(buckets) then return nil, buckets.err end
+  if fields ~= 1 or not buckets or not is_count(buckets) or tonumber(buckets) < 2 then
+    return nil, 'CORRUPT the number of buckets is none'
+  end
+  return tonumber(buckets)
+end
+
+local function read_fields(key, recipient)
+  local fields = redis.pcall('HMGET', key, recipient, '-' .. recipient)
+  if failed(fields) then return nil, fields.err end
+  local message, read_at = fields[1], fields[2]
+  if not message then return {} end
+  if not is_id(message) then return nil, 'CORRUPT the cursor is no ID' end
+  if not read_at or not is_count(read_at) then return nil, 'CORRUPT the cursor has no time' end
+  return {message = message, read_at = read_at}
+end
+
+-- A conversation's cursor: {message, read_at, key, buckets}, message being nil where it was never set,
+-- key the hash that it belongs into.
+local function read_cursor(key, recipient)
+  local cursor, problem = read_fields(key, recipient)
+  if not cursor then return nil, problem end
+  cursor.key, cursor.buckets = key, 0
+  -- Found where most readers have it, it costs no look at how many there are.
+  if cursor.message then return cursor end
+  local buckets
+  buckets, problem = count_buckets(key)
+  if not buckets then return nil, problem end
+  if buckets == 0 then return cursor end
+  local bucket = bucket_key(key, bucket_of(recipient, buckets))
+  cursor, problem = read_fields(bucket, recipient)
+  if not cursor then return nil, problem end
+  cursor.key, cursor.buckets = bucket, buckets
+  return cursor
+end
+
+-- What one hash holds before it is split, and a bucket before another one is.
+local CONVERSATIONS_MAX = 64
+
+-- Looks, before anything is written, at what a new conversation makes of the hash that it belongs
+-- into. Where that is full the next bucket in turn is split in two, or the one hash into the first
+-- two: {from, fields, into, buckets}, `into` being of what goes where. Nothing otherwise.
+local function plan_split(key, cursor)
+  local fields = redis.pcall('HLEN', cursor.key)
+  if failed(fields) then return nil, fields.err end
+  if fields < 2 * CONVERSATIONS_MAX then return nil end
+  local split = {from = key, buckets = 2, into = {[0] = bucket_key(key, 0), [1] = bucket_key(key, 1)}}
+  if cursor.buckets > 0 then
+    local next = cursor.buckets - level(cursor.buckets)
+    split.from = bucket_key(key, next)
+    split.buckets = cursor.buckets + 1
+    split.into = {[cursor.buckets] = bucket_key(key, cursor.buckets)}
+  end
+  for _, into in pairs(split.into) do
+    if redis.call('EXISTS', into) == 1 then return nil, 'CORRUPT a bucket is there before its time' end
+  end
+  split.fields = redis.pcall('HGETALL', split.from)
+  if failed(split.fields) then return nil, split.fields.err end
+  return split
+end
+
+-- Splits, and says where this conversation belongs from now on. All that it writes to was looked at.
+local function do_split(key, split, recipient)
+  local moved, names = {}, {}
+  for n = 1, #split.fields, 2 do
+    local name = split.fields[n]
+    local bucket = bucket_of(string.gsub(name, '^-', ''), split.buckets)
+    if split.into[bucket] then
+      local into = moved[bucket] or {}
+      into[#into + 1], into[#into + 2] = name, split.fields[n + 1]
+      moved[bucket], names[#names + 1] = into, name
+    end
+  end
+  for bucket, fields in pairs(moved) do
+    redis.call('HSET', split.into[bucket], unpack(fields))
+  end
+  if #names > 0 then redis.call('HDEL', split.from, unpack(names)) end
+  redis.call('HSET', key, 'buckets', digits(split.buckets))
+  return bucket_key(key, bucket_of(recipient, split.buckets))
+end

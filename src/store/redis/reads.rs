@@ -1,0 +1,158 @@
+//! Reading cursors: what is sent to `read_states.lua` and `list_cursors.lua`, and what they reply.
+
+use std::collections::HashMap;
+
+use aws_lc_rs::digest;
+use redis::{Cmd, Value};
+
+use super::errors::unexpected;
+use super::keys;
+use super::marks::refused;
+use super::script::{Script, integer, script, text};
+use crate::ids::UserId;
+use crate::mark_read::{RateLimit, ReadCursor};
+use crate::read_state::{Conversation, CursorPage, ReadOutcome};
+use crate::store::StoreError;
+
+/// The scripts, and the quota that every call of them carries.
+#[derive(Debug)]
+pub(super) struct ReadScripts {
+    pub(super) states: Script,
+    pub(super) list: Script,
+    rate_limit: RateLimit,
+}
+
+impl ReadScripts {
+    pub(super) fn new(rate_limit: RateLimit) -> Self {
+        let (states, list) = (script!("read_states.lua"), script!("list_cursors.lua"));
+        Self { states, list, rate_limit }
+    }
+
+    /// Gives a call of `states` its keys and arguments.
+    pub(super) fn fill_states(
+        &self,
+        mut call: Cmd,
+        caller: UserId,
+        conversations: &[Conversation],
+    ) -> Cmd {
+        call.arg(1 + conversations.len()).arg(keys::read_quota(caller));
+        for conversation in conversations {
+            call.arg(keys::cursors(conversation.reader));
+        }
+        call.arg(self.rate_limit.calls).arg(self.rate_limit.window_ms);
+        for conversation in conversations {
+            call.arg(conversation.recipient.get());
+        }
+        call
+    }
+
+    /// What `states` replied.
+    pub(super) fn states_read(
+        &self,
+        conversations: &[Conversation],
+        reply: &Value,
+    ) -> Result<ReadOutcome<Vec<Option<ReadCursor>>>, StoreError> {
+        let Value::Array(fields) = reply else { return Err(unexpected(reply)) };
+        let [Value::BulkString(outcome), used, reset_at_ms, Value::Array(cursors)] = &fields[..]
+        else {
+            return self.refused(fields);
+        };
+        if outcome != b"read" || cursors.len() != conversations.len() {
+            return Err(unexpected(reply));
+        }
+        let read = conversations.iter().zip(cursors).map(|(conversation, cursor)| {
+            let Value::Array(cursor) = cursor else { return Err(unexpected(cursor)) };
+            match &cursor[..] {
+                [] => Ok(None),
+                [message, read_at_ms] => Ok(Some(ReadCursor {
+                    recipient: conversation.recipient,
+                    last_read_event_id: text(message)?.parse().map_err(StoreError::corrupt)?,
+                    read_at_ms: integer(read_at_ms)?,
+                })),
+                _ => Err(StoreError::corrupt("a cursor of other fields")),
+            }
+        });
+        let quota = self.rate_limit.quota(integer(used)?, integer(reset_at_ms)?);
+        Ok(ReadOutcome::Served { read: read.collect::<Result<_, _>>()?, quota })
+    }
+
+    /// Gives a call of `list` its keys and arguments.
+    pub(super) fn fill_list(
+        &self,
+        mut call: Cmd,
+        caller: UserId,
+        after: Option<UserId>,
+        limit: usize,
+    ) -> Cmd {
+        call.arg(2).arg(keys::read_quota(caller)).arg(keys::cursors(caller));
+        call.arg(self.rate_limit.calls).arg(self.rate_limit.window_ms);
+        call.arg(after.map(|after| after.to_string()).unwrap_or_default()).arg(limit);
+        call
+    }
+
+    /// What `list` replied: the page is cut out of the hashes that it read.
+    pub(super) fn page_read(
+        &self,
+        after: Option<UserId>,
+        limit: usize,
+        reply: &Value,
+    ) -> Result<ReadOutcome<CursorPage>, StoreError> {
+        let Value::Array(fields) = reply else { return Err(unexpected(reply)) };
+        let [Value::BulkString(outcome), used, reset_at_ms, more, hashes @ ..] = &fields[..] else {
+            return self.refused(fields);
+        };
+        if outcome != b"read" {
+            return Err(unexpected(reply));
+        }
+        let mut cursors = Vec::new();
+        for hash in hashes {
+            cursors.extend(cursors_of(hash)?);
+        }
+        cursors.sort_unstable_by_key(|cursor| place(cursor.recipient));
+        if let Some(after) = after {
+            let place_after = place(after);
+            cursors.retain(|cursor| place(cursor.recipient) > place_after);
+        }
+        let more = integer(more)? == 1 || cursors.len() > limit;
+        cursors.truncate(limit);
+        let quota = self.rate_limit.quota(integer(used)?, integer(reset_at_ms)?);
+        Ok(ReadOutcome::Served { read: CursorPage { cursors, more }, quota })
+    }
+
+    fn refused<T>(&self, fields: &[Value]) -> Result<ReadOutcome<T>, StoreError> {
+        let (quota, retry_after) = refused(fields, self.rate_limit)?;
+        Ok(ReadOutcome::OverQuota { quota, retry_after })
+    }
+}
+
+/// Where a conversation stands in a reader's list: by its hash with the bits reversed, as in
+/// `list_cursors.lua`, then by recipient.
+fn place(recipient: UserId) -> (u32, UserId) {
+    let text = recipient.to_string();
+    let digest = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes());
+    let hash = digest.as_ref().first_chunk().copied().map(u32::from_be_bytes);
+    (hash.unwrap_or_default().reverse_bits(), recipient)
+}
+
+/// The cursors in one hash: `<recipient>` and `-<recipient>` with their values, in any order.
+fn cursors_of(hash: &Value) -> Result<Vec<ReadCursor>, StoreError> {
+    let Value::Array(fields) = hash else { return Err(unexpected(hash)) };
+    let mut messages = Vec::with_capacity(fields.len() / 4);
+    let mut times = HashMap::with_capacity(fields.len() / 4);
+    for pair in fields.chunks_exact(2) {
+        let (name, value) = (text(&pair[0])?, text(&pair[1])?);
+        match name.strip_prefix('-') {
+            Some(recipient) => drop(times.insert(recipient, value)),
+            None => messages.push((name, value)),
+        }
+    }
+    let cursor = |(recipient, message): (&str, &str)| {
+        let time = times.get(recipient).ok_or_else(|| StoreError::corrupt("a cursor has no time"));
+        Ok(ReadCursor {
+            recipient: recipient.parse().map_err(StoreError::corrupt)?,
+            last_read_event_id: message.parse().map_err(StoreError::corrupt)?,
+            read_at_ms: time?.parse().map_err(StoreError::corrupt)?,
+        })
+    };
+    messages.into_iter().map(cursor).collect()
+}

@@ -1,0 +1,74 @@
+//! How cursors lie in Redis: CONTRACT section 6.
+
+use std::sync::Arc;
+
+use markread::mark_read::{Outcome, RateLimit};
+use markread::store::StoreErrorKind;
+
+use super::super::harness::{MESSAGE, READER, Redis};
+use super::super::stores::{LIMIT, Subject, mark};
+
+const MANY: RateLimit = RateLimit { calls: 1_000_000, ..LIMIT };
+
+async fn subject() -> (Arc<Redis>, Subject) {
+    let redis = Arc::new(Redis::start().await);
+    let subject = Subject::on(Arc::clone(&redis), MANY).await;
+    (redis, subject)
+}
+
+async fn mark_all(subject: &Subject, recipients: impl Iterator<Item = u64>) {
+    let marks: Vec<_> = recipients.map(|to| mark(READER, to, MESSAGE)).collect();
+    for marks in marks.chunks(500) {
+        let outcomes = subject.store().mark_read(marks).await.unwrap();
+        assert!(outcomes.iter().all(|outcome| matches!(outcome, Ok(Outcome::Advanced { .. }))));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn up_to_64_conversations_are_one_hash_and_more_are_buckets_of_about_as_many() {
+    let (redis, subject) = subject().await;
+    let key = format!("markread:cursors:{READER}");
+    mark_all(&subject, 1..=64).await;
+    assert_eq!(redis.buckets(READER).await, 0);
+    assert_eq!(redis.run::<u64>(&format!("HLEN {key}")).await, 128);
+
+    for (known, until) in [(64, 65), (65, 500), (500, 5_000)] {
+        mark_all(&subject, known + 1..=until).await;
+        let buckets = redis.buckets(READER).await;
+        assert_eq!(redis.run::<u64>(&format!("HLEN {key}")).await, 1, "the number alone");
+        let (mut all, mut largest) = (0, 0);
+        for bucket in 0..buckets {
+            let fields: u64 = redis.run(&format!("HLEN {key}:{bucket}")).await;
+            let encoding: String = redis.run(&format!("OBJECT ENCODING {key}:{bucket}")).await;
+            assert_eq!(encoding, "listpack", "{fields} fields");
+            (all, largest) = (all + fields / 2, largest.max(fields / 2));
+        }
+        assert_eq!(all, until);
+        assert!(largest <= 128, "{largest} in a bucket of {until} in {buckets}");
+        assert!(until / buckets >= 24, "{until} in {buckets} buckets");
+        assert_eq!(redis.cursors(READER).await.len(), usize::try_from(until).unwrap());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_cannot_be_leaves_the_mark_undone() {
+    let (redis, subject) = subject().await;
+    mark_all(&subject, 1..=64).await;
+    let key = format!("markread:cursors:{READER}");
+    redis.run::<()>(&format!("SET {key}:1 x")).await;
+    let events = redis.payloads().await.len();
+    let used = redis.used(READER).await;
+    for _ in 0..2 {
+        let outcomes = subject.store().mark_read(&[mark(READER, 65, MESSAGE)]).await.unwrap();
+        let kind = outcomes.into_iter().next().unwrap().unwrap_err().kind;
+        assert_eq!(kind, StoreErrorKind::Corrupt);
+    }
+    assert_eq!(redis.payloads().await.len(), events);
+    assert_eq!(redis.used(READER).await, used);
+    assert_eq!(redis.run::<u64>(&format!("HLEN {key}")).await, 128);
+    // The others are as they were.
+    subject.mark_one(mark(READER, 64, MESSAGE + 1)).await;
+    redis.run::<()>(&format!("DEL {key}:1")).await;
+    subject.mark_one(mark(READER, 65, MESSAGE)).await;
+    assert_eq!(redis.cursors(READER).await.len(), 65);
+}
