@@ -68,7 +68,7 @@ struct Methods(Arc<Routes>);
 struct Routes {
     identity: Identity,
     service: Arc<Service>,
-    mark_read: grpc::Server,
+    methods: grpc::Server,
     reflection_v1: BoxService,
     reflection_v1alpha: BoxService,
     lifecycle: Lifecycle,
@@ -98,7 +98,7 @@ impl Edge {
         let EdgeConfig { call_timeout, edge_rate, identity } = config;
         let behind_guard = Methods(Arc::new(Routes {
             identity,
-            mark_read: Grpc::server(Arc::clone(&service)),
+            methods: Grpc::server(Arc::clone(&service)),
             service,
             reflection_v1: BoxService::new(
                 reflection().build_v1()?.max_decoding_message_size(MESSAGE_MAX_BYTES),
@@ -242,7 +242,7 @@ impl Routes {
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         let asked = Asked::of(&request);
         let answered = match asked.target {
-            Target::MarkRead => self.mark_read(request).await,
+            Target::Rpc(_) => self.unary(request).await,
             Target::MarkReadJson => self.mark_read_json(request).await,
             Target::ReflectionV1 => Ok(self.stream(&self.reflection_v1, request).await),
             Target::ReflectionV1Alpha => Ok(self.stream(&self.reflection_v1alpha, request).await),
@@ -255,7 +255,7 @@ impl Routes {
         answered.unwrap_or_else(|refusal| refuse(&self.metrics, asked, refusal))
     }
 
-    async fn mark_read(&self, mut request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+    async fn unary(&self, mut request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
         let (deadline, Peer { security, .. }) = known(request.extensions())?;
         let presented = Presented { headers: request.headers(), security, signed: None, deadline };
         let reader = self.identity.authenticate(&presented).await?.reader;
@@ -265,7 +265,7 @@ impl Routes {
         }
         request.extensions_mut().insert(Call { reader, deadline });
         let request = request.map(OneMessage::new);
-        let Ok(response) = self.mark_read.clone().oneshot(request).await;
+        let Ok(response) = self.methods.clone().oneshot(request).await;
         message_problem(&response).map_or(Ok(response), Err)
     }
 

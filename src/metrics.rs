@@ -8,6 +8,7 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 use tonic::Code;
 
 use crate::mark_read::Outcome;
+use crate::routing::Rpc;
 use crate::status::Refusal;
 
 const MARK_READ_TOTAL: &str = "markread_mark_read_total";
@@ -93,7 +94,7 @@ pub struct Metrics {
     mark_read: [(&'static str, Counter); OUTCOMES.len()],
     events_published: Counter,
     edge_limited: Counter,
-    mark_read_duration: [OnceLock<Histogram>; CODES.len()],
+    durations: [[OnceLock<Histogram>; CODES.len()]; Rpc::ALL.len()],
 }
 
 impl Default for Metrics {
@@ -109,13 +110,13 @@ impl Default for Metrics {
             }),
             events_published: counter!(EVENTS_PUBLISHED),
             edge_limited: counter!(EDGE_LIMITED),
-            mark_read_duration: Default::default(),
+            durations: Default::default(),
         }
     }
 }
 
 impl Metrics {
-    /// Counts one `MarkRead` that was answered.
+    /// Counts one mark that was answered.
     pub fn count_mark_read(&self, outcome: &Result<Outcome, Refusal>) {
         let label = match outcome {
             Ok(Outcome::Advanced { .. }) => {
@@ -142,8 +143,10 @@ impl Metrics {
         let index = usize::try_from(i32::from(code)).unwrap_or_default();
         let code = CODES.get(index).copied().unwrap_or("UNKNOWN");
         let (handle, method) = match method {
-            RecordedMethod::MarkRead => {
-                (self.mark_read_duration.get(index), "markread.v1.MarkReadService/MarkRead")
+            RecordedMethod::Ours(rpc) => {
+                let place = Rpc::ALL.iter().position(|known| *known == rpc);
+                let durations = place.and_then(|place| self.durations.get(place));
+                (durations.and_then(|by_code| by_code.get(index)), rpc.full_name())
             }
             RecordedMethod::Other => (None, "_OTHER"),
         };
@@ -169,8 +172,8 @@ pub fn set_store_warnings(warnings: usize) {
 /// The unary methods whose duration is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordedMethod {
-    /// `markread.v1.MarkReadService/MarkRead`.
-    MarkRead,
+    /// One of ours.
+    Ours(Rpc),
     /// A method that is not there.
     Other,
 }

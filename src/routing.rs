@@ -27,8 +27,8 @@ pub enum Wire {
 /// What there is to ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// `markread.v1.MarkReadService/MarkRead`.
-    MarkRead,
+    /// A method of `markread.v1.MarkReadService`.
+    Rpc(Rpc),
     /// The seed's endpoint over plain HTTP, `direct_messages/mark_read.json`.
     MarkReadJson,
     /// `grpc.health.v1.Health`.
@@ -43,6 +43,43 @@ pub enum Target {
     WrongHttpMethod,
     /// A path of ours, not asked as gRPC.
     WrongContentType,
+}
+
+/// The methods of `markread.v1.MarkReadService`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rpc {
+    /// `MarkRead`.
+    MarkRead,
+    /// `BatchMarkRead`.
+    BatchMarkRead,
+    /// `GetReadState`.
+    GetReadState,
+    /// `BatchGetReadStates`.
+    BatchGetReadStates,
+    /// `ListReadCursors`.
+    ListReadCursors,
+}
+
+impl Rpc {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::MarkRead,
+        Self::BatchMarkRead,
+        Self::GetReadState,
+        Self::BatchGetReadStates,
+        Self::ListReadCursors,
+    ];
+
+    /// Service and method, as they stand in the path.
+    pub fn full_name(self) -> &'static str {
+        match self {
+            Self::MarkRead => "markread.v1.MarkReadService/MarkRead",
+            Self::BatchMarkRead => "markread.v1.MarkReadService/BatchMarkRead",
+            Self::GetReadState => "markread.v1.MarkReadService/GetReadState",
+            Self::BatchGetReadStates => "markread.v1.MarkReadService/BatchGetReadStates",
+            Self::ListReadCursors => "markread.v1.MarkReadService/ListReadCursors",
+        }
+    }
 }
 
 impl Asked {
@@ -63,7 +100,10 @@ impl Asked {
 
     /// Whether a mark is asked for, by whichever edge.
     pub fn is_mark(self) -> bool {
-        matches!(self.target, Target::MarkRead | Target::MarkReadJson)
+        matches!(
+            self.target,
+            Target::Rpc(Rpc::MarkRead | Rpc::BatchMarkRead) | Target::MarkReadJson
+        )
     }
 
     /// A refusal in the caller's protocol.
@@ -78,7 +118,7 @@ impl Asked {
     /// their head is answered. What is not ours is one method, whatever was asked.
     pub fn recorded_method(self) -> Option<RecordedMethod> {
         match self {
-            Self { target: Target::MarkRead, .. } => Some(RecordedMethod::MarkRead),
+            Self { target: Target::Rpc(rpc), .. } => Some(RecordedMethod::Ours(rpc)),
             Self { wire: Wire::Grpc, target: Target::Unknown } => Some(RecordedMethod::Other),
             _ => None,
         }
@@ -102,8 +142,13 @@ impl Wire {
 
 impl Target {
     fn of_path(path: &str) -> Self {
+        let ours = path
+            .strip_prefix('/')
+            .and_then(|name| Rpc::ALL.into_iter().find(|rpc| rpc.full_name() == name));
+        if let Some(rpc) = ours {
+            return Self::Rpc(rpc);
+        }
         match path {
-            "/markread.v1.MarkReadService/MarkRead" => Self::MarkRead,
             "/1.1/direct_messages/mark_read.json" => Self::MarkReadJson,
             "/grpc.health.v1.Health/Check" | "/grpc.health.v1.Health/Watch" => Self::Health,
             "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo" => Self::ReflectionV1,
@@ -125,8 +170,14 @@ mod tests {
         const JSON: &str = "/1.1/direct_messages/mark_read.json";
         let grpc = Some("application/grpc");
         let table = [
-            (Method::POST, MARK_READ, grpc, Wire::Grpc, Target::MarkRead),
-            (Method::POST, MARK_READ, Some("application/grpc+proto"), Wire::Grpc, Target::MarkRead),
+            (Method::POST, MARK_READ, grpc, Wire::Grpc, Target::Rpc(Rpc::MarkRead)),
+            (
+                Method::POST,
+                "/markread.v1.MarkReadService/ListReadCursors",
+                Some("application/grpc+proto"),
+                Wire::Grpc,
+                Target::Rpc(Rpc::ListReadCursors),
+            ),
             (Method::GET, MARK_READ, grpc, Wire::Http, Target::WrongHttpMethod),
             (
                 Method::POST,

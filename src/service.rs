@@ -7,8 +7,10 @@ use tokio::time::timeout_at;
 
 use crate::deadline::Deadline;
 use crate::identity::oauth1::Nonce;
-use crate::mark_read::{BadField, Mark, Outcome};
+use crate::ids::UserId;
+use crate::mark_read::{BadField, Mark, Outcome, Quota};
 use crate::metrics::Metrics;
+use crate::read_state::{Conversation, CursorPage, ReadOutcome, ReadState};
 use crate::status::{Flaw, Refusal};
 use crate::store::{NonceUse, Store, StoreError, StoreErrorKind};
 use crate::telemetry::Throttle;
@@ -40,22 +42,115 @@ impl Service {
         command: Result<Mark, Vec<BadField>>,
         deadline: Deadline,
     ) -> Result<Outcome, Refusal> {
-        let outcome = match command {
-            Ok(mark) => self.ask_store(mark, deadline).await,
-            Err(bad_fields) => Err(Refusal::BadFields(bad_fields)),
-        };
-        self.metrics.count_mark_read(&outcome);
-        outcome
+        let mut outcomes = self.mark_read_all(vec![command], deadline).await?;
+        outcomes.pop().unwrap_or(Err(Refusal::Internal))
     }
 
-    async fn ask_store(&self, mark: Mark, deadline: Deadline) -> Result<Outcome, Refusal> {
-        let outcome = match in_time(deadline, self.store.mark_read(&[mark])).await {
-            Ok(mut outcomes) if outcomes.len() == 1 => outcomes.remove(0),
-            Ok(_) => Err(StoreError::corrupt("one mark, but not one outcome")),
+    /// Does several commands, in order, each as if it came alone; but what is wrong with some is
+    /// told first. Counts what each came to.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::StoreUnavailable`] and [`Refusal::Internal`] where the store did none of them.
+    pub async fn mark_read_all(
+        &self,
+        commands: Vec<Result<Mark, Vec<BadField>>>,
+        deadline: Deadline,
+    ) -> Result<Vec<Result<Outcome, Refusal>>, Refusal> {
+        let marks: Vec<Mark> = commands.iter().flatten().copied().collect();
+        let mut done = match self.ask_store(&marks, deadline).await {
+            Ok(done) => done.into_iter(),
+            Err(refusal) => {
+                for command in commands {
+                    let refusal = command.map_or_else(Refusal::BadFields, |_| refusal.clone());
+                    self.metrics.count_mark_read(&Err(refusal));
+                }
+                return Err(refusal);
+            }
+        };
+        let outcomes = commands.into_iter().map(|command| {
+            let outcome = match command {
+                Ok(_) => done.next().unwrap_or(Err(Refusal::Internal)),
+                Err(bad_fields) => Err(Refusal::BadFields(bad_fields)),
+            };
+            self.metrics.count_mark_read(&outcome);
+            outcome
+        });
+        Ok(outcomes.collect())
+    }
+
+    /// Counts a mark that an edge has refused: it made no command at all.
+    pub fn count_refused_mark(&self, refusal: Refusal) {
+        self.metrics.count_mark_read(&Err(refusal));
+    }
+
+    /// Reads what the caller and each of these have read of each other.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::OverQuota`] of the quota of reads; what the store cannot do, as of
+    /// [`Self::mark_read`].
+    pub async fn read_states(
+        &self,
+        caller: UserId,
+        recipients: &[UserId],
+        deadline: Deadline,
+    ) -> Result<(Vec<ReadState>, Quota), Refusal> {
+        let of = |recipient: &UserId| Conversation { reader: caller, recipient: *recipient };
+        let conversations: Vec<_> =
+            recipients.iter().map(of).flat_map(|mine| [mine, mine.reversed()]).collect();
+        let asked = self.store.read_states(caller, &conversations);
+        let (cursors, quota) = self.served(in_time(deadline, asked).await)?;
+        let pairs = recipients.iter().zip(cursors.chunks_exact(2));
+        let states =
+            pairs.map(|(&recipient, pair)| ReadState { recipient, mine: pair[0], theirs: pair[1] });
+        Ok((states.collect(), quota))
+    }
+
+    /// Reads a page of the caller's cursors, behind that of this recipient.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Self::read_states`].
+    pub async fn list_cursors(
+        &self,
+        caller: UserId,
+        after: Option<UserId>,
+        limit: usize,
+        deadline: Deadline,
+    ) -> Result<(CursorPage, Quota), Refusal> {
+        let asked = self.store.list_cursors(caller, after, limit);
+        self.served(in_time(deadline, asked).await)
+    }
+
+    fn served<T>(
+        &self,
+        outcome: Result<ReadOutcome<T>, StoreError>,
+    ) -> Result<(T, Quota), Refusal> {
+        match outcome.map_err(|error| self.refuse(&error))? {
+            ReadOutcome::Served { read, quota } => Ok((read, quota)),
+            ReadOutcome::OverQuota { quota, retry_after } => {
+                Err(Refusal::OverQuota { quota, retry_after })
+            }
+        }
+    }
+
+    async fn ask_store(
+        &self,
+        marks: &[Mark],
+        deadline: Deadline,
+    ) -> Result<Vec<Result<Outcome, Refusal>>, Refusal> {
+        if marks.is_empty() {
+            return Ok(Vec::new());
+        }
+        let outcomes = match in_time(deadline, self.store.mark_read(marks)).await {
+            Ok(outcomes) if outcomes.len() == marks.len() => Ok(outcomes),
+            Ok(_) => Err(StoreError::corrupt("another number of outcomes than of marks")),
             Err(error) => Err(error),
         };
-        tracing::debug!(?mark, ?outcome, "asked the store");
-        outcome.map_err(|error| self.refuse(&error))
+        tracing::debug!(?marks, ?outcomes, "asked the store");
+        let outcomes = outcomes.map_err(|error| self.refuse(&error))?.into_iter();
+        Ok(outcomes.map(|outcome| outcome.map_err(|error| self.refuse(&error))).collect())
     }
 
     /// Uses up the nonce of a signature that holds: the signature proves nothing a second time.

@@ -6,13 +6,22 @@ use tonic::{Request, Response, Status};
 
 use crate::deadline::Deadline;
 use crate::ids::{EventId, UserId};
-use crate::mark_read::{BadField, Mark, Outcome, Quota, ReadCursor};
+use crate::mark_read::{
+    BATCH_MAX_ITEMS, BadField, FieldProblem, Mark, Outcome, PAGE_MAX_CURSORS, Quota, RECIPIENT_ID,
+    ReadCursor,
+};
 use crate::proto;
+use crate::proto::batch_mark_read_result;
 use crate::proto::mark_read_service_server::{MarkReadService, MarkReadServiceServer};
+use crate::read_state::ReadState;
 use crate::service::Service;
 use crate::status::{Refusal, insert_rate_limit};
 
 pub mod one_message;
+mod page_token;
+
+/// The cursors of a page where the caller does not say: CONTRACT section 4.
+const PAGE_DEFAULT_CURSORS: usize = 100;
 
 /// The largest request message, in bytes: CONTRACT section 4.
 pub const MESSAGE_MAX_BYTES: usize = 64 * 1024;
@@ -48,19 +57,89 @@ impl MarkReadService for Grpc {
         &self,
         request: Request<proto::MarkReadRequest>,
     ) -> Result<Response<proto::MarkReadResponse>, Status> {
-        let Some(&Call { reader, deadline }) = request.extensions().get() else {
-            return Err(Refusal::Internal.into_grpc());
-        };
+        let Call { reader, deadline } = call(&request)?;
         let command = command(request.get_ref(), reader);
         let outcome = self.service.mark_read(command, deadline).await;
-        match outcome.map_err(Refusal::into_grpc)? {
-            Outcome::Advanced { cursor, quota } => Ok(answer(cursor, true, quota)),
-            Outcome::Unchanged { cursor, quota } => Ok(answer(cursor, false, quota)),
-            Outcome::OverQuota { quota, retry_after } => {
-                Err(Refusal::OverQuota { quota, retry_after }.into_grpc())
-            }
-        }
+        let (response, quota) = outcome.and_then(answer).map_err(Refusal::into_grpc)?;
+        Ok(with_quota(response, quota))
     }
+
+    async fn batch_mark_read(
+        &self,
+        request: Request<proto::BatchMarkReadRequest>,
+    ) -> Result<Response<proto::BatchMarkReadResponse>, Status> {
+        let Call { reader, deadline } = call(&request)?;
+        let requests = items("requests", &request.get_ref().requests).map_err(|bad| {
+            self.service.count_refused_mark(bad.clone());
+            bad.into_grpc()
+        })?;
+        let commands = requests.iter().map(|request| command(request, reader)).collect();
+        let outcomes = self.service.mark_read_all(commands, deadline).await;
+        let outcomes = outcomes.map_err(Refusal::into_grpc)?;
+        let quota = outcomes.iter().rev().flatten().map(Outcome::quota).next();
+        let results = outcomes.into_iter().map(|outcome| {
+            let result = match outcome.and_then(answer) {
+                Ok((response, _)) => batch_mark_read_result::Result::Response(response),
+                Err(refusal) => batch_mark_read_result::Result::Error(refusal.into_batch_error()),
+            };
+            proto::BatchMarkReadResult { result: Some(result) }
+        });
+        let response = proto::BatchMarkReadResponse { results: results.collect() };
+        Ok(match quota {
+            Some(quota) => with_quota(response, quota),
+            None => Response::new(response),
+        })
+    }
+
+    async fn get_read_state(
+        &self,
+        request: Request<proto::GetReadStateRequest>,
+    ) -> Result<Response<proto::GetReadStateResponse>, Status> {
+        let Call { reader, deadline } = call(&request)?;
+        let recipient = UserId::try_from(request.get_ref().recipient_id);
+        let recipient = recipient.map_err(|problem| bad_field(RECIPIENT_ID, problem.into()))?;
+        let read = self.service.read_states(reader, &[recipient], deadline).await;
+        let (states, quota) = read.map_err(Refusal::into_grpc)?;
+        let state = states.into_iter().next().map(Into::into);
+        Ok(with_quota(proto::GetReadStateResponse { state }, quota))
+    }
+
+    async fn batch_get_read_states(
+        &self,
+        request: Request<proto::BatchGetReadStatesRequest>,
+    ) -> Result<Response<proto::BatchGetReadStatesResponse>, Status> {
+        const FIELD: &str = "recipient_ids";
+        let Call { reader, deadline } = call(&request)?;
+        let recipients = items(FIELD, &request.get_ref().recipient_ids);
+        let recipients = recipients.map_err(Refusal::into_grpc)?.iter();
+        let recipients: Result<Vec<_>, _> = recipients.map(|id| UserId::try_from(*id)).collect();
+        let recipients = recipients.map_err(|problem| bad_field(FIELD, problem.into()))?;
+        let read = self.service.read_states(reader, &recipients, deadline).await;
+        let (states, quota) = read.map_err(Refusal::into_grpc)?;
+        let states = states.into_iter().map(Into::into).collect();
+        Ok(with_quota(proto::BatchGetReadStatesResponse { states }, quota))
+    }
+
+    async fn list_read_cursors(
+        &self,
+        request: Request<proto::ListReadCursorsRequest>,
+    ) -> Result<Response<proto::ListReadCursorsResponse>, Status> {
+        let Call { reader, deadline } = call(&request)?;
+        let (after, limit) = page(request.get_ref(), reader).map_err(Refusal::into_grpc)?;
+        let listed = self.service.list_cursors(reader, after, limit, deadline).await;
+        let (page, quota) = listed.map_err(Refusal::into_grpc)?;
+        let next = page.cursors.last().filter(|_| page.more);
+        let next_page_token = next.map(|last| page_token::write(reader, last.recipient));
+        let next_page_token = next_page_token.unwrap_or_default();
+        let cursors = page.cursors.into_iter().map(Into::into).collect();
+        Ok(with_quota(proto::ListReadCursorsResponse { cursors, next_page_token }, quota))
+    }
+}
+
+/// What the edge has put into the request's extensions.
+#[allow(clippy::result_large_err, reason = "tonic's status, as every method returns it")]
+fn call<T>(request: &Request<T>) -> Result<Call, Status> {
+    request.extensions().get().copied().ok_or_else(|| Refusal::Internal.into_grpc())
 }
 
 /// The command in a request, by this reader.
@@ -70,11 +149,68 @@ fn command(request: &proto::MarkReadRequest, reader: UserId) -> Result<Mark, Vec
     Mark::of(reader, last_read_event_id.map_err(Into::into), recipient.map_err(Into::into))
 }
 
-fn answer(cursor: ReadCursor, advanced: bool, quota: Quota) -> Response<proto::MarkReadResponse> {
-    let cursor = Some(cursor.into());
-    let mut response = Response::new(proto::MarkReadResponse { cursor, advanced });
+/// The items of a list, where it has as many as may be.
+fn items<'a, T>(name: &'static str, items: &'a [T]) -> Result<&'a [T], Refusal> {
+    if (1..=BATCH_MAX_ITEMS).contains(&items.len()) {
+        return Ok(items);
+    }
+    Err(Refusal::BadFields(vec![BadField { name, problem: FieldProblem::ItemCount }]))
+}
+
+/// Behind whom a page begins, and how many cursors it holds.
+fn page(
+    request: &proto::ListReadCursorsRequest,
+    reader: UserId,
+) -> Result<(Option<UserId>, usize), Refusal> {
+    let size = match usize::try_from(request.page_size) {
+        Ok(0) => Some(PAGE_DEFAULT_CURSORS),
+        size => size.ok().filter(|size| *size <= PAGE_MAX_CURSORS),
+    };
+    let after = match request.page_token.as_str() {
+        "" => Some(None),
+        token => page_token::read(reader, token).map(Some),
+    };
+    let (Some(after), Some(size)) = (after, size) else {
+        let size = size.is_none().then_some(("page_size", FieldProblem::PageSize));
+        let token = after.is_none().then_some(("page_token", FieldProblem::PageToken));
+        let bad = size.into_iter().chain(token);
+        return Err(Refusal::BadFields(
+            bad.map(|(name, problem)| BadField { name, problem }).collect(),
+        ));
+    };
+    Ok((after, size))
+}
+
+fn bad_field(name: &'static str, problem: FieldProblem) -> Status {
+    Refusal::BadFields(vec![BadField { name, problem }]).into_grpc()
+}
+
+/// What a mark is answered, and the quota that goes with it.
+fn answer(outcome: Outcome) -> Result<(proto::MarkReadResponse, Quota), Refusal> {
+    let (cursor, advanced, quota) = match outcome {
+        Outcome::Advanced { cursor, quota } => (cursor, true, quota),
+        Outcome::Unchanged { cursor, quota } => (cursor, false, quota),
+        Outcome::OverQuota { quota, retry_after } => {
+            return Err(Refusal::OverQuota { quota, retry_after });
+        }
+    };
+    Ok((proto::MarkReadResponse { cursor: Some(cursor.into()), advanced }, quota))
+}
+
+fn with_quota<T>(response: T, quota: Quota) -> Response<T> {
+    let mut response = Response::new(response);
     insert_rate_limit(response.metadata_mut().as_mut(), quota);
     response
+}
+
+impl From<ReadState> for proto::ReadState {
+    fn from(state: ReadState) -> Self {
+        Self {
+            recipient_id: state.recipient.get(),
+            mine: state.mine.map(Into::into),
+            theirs: state.theirs.map(Into::into),
+        }
+    }
 }
 
 impl From<ReadCursor> for proto::ReadCursor {
