@@ -13,7 +13,7 @@ mod deadline;
 mod drain;
 mod internal;
 mod limits;
-mod outcomes;
+pub(crate) mod outcomes;
 mod parameters;
 mod store;
 pub(crate) mod tokens;
@@ -65,7 +65,7 @@ pub(crate) fn assert_no_secret(told: &str) {
 }
 
 /// The fields of `BadRequest`, in order.
-fn bad_fields(denied: &Denied) -> Vec<&str> {
+pub(crate) fn bad_fields(denied: &Denied) -> Vec<&str> {
     let violations = &denied.details.bad_request().expect("a BadRequest").field_violations;
     violations.iter().map(|violation| violation.field.as_str()).collect()
 }

@@ -29,7 +29,8 @@ fn outcome(answer: &Result<Answer, Denied>) -> &'static str {
     }
 }
 
-async fn counted(server: &Server) -> BTreeMap<&'static str, f64> {
+/// All of them, as `/metrics` counts them.
+pub(crate) async fn counted(server: &Server) -> BTreeMap<&'static str, f64> {
     let mut counted = BTreeMap::new();
     for outcome in OUTCOMES {
         let series = format!("markread_mark_read_total{{outcome=\"{outcome}\"}}");

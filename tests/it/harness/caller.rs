@@ -4,10 +4,14 @@ use std::time::Duration;
 
 use markread::identity::jwt::{self, Expected, Secret};
 use markread::proto::mark_read_service_client::MarkReadServiceClient;
-use markread::proto::{MarkReadRequest, ReadCursor};
+use markread::proto::{
+    BatchGetReadStatesRequest, BatchGetReadStatesResponse, BatchMarkReadRequest,
+    BatchMarkReadResponse, GetReadStateRequest, GetReadStateResponse, ListReadCursorsRequest,
+    ListReadCursorsResponse, MarkReadRequest, ReadCursor,
+};
 use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use super::server::SECRET;
@@ -68,8 +72,12 @@ impl Caller {
     }
 
     pub(crate) fn request(&self, recipient: u64, message: u64) -> Request<MarkReadRequest> {
-        let mut request =
-            Request::new(MarkReadRequest { last_read_event_id: message, recipient_id: recipient });
+        self.authenticated(mark_read(recipient, message))
+    }
+
+    /// Any message, with what the caller sends to say who it is.
+    pub(crate) fn authenticated<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
         let metadata = request.metadata_mut();
         match &self.credentials {
             Credentials::Nothing => {}
@@ -90,6 +98,48 @@ impl Caller {
         let cursor = response.cursor.expect("a cursor in every answer");
         Ok(Answer { cursor, advanced: response.advanced, metadata })
     }
+
+    /// Marks in one call: a recipient and a message each.
+    pub(crate) async fn mark_batch(
+        &self,
+        marks: &[(u64, u64)],
+    ) -> Result<Response<BatchMarkReadResponse>, Denied> {
+        let requests = marks.iter().map(|&(recipient, message)| mark_read(recipient, message));
+        let request = self.authenticated(BatchMarkReadRequest { requests: requests.collect() });
+        self.client.clone().batch_mark_read(request).await.map_err(Denied::from)
+    }
+
+    pub(crate) async fn state(
+        &self,
+        recipient_id: u64,
+    ) -> Result<Response<GetReadStateResponse>, Denied> {
+        let request = self.authenticated(GetReadStateRequest { recipient_id });
+        self.client.clone().get_read_state(request).await.map_err(Denied::from)
+    }
+
+    pub(crate) async fn states(
+        &self,
+        recipient_ids: &[u64],
+    ) -> Result<Response<BatchGetReadStatesResponse>, Denied> {
+        let recipient_ids = recipient_ids.to_vec();
+        let request = self.authenticated(BatchGetReadStatesRequest { recipient_ids });
+        self.client.clone().batch_get_read_states(request).await.map_err(Denied::from)
+    }
+
+    /// A page of cursors: of what size, and after which token.
+    pub(crate) async fn page(
+        &self,
+        page_size: i32,
+        token: &str,
+    ) -> Result<Response<ListReadCursorsResponse>, Denied> {
+        let page_token = token.to_owned();
+        let request = self.authenticated(ListReadCursorsRequest { page_size, page_token });
+        self.client.clone().list_read_cursors(request).await.map_err(Denied::from)
+    }
+}
+
+fn mark_read(recipient_id: u64, last_read_event_id: u64) -> MarkReadRequest {
+    MarkReadRequest { last_read_event_id, recipient_id }
 }
 
 impl From<Status> for Denied {
