@@ -451,3 +451,32 @@ async fn batches_at_several_servers_take_exactly_the_quota() {
     assert_eq!(redis.cursors(READER).await.len(), 1000);
     assert_eq!(redis.payloads().await.len(), 1000);
 }
+
+#[tokio::test]
+async fn user_objects_past_4_mib_of_a_batch_appear_by_their_id() {
+    const OBJECT_BYTES: usize = 60_000;
+    let redis = Redis::start().await;
+    let server = Server::on(&redis).await;
+    let object = |user: u64| {
+        let head = format!(r#"{{"id":"{user}","name":""#);
+        format!("{head}{}\"}}", "x".repeat(OBJECT_BYTES - head.len() - 2))
+    };
+    for user in 1..=100 {
+        redis.put_user(user, object(user).as_bytes()).await;
+    }
+    let all = marks(1..=100, MESSAGE);
+    let answer = server.caller(READER).mark_batch(&all).await.unwrap();
+    assert_eq!(items(&answer), advanced(&all));
+    assert_eq!(redis.events().await, events(&all));
+    let mut whole = 0;
+    for (payload, user) in redis.payloads().await.iter().zip(1..) {
+        if payload.contains(&format!(r#""{user}":{}"#, object(user))) {
+            whole += 1;
+        } else {
+            let by_id = format!(r#""{user}":{{"id":"{user}"}}"#);
+            assert!(payload.contains(&by_id), "{}", &payload[..payload.len().min(500)]);
+        }
+    }
+    let fit = 4 * 1024 * 1024 / OBJECT_BYTES;
+    assert!((fit - 1..=fit).contains(&whole), "{whole}");
+}

@@ -113,9 +113,11 @@ async fn a_page_token_that_was_altered_is_invalid(server: &Server) {
     let token = token_of(&caller).await;
     let mut altered = vec![format!("{token}{token}"), format!(" {token}"), format!("{token}=")];
     for at in 0..token.len() {
-        for flip in [1_u8, 2, 4, 32] {
+        // Every byte into every other that stands for itself: whatever the encoding, some of these
+        // decode.
+        for byte in b'!'..=b'~' {
             let mut bytes = token.clone().into_bytes();
-            bytes[at] ^= flip;
+            bytes[at] = byte;
             altered.push(String::from_utf8(bytes).expect("an ASCII token"));
         }
         altered.push(format!("{}{}", &token[..at], &token[at + 1..]));
@@ -298,4 +300,21 @@ async fn a_page_costs_one_read_and_a_bad_one_none() {
     redis.run::<()>(&format!("DEL markread:read_quota:{READER}")).await;
     let another = Server::on_with(&redis, &flags).await;
     assert_eq!(page(&another.caller(READER), 50, &token).await.cursors.len(), 50);
+}
+
+#[tokio::test]
+async fn no_recipients_are_too_close_for_a_page_to_end_between_them() {
+    // Of each two, the SHA-1 of their digits begins with the same 32 bits.
+    const CLOSE: [u64; 8] = [601, 737_407, 710, 1_722_448, 777, 772_866, 2_683, 2_488_440];
+    let redis = Redis::start().await;
+    let server = Server::on_with(&redis, &MANY).await;
+    let caller = server.caller(READER);
+    for others in [0, 30, 200] {
+        mark_all(&caller, CLOSE.into_iter().chain(5_000..5_000 + others), MESSAGE).await;
+        for size in [1, 2, 3] {
+            let found = by_recipient(&pages(&caller, &[size]).await);
+            assert!(CLOSE.iter().all(|recipient| found.contains_key(recipient)), "{found:?}");
+            assert_eq!(found.len(), CLOSE.len() + usize::try_from(others).unwrap());
+        }
+    }
 }

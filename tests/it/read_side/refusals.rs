@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use markread::proto::batch_mark_read_result::Result as Became;
 use markread::proto::{
     BatchGetReadStatesRequest, BatchMarkReadRequest, GetReadStateRequest, ListReadCursorsRequest,
     MarkReadRequest,
@@ -10,10 +11,11 @@ use prost::Message;
 use serde_json::json;
 use tonic::Code;
 
+use crate::answers::outcomes::counted;
 use crate::answers::tokens::with_claims;
-use crate::answers::{assert_denied, assert_store_unavailable, assert_untouched};
+use crate::answers::{assert_denied, assert_no_secret, assert_store_unavailable, assert_untouched};
 use crate::harness::caller::{Caller, Credentials, Denied};
-use crate::harness::{MESSAGE, READER, RECIPIENT, Raw, Redis, Server, eventually, raw};
+use crate::harness::{MESSAGE, OUTCOMES, READER, RECIPIENT, Raw, Redis, Server, eventually, raw};
 
 const RECOVERY: Duration = Duration::from_secs(15);
 
@@ -43,6 +45,24 @@ async fn refusals(caller: &Caller) -> [Denied; 4] {
         caller.states(&[RECIPIENT]).await.unwrap_err(),
         caller.page(0, "").await.unwrap_err(),
     ]
+}
+
+/// A batch none of whose items was done by a Redis that answers. Whether that is told of each or of
+/// the whole is open.
+async fn assert_batch_unavailable(caller: &Caller) {
+    let answer = caller.mark_batch(&[(RECIPIENT, MESSAGE), (RECIPIENT + 1, 1)]).await;
+    let results = match answer {
+        Err(denied) => return assert_store_unavailable(&denied),
+        Ok(answer) => answer.into_inner().results,
+    };
+    assert_eq!(results.len(), 2);
+    for result in results {
+        let Some(Became::Error(error)) = result.result else { panic!("{result:?}") };
+        assert_eq!((error.code, error.reason.as_str()), (14, "STORE_UNAVAILABLE"));
+        assert_no_secret(&error.message);
+        let delay = Duration::try_from(error.retry_delay.expect("a retry is safe")).unwrap();
+        assert!((100..=1000).contains(&delay.as_millis()), "{delay:?}");
+    }
 }
 
 /// All four are served again.
@@ -184,4 +204,85 @@ async fn durations_of_all_are_measured_by_method_and_status() {
         );
         eventually(&series, Duration::from_secs(5), async || server.metric(&series).await).await;
     }
+}
+
+#[tokio::test]
+async fn reads_are_counted_as_no_marks() {
+    let mut redis = Redis::start().await;
+    let flags = ["--read-rate-limit", "3", "--call-timeout", "2s"];
+    let server = Server::on_with(&redis, &flags).await;
+    let caller = server.caller(READER);
+    let stranger = server.stranger(Credentials::Nothing);
+    let raw = Raw::to(&server).await;
+    caller.state(RECIPIENT).await.unwrap();
+    caller.states(&[RECIPIENT]).await.unwrap();
+    caller.page(0, "").await.unwrap();
+    for (code, caller, recipient) in [
+        (Code::ResourceExhausted, &caller, RECIPIENT),
+        (Code::InvalidArgument, &caller, 0),
+        (Code::Unauthenticated, &stranger, RECIPIENT),
+        (Code::PermissionDenied, &server.stranger(with_claims(json!({ "sub": "me" }))), 1),
+    ] {
+        assert_eq!(caller.state(recipient).await.unwrap_err().code, code);
+        assert_eq!(caller.states(&[recipient]).await.unwrap_err().code, code);
+        assert_eq!(
+            caller.page(0, if recipient == 0 { "x" } else { "" }).await.unwrap_err().code,
+            code
+        );
+    }
+    redis.freeze();
+    let other = Credentials::token_of(READER + 1);
+    for (method, good) in &methods()[1..] {
+        let path = format!("/markread.v1.MarkReadService/{method}");
+        let head = raw.grpc(&path, &other).header("grpc-timeout", "200m");
+        let denied = raw.send(head, raw::frame(good)).await.unwrap().denied();
+        assert_eq!(denied.code, Code::DeadlineExceeded);
+        assert_eq!(refusal(&raw, method, &other, b"\xff").await.code, Code::InvalidArgument);
+    }
+    redis.kill().await;
+    assert_eq!(server.caller(READER + 1).state(1).await.unwrap_err().code, Code::Unavailable);
+    // What is counted, is counted by now or at once: a mark that comes behind is.
+    let mut expected = OUTCOMES.map(|outcome| (outcome, 0.0));
+    stranger.mark(RECIPIENT, MESSAGE).await.unwrap_err();
+    expected.iter_mut().filter(|(name, _)| *name == "unauthenticated").for_each(|it| it.1 = 1.0);
+    eventually("the mark is counted", Duration::from_secs(5), async || {
+        (counted(&server).await["unauthenticated"] >= 1.0).then_some(())
+    })
+    .await;
+    assert_eq!(counted(&server).await, expected.into());
+}
+
+#[tokio::test]
+async fn a_redis_without_memory_is_unavailable_and_nothing_is_half_done() {
+    let redis = Redis::start().await;
+    let server = Server::on(&redis).await;
+    let caller = server.caller(READER);
+    served(&caller).await;
+    let before = redis.contents().await;
+    redis.run::<()>("CONFIG SET maxmemory 1").await;
+    assert_batch_unavailable(&caller).await;
+    for denied in [
+        caller.state(RECIPIENT).await.unwrap_err(),
+        caller.states(&[RECIPIENT]).await.unwrap_err(),
+        caller.page(0, "").await.unwrap_err(),
+    ] {
+        assert_store_unavailable(&denied);
+    }
+    assert_eq!(redis.contents().await, before);
+    redis.run::<()>("CONFIG SET maxmemory 0").await;
+    served(&caller).await;
+}
+
+#[tokio::test]
+async fn marks_wait_for_replicas_and_reads_do_not() {
+    let redis = Redis::start().await;
+    let server = Server::on_with(&redis, &["--replicas-ack", "1"]).await;
+    let caller = server.caller(READER);
+    for _ in 0..2 {
+        // The second is of no-ops, which count on the replica as well.
+        assert_batch_unavailable(&caller).await;
+    }
+    caller.state(RECIPIENT).await.unwrap();
+    caller.states(&[RECIPIENT]).await.unwrap();
+    caller.page(0, "").await.unwrap();
 }
