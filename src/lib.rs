@@ -18,10 +18,11 @@
 //! - [`listener`], [`tls`], [`handshake`], [`peer`], [`lifecycle`], [`until_drain`]: connections, and
 //!   how they end. [`reread`]: files that change.
 //! - [`health`], [`ops`], [`metrics`], [`telemetry`]: what an operator sees.
-//! - [`config`], [`serve`]: settings, and how everything is put together.
+//! - [`config`], [`serve`]: settings, and how everything is put together. [`client`]: the other side.
 //!
 //! `ARCHITECTURE.md` has the map with its reasons.
 
+pub mod client;
 pub mod config;
 pub mod deadline;
 pub mod edge;

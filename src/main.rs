@@ -5,6 +5,8 @@ use std::io::{Write, stderr, stdout};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use markread::client::ClientConfig;
+use markread::client::commands::{self, Ask};
 use markread::config::{self, Command, ServeConfig, Stop, TokenConfig};
 use markread::identity::jwt;
 use markread::serve::{self, ServeError};
@@ -18,9 +20,12 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(200);
 
 fn main() -> ExitCode {
+    // One crypto backend, for TLS and tokens alike. Only a second installation fails.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     match config::parse(std::env::args_os()) {
         Ok(Command::Serve(config)) => serve(*config),
         Ok(Command::Token(config)) => token(config),
+        Ok(Command::Ask(config, ask)) => client(*config, ask),
         Err(Stop::Said(text)) => say(text.trim_end()),
         Err(Stop::Usage(problem)) => stop(2, problem),
     }
@@ -28,8 +33,6 @@ fn main() -> ExitCode {
 
 fn serve(config: ServeConfig) -> ExitCode {
     telemetry::init(config.log_format);
-    // One crypto backend, for TLS and tokens alike. Only a second installation fails.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return stop(1, error),
@@ -40,6 +43,17 @@ fn serve(config: ServeConfig) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(mismatch @ ServeError::Layout(_)) => stop(2, mismatch),
         Err(failed @ ServeError::Failed(_)) => stop(1, failed),
+    }
+}
+
+fn client(config: ClientConfig, ask: Ask) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return stop(1, error),
+    };
+    match runtime.block_on(commands::ask(config, ask)) {
+        Ok(text) => say(&text),
+        Err(problem) => stop(1, problem),
     }
 }
 

@@ -31,6 +31,64 @@ pub(super) enum CliCommand {
     Serve(Box<ServeArgs>),
     /// Prints a signed JWT (HS256) for development.
     Token(TokenArgs),
+    /// Marks a message as read, at a server.
+    Mark(MarkArgs),
+    /// Shows what was read in conversations, by oneself and by the others.
+    State(StateArgs),
+}
+
+/// What every client takes.
+#[derive(Args)]
+pub(super) struct ClientArgs {
+    /// Where the server is: http://host:port or https://host:port
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:50051")]
+    #[arg(env = "MARKREAD_ADDRESS", hide_env_values = true)]
+    pub(super) address: String,
+
+    /// File with a bearer token
+    #[arg(long, value_name = "FILE", env = "MARKREAD_TOKEN_FILE", hide_env_values = true)]
+    pub(super) token_file: Option<PathBuf>,
+
+    /// User ID of the reader, for a server with --dev, or as a trusted client
+    #[arg(long, value_name = "ID", env = "MARKREAD_USER", hide_env_values = true)]
+    pub(super) user: Option<String>,
+
+    /// File with the CAs of the server's certificate, PEM [default: the system's]
+    #[arg(long, value_name = "FILE", env = "MARKREAD_TLS_CA", hide_env_values = true)]
+    pub(super) tls_ca: Option<PathBuf>,
+
+    /// File with the client's certificate chain, PEM
+    #[arg(long, value_name = "FILE", env = "MARKREAD_TLS_CERT", hide_env_values = true)]
+    pub(super) tls_cert: Option<PathBuf>,
+
+    /// File with the certificate's private key, PEM
+    #[arg(long, value_name = "FILE", env = "MARKREAD_TLS_KEY", hide_env_values = true)]
+    pub(super) tls_key: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(super) struct MarkArgs {
+    /// User ID of the other user of the conversation
+    #[arg(long, value_name = "ID", env = "MARKREAD_RECIPIENT", hide_env_values = true)]
+    pub(super) recipient: String,
+
+    /// ID of the most recent message that was read
+    #[arg(long, value_name = "ID", env = "MARKREAD_LAST_READ_EVENT_ID", hide_env_values = true)]
+    pub(super) last_read_event_id: String,
+
+    #[command(flatten)]
+    pub(super) client: ClientArgs,
+}
+
+#[derive(Args)]
+pub(super) struct StateArgs {
+    /// User ID of the other user of a conversation; repeatable, at most 500
+    #[arg(long, value_name = "ID", env = "MARKREAD_RECIPIENT", hide_env_values = true)]
+    #[arg(value_delimiter = ',', required = true)]
+    pub(super) recipient: Vec<String>,
+
+    #[command(flatten)]
+    pub(super) client: ClientArgs,
 }
 
 #[derive(Args)]

@@ -11,6 +11,8 @@ use clap::Parser;
 use clap::error::{ContextKind, ErrorKind};
 
 use self::args::{Cli, CliCommand};
+use crate::client::ClientConfig;
+use crate::client::commands::Ask;
 use crate::edge::EdgeConfig;
 use crate::identity::jwt::{Expected, Secret};
 use crate::ids::UserId;
@@ -21,6 +23,7 @@ use crate::telemetry::LogFormat;
 use crate::tls::Tls;
 
 mod args;
+mod client;
 mod identity;
 mod validate;
 
@@ -31,6 +34,8 @@ pub enum Command {
     Serve(Box<ServeConfig>),
     /// Print a signed token.
     Token(TokenConfig),
+    /// Ask a server, as a client.
+    Ask(Box<ClientConfig>, Ask),
 }
 
 /// Why nothing is to be done.
@@ -104,6 +109,8 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Stop> 
     let command = match cli.command {
         CliCommand::Serve(args) => args.validate().map(|config| Command::Serve(Box::new(config))),
         CliCommand::Token(args) => args.validate().map(Command::Token),
+        CliCommand::Mark(args) => args.validate(),
+        CliCommand::State(args) => args.validate(),
     };
     command.map_err(|problem| Stop::Usage(one_line(&problem)))
 }
@@ -114,7 +121,9 @@ fn stop(error: &clap::Error) -> Stop {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Stop::Said(text),
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
-            Stop::Usage("a command is missing: serve or token (--help says more)".to_owned())
+            Stop::Usage(
+                "a command is missing: serve, token, mark or state (--help says more)".to_owned(),
+            )
         }
         // It is not repeated: a URL with a password may have been meant for --redis-url.
         ErrorKind::UnknownArgument if !names_an_option(error) => Stop::Usage(

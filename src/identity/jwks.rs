@@ -194,7 +194,7 @@ impl Jwks {
         let before = self.keys.swap(Some(Arc::clone(&keys)));
         if before.is_none_or(|before| !before.ids().eq(keys.ids())) {
             let ids: Vec<_> = keys.ids().collect();
-            tracing::info!(?ids, "--jwt-jwks-url: other keys fetched");
+            tracing::info!(?ids, "--jwt-jwks-url: keys fetched");
         }
         self.state.send_if_modified(|state| {
             let first = *state != KeysState::There;

@@ -111,46 +111,40 @@ local function bucket_of(recipient, buckets)
   return bucket
 end
 
--- The number of a reader's buckets; 0 where there is one hash, which has pairs of fields.
-local function count_buckets(key)
-  local fields = redis.pcall('HLEN', key)
-  if failed(fields) then return nil, fields.err end
-  if fields % 2 == 0 then return 0 end
-  local buckets = redis.pcall('HGET', key, 'buckets')
-  if failed(buckets) then return nil, buckets.err end
-  if fields ~= 1 or not buckets or not is_count(buckets) or tonumber(buckets) < 2 then
+-- What a field says of the number of buckets; 0 where it is not there.
+local function buckets_in(field)
+  if not field then return 0 end
+  if not is_count(field) or tonumber(field) < 2 then
     return nil, 'CORRUPT the number of buckets is none'
   end
-  return tonumber(buckets)
+  return tonumber(field)
 end
 
-local function read_fields(key, recipient)
-  local fields = redis.pcall('HMGET', key, recipient, '-' .. recipient)
-  if failed(fields) then return nil, fields.err end
-  local message, read_at = fields[1], fields[2]
-  if not message then return {} end
-  if not is_id(message) then return nil, 'CORRUPT the cursor is no ID' end
-  if not read_at or not is_count(read_at) then return nil, 'CORRUPT the cursor has no time' end
-  return {message = message, read_at = read_at}
+local function count_buckets(key)
+  local field = redis.pcall('HGET', key, 'buckets')
+  if failed(field) then return nil, field.err end
+  return buckets_in(field)
 end
 
 -- A conversation's cursor: {message, read_at, key, buckets}, message being nil where it was never set,
--- key the hash that it belongs into.
+-- key the hash that it belongs into. In most hashes there are no buckets, and to see that costs less
+-- than another command.
 local function read_cursor(key, recipient)
-  local cursor, problem = read_fields(key, recipient)
-  if not cursor then return nil, problem end
-  cursor.key, cursor.buckets = key, 0
-  -- Found where most readers have it, it costs no look at how many there are.
-  if cursor.message then return cursor end
-  local buckets
-  buckets, problem = count_buckets(key)
+  local fields = redis.pcall('HMGET', key, recipient, '-' .. recipient, 'buckets')
+  if failed(fields) then return nil, fields.err end
+  local buckets, problem = buckets_in(fields[3])
   if not buckets then return nil, problem end
-  if buckets == 0 then return cursor end
-  local bucket = bucket_key(key, bucket_of(recipient, buckets))
-  cursor, problem = read_fields(bucket, recipient)
-  if not cursor then return nil, problem end
-  cursor.key, cursor.buckets = bucket, buckets
-  return cursor
+  if buckets > 0 then
+    key = bucket_key(key, bucket_of(recipient, buckets))
+    fields = redis.pcall('HMGET', key, recipient, '-' .. recipient)
+    if failed(fields) then return nil, fields.err end
+  end
+  local message, read_at = fields[1], fields[2]
+  if message and not is_id(message) then return nil, 'CORRUPT the cursor is no ID' end
+  if message and not (read_at and is_count(read_at)) then
+    return nil, 'CORRUPT the cursor has no time'
+  end
+  return {message = message or nil, read_at = read_at, key = key, buckets = buckets}
 end
 
 -- What one hash holds before it is split, and a bucket before another one is.

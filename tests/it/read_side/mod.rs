@@ -10,6 +10,7 @@ mod buckets;
 mod pages;
 mod refusals;
 mod states;
+mod commands;
 mod stores;
 
 const MAX_ID: u64 = (1 << 63) - 1;

@@ -1,0 +1,129 @@
+//! `markread mark` and `markread state`: what they ask, and what they print for people.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tonic::Status;
+use tonic_types::StatusExt;
+
+use super::{Client, ClientConfig, connect};
+use crate::ids::{EventId, UserId};
+use crate::proto::{
+    BatchGetReadStatesRequest, MarkReadRequest, MarkReadResponse, ReadCursor, ReadState,
+};
+
+/// What a person asks of a server.
+#[derive(Clone, Debug)]
+pub enum Ask {
+    /// Mark a message as read.
+    Mark {
+        /// The other user of the conversation.
+        recipient: UserId,
+        /// The message.
+        last_read_event_id: EventId,
+    },
+    /// Show what was read in conversations with these.
+    State {
+        /// The other users.
+        recipients: Vec<UserId>,
+    },
+}
+
+/// Asks, and gives what is to be printed.
+///
+/// # Errors
+///
+/// What failed, in one line.
+pub async fn ask(config: ClientConfig, ask: Ask) -> Result<String, String> {
+    let client = connect(config).map_err(|error| format!("no client can be made: {error}"))?;
+    let answered = match ask {
+        Ask::Mark { recipient, last_read_event_id } => {
+            mark(client, recipient, last_read_event_id).await
+        }
+        Ask::State { recipients } => state(client, &recipients).await,
+    };
+    answered.map_err(|status| failure(&status))
+}
+
+async fn mark(mut client: Client, recipient: UserId, message: EventId) -> Result<String, Status> {
+    let (last_read_event_id, recipient_id) = (message.get(), recipient.get());
+    let request = MarkReadRequest { last_read_event_id, recipient_id };
+    let MarkReadResponse { cursor, advanced } = client.mark_read(request).await?.into_inner();
+    let [message, time] = shown(cursor.as_ref());
+    Ok(if advanced {
+        format!("advanced to {message} at {time}")
+    } else {
+        format!("unchanged at {message} since {time}")
+    })
+}
+
+async fn state(mut client: Client, recipients: &[UserId]) -> Result<String, Status> {
+    let recipient_ids = recipients.iter().map(|recipient| recipient.get()).collect();
+    let request = BatchGetReadStatesRequest { recipient_ids };
+    let states = client.batch_get_read_states(request).await?.into_inner().states;
+    Ok(table(&states))
+}
+
+/// A head and a line a conversation, in columns.
+fn table(states: &[ReadState]) -> String {
+    let head = ["RECIPIENT", "MINE", "AT", "THEIRS", "AT"].map(str::to_owned);
+    let rows = states.iter().map(|state| {
+        let [mine, mine_at] = shown(state.mine.as_ref());
+        let [theirs, theirs_at] = shown(state.theirs.as_ref());
+        [state.recipient_id.to_string(), mine, mine_at, theirs, theirs_at]
+    });
+    let rows: Vec<_> = [head].into_iter().chain(rows).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or_default();
+    let widths = [width(0), width(1), width(2), width(3), width(4)];
+    let lines = rows.iter().map(|row| {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// A cursor's message and time.
+fn shown(cursor: Option<&ReadCursor>) -> [String; 2] {
+    let Some(cursor) = cursor else { return ["never".to_owned(), "-".to_owned()] };
+    let at = cursor.read_at.as_ref().and_then(|at| {
+        let seconds = Duration::from_secs(at.seconds.try_into().ok()?);
+        let nanos = Duration::from_nanos(at.nanos.try_into().ok()?);
+        UNIX_EPOCH.checked_add(seconds + nanos)
+    });
+    let at = at.unwrap_or(SystemTime::UNIX_EPOCH);
+    let time = humantime::format_rfc3339_millis(at);
+    [cursor.last_read_event_id.to_string(), time.to_string()]
+}
+
+/// What a status says, in one line. It comes from outside.
+fn failure(status: &Status) -> String {
+    let details = status.get_error_details();
+    let reason = details.error_info().map(|info| format!(" {}", info.reason.escape_debug()));
+    let message = status.message().escape_debug();
+    format!("{:?}{}: {message}", status.code(), reason.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use prost_types::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn a_table_has_a_line_a_conversation_in_columns() {
+        let read_at = Some(Timestamp { seconds: 1_518_127_183, nanos: 443_000_000 });
+        let cursor = ReadCursor { recipient_id: 7, last_read_event_id: 5, read_at };
+        let state = |recipient_id, mine, theirs| ReadState { recipient_id, mine, theirs };
+        let states = [state(3_805_104_374, Some(cursor), None), state(8, None, Some(cursor))];
+        let expected = "\
+RECIPIENT   MINE   AT                        THEIRS  AT
+3805104374  5      2018-02-08T21:59:43.443Z  never   -
+8           never  -                         5       2018-02-08T21:59:43.443Z";
+        assert_eq!(table(&states), expected);
+    }
+
+    #[test]
+    fn a_failure_is_one_line_whatever_a_server_says() {
+        let status = Status::unavailable("a\nb\u{1b}[31m");
+        assert_eq!(failure(&status), "Unavailable: a\\nb\\u{1b}[31m");
+    }
+}

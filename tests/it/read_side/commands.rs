@@ -1,0 +1,127 @@
+//! `markread mark` and `markread state`, for people: what they print, and how they end.
+
+use std::process::Output;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::super::harness::caller::Credentials;
+use super::super::harness::certificates::Authority;
+use super::super::harness::server::command;
+use super::super::harness::{MESSAGE, READER, RECIPIENT, Redis, Server};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+async fn run(words: &[&str]) -> Output {
+    timeout(LIMIT, command(words).output()).await.expect("it ends").unwrap()
+}
+
+/// What a command that goes well prints.
+async fn printed(words: &[&str]) -> String {
+    let output = run(words).await;
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && told.is_empty(), "{words:?}: {told}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The one line of a command that does not, and its exit status.
+async fn failed(words: &[&str]) -> (Option<i32>, String) {
+    let output = run(words).await;
+    assert!(output.stdout.is_empty());
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(told.lines().count(), 1, "{told}");
+    (output.status.code(), told)
+}
+
+/// A text without the times in it.
+fn timeless(text: &str) -> String {
+    let words = text.split(' ').map(|word| {
+        let is_time = word.trim_end().len() == 24 && word.trim_end().ends_with('Z');
+        if is_time { word.replace(word.trim_end(), "TIME") } else { word.to_owned() }
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+#[tokio::test]
+async fn a_mark_says_what_it_came_to_and_a_state_is_a_table() {
+    let server = Server::dev(&[]).await;
+    let (address, recipient) = (format!("http://{}", server.address), RECIPIENT.to_string());
+    let (reader, message) = (READER.to_string(), MESSAGE.to_string());
+    let as_user = async |user: &str, words: &[&str]| {
+        printed(&[words, &["--address", &address, "--user", user]].concat()).await
+    };
+    let mark = ["mark", "--recipient", &recipient, "--last-read-event-id", &message];
+    let advanced = timeless(&as_user(&reader, &mark).await);
+    assert_eq!(advanced, format!("advanced to {MESSAGE} at TIME\n"));
+    let unchanged = timeless(&as_user(&reader, &mark).await);
+    assert_eq!(unchanged, format!("unchanged at {MESSAGE} since TIME\n"));
+
+    let state = ["state", "--recipient", &recipient, "--recipient", "7"];
+    let table = as_user(&reader, &state).await;
+    let lines: Vec<Vec<_>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[0], ["RECIPIENT", "MINE", "AT", "THEIRS", "AT"]);
+    assert_eq!(lines[1][..2], [&*recipient, &*message]);
+    assert_eq!(lines[1][3..], ["never", "-"]);
+    assert_eq!(lines[2], ["7", "never", "-", "never", "-"]);
+    let table = as_user(&recipient, &["state", "--recipient", &reader]).await;
+    let line: Vec<_> = table.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!(line[..4], [&*reader, "never", "-", &*message]);
+}
+
+#[tokio::test]
+async fn a_token_and_a_certificate_come_from_files() {
+    let redis = Redis::start().await;
+    let (servers, clients) = (Authority::new().await, Authority::new().await);
+    let certificate = servers.issue("server", "DNS:localhost").await;
+    let client_ca = clients.file();
+    let flags = [
+        ["--tls-cert", &certificate.chain, "--tls-key", &certificate.key],
+        ["--client-ca", &client_ca, "--trusted-client", "gateway.example"],
+    ]
+    .concat();
+    let server = Server::on_with(&redis, &flags).await;
+    let port = server.address.rsplit(':').next().unwrap();
+    let address = format!("https://localhost:{port}");
+    let dir = tempfile::tempdir().unwrap();
+    let token = dir.path().join("token").to_str().unwrap().to_owned();
+    let Credentials::Authorization(header) = Credentials::token_of(READER) else { panic!() };
+    std::fs::write(&token, format!("{}\n", header.trim_start_matches("Bearer "))).unwrap();
+
+    let ca = servers.file();
+    let mark = ["mark", "--recipient", "7", "--last-read-event-id", "5", "--tls-ca", &ca];
+    let mark = [&mark[..], &["--address", &address]].concat();
+    printed(&[&mark[..], &["--token-file", &token]].concat()).await;
+    let gateway = clients.issue("client", "DNS:gateway.example").await;
+    let certificate = ["--tls-cert", &gateway.chain, "--tls-key", &gateway.key, "--user", "42"];
+    printed(&[&mark[..], &certificate].concat()).await;
+    assert_eq!(redis.events().await, [(READER, 7, 5), (42, 7, 5)]);
+}
+
+#[tokio::test]
+async fn what_fails_is_one_line_with_the_servers_reason() {
+    let redis = Redis::start().await;
+    let server = Server::on(&redis).await;
+    let address = format!("http://{}", server.address);
+    let state = ["state", "--recipient", "7"];
+    let (status, told) = failed(&[&state[..], &["--address", &address]].concat()).await;
+    assert_eq!(status, Some(1));
+    assert!(told.contains("CREDENTIALS_MISSING"), "{told}");
+    let (status, told) = failed(&[&state[..], &["--address", "http://127.0.0.1:1"]].concat()).await;
+    assert_eq!(status, Some(1), "{told}");
+
+    let missing = ["--token-file", "/nowhere/token"];
+    for (words, flag) in [
+        (&["state", "--recipient", "0"][..], "--recipient"),
+        (&["state", "--recipient", "7,x"], "--recipient"),
+        (&["mark", "--recipient", "7", "--last-read-event-id", "1e3"], "--last-read-event-id"),
+        (&["state", "--recipient", "7", "--user", "me"], "--user"),
+        (&["state", "--recipient", "7", "--address", "localhost"], "--address"),
+        (&["state", "--recipient", "7", "--address", "ftp://localhost:1"], "--address"),
+        (&["state", "--recipient", "7", "--tls-ca", "/nowhere/ca"], "--tls-ca"),
+        (&[&state[..], &missing].concat(), "--token-file"),
+    ] {
+        let (status, told) = failed(words).await;
+        assert_eq!(status, Some(2), "{told}");
+        assert!(told.contains(flag), "{words:?}: {told}");
+    }
+}
