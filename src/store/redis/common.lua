@@ -150,44 +150,64 @@ end
 -- What one hash holds before it is split, and a bucket before another one is.
 local CONVERSATIONS_MAX = 64
 
+-- What a bucket holds at least that is split: whoever picks recipients so that they share a bucket does
+-- not make buckets without end that hold nothing.
+local SPLIT_MIN = 16
+
+-- Values of one command. A Lua function takes some thousands, and a hash may hold more.
+local VALUES_MAX = 1000
+
+local function append(chunks, ...)
+  local chunk = chunks[#chunks]
+  if not chunk or #chunk >= VALUES_MAX then
+    chunk = {}
+    chunks[#chunks + 1] = chunk
+  end
+  for _, value in ipairs({...}) do chunk[#chunk + 1] = value end
+end
+
 -- Looks, before anything is written, at what a new conversation makes of the hash that it belongs
 -- into. Where that is full the next bucket in turn is split in two, or the one hash into the first
--- two: {from, fields, into, buckets}, `into` being of what goes where. Nothing otherwise.
+-- two: {from, buckets, moved, left}, `moved` being what is written where, `left` what goes from there,
+-- in values of one command each. Nothing otherwise.
 local function plan_split(key, cursor)
   local fields = redis.pcall('HLEN', cursor.key)
   if failed(fields) then return nil, fields.err end
   if fields < 2 * CONVERSATIONS_MAX then return nil end
-  local split = {from = key, buckets = 2, into = {[0] = bucket_key(key, 0), [1] = bucket_key(key, 1)}}
+  local from, buckets, first_new = key, 2, 0
   if cursor.buckets > 0 then
-    local next = cursor.buckets - level(cursor.buckets)
-    split.from = bucket_key(key, next)
-    split.buckets = cursor.buckets + 1
-    split.into = {[cursor.buckets] = bucket_key(key, cursor.buckets)}
+    from = bucket_key(key, cursor.buckets - level(cursor.buckets))
+    buckets, first_new = cursor.buckets + 1, cursor.buckets
+    fields = redis.pcall('HLEN', from)
+    if failed(fields) then return nil, fields.err end
+    if fields < 2 * SPLIT_MIN then return nil end
   end
-  for _, into in pairs(split.into) do
+  local moved, left = {}, {}
+  for bucket = first_new, buckets - 1 do
+    local into = bucket_key(key, bucket)
     if redis.call('EXISTS', into) == 1 then return nil, 'CORRUPT a bucket is there before its time' end
+    moved[into] = {}
   end
-  split.fields = redis.pcall('HGETALL', split.from)
-  if failed(split.fields) then return nil, split.fields.err end
-  return split
-end
-
--- Splits, and says where this conversation belongs from now on. All that it writes to was looked at.
-local function do_split(key, split, recipient)
-  local moved, names = {}, {}
-  for n = 1, #split.fields, 2 do
-    local name = split.fields[n]
-    local bucket = bucket_of(string.gsub(name, '^-', ''), split.buckets)
-    if split.into[bucket] then
-      local into = moved[bucket] or {}
-      into[#into + 1], into[#into + 2] = name, split.fields[n + 1]
-      moved[bucket], names[#names + 1] = into, name
+  fields = redis.pcall('HGETALL', from)
+  if failed(fields) then return nil, fields.err end
+  for n = 1, #fields, 2 do
+    local name = fields[n]
+    local into = bucket_key(key, bucket_of(string.gsub(name, '^-', ''), buckets))
+    if moved[into] then
+      append(moved[into], name, fields[n + 1])
+      append(left, name)
     end
   end
-  for bucket, fields in pairs(moved) do
-    redis.call('HSET', split.into[bucket], unpack(fields))
+  return {from = from, buckets = buckets, moved = moved, left = left}
+end
+
+-- Splits, and says where this conversation belongs from now on. Nothing here can fail: all that it
+-- writes to was looked at, and all that it writes is there.
+local function do_split(key, split, recipient)
+  for into, chunks in pairs(split.moved) do
+    for _, chunk in ipairs(chunks) do redis.call('HSET', into, unpack(chunk)) end
   end
-  if #names > 0 then redis.call('HDEL', split.from, unpack(names)) end
+  for _, chunk in ipairs(split.left) do redis.call('HDEL', split.from, unpack(chunk)) end
   redis.call('HSET', key, 'buckets', digits(split.buckets))
   return bucket_key(key, bucket_of(recipient, split.buckets))
 end

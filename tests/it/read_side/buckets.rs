@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use markread::mark_read::{Outcome, RateLimit};
 use markread::store::StoreErrorKind;
 
@@ -48,6 +49,45 @@ async fn up_to_64_conversations_are_one_hash_and_more_are_buckets_of_about_as_ma
         assert!(until / buckets >= 24, "{until} in {buckets} buckets");
         assert_eq!(redis.cursors(READER).await.len(), usize::try_from(until).unwrap());
     }
+}
+
+/// One hash of any size is what an earlier version left.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hash_of_any_size_is_split_in_one_step() {
+    const THERE: u64 = 9_000;
+    let (redis, subject) = subject().await;
+    let key = format!("markread:cursors:{READER}");
+    for first in (1..=THERE).step_by(1_000) {
+        let fields = (first..first + 1_000).map(|to| format!("{to} {MESSAGE} -{to} 5"));
+        let fields: Vec<_> = fields.collect();
+        redis.run::<()>(&format!("HSET {key} {}", fields.join(" "))).await;
+    }
+    mark_all(&subject, THERE + 1..=THERE + 300).await;
+    assert_eq!(redis.payloads().await.len(), 300);
+    assert_eq!(redis.used(READER).await, Some(300));
+    assert_eq!(redis.cursors(READER).await.len(), usize::try_from(THERE).unwrap() + 300);
+    let buckets = redis.buckets(READER).await;
+    assert!(buckets > 2, "{buckets}");
+    subject.mark_one(mark(READER, 7, MESSAGE + 1)).await;
+}
+
+/// Whoever picks recipients that share a bucket has a large one, and no step half done.
+#[tokio::test(flavor = "multi_thread")]
+async fn recipients_that_share_a_bucket_are_each_marked_once() {
+    const SHARING: usize = 3_000;
+    let (redis, subject) = subject().await;
+    let shares = |recipient: &u64| {
+        let digest = digest(&SHA1_FOR_LEGACY_USE_ONLY, recipient.to_string().as_bytes());
+        digest.as_ref()[3] == 0
+    };
+    let recipients: Vec<_> = (1..).filter(shares).take(SHARING).collect();
+    mark_all(&subject, recipients.iter().copied()).await;
+    assert_eq!(redis.payloads().await.len(), SHARING);
+    assert_eq!(redis.used(READER).await, Some(SHARING.try_into().unwrap()));
+    let cursors = redis.cursors(READER).await;
+    assert!(recipients.iter().all(|recipient| cursors.contains_key(recipient)));
+    let buckets = redis.buckets(READER).await;
+    assert!(buckets < 64, "{buckets} buckets, most of them of nothing");
 }
 
 #[tokio::test(flavor = "multi_thread")]
