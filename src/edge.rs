@@ -23,11 +23,11 @@ use crate::grpc::{self, Call, Grpc, MESSAGE_MAX_BYTES};
 use crate::health::HealthServer;
 use crate::http::form::Form;
 use crate::identity::oauth1::Signed;
-use crate::identity::{Identity, Presented};
+use crate::identity::{Identity, Presented, Proof};
 use crate::lifecycle::{Lifecycle, Phase};
 use crate::metrics::{Metrics, RecordedMethod};
 use crate::peer::{Peer, Security};
-use crate::routing::{Asked, Target};
+use crate::routing::{Asked, Rpc, Target};
 use crate::service::Service;
 use crate::status::{Body, Refusal};
 use crate::telemetry;
@@ -242,7 +242,11 @@ impl Routes {
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         let asked = Asked::of(&request);
         let answered = match asked.target {
-            Target::Rpc(_) => self.unary(request).await,
+            Target::Rpc(Rpc::WatchMarkReadEvents) => {
+                let answered = self.method(request).await;
+                answered.map(|response| UntilDrain::wrap(response, &self.lifecycle))
+            }
+            Target::Rpc(_) => self.method(request).await,
             Target::MarkReadJson => self.mark_read_json(request).await,
             Target::ReflectionV1 => Ok(self.stream(&self.reflection_v1, request).await),
             Target::ReflectionV1Alpha => Ok(self.stream(&self.reflection_v1alpha, request).await),
@@ -255,15 +259,15 @@ impl Routes {
         answered.unwrap_or_else(|refusal| refuse(&self.metrics, asked, refusal))
     }
 
-    async fn unary(&self, mut request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+    async fn method(&self, mut request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
         let (deadline, Peer { security, .. }) = known(request.extensions())?;
         let presented = Presented { headers: request.headers(), security, signed: None, deadline };
-        let reader = self.identity.authenticate(&presented).await?.reader;
+        let Proof { reader, until, .. } = self.identity.authenticate(&presented).await?;
         // A timer looks at the call before the time: one that is late already must not begin.
         if deadline.has_passed(Duration::ZERO) {
             return Err(Refusal::DeadlineExceeded);
         }
-        request.extensions_mut().insert(Call { reader, deadline });
+        request.extensions_mut().insert(Call { reader, until, deadline });
         let request = request.map(OneMessage::new);
         let Ok(response) = self.methods.clone().oneshot(request).await;
         message_problem(&response).map_or(Ok(response), Err)

@@ -3,6 +3,9 @@
 //! The Redis script writes the same JSON (`src/store/redis/mark_read.lua`); the property test in
 //! `tests/it/twins.rs` demands equal bytes.
 
+use serde::Deserialize;
+
+use crate::entry_id::EntryId;
 use crate::ids::UserId;
 use crate::mark_read::Mark;
 use crate::users::Users;
@@ -25,6 +28,52 @@ pub fn payload(mark: &Mark, created_ms: u64, users: &Users) -> String {
     format!(
         r#"{{"direct_message_mark_read_events":[{{"created_timestamp":"{created_ms}","sender_id":"{reader}","last_read_event_id":"{last_read_event_id}","target":{{"recipient_id":"{recipient}"}}}}],"users":{{{users}}}}}"#
     )
+}
+
+/// An event, as those who watch are told it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// The ID of its entry in the stream.
+    pub id: EntryId,
+    /// Whose cursor advanced, where, and to what.
+    pub mark: Mark,
+    /// When, in milliseconds since 1970.
+    pub created_ms: u64,
+}
+
+impl Event {
+    /// The event in a payload of the stream; none where somebody else has put something there.
+    pub fn parse(id: EntryId, payload: &str) -> Option<Self> {
+        let Payload { direct_message_mark_read_events: [event] } =
+            serde_json::from_str(payload).ok()?;
+        let mark = Mark {
+            reader: event.sender_id.parse().ok()?,
+            recipient: event.target.recipient_id.parse().ok()?,
+            last_read_event_id: event.last_read_event_id.parse().ok()?,
+        };
+        Some(Self { id, mark, created_ms: event.created_timestamp.parse().ok()? })
+    }
+}
+
+/// What of a payload is looked at.
+#[derive(Deserialize)]
+struct Payload<'a> {
+    #[serde(borrow)]
+    direct_message_mark_read_events: [PayloadEvent<'a>; 1],
+}
+
+#[derive(Deserialize)]
+struct PayloadEvent<'a> {
+    created_timestamp: &'a str,
+    sender_id: &'a str,
+    last_read_event_id: &'a str,
+    #[serde(borrow)]
+    target: PayloadTarget<'a>,
+}
+
+#[derive(Deserialize)]
+struct PayloadTarget<'a> {
+    recipient_id: &'a str,
 }
 
 #[cfg(test)]
@@ -62,5 +111,19 @@ mod tests {
         let payload = payload(&mark(7, 8), 1, &users);
         let expected = r#""users":{"7":{"id":7, "name":"\u00e9"},"8":{"id":"8"}}}"#;
         assert!(payload.ends_with(expected), "{payload}");
+    }
+
+    #[test]
+    fn an_event_is_read_as_it_was_written() {
+        let id = EntryId { ms: 5, count: 6 };
+        let object =
+            UserObject::parse(br#"{"id":7,"direct_message_mark_read_events":[]}"#).unwrap();
+        let users = Users::within_bounds([(7.try_into().unwrap(), object)]);
+        let mark = mark(7, 8);
+        let payload = payload(&mark, 9, &users);
+        assert_eq!(Event::parse(id, &payload), Some(Event { id, mark, created_ms: 9 }));
+        for other in ["", "{}", "[]", &payload[1..], &payload.replace("\"8\"", "8")] {
+            assert_eq!(Event::parse(id, other), None, "{other}");
+        }
     }
 }

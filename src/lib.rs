@@ -12,7 +12,8 @@
 //! - [`mark_read`]: the command, its outcomes, the rule that a cursor only moves forward;
 //!   [`ids`], [`event`] and [`users`] are its words, [`read_state`] its read side.
 //! - [`grpc`] and [`http`]: wire types into a command, an outcome back. [`proto`] is generated.
-//! - [`service`]: the one place that decides; [`store`]: the two that remember.
+//! - [`service`]: the one place that decides; [`store`]: the two that remember; [`watch`]: who is told
+//!   of events.
 //! - [`edge`], [`routing`], [`edge_guard`], [`identity`], [`deadline`]: what a call passes before.
 //! - [`status`]: every way a call is refused, and what the caller is told.
 //! - [`listener`], [`tls`], [`handshake`], [`peer`], [`lifecycle`], [`until_drain`]: connections, and
@@ -27,6 +28,7 @@ pub mod config;
 pub mod deadline;
 pub mod edge;
 pub mod edge_guard;
+pub mod entry_id;
 pub mod event;
 pub mod grpc;
 pub mod handshake;
@@ -51,6 +53,7 @@ pub mod telemetry;
 pub mod tls;
 pub mod until_drain;
 pub mod users;
+pub mod watch;
 
 /// The messages, client and server of `proto/markread/v1/mark_read.proto`.
 #[allow(

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::entry_id::InvalidEntryId;
 use crate::ids::{EventId, InvalidId, MAX_ID, UserId};
 
 /// A command: the reader has read up to this message of this conversation.
@@ -86,6 +87,12 @@ pub enum FieldProblem {
     /// A token that was not given to this reader, or not like this.
     #[error("is no token that this reader was given")]
     PageToken,
+    /// No place in the stream.
+    #[error(transparent)]
+    EntryId(#[from] InvalidEntryId),
+    /// A place in the stream that cannot be yet.
+    #[error("is more than 60 s ahead of the store's clock")]
+    Ahead,
 }
 
 /// The most items of a batch.
@@ -106,7 +113,8 @@ impl FieldProblem {
                 ("min_page_size", "0".to_owned()),
                 ("max_page_size", PAGE_MAX_CURSORS.to_string()),
             ],
-            Self::Repeated | Self::Conflicting | Self::PageToken => Vec::new(),
+            Self::Ahead => vec![("max_ahead_seconds", "60".to_owned())],
+            Self::Repeated | Self::Conflicting | Self::PageToken | Self::EntryId(_) => Vec::new(),
         }
     }
 

@@ -16,6 +16,7 @@ const RPC_DURATION: &str = "rpc_server_call_duration_seconds";
 const STORE_DURATION: &str = "markread_store_duration_seconds";
 const EVENTS_PUBLISHED: &str = "markread_events_published_total";
 const STREAM_LENGTH: &str = "markread_stream_length";
+const WATCHERS: &str = "markread_watchers";
 const EDGE_LIMITED: &str = "markread_edge_limited_total";
 const STORE_WARNINGS: &str = "markread_store_warnings";
 const BUILD_INFO: &str = "markread_build_info";
@@ -100,6 +101,7 @@ pub struct Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         describe();
+        count_watchers(0);
         gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION"), "revision" => env!("MARKREAD_REVISION"))
             .set(1);
         Self {
@@ -164,6 +166,11 @@ pub fn set_stream_length(entries: u32) {
     gauge!(STREAM_LENGTH).set(entries);
 }
 
+/// Counts watchers that come, or below zero that go.
+pub fn count_watchers(change: i32) {
+    gauge!(WATCHERS).increment(change);
+}
+
 /// States how many warnings `/readyz` tells.
 pub fn set_store_warnings(warnings: usize) {
     gauge!(STORE_WARNINGS).set(u32::try_from(warnings).unwrap_or(u32::MAX));
@@ -226,6 +233,7 @@ fn describe() {
         "Mark-read events whose marks were answered by this process"
     );
     describe_gauge!(STREAM_LENGTH, "Entries in the stream of mark-read events, as last probed");
+    describe_gauge!(WATCHERS, "Calls that watch mark-read events");
     describe_counter!(EDGE_LIMITED, "Calls that the edge guard stopped");
     describe_gauge!(STORE_WARNINGS, "Settings of Redis that may lose data (/readyz names them)");
     describe_gauge!(BUILD_INFO, "1, labelled with what is running");

@@ -58,16 +58,19 @@ pub enum Rpc {
     BatchGetReadStates,
     /// `ListReadCursors`.
     ListReadCursors,
+    /// `WatchMarkReadEvents`, the one that streams.
+    WatchMarkReadEvents,
 }
 
 impl Rpc {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::MarkRead,
         Self::BatchMarkRead,
         Self::GetReadState,
         Self::BatchGetReadStates,
         Self::ListReadCursors,
+        Self::WatchMarkReadEvents,
     ];
 
     /// Service and method, as they stand in the path.
@@ -78,6 +81,7 @@ impl Rpc {
             Self::GetReadState => "markread.v1.MarkReadService/GetReadState",
             Self::BatchGetReadStates => "markread.v1.MarkReadService/BatchGetReadStates",
             Self::ListReadCursors => "markread.v1.MarkReadService/ListReadCursors",
+            Self::WatchMarkReadEvents => "markread.v1.MarkReadService/WatchMarkReadEvents",
         }
     }
 }
@@ -118,6 +122,7 @@ impl Asked {
     /// their head is answered. What is not ours is one method, whatever was asked.
     pub fn recorded_method(self) -> Option<RecordedMethod> {
         match self {
+            Self { target: Target::Rpc(Rpc::WatchMarkReadEvents), .. } => None,
             Self { target: Target::Rpc(rpc), .. } => Some(RecordedMethod::Ours(rpc)),
             Self { wire: Wire::Grpc, target: Target::Unknown } => Some(RecordedMethod::Other),
             _ => None,

@@ -21,6 +21,7 @@ use crate::service::Service;
 use crate::store::Store;
 use crate::store::memory::MemoryStore;
 use crate::store::redis::{LayoutMismatch, RedisStore};
+use crate::watch::Hub;
 
 /// Why a server did not serve.
 #[derive(Debug)]
@@ -71,7 +72,9 @@ pub async fn serve(config: ServeConfig) -> Result<(), ServeError> {
     tokio::spawn(reporting);
     tokio::spawn(metrics::upkeep(page.clone()));
     tokio::spawn(serve_ops(ops_listener, ops::router(page, sources)));
-    let service = Arc::new(Service::new(store, Arc::clone(&metrics)));
+    let hub = Arc::new(Hub::new(Arc::clone(&store)));
+    tokio::spawn(Arc::clone(&hub).keep());
+    let service = Arc::new(Service::new(store, hub, Arc::clone(&metrics)));
     let edge = Edge::new(edge, service, health, lifecycle.clone(), metrics)
         .map_err(|error| failed("reflection", error))?;
     let mut served =

@@ -6,18 +6,21 @@ use std::sync::Arc;
 use tokio::time::timeout_at;
 
 use crate::deadline::Deadline;
+use crate::entry_id::EntryId;
 use crate::identity::oauth1::Nonce;
 use crate::ids::UserId;
-use crate::mark_read::{BadField, Mark, Outcome, Quota};
+use crate::mark_read::{BadField, FieldProblem, Mark, Outcome, Quota};
 use crate::metrics::Metrics;
 use crate::read_state::{Conversation, CursorPage, ReadOutcome, ReadState};
 use crate::status::{Flaw, Refusal};
 use crate::store::{NonceUse, Store, StoreError, StoreErrorKind};
 use crate::telemetry::Throttle;
+use crate::watch::{Hub, WatchError, Watching};
 
 /// Read state, on a store.
 pub struct Service {
     store: Arc<dyn Store>,
+    hub: Arc<Hub>,
     metrics: Arc<Metrics>,
     unavailable_log: Throttle,
     corrupt_log: Throttle,
@@ -25,9 +28,9 @@ pub struct Service {
 
 impl Service {
     /// A service on this store.
-    pub fn new(store: Arc<dyn Store>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(store: Arc<dyn Store>, hub: Arc<Hub>, metrics: Arc<Metrics>) -> Self {
         let (unavailable_log, corrupt_log) = Default::default();
-        Self { store, metrics, unavailable_log, corrupt_log }
+        Self { store, hub, metrics, unavailable_log, corrupt_log }
     }
 
     /// Does one command, as an edge could make it: fields that make none are an outcome too.
@@ -123,6 +126,31 @@ impl Service {
         self.served(in_time(deadline, asked).await)
     }
 
+    /// Watches for the caller, from now on or from behind this place. Takes one of the quota of reads.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Self::read_states`]; [`Refusal::BadFields`] where the place cannot be yet.
+    pub async fn watch(
+        &self,
+        caller: UserId,
+        after: Option<EntryId>,
+        deadline: Deadline,
+    ) -> Result<(Watching, Quota), Refusal> {
+        let (_, quota) =
+            self.served(in_time(deadline, self.store.read_states(caller, &[])).await)?;
+        let watching = timeout_at(deadline.call_ends_at, self.hub.watch(caller, after)).await;
+        match watching {
+            Ok(Ok(watching)) => Ok((watching, quota)),
+            Ok(Err(WatchError::Ahead)) => {
+                let problem = FieldProblem::Ahead;
+                Err(Refusal::BadFields(vec![BadField { name: "after", problem }]))
+            }
+            Ok(Err(WatchError::Store(error))) => Err(self.refuse(&error)),
+            Err(elapsed) => Err(self.refuse(&StoreError::unavailable(elapsed))),
+        }
+    }
+
     fn served<T>(
         &self,
         outcome: Result<ReadOutcome<T>, StoreError>,
@@ -150,7 +178,15 @@ impl Service {
         };
         tracing::debug!(?marks, ?outcomes, "asked the store");
         let outcomes = outcomes.map_err(|error| self.refuse(&error))?.into_iter();
-        Ok(outcomes.map(|outcome| outcome.map_err(|error| self.refuse(&error))).collect())
+        let outcomes: Vec<_> =
+            outcomes.map(|outcome| outcome.map_err(|error| self.refuse(&error))).collect();
+        // A full Redis, or too few replicas, fail a batch whole, as one that is away does.
+        let unavailable =
+            |outcome: &Result<_, _>| matches!(outcome, Err(Refusal::StoreUnavailable));
+        if outcomes.iter().all(unavailable) {
+            return Err(Refusal::StoreUnavailable);
+        }
+        Ok(outcomes)
     }
 
     /// Uses up the nonce of a signature that holds: the signature proves nothing a second time.
@@ -169,7 +205,8 @@ impl Service {
         }
     }
 
-    fn refuse(&self, error: &StoreError) -> Refusal {
+    /// What a caller is told of the store's error, which the log is told too.
+    pub fn refuse(&self, error: &StoreError) -> Refusal {
         match error.kind {
             StoreErrorKind::Unavailable => {
                 if let Some(silenced) = self.unavailable_log.ask() {

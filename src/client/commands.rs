@@ -8,8 +8,12 @@ use tonic_types::StatusExt;
 use super::{Client, ClientConfig, connect};
 use crate::ids::{EventId, UserId};
 use crate::proto::{
-    BatchGetReadStatesRequest, MarkReadRequest, MarkReadResponse, ReadCursor, ReadState,
+    BatchGetReadStatesRequest, ListReadCursorsRequest, MarkReadRequest, MarkReadResponse,
+    ReadCursor, ReadState,
 };
+
+/// The cursors of a page, as many as there may be.
+const PAGE_CURSORS: i32 = 1000;
 
 /// What a person asks of a server.
 #[derive(Clone, Debug)]
@@ -23,7 +27,7 @@ pub enum Ask {
     },
     /// Show what was read in conversations with these.
     State {
-        /// The other users.
+        /// The other users; none means all whom the caller has read.
         recipients: Vec<UserId>,
     },
 }
@@ -57,25 +61,49 @@ async fn mark(mut client: Client, recipient: UserId, message: EventId) -> Result
 }
 
 async fn state(mut client: Client, recipients: &[UserId]) -> Result<String, Status> {
+    if recipients.is_empty() {
+        return all(client).await;
+    }
     let recipient_ids = recipients.iter().map(|recipient| recipient.get()).collect();
     let request = BatchGetReadStatesRequest { recipient_ids };
     let states = client.batch_get_read_states(request).await?.into_inner().states;
     Ok(table(&states))
 }
 
+/// What the caller has read everywhere, without what others have.
+async fn all(mut client: Client) -> Result<String, Status> {
+    let (page_size, mut page_token) = (PAGE_CURSORS, String::new());
+    let mut lines = Vec::new();
+    loop {
+        let request = ListReadCursorsRequest { page_size, page_token };
+        let page = client.list_read_cursors(request).await?.into_inner();
+        lines.extend(page.cursors.into_iter().map(|cursor| {
+            let [message, time] = shown(Some(&cursor));
+            [cursor.recipient_id.to_string(), message, time]
+        }));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return Ok(columns(["RECIPIENT", "MINE", "AT"], lines));
+        }
+    }
+}
+
 /// A head and a line a conversation, in columns.
 fn table(states: &[ReadState]) -> String {
-    let head = ["RECIPIENT", "MINE", "AT", "THEIRS", "AT"].map(str::to_owned);
-    let rows = states.iter().map(|state| {
+    let lines = states.iter().map(|state| {
         let [mine, mine_at] = shown(state.mine.as_ref());
         let [theirs, theirs_at] = shown(state.theirs.as_ref());
         [state.recipient_id.to_string(), mine, mine_at, theirs, theirs_at]
     });
-    let rows: Vec<_> = [head].into_iter().chain(rows).collect();
+    columns(["RECIPIENT", "MINE", "AT", "THEIRS", "AT"], lines.collect())
+}
+
+fn columns<const N: usize>(head: [&str; N], lines: Vec<[String; N]>) -> String {
+    let rows: Vec<_> = [head.map(str::to_owned)].into_iter().chain(lines).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or_default();
-    let widths = [width(0), width(1), width(2), width(3), width(4)];
+    let widths: Vec<_> = (0..N).map(width).collect();
     let lines = rows.iter().map(|row| {
-        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        let cells = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}"));
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     });
     lines.collect::<Vec<_>>().join("\n")

@@ -40,8 +40,9 @@ pub(super) enum CliCommand {
 /// What every client takes.
 #[derive(Args)]
 pub(super) struct ClientArgs {
-    /// Where the server is: http://host:port or https://host:port
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:50051")]
+    /// Where the server is: host:port, http://host:port or https://host:port; without a scheme it is
+    /// https where any of the --tls- files is given
+    #[arg(long, value_name = "URL", default_value = "127.0.0.1:50051")]
     #[arg(env = "MARKREAD_ADDRESS", hide_env_values = true)]
     pub(super) address: String,
 
@@ -82,9 +83,10 @@ pub(super) struct MarkArgs {
 
 #[derive(Args)]
 pub(super) struct StateArgs {
-    /// User ID of the other user of a conversation; repeatable, at most 500
+    /// User ID of the other user of a conversation; repeatable, at most 500 [default: all that the
+    /// reader has read in]
     #[arg(long, value_name = "ID", env = "MARKREAD_RECIPIENT", hide_env_values = true)]
-    #[arg(value_delimiter = ',', required = true)]
+    #[arg(value_delimiter = ',')]
     pub(super) recipient: Vec<String>,
 
     #[command(flatten)]

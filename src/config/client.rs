@@ -36,26 +36,22 @@ impl StateArgs {
 
 impl ClientArgs {
     fn validate(self) -> Result<ClientConfig, String> {
-        let address: Option<Uri> = self.address.parse().ok();
+        let tls = self.tls_ca.is_some() || self.tls_cert.is_some() || self.tls_key.is_some();
+        let scheme = if tls { "https" } else { "http" };
+        let address = match self.address.split_once("://") {
+            Some(_) => self.address,
+            None => format!("{scheme}://{}", self.address),
+        };
+        let address: Option<Uri> = address.parse().ok();
         let address = address.filter(|address| {
             matches!(address.scheme_str(), Some("http" | "https"))
                 && address.authority().is_some_and(|authority| !authority.as_str().contains('@'))
                 && address.path() == "/"
         });
         let address = address.ok_or(
-            "--address is no server\'s: it takes http://host:port or https://host:port, without a \
-             path",
+            "--address is no server's: it takes host:port, http://host:port or https://host:port, \
+             without a path",
         )?;
-        let https = address.scheme_str() == Some("https");
-        for (flag, set) in [
-            ("--tls-ca", self.tls_ca.is_some()),
-            ("--tls-cert", self.tls_cert.is_some()),
-            ("--tls-key", self.tls_key.is_some()),
-        ] {
-            if set && !https {
-                return Err(format!("{flag} is of no use over http: write --address https://…"));
-            }
-        }
         let user = self.user.map(|user| user.parse()).transpose();
         let user = user.map_err(|problem| format!("--user {problem}"))?;
         let token = self.token_file.as_deref().map(|file| {

@@ -1,10 +1,12 @@
 //! The gRPC edge: translates wire types into a command and its outcome back. It holds no rule.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use tonic::{Request, Response, Status};
 
 use crate::deadline::Deadline;
+use crate::entry_id::InvalidEntryId;
 use crate::ids::{EventId, UserId};
 use crate::mark_read::{
     BATCH_MAX_ITEMS, BadField, FieldProblem, Mark, Outcome, PAGE_MAX_CURSORS, Quota, RECIPIENT_ID,
@@ -19,9 +21,12 @@ use crate::status::{Refusal, insert_rate_limit};
 
 pub mod one_message;
 mod page_token;
+mod updates;
 
 /// The cursors of a page where the caller does not say: CONTRACT section 4.
 const PAGE_DEFAULT_CURSORS: usize = 100;
+
+use self::updates::Updates;
 
 /// The largest request message, in bytes: CONTRACT section 4.
 pub const MESSAGE_MAX_BYTES: usize = 64 * 1024;
@@ -34,6 +39,8 @@ pub type Server = MarkReadServiceServer<Grpc>;
 pub struct Call {
     /// The authenticated caller.
     pub reader: UserId,
+    /// Until when that is proven, where it ends.
+    pub until: Option<SystemTime>,
     /// How long the call may take.
     pub deadline: Deadline,
 }
@@ -57,7 +64,7 @@ impl MarkReadService for Grpc {
         &self,
         request: Request<proto::MarkReadRequest>,
     ) -> Result<Response<proto::MarkReadResponse>, Status> {
-        let Call { reader, deadline } = call(&request)?;
+        let Call { reader, deadline, .. } = call(&request)?;
         let command = command(request.get_ref(), reader);
         let outcome = self.service.mark_read(command, deadline).await;
         let (response, quota) = outcome.and_then(answer).map_err(Refusal::into_grpc)?;
@@ -68,7 +75,7 @@ impl MarkReadService for Grpc {
         &self,
         request: Request<proto::BatchMarkReadRequest>,
     ) -> Result<Response<proto::BatchMarkReadResponse>, Status> {
-        let Call { reader, deadline } = call(&request)?;
+        let Call { reader, deadline, .. } = call(&request)?;
         let requests = items("requests", &request.get_ref().requests).map_err(|bad| {
             self.service.count_refused_mark(bad.clone());
             bad.into_grpc()
@@ -95,7 +102,7 @@ impl MarkReadService for Grpc {
         &self,
         request: Request<proto::GetReadStateRequest>,
     ) -> Result<Response<proto::GetReadStateResponse>, Status> {
-        let Call { reader, deadline } = call(&request)?;
+        let Call { reader, deadline, .. } = call(&request)?;
         let recipient = UserId::try_from(request.get_ref().recipient_id);
         let recipient = recipient.map_err(|problem| bad_field(RECIPIENT_ID, problem.into()))?;
         let read = self.service.read_states(reader, &[recipient], deadline).await;
@@ -109,7 +116,7 @@ impl MarkReadService for Grpc {
         request: Request<proto::BatchGetReadStatesRequest>,
     ) -> Result<Response<proto::BatchGetReadStatesResponse>, Status> {
         const FIELD: &str = "recipient_ids";
-        let Call { reader, deadline } = call(&request)?;
+        let Call { reader, deadline, .. } = call(&request)?;
         let recipients = items(FIELD, &request.get_ref().recipient_ids);
         let recipients = recipients.map_err(Refusal::into_grpc)?.iter();
         let recipients: Result<Vec<_>, _> = recipients.map(|id| UserId::try_from(*id)).collect();
@@ -124,7 +131,7 @@ impl MarkReadService for Grpc {
         &self,
         request: Request<proto::ListReadCursorsRequest>,
     ) -> Result<Response<proto::ListReadCursorsResponse>, Status> {
-        let Call { reader, deadline } = call(&request)?;
+        let Call { reader, deadline, .. } = call(&request)?;
         let (after, limit) = page(request.get_ref(), reader).map_err(Refusal::into_grpc)?;
         let listed = self.service.list_cursors(reader, after, limit, deadline).await;
         let (page, quota) = listed.map_err(Refusal::into_grpc)?;
@@ -133,6 +140,26 @@ impl MarkReadService for Grpc {
         let next_page_token = next_page_token.unwrap_or_default();
         let cursors = page.cursors.into_iter().map(Into::into).collect();
         Ok(with_quota(proto::ListReadCursorsResponse { cursors, next_page_token }, quota))
+    }
+
+    type WatchMarkReadEventsStream = Updates;
+
+    async fn watch_mark_read_events(
+        &self,
+        request: Request<proto::WatchMarkReadEventsRequest>,
+    ) -> Result<Response<Updates>, Status> {
+        let Call { reader, until, deadline } = call(&request)?;
+        let after = match request.get_ref().after.as_str() {
+            "" => None,
+            after => Some(
+                after
+                    .parse()
+                    .map_err(|problem: InvalidEntryId| bad_field("after", problem.into()))?,
+            ),
+        };
+        let watched = self.service.watch(reader, after, deadline).await;
+        let (watching, quota) = watched.map_err(Refusal::into_grpc)?;
+        Ok(with_quota(Updates::new(watching, Arc::clone(&self.service), until), quota))
     }
 }
 

@@ -20,10 +20,9 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use super::jwt::Expected;
+use super::jwt::{Expected, Verified};
 use super::keys::{Check, Keys};
 use crate::deadline::Deadline;
-use crate::ids::UserId;
 use crate::status::{Flaw, Refusal};
 use crate::telemetry::Throttle;
 
@@ -110,7 +109,7 @@ impl Jwks {
     ///
     /// [`Refusal::IdentityUnavailable`] where no keys were ever fetched; else what [`Keys::check`]
     /// says, after another look where the token names a key that is not there.
-    pub async fn verify(&self, token: &str, deadline: Deadline) -> Result<UserId, Refusal> {
+    pub async fn verify(&self, token: &str, deadline: Deadline) -> Result<Verified, Refusal> {
         if let Check::Done(verified) = self.check(token) {
             return verified;
         }

@@ -10,7 +10,6 @@ use moka::sync::Cache;
 use serde::Deserialize;
 
 use super::jwt::{Expected, Verified, Verifier};
-use crate::ids::UserId;
 use crate::status::{Flaw, Refusal};
 
 /// How many verified tokens are remembered, at about 200 bytes each.
@@ -37,7 +36,7 @@ struct Key {
 #[derive(Debug)]
 pub enum Check {
     /// It was: it holds or it does not.
-    Done(Result<UserId, Refusal>),
+    Done(Result<Verified, Refusal>),
     /// It names a key that is not among these.
     UnknownKey,
 }
@@ -81,7 +80,7 @@ impl Keys {
         let digest = Self::digest(token);
         if let Some(verified) = self.verified.get(&digest) {
             if SystemTime::now() < verified.until {
-                return Check::Done(Ok(verified.user));
+                return Check::Done(Ok(verified));
             }
             self.verified.invalidate(&digest);
         }
@@ -90,7 +89,7 @@ impl Keys {
         if let Ok(verified) = verified {
             self.verified.insert(digest, verified);
         }
-        Check::Done(verified.map(|verified| verified.user))
+        Check::Done(verified)
     }
 
     /// The key that a token names, by its ID and algorithm: the algorithm only chooses among keys,

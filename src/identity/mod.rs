@@ -2,12 +2,14 @@
 //! nothing past this point looks at credentials.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName};
 use tokio::sync::watch;
 
 use self::jwks::{Jwks, KeysState};
+use self::jwt::Verified;
 use self::keys::{Check, Keys};
 use self::oauth1::{Nonce, OAuth1, Signed};
 use crate::deadline::Deadline;
@@ -67,11 +69,19 @@ pub struct Proof {
     pub reader: UserId,
     /// What proves it only as long as it was not used before.
     pub nonce: Option<Nonce>,
+    /// Until when, where it is a token that does.
+    pub until: Option<SystemTime>,
 }
 
 impl From<UserId> for Proof {
     fn from(reader: UserId) -> Self {
-        Self { reader, nonce: None }
+        Self { reader, nonce: None, until: None }
+    }
+}
+
+impl From<Verified> for Proof {
+    fn from(Verified { user, until }: Verified) -> Self {
+        Self { reader: user, nonce: None, until: Some(until) }
     }
 }
 
@@ -119,7 +129,7 @@ impl Identity {
             }
             (Some(Authorization::OAuth1(header)), _, Some(oauth1), Some(signed)) => {
                 let (reader, nonce) = oauth1.verify(header, signed)?;
-                Ok(Proof { reader, nonce: Some(nonce) })
+                Ok(Proof { reader, nonce: Some(nonce), until: None })
             }
             (Some(Authorization::OAuth1(_)), ..) => {
                 Err(Refusal::CredentialsInvalid(Flaw::Signature("signatures are not taken here")))

@@ -71,7 +71,9 @@ impl Refusal {
             Self::Compressed | Self::WrongContentType { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::CredentialsMissing | Self::CredentialsInvalid(_) => StatusCode::UNAUTHORIZED,
             Self::UserContextRequired(_) => StatusCode::FORBIDDEN,
-            Self::OverQuota { .. } | Self::EdgeLimited(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::OverQuota { .. } | Self::WatcherTooSlow { .. } | Self::EdgeLimited(_) => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
             Self::IdentityUnavailable | Self::StoreUnavailable | Self::Draining => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -97,7 +99,7 @@ impl Refusal {
             Self::CredentialsInvalid(Flaw::Token(_)) => 89,
             Self::CredentialsInvalid(Flaw::Timestamp { .. }) => 135,
             Self::UserContextRequired(_) => 220,
-            Self::OverQuota { .. } | Self::EdgeLimited(_) => 88,
+            Self::OverQuota { .. } | Self::WatcherTooSlow { .. } | Self::EdgeLimited(_) => 88,
             Self::IdentityUnavailable | Self::StoreUnavailable | Self::Draining => 130,
             Self::Internal => 131,
         }

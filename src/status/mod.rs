@@ -82,6 +82,11 @@ pub enum Refusal {
         /// How long until the window ends.
         retry_after: Duration,
     },
+    /// More waits for a watcher than is kept.
+    WatcherTooSlow {
+        /// The last that it was told; empty where there is none.
+        resume_after: String,
+    },
     /// The edge guard stopped the peer, for this long.
     EdgeLimited(Duration),
     /// The store cannot be asked, or did not answer.
@@ -127,9 +132,10 @@ impl Refusal {
             Self::BadFields(_) | Self::MalformedMessage | Self::MalformedHttp(_) => {
                 Code::InvalidArgument
             }
-            Self::MessageTooLarge { .. } | Self::OverQuota { .. } | Self::EdgeLimited(_) => {
-                Code::ResourceExhausted
-            }
+            Self::MessageTooLarge { .. }
+            | Self::OverQuota { .. }
+            | Self::WatcherTooSlow { .. }
+            | Self::EdgeLimited(_) => Code::ResourceExhausted,
             Self::Unknown
             | Self::Compressed
             | Self::WrongHttpMethod
@@ -160,6 +166,7 @@ impl Refusal {
             Self::UserContextRequired(_) => "USER_CONTEXT_REQUIRED",
             Self::IdentityUnavailable => "IDENTITY_UNAVAILABLE",
             Self::OverQuota { .. } => "RATE_LIMIT_EXCEEDED",
+            Self::WatcherTooSlow { .. } => "WATCHER_TOO_SLOW",
             Self::EdgeLimited(_) => "EDGE_LIMIT_EXCEEDED",
             Self::StoreUnavailable => "STORE_UNAVAILABLE",
             Self::Draining => "DRAINING",
@@ -181,7 +188,7 @@ impl Refusal {
             | Self::MalformedHttp(_) => "invalid",
             Self::CredentialsMissing | Self::CredentialsInvalid(_) => "unauthenticated",
             Self::UserContextRequired(_) => "forbidden",
-            Self::OverQuota { .. } => "limited",
+            Self::OverQuota { .. } | Self::WatcherTooSlow { .. } => "limited",
             Self::EdgeLimited(_) => "edge_limited",
             Self::IdentityUnavailable | Self::StoreUnavailable | Self::Draining => "unavailable",
             Self::DeadlineExceeded | Self::RequestTimeout => "deadline",
@@ -213,6 +220,9 @@ impl Refusal {
             Self::OverQuota { quota, .. } => {
                 format!("the quota of {} calls in a window is used up", quota.limit)
             }
+            Self::WatcherTooSlow { .. } => {
+                "the watcher is too slow: resume where it was".to_owned()
+            }
             Self::EdgeLimited(delay) => {
                 let seconds = whole_seconds(*delay);
                 format!("too many calls from this address: retry after {seconds} s")
@@ -238,6 +248,7 @@ impl Refusal {
                 vec![("window_seconds", window_seconds.to_string())]
             }
             Self::OverQuota { quota, .. } => vec![("limit", quota.limit.to_string())],
+            Self::WatcherTooSlow { resume_after } => vec![("resume_after", resume_after.clone())],
             Self::EdgeLimited(delay) => {
                 vec![("retry_delay_seconds", whole_seconds(*delay).to_string())]
             }

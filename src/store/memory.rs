@@ -4,9 +4,13 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
+use tokio::time::timeout_at;
 
-use super::{MarkResult, NONCE_KEPT_MS, NonceUse, Store, StoreError, StoreHealth};
+use super::{
+    Entries, MarkResult, NONCE_KEPT_MS, NonceUse, Store, StoreError, StoreHealth, StreamSpan,
+};
+use crate::entry_id::EntryId;
 use crate::event;
 use crate::identity::oauth1::Nonce;
 use crate::ids::UserId;
@@ -14,9 +18,6 @@ use crate::mark_read::{Mark, Outcome, Quota, RateLimit, ReadCursor, advances};
 use crate::metrics::{self, StoreTimer};
 use crate::read_state::{Conversation, CursorPage, ReadOutcome};
 use crate::users::{UserObject, Users, distinct_users};
-
-/// A stream entry's ID: milliseconds since 1970, then a count within the millisecond.
-pub type EntryId = (u64, u64);
 
 /// How many windows are opened between two sweeps of those that have ended.
 const WINDOWS_BETWEEN_SWEEPS: u32 = 1024;
@@ -30,6 +31,7 @@ pub struct MemoryStore {
     timer: StoreTimer,
     state: Mutex<State>,
     health: watch::Sender<StoreHealth>,
+    published: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -43,6 +45,7 @@ struct State {
     nonces: VecDeque<(Nonce, u64)>,
     stream: VecDeque<(EntryId, String)>,
     last_entry_id: EntryId,
+    removed: bool,
 }
 
 /// The windows of one kind of quota.
@@ -68,7 +71,8 @@ impl MemoryStore {
         let health = watch::Sender::new(StoreHealth::Ready { warnings: Vec::new() });
         let timer = StoreTimer::new("mark_read");
         let state = Mutex::default();
-        Self { rate_limit, read_rate_limit, stream_max_entries, timer, state, health }
+        let published = Notify::new();
+        Self { rate_limit, read_rate_limit, stream_max_entries, timer, state, health, published }
     }
 
     /// A reader's cursor of a conversation.
@@ -96,14 +100,16 @@ impl MemoryStore {
 impl Store for MemoryStore {
     async fn mark_read(&self, marks: &[Mark]) -> Result<Vec<MarkResult>, StoreError> {
         let _timing = self.timer.start();
-        Ok(self.with_state(|state| {
+        let outcomes = self.with_state(|state| {
             let now_ms = now_ms();
             let users = state.users_of(marks);
             let outcomes =
                 marks.iter().map(|mark| Ok(self.mark_one(state, mark, now_ms, &users))).collect();
             metrics::set_stream_length(u32::try_from(state.stream.len()).unwrap_or(u32::MAX));
             outcomes
-        }))
+        });
+        self.published.notify_one();
+        Ok(outcomes)
     }
 
     async fn read_states(
@@ -132,6 +138,42 @@ impl Store for MemoryStore {
             let more = cursors.len() > limit;
             cursors.truncate(limit);
             CursorPage { cursors, more }
+        }))
+    }
+
+    async fn next_entries(&self, after: EntryId, wait: Duration) -> Result<Entries, StoreError> {
+        let began = tokio::time::Instant::now();
+        loop {
+            let entries = self.entries(after, usize::MAX).await?;
+            let published = timeout_at(began + wait, self.published.notified());
+            if entries.span.is_some() || published.await.is_err() {
+                return Ok(entries);
+            }
+        }
+    }
+
+    async fn entries(&self, after: EntryId, limit: usize) -> Result<Entries, StoreError> {
+        Ok(self.with_state(|state| {
+            let behind = state.stream.partition_point(|(id, _)| *id <= after);
+            let entries = state.stream.range(behind..).take(limit);
+            Entries::of(entries.map(|(id, payload)| (*id, payload.as_str())))
+        }))
+    }
+
+    async fn newest_entries(&self, limit: usize) -> Result<Entries, StoreError> {
+        Ok(self.with_state(|state| {
+            let first = state.stream.len().saturating_sub(limit);
+            let entries = state.stream.range(first..);
+            Entries::of(entries.map(|(id, payload)| (*id, payload.as_str())))
+        }))
+    }
+
+    async fn stream_span(&self) -> Result<StreamSpan, StoreError> {
+        Ok(self.with_state(|state| StreamSpan {
+            first: state.stream.front().map(|(id, _)| *id),
+            last_given: state.last_entry_id,
+            removed: state.removed,
+            now_ms: now_ms(),
         }))
     }
 
@@ -231,12 +273,17 @@ impl State {
     }
 
     fn publish(&mut self, payload: String, now_ms: u64, max_entries: usize) {
-        let (last_ms, last_count) = self.last_entry_id;
+        let EntryId { ms, count } = self.last_entry_id;
         // Like Redis: IDs rise strictly even where the clock does not.
-        self.last_entry_id = if now_ms > last_ms { (now_ms, 0) } else { (last_ms, last_count + 1) };
+        self.last_entry_id = if now_ms > ms {
+            EntryId { ms: now_ms, count: 0 }
+        } else {
+            EntryId { ms, count: count + 1 }
+        };
         self.stream.push_back((self.last_entry_id, payload));
         if max_entries > 0 && self.stream.len() > max_entries {
             self.stream.pop_front();
+            self.removed = true;
         }
     }
 }

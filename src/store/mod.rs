@@ -6,9 +6,12 @@
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::entry_id::EntryId;
+use crate::event::Event;
 use crate::identity::oauth1::Nonce;
 use crate::ids::UserId;
 use crate::mark_read::{Mark, Outcome, ReadCursor};
@@ -52,6 +55,35 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> Result<ReadOutcome<CursorPage>, StoreError>;
 
+    /// Waits for entries of the stream behind this one, and gives those that are there when any is:
+    /// none after this time. One caller at a time.
+    ///
+    /// # Errors
+    ///
+    /// When the store could not be asked, or its answer never came.
+    async fn next_entries(&self, after: EntryId, wait: Duration) -> Result<Entries, StoreError>;
+
+    /// Reads entries of the stream behind this one, the oldest first.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Self::next_entries`].
+    async fn entries(&self, after: EntryId, limit: usize) -> Result<Entries, StoreError>;
+
+    /// Reads the newest entries of the stream, the oldest of them first.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Self::next_entries`].
+    async fn newest_entries(&self, limit: usize) -> Result<Entries, StoreError>;
+
+    /// Tells what the stream spans.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Self::next_entries`].
+    async fn stream_span(&self) -> Result<StreamSpan, StoreError>;
+
     /// Uses up a nonce for as long as the time of its signature may be taken, and longer.
     ///
     /// # Errors
@@ -61,6 +93,40 @@ pub trait Store: Send + Sync + 'static {
 
     /// Whether the store can be asked, as it changes.
     fn health(&self) -> watch::Receiver<StoreHealth>;
+}
+
+/// Some entries of the stream, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Entries {
+    /// Their events. An entry of somebody else's has none.
+    pub events: Vec<Event>,
+    /// The first and the last of the entries, where there is any.
+    pub span: Option<(EntryId, EntryId)>,
+}
+
+impl Entries {
+    /// The entries with these payloads.
+    pub fn of<'a>(entries: impl IntoIterator<Item = (EntryId, &'a str)>) -> Self {
+        let mut all = Self::default();
+        for (id, payload) in entries {
+            all.events.extend(Event::parse(id, payload));
+            all.span = Some((all.span.map_or(id, |(first, _)| first), id));
+        }
+        all
+    }
+}
+
+/// What the stream spans.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamSpan {
+    /// Its oldest entry, where there is any.
+    pub first: Option<EntryId>,
+    /// The greatest ID that was ever given.
+    pub last_given: EntryId,
+    /// Whether entries were ever removed.
+    pub removed: bool,
+    /// The store's clock, in milliseconds since 1970.
+    pub now_ms: u64,
 }
 
 /// Whether a nonce was used before.

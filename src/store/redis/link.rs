@@ -58,25 +58,38 @@ const PARTITIONS: &str = "1";
 #[derive(Debug)]
 pub(super) struct Link {
     connection: ArcSwapOption<MultiplexedConnection>,
+    tail: ArcSwapOption<MultiplexedConnection>,
     health: watch::Sender<StoreHealth>,
 }
 
 impl Link {
     pub(super) fn new() -> Self {
         let health = watch::Sender::new(StoreHealth::Away("not connected yet".to_owned()));
-        Self { connection: ArcSwapOption::empty(), health }
+        let (connection, tail) = (ArcSwapOption::empty(), ArcSwapOption::empty());
+        Self { connection, tail, health }
     }
 
     /// The connection, where there is one: a call does not wait for it to come back.
     pub(super) fn connection(&self) -> Result<MultiplexedConnection, StoreError> {
-        match &*self.connection.load() {
-            Some(connection) => Ok(MultiplexedConnection::clone(connection)),
-            None => Err(StoreError::unavailable("not connected")),
-        }
+        there(&self.connection)
+    }
+
+    /// The connection that waits for the stream's entries, and so is of no other use.
+    pub(super) fn tail(&self) -> Result<MultiplexedConnection, StoreError> {
+        there(&self.tail)
     }
 
     pub(super) fn health(&self) -> watch::Receiver<StoreHealth> {
         self.health.subscribe()
+    }
+}
+
+fn there(
+    connection: &ArcSwapOption<MultiplexedConnection>,
+) -> Result<MultiplexedConnection, StoreError> {
+    match &*connection.load() {
+        Some(connection) => Ok(MultiplexedConnection::clone(connection)),
+        None => Err(StoreError::unavailable("not connected")),
     }
 }
 
@@ -125,6 +138,7 @@ pub(super) fn tcp_settings() -> TcpSettings {
 struct Connections {
     calls: MultiplexedConnection,
     probes: MultiplexedConnection,
+    tail: MultiplexedConnection,
 }
 
 /// Keeps the link's connection.
@@ -187,8 +201,8 @@ impl Keeper {
         }
     }
 
-    /// Two connections: one for calls, and one for probes, which must not wait behind a call that
-    /// waits for replicas. The layout is looked at before either is used.
+    /// Three connections: one for calls, one for probes, which must not wait behind a call that waits
+    /// for replicas, and one that waits for the stream. The layout is looked at before any is used.
     async fn connect(&self, lost: Arc<Notify>) -> Result<Connections, Problem> {
         let config = AsyncConnectionConfig::new()
             // Calls and probes have deadlines of their own.
@@ -201,7 +215,8 @@ impl Keeper {
                 Ok(())
             });
         let connect = || self.client.get_multiplexed_async_connection_with_config(&config);
-        let mut connections = Connections { calls: connect().await?, probes: connect().await? };
+        let (calls, probes, tail) = (connect().await?, connect().await?, connect().await?);
+        let mut connections = Connections { calls, probes, tail };
         self.scripts.load().query_async::<()>(&mut connections.calls).await?;
         self.check_layout(&mut connections.calls).await?;
         Ok(connections)
@@ -211,6 +226,7 @@ impl Keeper {
     async fn tend(&mut self, mut connections: Connections, lost: &Notify) -> Problem {
         self.denials.forget();
         self.link.connection.store(Some(Arc::new(connections.calls)));
+        self.link.tail.store(Some(Arc::new(connections.tail)));
         let mut failures = 0;
         loop {
             let next = Instant::now() + PROBE_INTERVAL;

@@ -3,6 +3,7 @@
 //! - `mark_read.lua`: the step. - `marks`: what is sent to it and what it replies.
 //! - `users`: the user objects that go with it.
 //! - `read_states.lua`, `list_cursors.lua`: reading cursors. - `reads`: the same for them.
+//! - `stream`: reading the stream of events.
 //! - `common.lua`: what the scripts share. - `script`: how one is called.
 //! - `link`: the connection, its probes, the layout. - `denials`: readers known to be over quota.
 //! - `keys`: every key. - `errors`: which errors pass. - `durability`: what may lose data.
@@ -26,7 +27,10 @@ use self::marks::MarkReadScript;
 use self::reads::ReadScripts;
 use self::script::Script;
 use self::users::UserReader;
-use super::{MarkResult, NONCE_KEPT_MS, NonceUse, Store, StoreError, StoreHealth};
+use super::{
+    Entries, MarkResult, NONCE_KEPT_MS, NonceUse, Store, StoreError, StoreHealth, StreamSpan,
+};
+use crate::entry_id::EntryId;
 use crate::identity::oauth1::Nonce;
 use crate::ids::UserId;
 use crate::mark_read::{Mark, Outcome, RateLimit, ReadCursor};
@@ -41,6 +45,7 @@ mod link;
 mod marks;
 mod reads;
 mod script;
+mod stream;
 mod users;
 
 pub use self::link::LayoutMismatch;
@@ -90,6 +95,7 @@ impl fmt::Debug for RedisConfig {
 /// Cursors, quotas and events in Redis.
 #[derive(Debug)]
 pub struct RedisStore {
+    stream: String,
     scripts: Arc<Scripts>,
     replicas_ack: Option<ReplicasAck>,
     link: Arc<Link>,
@@ -129,6 +135,7 @@ impl RedisStore {
             marks: MarkReadScript::new(stream.clone(), stream_maxlen, rate_limit),
             reads: ReadScripts::new(config.read_rate_limit),
         });
+        let stream_name = stream.clone();
         let keeper = Keeper::new(
             client,
             Arc::clone(&scripts),
@@ -139,6 +146,7 @@ impl RedisStore {
         );
         let keeper = tokio::spawn(keeper.run());
         let store = Self {
+            stream: stream_name,
             scripts,
             replicas_ack: config.replicas_ack,
             link,
@@ -174,6 +182,25 @@ impl Store for RedisStore {
         }
         let missing = || Err(StoreError::corrupt("a mark without an answer"));
         Ok(results.into_iter().map(|result| result.unwrap_or_else(missing)).collect())
+    }
+
+    async fn next_entries(&self, after: EntryId, wait: Duration) -> Result<Entries, StoreError> {
+        stream::next(&mut self.link.tail()?, &self.stream, after, wait).await
+    }
+
+    async fn entries(&self, after: EntryId, limit: usize) -> Result<Entries, StoreError> {
+        let _permit = self.permit()?;
+        stream::range(&mut self.link.connection()?, &self.stream, after, limit).await
+    }
+
+    async fn newest_entries(&self, limit: usize) -> Result<Entries, StoreError> {
+        let _permit = self.permit()?;
+        stream::newest(&mut self.link.connection()?, &self.stream, limit).await
+    }
+
+    async fn stream_span(&self) -> Result<StreamSpan, StoreError> {
+        let _permit = self.permit()?;
+        stream::span(&mut self.link.connection()?, &self.stream).await
     }
 
     async fn use_nonce(&self, nonce: Nonce) -> Result<NonceUse, StoreError> {

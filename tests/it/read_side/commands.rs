@@ -45,7 +45,7 @@ fn timeless(text: &str) -> String {
 #[tokio::test]
 async fn a_mark_says_what_it_came_to_and_a_state_is_a_table() {
     let server = Server::dev(&[]).await;
-    let (address, recipient) = (format!("http://{}", server.address), RECIPIENT.to_string());
+    let (address, recipient) = (server.address.clone(), RECIPIENT.to_string());
     let (reader, message) = (READER.to_string(), MESSAGE.to_string());
     let as_user = async |user: &str, words: &[&str]| {
         printed(&[words, &["--address", &address, "--user", user]].concat()).await
@@ -63,6 +63,9 @@ async fn a_mark_says_what_it_came_to_and_a_state_is_a_table() {
     assert_eq!(lines[1][..2], [&*recipient, &*message]);
     assert_eq!(lines[1][3..], ["never", "-"]);
     assert_eq!(lines[2], ["7", "never", "-", "never", "-"]);
+    let table = as_user(&reader, &["state"]).await;
+    let line: Vec<_> = table.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!((table.lines().count(), &line[..2]), (2, &[&*recipient, &*message][..]));
     let table = as_user(&recipient, &["state", "--recipient", &reader]).await;
     let line: Vec<_> = table.lines().nth(1).unwrap().split_whitespace().collect();
     assert_eq!(line[..4], [&*reader, "never", "-", &*message]);
@@ -115,7 +118,7 @@ async fn what_fails_is_one_line_with_the_servers_reason() {
         (&["state", "--recipient", "7,x"], "--recipient"),
         (&["mark", "--recipient", "7", "--last-read-event-id", "1e3"], "--last-read-event-id"),
         (&["state", "--recipient", "7", "--user", "me"], "--user"),
-        (&["state", "--recipient", "7", "--address", "localhost"], "--address"),
+        (&["state", "--recipient", "7", "--address", "localhost:1/path"], "--address"),
         (&["state", "--recipient", "7", "--address", "ftp://localhost:1"], "--address"),
         (&["state", "--recipient", "7", "--tls-ca", "/nowhere/ca"], "--tls-ca"),
         (&[&state[..], &missing].concat(), "--token-file"),

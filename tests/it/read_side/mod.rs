@@ -7,11 +7,12 @@ use crate::harness::caller::number;
 
 mod batches;
 mod buckets;
+mod commands;
 mod pages;
 mod refusals;
 mod states;
-mod commands;
 mod stores;
+mod watch;
 
 const MAX_ID: u64 = (1 << 63) - 1;
 

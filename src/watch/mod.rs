@@ -1,0 +1,378 @@
+//! Who is told of events as they come: one tail of the stream a process, however many watch.
+//!
+//! A watcher that comes back says where it was. What it missed is taken from a ring of recent events,
+//! or where it was away for longer, from the store.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::{interval, sleep, timeout};
+
+use crate::entry_id::EntryId;
+use crate::event::Event;
+use crate::ids::UserId;
+use crate::metrics;
+use crate::store::{Entries, Store, StoreError, StreamSpan};
+
+/// How often watchers are told how far the stream is: CONTRACT section 4.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
+
+/// How long one read of the tail waits, and how much longer its answer may take.
+const TAIL_WAIT: Duration = Duration::from_secs(1);
+const TAIL_GRACE: Duration = Duration::from_secs(5);
+
+/// How long nothing is read after the store failed.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+
+/// Events that are kept for those who come back, and how many of them are read at the start.
+const RING_MAX_EVENTS: usize = 100_000;
+const RING_START_EVENTS: usize = 10_000;
+
+/// Updates that wait for a watcher; with one more it is too slow.
+const QUEUE_MAX_UPDATES: usize = 512;
+
+/// Entries of one read of what a watcher missed, and how many such reads run at once.
+const BACKLOG_READ_ENTRIES: usize = 1000;
+const BACKLOG_READS_MAX: usize = 4;
+
+/// How far ahead of the store's clock a place may be, in milliseconds.
+const AHEAD_MAX_MS: u64 = 60_000;
+
+/// What a watcher is told.
+#[derive(Clone, Debug)]
+pub enum Update {
+    /// An event in which it is the reader or the recipient.
+    Event(Event),
+    /// Nothing: the stream is as far as this.
+    Heartbeat(EntryId),
+    /// Events may be lost; it goes on with the oldest.
+    Gap,
+    /// It ends: the store cannot be asked.
+    Failed(StoreError),
+}
+
+/// Why nobody is told.
+#[derive(Clone, Debug)]
+pub enum WatchError {
+    /// The place is ahead of the store's clock.
+    Ahead,
+    /// The store cannot be asked.
+    Store(StoreError),
+}
+
+/// Tells watchers of the stream's events.
+pub struct Hub {
+    store: Arc<dyn Store>,
+    state: Mutex<State>,
+    backlog_reads: Semaphore,
+    /// Whether the stream was read at all.
+    started: watch::Sender<bool>,
+}
+
+#[derive(Default)]
+struct State {
+    /// How far the stream was read; nothing before it was read at all.
+    tail: Option<EntryId>,
+    /// All events behind `floor`, up to `tail`.
+    ring: VecDeque<Event>,
+    floor: EntryId,
+    watchers: HashMap<UserId, Vec<Watcher>>,
+    watchers_ever: u64,
+}
+
+struct Watcher {
+    id: u64,
+    updates: mpsc::Sender<Update>,
+}
+
+/// What one watcher receives, until it is dropped.
+pub struct Watching {
+    hub: Arc<Hub>,
+    user: UserId,
+    id: u64,
+    updates: mpsc::Receiver<Update>,
+}
+
+impl Hub {
+    /// A hub on this store, which tells nothing until it is kept.
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        let backlog_reads = Semaphore::new(BACKLOG_READS_MAX);
+        Self { store, state: Mutex::default(), backlog_reads, started: watch::Sender::new(false) }
+    }
+
+    /// Reads the stream and tells of it, for ever.
+    pub async fn keep(self: Arc<Self>) {
+        tokio::spawn(Arc::clone(&self).beat());
+        loop {
+            if let Err(error) = self.follow().await {
+                tracing::debug!(cause = ?error.to_string(), "the stream cannot be read");
+            }
+            sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    async fn beat(self: Arc<Self>) {
+        let mut interval = interval(HEARTBEAT_INTERVAL);
+        loop {
+            interval.tick().await;
+            let mut state = self.state();
+            if let Some(tail) = state.tail {
+                state.tell_all(&Update::Heartbeat(tail));
+            }
+        }
+    }
+
+    /// Reads from where the tail is, until the store fails.
+    async fn follow(&self) -> Result<(), StoreError> {
+        let mut tail = self.resume(&self.store.stream_span().await?).await?;
+        loop {
+            let read = self.store.next_entries(tail, TAIL_WAIT);
+            let entries = timeout(TAIL_WAIT + TAIL_GRACE, read).await;
+            let entries = entries.unwrap_or_else(|late| Err(StoreError::unavailable(late)))?;
+            if entries.events.len() >= BACKLOG_READ_ENTRIES {
+                // So far behind that entries may have been removed before they were read.
+                let span = self.store.stream_span().await?;
+                if may_have_lost(tail, &span) {
+                    tail = self.resume(&span).await?;
+                    continue;
+                }
+            }
+            tail = self.state().publish(entries, tail);
+        }
+    }
+
+    /// Where to read on. At first that is the newest entry; later, where the tail was, or where that
+    /// cannot be had without a gap, the oldest.
+    async fn resume(&self, span: &StreamSpan) -> Result<EntryId, StoreError> {
+        let known = self.state().tail;
+        if let Some(tail) = known {
+            if !may_have_lost(tail, span) {
+                return Ok(tail);
+            }
+            let mut state = self.state();
+            let oldest = span.first.map_or(span.last_given, EntryId::before);
+            (state.tail, state.floor) = (Some(oldest), oldest);
+            state.ring.clear();
+            state.tell_all(&Update::Gap);
+            return Ok(oldest);
+        }
+        let Entries { events, span: read } = self.store.newest_entries(RING_START_EVENTS).await?;
+        let nothing = span.last_given.max(EntryId::FIRST);
+        let (floor, tail) = read.map_or((nothing, nothing), |(first, last)| (first.before(), last));
+        {
+            let mut state = self.state();
+            (state.tail, state.floor, state.ring) = (Some(tail), floor, events.into());
+        }
+        self.started.send_replace(true);
+        Ok(tail)
+    }
+
+    /// Watches for a user: from now on, or from behind this place, which is where it was.
+    ///
+    /// # Errors
+    ///
+    /// [`WatchError`].
+    pub async fn watch(
+        self: &Arc<Self>,
+        user: UserId,
+        after: Option<EntryId>,
+    ) -> Result<Watching, WatchError> {
+        // At first there is nothing to watch yet; the caller's time is the limit.
+        let _ = self.started.subscribe().wait_for(|started| *started).await;
+        let (updates, receiver) = mpsc::channel(QUEUE_MAX_UPDATES);
+        let id = self.state().new_id();
+        let watching = Watching { hub: Arc::clone(self), user, id, updates: receiver };
+        let Some(after) = after else {
+            let mut state = self.state();
+            let tail = state.tail.ok_or_else(|| {
+                WatchError::Store(StoreError::unavailable("the stream was not read yet"))
+            })?;
+            // The queue is empty still.
+            let _ = updates.try_send(Update::Heartbeat(tail));
+            state.register(user, Watcher { id, updates });
+            drop(state);
+            return Ok(watching);
+        };
+        let span = self.store.stream_span().await.map_err(WatchError::Store)?;
+        if after.ms > span.now_ms.saturating_add(AHEAD_MAX_MS) {
+            return Err(WatchError::Ahead);
+        }
+        let mut place = after;
+        if after != EntryId::ZERO && may_have_lost(after, &span) {
+            let _ = updates.try_send(Update::Gap);
+            place = span.first.map_or(span.last_given, EntryId::before);
+        }
+        let hub = Arc::clone(self);
+        tokio::spawn(async move { hub.catch_up(user, Watcher { id, updates }, place).await });
+        Ok(watching)
+    }
+
+    /// Tells a watcher what it missed, then registers it, and misses nothing in between.
+    async fn catch_up(&self, user: UserId, watcher: Watcher, mut place: EntryId) {
+        loop {
+            let missed = {
+                let mut state = self.state();
+                match state.missed(user, place) {
+                    Some(missed) if missed.len() <= watcher.updates.capacity() => {
+                        for event in missed {
+                            let _ = watcher.updates.try_send(Update::Event(event));
+                        }
+                        state.register(user, watcher);
+                        return;
+                    }
+                    missed => missed,
+                }
+            };
+            let (missed, reached) = match missed {
+                Some(missed) => {
+                    let reached = missed.last().map_or(place, |event| event.id);
+                    (missed, reached)
+                }
+                None => match self.read_missed(user, place).await {
+                    Ok(read) => read,
+                    Err(error) => {
+                        let _ = watcher.updates.send(Update::Failed(error)).await;
+                        return;
+                    }
+                },
+            };
+            for event in missed {
+                if watcher.updates.send(Update::Event(event)).await.is_err() {
+                    return;
+                }
+            }
+            place = reached;
+        }
+    }
+
+    /// A user's events behind this place, as far as one read goes, and how far that is.
+    async fn read_missed(
+        &self,
+        user: UserId,
+        place: EntryId,
+    ) -> Result<(Vec<Event>, EntryId), StoreError> {
+        let _permit = self.backlog_reads.acquire().await.map_err(StoreError::unavailable)?;
+        let mut entries = self.store.entries(place, BACKLOG_READ_ENTRIES).await?;
+        // Where there is nothing more, the ring has all that there is.
+        let reached = entries.span.map_or_else(|| self.state().floor.max(place), |(_, last)| last);
+        entries.events.retain(|event| concerns(event, user));
+        Ok((entries.events, reached))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic while the lock was held cannot have left it half changed: nothing in it panics.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether entries behind this place may be gone: it is before the oldest and some were removed, or
+/// it is of another stream than this.
+fn may_have_lost(place: EntryId, span: &StreamSpan) -> bool {
+    let is_behind = span.first.map_or(place < span.last_given, |first| place < first.before());
+    (span.removed && is_behind) || place > span.last_given.max(EntryId::FIRST)
+}
+
+fn concerns(event: &Event, user: UserId) -> bool {
+    event.mark.reader == user || event.mark.recipient == user
+}
+
+impl State {
+    fn new_id(&mut self) -> u64 {
+        self.watchers_ever += 1;
+        self.watchers_ever
+    }
+
+    fn register(&mut self, user: UserId, watcher: Watcher) {
+        // It may have gone while it was caught up.
+        if !watcher.updates.is_closed() {
+            self.watchers.entry(user).or_default().push(watcher);
+            metrics::count_watchers(1);
+        }
+    }
+
+    fn unregister(&mut self, user: UserId, id: u64) {
+        let Some(watchers) = self.watchers.get_mut(&user) else { return };
+        let before = watchers.len();
+        watchers.retain(|watcher| watcher.id != id);
+        metrics::count_watchers(-i32::from(watchers.len() < before));
+        if watchers.is_empty() {
+            self.watchers.remove(&user);
+        }
+    }
+
+    /// Keeps events and tells of them; says how far the stream was read.
+    fn publish(&mut self, entries: Entries, tail: EntryId) -> EntryId {
+        for event in entries.events {
+            self.ring.push_back(event);
+            let Event { mark, .. } = event;
+            self.tell(mark.reader, &Update::Event(event));
+            if mark.recipient != mark.reader {
+                self.tell(mark.recipient, &Update::Event(event));
+            }
+        }
+        while self.ring.len() > RING_MAX_EVENTS {
+            self.floor = self.ring.pop_front().map_or(self.floor, |event| event.id);
+        }
+        let tail = entries.span.map_or(tail, |(_, last)| last);
+        self.tail = Some(tail);
+        tail
+    }
+
+    /// A user's events behind this place; nothing where the ring does not go back so far.
+    fn missed(&self, user: UserId, place: EntryId) -> Option<Vec<Event>> {
+        if place < self.floor || self.tail.is_none() {
+            return None;
+        }
+        let behind = self.ring.partition_point(|event| event.id <= place);
+        Some(self.ring.range(behind..).filter(|event| concerns(event, user)).copied().collect())
+    }
+
+    /// Tells a user's watchers. One that has no room is too slow: it gets what waits, and its end.
+    fn tell(&mut self, user: UserId, update: &Update) {
+        let Some(watchers) = self.watchers.get_mut(&user) else { return };
+        let before = watchers.len();
+        watchers.retain(|watcher| watcher.updates.try_send(update.clone()).is_ok());
+        let gone = i32::try_from(before - watchers.len()).unwrap_or(i32::MAX);
+        metrics::count_watchers(-gone);
+        if watchers.is_empty() {
+            self.watchers.remove(&user);
+        }
+    }
+
+    fn tell_all(&mut self, update: &Update) {
+        let users: Vec<_> = self.watchers.keys().copied().collect();
+        for user in users {
+            self.tell(user, update);
+        }
+    }
+}
+
+impl Watching {
+    /// The next update; nothing where the watcher is too slow to be told more.
+    pub async fn next(&mut self) -> Option<Update> {
+        self.updates.recv().await
+    }
+
+    /// The same, for a stream.
+    pub fn poll_next(
+        &mut self,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Update>> {
+        self.updates.poll_recv(cx)
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.hub.state().unregister(self.user, self.id);
+    }
+}
+
+impl fmt::Debug for Hub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hub").finish_non_exhaustive()
+    }
+}
