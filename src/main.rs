@@ -51,8 +51,8 @@ fn client(config: ClientConfig, ask: Ask) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return stop(1, error),
     };
-    match runtime.block_on(commands::ask(config, ask)) {
-        Ok(text) => say(&text),
+    match runtime.block_on(commands::ask(config, ask, |line| writeln!(stdout(), "{line}"))) {
+        Ok(()) => ExitCode::SUCCESS,
         Err(problem) => stop(1, problem),
     }
 }

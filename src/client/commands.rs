@@ -1,15 +1,21 @@
-//! `markread mark` and `markread state`: what they ask, and what they print for people.
+//! `markread mark`, `markread state` and `markread watch`: what they ask, and what they print for
+//! people.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::io;
+use std::time::{Duration, UNIX_EPOCH};
 
+use prost_types::Timestamp;
+use serde_json::json;
 use tonic::Status;
 use tonic_types::StatusExt;
 
 use super::{Client, ClientConfig, connect};
 use crate::ids::{EventId, UserId};
+use crate::proto::watch_mark_read_events_response::Update;
 use crate::proto::{
-    BatchGetReadStatesRequest, ListReadCursorsRequest, MarkReadRequest, MarkReadResponse,
-    ReadCursor, ReadState,
+    BatchGetReadStatesRequest, ListReadCursorsRequest, MarkReadEvent, MarkReadRequest,
+    MarkReadResponse, ReadCursor, ReadState, WatchMarkReadEventsRequest,
+    WatchMarkReadEventsResponse,
 };
 
 /// The cursors of a page, as many as there may be.
@@ -30,22 +36,90 @@ pub enum Ask {
         /// The other users; none means all whom the caller has read.
         recipients: Vec<UserId>,
     },
+    /// Print events as they come.
+    Watch {
+        /// Behind which event; empty for those from now on.
+        after: String,
+        /// How an event is printed.
+        format: Format,
+    },
 }
 
-/// Asks, and gives what is to be printed.
+/// How events are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// For programs: a JSON object a line.
+    Json,
+}
+
+/// Asks, and gives each line to be printed. A watch ends when that cannot be.
 ///
 /// # Errors
 ///
 /// What failed, in one line.
-pub async fn ask(config: ClientConfig, ask: Ask) -> Result<String, String> {
+pub async fn ask(
+    config: ClientConfig,
+    ask: Ask,
+    mut print: impl FnMut(&str) -> io::Result<()>,
+) -> Result<(), String> {
     let client = connect(config).map_err(|error| format!("no client can be made: {error}"))?;
     let answered = match ask {
         Ask::Mark { recipient, last_read_event_id } => {
             mark(client, recipient, last_read_event_id).await
         }
         Ask::State { recipients } => state(client, &recipients).await,
+        Ask::Watch { after, format } => {
+            return watch(client, after, format, print).await.map_err(|status| failure(&status));
+        }
     };
-    answered.map_err(|status| failure(&status))
+    let text = answered.map_err(|status| failure(&status))?;
+    print(&text).map_err(|error| format!("nothing can be printed: {error}"))
+}
+
+/// Prints events until the server ends it, or whoever reads the lines.
+async fn watch(
+    mut client: Client,
+    after: String,
+    format: Format,
+    mut print: impl FnMut(&str) -> io::Result<()>,
+) -> Result<(), Status> {
+    let request = WatchMarkReadEventsRequest { after };
+    let mut updates = client.watch_mark_read_events(request).await?.into_inner();
+    while let Some(WatchMarkReadEventsResponse { update }) = updates.message().await? {
+        let line = match (update, format) {
+            (Some(Update::Event(event)), Format::Text) => event_line(&event),
+            (Some(Update::Event(event)), Format::Json) => event_json(&event),
+            (Some(Update::Gap(gap)), Format::Text) => {
+                format!("gap: {}", gap.message.escape_debug())
+            }
+            (Some(Update::Gap(gap)), Format::Json) => json!({ "gap": gap.message }).to_string(),
+            (Some(Update::Heartbeat(_)) | None, _) => continue,
+        };
+        if print(&line).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn event_line(event: &MarkReadEvent) -> String {
+    let MarkReadEvent { id, sender_id, recipient_id, last_read_event_id, created_at } = event;
+    let (id, time) = (id.escape_debug(), time(created_at.as_ref()));
+    format!("{time}  {sender_id} read up to {last_read_event_id} of {recipient_id}  ({id})")
+}
+
+/// IDs are strings, as everywhere in JSON.
+fn event_json(event: &MarkReadEvent) -> String {
+    json!({
+        "id": event.id,
+        "sender_id": event.sender_id.to_string(),
+        "recipient_id": event.recipient_id.to_string(),
+        "last_read_event_id": event.last_read_event_id.to_string(),
+        "created_at": time(event.created_at.as_ref()),
+    })
+    .to_string()
 }
 
 async fn mark(mut client: Client, recipient: UserId, message: EventId) -> Result<String, Status> {
@@ -112,14 +186,17 @@ fn columns<const N: usize>(head: [&str; N], lines: Vec<[String; N]>) -> String {
 /// A cursor's message and time.
 fn shown(cursor: Option<&ReadCursor>) -> [String; 2] {
     let Some(cursor) = cursor else { return ["never".to_owned(), "-".to_owned()] };
-    let at = cursor.read_at.as_ref().and_then(|at| {
+    [cursor.last_read_event_id.to_string(), time(cursor.read_at.as_ref())]
+}
+
+/// A time as RFC 3339 has it.
+fn time(at: Option<&Timestamp>) -> String {
+    let at = at.and_then(|at| {
         let seconds = Duration::from_secs(at.seconds.try_into().ok()?);
         let nanos = Duration::from_nanos(at.nanos.try_into().ok()?);
         UNIX_EPOCH.checked_add(seconds + nanos)
     });
-    let at = at.unwrap_or(SystemTime::UNIX_EPOCH);
-    let time = humantime::format_rfc3339_millis(at);
-    [cursor.last_read_event_id.to_string(), time.to_string()]
+    humantime::format_rfc3339_millis(at.unwrap_or(UNIX_EPOCH)).to_string()
 }
 
 /// What a status says, in one line. It comes from outside.
@@ -132,8 +209,6 @@ fn failure(status: &Status) -> String {
 
 #[cfg(test)]
 mod tests {
-    use prost_types::Timestamp;
-
     use super::*;
 
     #[test]

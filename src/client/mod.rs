@@ -23,6 +23,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a call may take: longer than a server waits for its store.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a server may be silent until it is pinged, and then until it is taken for gone.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+
 /// A client that says who it is.
 pub type Client = MarkReadServiceClient<InterceptedService<Channel, Credentials>>;
 
@@ -97,8 +100,12 @@ impl Interceptor for Credentials {
 pub fn connect(config: ClientConfig) -> Result<Client, tonic::transport::Error> {
     let ClientConfig { address, credentials, ca, certificate } = config;
     let is_https = address.scheme_str() == Some("https");
-    let mut endpoint =
-        Endpoint::from(address).connect_timeout(CONNECT_TIMEOUT).timeout(CALL_TIMEOUT);
+    let mut endpoint = Endpoint::from(address)
+        .connect_timeout(CONNECT_TIMEOUT)
+        // It bounds the time to an answer's head: a watch lasts.
+        .timeout(CALL_TIMEOUT)
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_INTERVAL);
     if is_https {
         let mut tls = ClientTlsConfig::new();
         tls = match ca {

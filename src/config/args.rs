@@ -35,6 +35,8 @@ pub(super) enum CliCommand {
     Mark(MarkArgs),
     /// Shows what was read in conversations, by oneself and by the others.
     State(StateArgs),
+    /// Prints mark-read events as they come, a line each.
+    Watch(WatchArgs),
 }
 
 /// What every client takes.
@@ -65,6 +67,21 @@ pub(super) struct ClientArgs {
     /// File with the certificate's private key, PEM
     #[arg(long, value_name = "FILE", env = "MARKREAD_TLS_KEY", hide_env_values = true)]
     pub(super) tls_key: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(super) struct WatchArgs {
+    /// ID of the event or heartbeat to go on behind; 0-0 for all that there are [default: from now on]
+    #[arg(long, value_name = "ID", env = "MARKREAD_AFTER", hide_env_values = true)]
+    pub(super) after: Option<String>,
+
+    /// Print each event as a JSON object
+    #[arg(long, env = "MARKREAD_JSON", hide_env_values = true)]
+    #[arg(value_parser = BoolishValueParser::new())]
+    pub(super) json: bool,
+
+    #[command(flatten)]
+    pub(super) client: ClientArgs,
 }
 
 #[derive(Args)]

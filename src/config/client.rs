@@ -3,10 +3,11 @@
 use http::Uri;
 
 use super::Command;
-use super::args::{ClientArgs, MarkArgs, StateArgs};
+use super::args::{ClientArgs, MarkArgs, StateArgs, WatchArgs};
 use super::validate::{about, read};
-use crate::client::commands::Ask;
+use crate::client::commands::{Ask, Format};
 use crate::client::{ClientConfig, Credentials, PrivateKey};
+use crate::entry_id::EntryId;
 use crate::mark_read::BATCH_MAX_ITEMS;
 
 impl MarkArgs {
@@ -31,6 +32,18 @@ impl StateArgs {
         let recipients = recipients.map_err(|problem| format!("--recipient {problem}"))?;
         let config = self.client.validate()?;
         Ok(Command::Ask(Box::new(config), Ask::State { recipients }))
+    }
+}
+
+impl WatchArgs {
+    pub(super) fn validate(self) -> Result<Command, String> {
+        if let Some(after) = &self.after {
+            after.parse::<EntryId>().map_err(|problem| format!("--after {problem}"))?;
+        }
+        let format = if self.json { Format::Json } else { Format::Text };
+        let config = self.client.validate()?;
+        let after = self.after.unwrap_or_default();
+        Ok(Command::Ask(Box::new(config), Ask::Watch { after, format }))
     }
 }
 

@@ -111,6 +111,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Stop> 
         CliCommand::Token(args) => args.validate().map(Command::Token),
         CliCommand::Mark(args) => args.validate(),
         CliCommand::State(args) => args.validate(),
+        CliCommand::Watch(args) => args.validate(),
     };
     command.map_err(|problem| Stop::Usage(one_line(&problem)))
 }
@@ -122,7 +123,8 @@ fn stop(error: &clap::Error) -> Stop {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Stop::Said(text),
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
             Stop::Usage(
-                "a command is missing: serve, token, mark or state (--help says more)".to_owned(),
+                "a command is missing: serve, token, mark, state or watch (--help says more)"
+                    .to_owned(),
             )
         }
         // It is not repeated: a URL with a password may have been meant for --redis-url.

@@ -1,8 +1,10 @@
-//! `markread mark` and `markread state`, for people: what they print, and how they end.
+//! `markread mark`, `state` and `watch`, for people: what they print, and how they end.
 
-use std::process::Output;
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::time::timeout;
 
 use super::super::harness::caller::Credentials;
@@ -127,4 +129,47 @@ async fn what_fails_is_one_line_with_the_servers_reason() {
         assert_eq!(status, Some(2), "{told}");
         assert!(told.contains(flag), "{words:?}: {told}");
     }
+}
+
+#[tokio::test]
+async fn a_watch_prints_a_line_an_event_until_the_server_leaves() {
+    let mut server = Server::dev(&[]).await;
+    let caller = server.caller(READER);
+    caller.mark(RECIPIENT, 5).await.unwrap();
+    let user = RECIPIENT.to_string();
+    let words = ["watch", "--address", &server.address, "--user", &user, "--after", "0-0"];
+    let mut watches = Vec::new();
+    for more in [&[][..], &["--json"]] {
+        let mut process = command(&[&words[..], more].concat())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        watches.push((process, lines));
+    }
+    let mut heard = Vec::new();
+    for (_, lines) in &mut watches {
+        heard.push(timeout(LIMIT, lines.next_line()).await.unwrap().unwrap().unwrap());
+    }
+    let said = format!("{READER} read up to 5 of {RECIPIENT}");
+    assert!(heard[0].contains(&said), "{}", heard[0]);
+    let event: serde_json::Value = serde_json::from_str(&heard[1]).unwrap();
+    assert_eq!(event["sender_id"], READER.to_string());
+    assert_eq!(event["last_read_event_id"], "5");
+
+    // It goes on, and resumes.
+    caller.mark(RECIPIENT, 6).await.unwrap();
+    let (_, lines) = &mut watches[0];
+    let line = timeout(LIMIT, lines.next_line()).await.unwrap().unwrap().unwrap();
+    assert!(line.contains("read up to 6"), "{line}");
+    server.signal(Signal::SIGTERM);
+    server.exit(LIMIT).await;
+    for (process, _) in watches {
+        let output = timeout(LIMIT, process.wait_with_output()).await.unwrap().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("DRAINING"), "{output:?}");
+    }
+    let (status, told) = failed(&["watch", "--after", "x"]).await;
+    assert!(status == Some(2) && told.contains("--after"), "{told}");
 }
