@@ -14,6 +14,7 @@ mod bad_input;
 mod clients;
 mod command_line;
 mod drain;
+mod examples;
 mod faults;
 mod http_edge;
 mod identity;
