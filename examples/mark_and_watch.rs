@@ -5,6 +5,8 @@
 //! cargo run --example mark_and_watch
 //! ```
 
+#![allow(clippy::print_stdout, reason = "an example shows what it got")]
+
 use std::error::Error;
 
 use markread::client::{ClientConfig, Credentials, connect};
