@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use markread::ids::UserId;
 use markread::mark_read::{Mark, Outcome, RateLimit};
+use markread::read_state::{Conversation, ReadOutcome};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
@@ -77,6 +79,8 @@ struct Result {
     answers: Vec<String>,
     events: Vec<String>,
     cursors: BTreeMap<(u64, u64), u64>,
+    read: Vec<Option<u64>>,
+    listed: BTreeMap<u64, Vec<u64>>,
 }
 
 /// Runs the lists; the times in answers and events agree, and a no-op tells the time of its advance.
@@ -113,7 +117,44 @@ async fn run(subject: &Subject, lists: &[Vec<Mark>], stored: &[(u64, &[u8])]) ->
         let message = subject.cursor(reader, recipient).await.unwrap();
         cursors.insert((reader.get(), recipient.get()), message);
     }
-    Result { answers, events, cursors }
+    let (read, listed) = read_all(subject, &cursors).await;
+    Result { answers, events, cursors, read, listed }
+}
+
+/// What the read side tells: of every pair of users, and in pages.
+async fn read_all(
+    subject: &Subject,
+    cursors: &BTreeMap<(u64, u64), u64>,
+) -> (Vec<Option<u64>>, BTreeMap<u64, Vec<u64>>) {
+    let users = [7, 70, i64::MAX.cast_unsigned()].map(|id: u64| UserId::try_from(id).unwrap());
+    let pairs = users
+        .iter()
+        .flat_map(|&reader| users.iter().map(move |&recipient| Conversation { reader, recipient }));
+    let pairs: Vec<_> = pairs.collect();
+    let outcome = subject.store().read_states(users[0], &pairs).await.unwrap();
+    let ReadOutcome::Served { read, .. } = outcome else { panic!("over quota") };
+    let read: Vec<_> =
+        read.iter().map(|cursor| cursor.map(|cursor| cursor.last_read_event_id.get())).collect();
+    for (pair, message) in pairs.iter().zip(&read) {
+        assert_eq!(cursors.get(&(pair.reader.get(), pair.recipient.get())), message.as_ref());
+    }
+    let mut listed = BTreeMap::new();
+    for reader in users {
+        let (mut all, mut after) = (Vec::new(), None);
+        loop {
+            let outcome = subject.store().list_cursors(reader, after, 2).await.unwrap();
+            let ReadOutcome::Served { read, .. } = outcome else { panic!("over quota") };
+            after = read.cursors.last().map(|cursor| cursor.recipient);
+            all.extend(read.cursors.iter().map(|cursor| cursor.recipient.get()));
+            if !read.more {
+                break;
+            }
+        }
+        // The order is each store's own.
+        all.sort_unstable();
+        listed.insert(reader.get(), all);
+    }
+    (read, listed)
 }
 
 #[test]
