@@ -3,13 +3,14 @@
 use std::fmt;
 use std::time::SystemTime;
 
-use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
+use aws_lc_rs::digest::SHA256_OUTPUT_LEN;
 use jsonwebtoken::jwk::{CommonParameters, Jwk, KeyOperations, PublicKeyUse};
 use jsonwebtoken::{Header, decode_header};
 use moka::sync::Cache;
 use serde::Deserialize;
 
 use super::jwt::{Expected, Verified, Verifier};
+use super::sha256;
 use crate::status::{Flaw, Refusal};
 
 /// How many verified tokens are remembered, at about 200 bytes each.
@@ -77,7 +78,7 @@ impl Keys {
 
     /// Whom a token was given to.
     pub fn check(&self, token: &str) -> Check {
-        let digest = Self::digest(token);
+        let digest = sha256(token);
         if let Some(verified) = self.verified.get(&digest) {
             if SystemTime::now() < verified.until {
                 return Check::Done(Ok(verified));
@@ -110,12 +111,6 @@ impl Keys {
         let mut named = self.keys.iter().filter(|key| key.id.as_deref() == Some(&kid)).peekable();
         let first = *named.peek()?;
         Some(Ok(named.find(|key| key.verifier.algorithm() == Some(alg)).unwrap_or(first)))
-    }
-
-    fn digest(token: &str) -> [u8; SHA256_OUTPUT_LEN] {
-        let mut bytes = [0; SHA256_OUTPUT_LEN];
-        bytes.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
-        bytes
     }
 }
 

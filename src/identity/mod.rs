@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName};
 use tokio::sync::watch;
@@ -136,6 +137,13 @@ impl Identity {
             }
         }
     }
+}
+
+/// What a text is remembered by that must not be kept itself.
+fn sha256(text: &str) -> [u8; SHA256_OUTPUT_LEN] {
+    let mut bytes = [0; SHA256_OUTPUT_LEN];
+    bytes.copy_from_slice(digest(&SHA256, text.as_bytes()).as_ref());
+    bytes
 }
 
 fn always_there() -> watch::Receiver<KeysState> {

@@ -13,6 +13,7 @@ use http::uri::{Authority, Scheme};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use super::credentials::{Credential, Credentials};
+use super::sha256;
 use crate::http::form::Form;
 use crate::ids::UserId;
 use crate::reread::Reread;
@@ -218,9 +219,7 @@ impl Parameters {
     fn nonce(&self) -> Nonce {
         let whose =
             [&self.nonce, &self.consumer_key, &self.token].map(|text| encode(text)).join("&");
-        let mut bytes = [0; digest::SHA256_OUTPUT_LEN];
-        bytes.copy_from_slice(digest::digest(&digest::SHA256, whose.as_bytes()).as_ref());
-        Nonce { timestamp: self.timestamp, digest: bytes }
+        Nonce { timestamp: self.timestamp, digest: sha256(&whose) }
     }
 }
 

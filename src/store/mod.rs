@@ -129,6 +129,13 @@ pub struct StreamSpan {
     pub now_ms: u64,
 }
 
+impl StreamSpan {
+    /// The place that all entries there are stand behind.
+    pub fn before_oldest(&self) -> EntryId {
+        self.first.map_or(self.last_given, EntryId::before)
+    }
+}
+
 /// Whether a nonce was used before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NonceUse {

@@ -153,11 +153,11 @@ impl Hub {
                 return Ok(tail);
             }
             let mut state = self.state();
-            let oldest = span.first.map_or(span.last_given, EntryId::before);
-            (state.tail, state.floor) = (Some(oldest), oldest);
+            let place = span.before_oldest();
+            (state.tail, state.floor) = (Some(place), place);
             state.ring.clear();
             state.tell_all(&Update::Gap);
-            return Ok(oldest);
+            return Ok(place);
         }
         let Entries { events, span: read } = self.store.newest_entries(RING_START_EVENTS).await?;
         let nothing = span.last_given.max(EntryId::FIRST);
@@ -203,7 +203,7 @@ impl Hub {
         let mut place = after;
         if after != EntryId::ZERO && may_have_lost(after, &span) {
             let _ = updates.try_send(Update::Gap);
-            place = span.first.map_or(span.last_given, EntryId::before);
+            place = span.before_oldest();
         }
         let hub = Arc::clone(self);
         tokio::spawn(async move { hub.catch_up(user, Watcher { id, updates }, place).await });
@@ -271,8 +271,7 @@ impl Hub {
 /// Whether entries behind this place may be gone: it is before the oldest and some were removed, or
 /// it is of another stream than this.
 fn may_have_lost(place: EntryId, span: &StreamSpan) -> bool {
-    let is_behind = span.first.map_or(place < span.last_given, |first| place < first.before());
-    (span.removed && is_behind) || place > span.last_given.max(EntryId::FIRST)
+    (span.removed && place < span.before_oldest()) || place > span.last_given.max(EntryId::FIRST)
 }
 
 fn concerns(event: &Event, user: UserId) -> bool {
