@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
 use tokio::time::timeout_at;
 
 use crate::deadline::Deadline;
@@ -17,10 +18,15 @@ use crate::store::{NonceUse, Store, StoreError, StoreErrorKind};
 use crate::telemetry::Throttle;
 use crate::watch::{Hub, WatchError, Watching};
 
+/// Watches that are opened at once. Thousands come back together when a server goes; they queue here,
+/// each as long as its call may take, and leave the store to the calls beside them.
+const OPENING_MAX: usize = 64;
+
 /// Read state, on a store.
 pub struct Service {
     store: Arc<dyn Store>,
     hub: Arc<Hub>,
+    opening: Semaphore,
     metrics: Arc<Metrics>,
     unavailable_log: Throttle,
     corrupt_log: Throttle,
@@ -30,7 +36,8 @@ impl Service {
     /// A service on this store.
     pub fn new(store: Arc<dyn Store>, hub: Arc<Hub>, metrics: Arc<Metrics>) -> Self {
         let (unavailable_log, corrupt_log) = Default::default();
-        Self { store, hub, metrics, unavailable_log, corrupt_log }
+        let opening = Semaphore::new(OPENING_MAX);
+        Self { store, hub, opening, metrics, unavailable_log, corrupt_log }
     }
 
     /// Does one command, as an edge could make it: fields that make none are an outcome too.
@@ -137,6 +144,8 @@ impl Service {
         after: Option<EntryId>,
         deadline: Deadline,
     ) -> Result<(Watching, Quota), Refusal> {
+        let turn = timeout_at(deadline.call_ends_at, self.opening.acquire()).await;
+        let _turn = turn.map_err(|elapsed| self.refuse(&StoreError::unavailable(elapsed)))?;
         let (_, quota) =
             self.served(in_time(deadline, self.store.read_states(caller, &[])).await)?;
         let watching = timeout_at(deadline.call_ends_at, self.hub.watch(caller, after)).await;

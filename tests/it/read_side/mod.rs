@@ -8,6 +8,7 @@ use crate::harness::caller::number;
 mod batches;
 mod buckets;
 mod commands;
+mod crowd;
 mod pages;
 mod refusals;
 mod states;
