@@ -8,6 +8,7 @@ use tonic_health::server::{HealthReporter, HealthService};
 use crate::grpc::MESSAGE_MAX_BYTES;
 use crate::identity::jwks::KeysState;
 use crate::lifecycle::Phase;
+use crate::metrics;
 use crate::proto::mark_read_service_server::SERVICE_NAME;
 use crate::store::StoreHealth;
 
@@ -76,6 +77,8 @@ pub async fn server(sources: Sources) -> (HealthServer, impl Future<Output = ()>
 async fn keep_reporting(reporter: HealthReporter, mut sources: Sources) {
     let mut told = ServingStatus::NotServing;
     loop {
+        let up = matches!(&*sources.store.borrow(), StoreHealth::Ready { .. });
+        metrics::set_store_up(up);
         let status = match sources.readiness() {
             Readiness::Ready { .. } => ServingStatus::Serving,
             Readiness::NotReady(_) => ServingStatus::NotServing,

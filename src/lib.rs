@@ -17,7 +17,7 @@
 //! - [`edge`], [`routing`], [`edge_guard`], [`identity`], [`deadline`]: what a call passes before.
 //! - [`status`]: every way a call is refused, and what the caller is told.
 //! - [`listener`], [`tls`], [`handshake`], [`peer`], [`lifecycle`], [`until_drain`]: connections, and
-//!   how they end. [`reread`]: files that change.
+//!   how they end. [`files`] and [`reread`]: files that flags name, and that change.
 //! - [`health`], [`ops`], [`metrics`], [`telemetry`]: what an operator sees.
 //! - [`config`], [`serve`]: settings, and how everything is put together. [`client`]: the other side.
 //!
@@ -30,6 +30,7 @@ pub mod edge;
 pub mod edge_guard;
 pub mod entry_id;
 pub mod event;
+pub mod files;
 pub mod grpc;
 pub mod handshake;
 pub mod health;

@@ -1,12 +1,15 @@
 //! `markread`: arguments become one command.
 
 use std::fmt::Display;
-use std::io::{Write, stderr, stdout};
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write, stderr, stdout};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use markread::client::ClientConfig;
-use markread::client::commands::{self, Ask};
+use markread::client::commands;
+use markread::client::healthcheck::healthcheck;
 use markread::config::{self, Command, ServeConfig, Stop, TokenConfig};
 use markread::identity::jwt;
 use markread::serve::{self, ServeError};
@@ -25,7 +28,10 @@ fn main() -> ExitCode {
     match config::parse(std::env::args_os()) {
         Ok(Command::Serve(config)) => serve(*config),
         Ok(Command::Token(config)) => token(config),
-        Ok(Command::Ask(config, ask)) => client(*config, ask),
+        Ok(Command::Ask(config, ask, expected)) => {
+            client(commands::ask(*config, ask, expected, |line| writeln!(stdout(), "{line}")))
+        }
+        Ok(Command::Healthcheck(config)) => client(healthcheck(config)),
         Err(Stop::Said(text)) => say(text.trim_end()),
         Err(Stop::Usage(problem)) => stop(2, problem),
     }
@@ -46,23 +52,39 @@ fn serve(config: ServeConfig) -> ExitCode {
     }
 }
 
-fn client(config: ClientConfig, ask: Ask) -> ExitCode {
+fn client(asked: impl Future<Output = Result<(), String>>) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return stop(1, error),
     };
-    match runtime.block_on(commands::ask(config, ask, |line| writeln!(stdout(), "{line}"))) {
+    match runtime.block_on(asked) {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => stop(1, problem),
     }
 }
 
 fn token(config: TokenConfig) -> ExitCode {
-    let TokenConfig { user, secret, ttl, expected } = config;
-    match jwt::issue(user, &secret, ttl, expected) {
-        Ok(token) => say(&token),
-        Err(error) => stop(1, error),
+    let TokenConfig { user, secret, ttl, output, expected } = config;
+    match (jwt::issue(user, &secret, ttl, expected), output) {
+        (Ok(token), None) => say(&token),
+        (Ok(token), Some(file)) => match write_secret(&file, &token) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => stop(1, format!("--output {}: {error}", file.display())),
+        },
+        (Err(error), _) => stop(1, error),
     }
+}
+
+/// Writes a line to a file that only its owner may read.
+fn write_secret(file: &Path, secret: &str) -> io::Result<()> {
+    // One that is there may be readable to others, and would stay so.
+    if let Err(error) = fs::remove_file(file)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(error);
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?;
+    writeln!(file, "{secret}")
 }
 
 fn say(text: &str) -> ExitCode {

@@ -10,6 +10,8 @@ use tonic::Code;
 use crate::mark_read::Outcome;
 use crate::routing::Rpc;
 use crate::status::Refusal;
+use crate::status::codes::{CODE_NAMES, code_index, code_name};
+use crate::store::StreamSpan;
 
 const MARK_READ_TOTAL: &str = "markread_mark_read_total";
 const RPC_DURATION: &str = "rpc_server_call_duration_seconds";
@@ -18,7 +20,16 @@ const EVENTS_PUBLISHED: &str = "markread_events_published_total";
 const STREAM_LENGTH: &str = "markread_stream_length";
 const WATCHERS: &str = "markread_watchers";
 const EDGE_LIMITED: &str = "markread_edge_limited_total";
+const WATCH_GAPS: &str = "markread_watch_gaps_total";
+const STORE_UP: &str = "markread_store_up";
 const STORE_WARNINGS: &str = "markread_store_warnings";
+const REDIS_MEMORY_USED: &str = "markread_redis_memory_used_bytes";
+const REDIS_MEMORY_MAX: &str = "markread_redis_memory_max_bytes";
+const REDIS_EVICTED_KEYS: &str = "markread_redis_evicted_keys_total";
+const STREAM_MAXLEN: &str = "markread_stream_maxlen";
+const STREAM_OLDEST_AGE: &str = "markread_stream_oldest_entry_age_seconds";
+const GROUP_UNREAD: &str = "markread_stream_group_unread_entries";
+const GROUP_TRIMMED: &str = "markread_stream_group_trimmed_unread";
 const BUILD_INFO: &str = "markread_build_info";
 
 /// OpenTelemetry's buckets for RPC durations in seconds, with finer ones below, since most calls
@@ -42,27 +53,6 @@ const OUTCOMES: [&str; 10] = [
     "unavailable",
     "deadline",
     "internal",
-];
-
-/// gRPC's names of its codes, by number.
-const CODES: [&str; 17] = [
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
 ];
 
 /// Makes this process's metrics go to Prometheus.
@@ -95,13 +85,14 @@ pub struct Metrics {
     mark_read: [(&'static str, Counter); OUTCOMES.len()],
     events_published: Counter,
     edge_limited: Counter,
-    durations: [[OnceLock<Histogram>; CODES.len()]; Rpc::ALL.len()],
+    durations: [[OnceLock<Histogram>; CODE_NAMES.len()]; Rpc::ALL.len()],
 }
 
 impl Default for Metrics {
     fn default() -> Self {
         describe();
         count_watchers(0);
+        count_watch_gaps(0);
         gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION"), "revision" => env!("MARKREAD_REVISION"))
             .set(1);
         Self {
@@ -142,8 +133,7 @@ impl Metrics {
     /// Records how long a call took until its status was known. `_OTHER` stands for any method
     /// that is not ours.
     pub fn record_call(&self, method: RecordedMethod, code: Code, began: Instant) {
-        let index = usize::try_from(i32::from(code)).unwrap_or_default();
-        let code = CODES.get(index).copied().unwrap_or("UNKNOWN");
+        let (index, code) = (code_index(code), code_name(code));
         let (handle, method) = match method {
             RecordedMethod::Ours(rpc) => {
                 let place = Rpc::ALL.iter().position(|known| *known == rpc);
@@ -161,9 +151,56 @@ impl Metrics {
     }
 }
 
-/// States how many events the stream in Redis holds.
-pub fn set_stream_length(entries: u32) {
-    gauge!(STREAM_LENGTH).set(entries);
+/// States what the stream of events spans.
+pub fn set_stream(span: &StreamSpan) {
+    gauge!(STREAM_LENGTH).set(count(span.length));
+    let oldest_ms = span.first.map_or(span.now_ms, |first| first.ms);
+    let age = Duration::from_millis(span.now_ms.saturating_sub(oldest_ms));
+    gauge!(STREAM_OLDEST_AGE).set(age.as_secs_f64());
+}
+
+/// States how many events the stream is trimmed to.
+pub fn set_stream_maxlen(entries: u64) {
+    gauge!(STREAM_MAXLEN).set(count(entries));
+}
+
+/// States how many entries a consumer group was not given yet, where that is known, and whether some
+/// of them are gone.
+pub fn set_group(name: &str, unread: Option<u32>, trimmed: bool) {
+    let name = name.to_owned();
+    gauge!(GROUP_UNREAD, "group" => name.clone()).set(unread.map_or(f64::NAN, f64::from));
+    gauge!(GROUP_TRIMMED, "group" => name).set(u32::from(trimmed));
+}
+
+/// States how much memory Redis uses, and may use; 0 is no limit.
+pub fn set_redis_memory(used_bytes: u64, max_bytes: u64) {
+    gauge!(REDIS_MEMORY_USED).set(count(used_bytes));
+    gauge!(REDIS_MEMORY_MAX).set(count(max_bytes));
+}
+
+/// States how many keys Redis has evicted since it was started.
+pub fn set_redis_evicted_keys(keys: u64) {
+    counter!(REDIS_EVICTED_KEYS).absolute(keys);
+}
+
+/// States whether the store answers.
+pub fn set_store_up(up: bool) {
+    gauge!(STORE_UP).set(u32::from(up));
+}
+
+/// Counts watchers that were told that events may be lost.
+pub fn count_watch_gaps(watchers: usize) {
+    counter!(WATCH_GAPS).increment(u64::try_from(watchers).unwrap_or(u64::MAX));
+}
+
+/// A count as a gauge has it. Its digits beyond 2^53 do not matter.
+#[allow(
+    clippy::as_conversions,
+    clippy::cast_precision_loss,
+    reason = "Prometheus knows floats only"
+)]
+fn count(count: u64) -> f64 {
+    count as f64
 }
 
 /// Counts watchers that come, or below zero that go.
@@ -235,6 +272,39 @@ fn describe() {
     describe_gauge!(STREAM_LENGTH, "Entries in the stream of mark-read events, as last probed");
     describe_gauge!(WATCHERS, "Calls that watch mark-read events");
     describe_counter!(EDGE_LIMITED, "Calls that the edge guard stopped");
+    describe_counter!(
+        WATCH_GAPS,
+        "Gaps that watchers were told of: events that may be lost to them"
+    );
+    describe_gauge!(STORE_UP, "1 while the store answers, else 0");
+    describe_gauge!(
+        REDIS_MEMORY_USED,
+        Unit::Bytes,
+        "Memory that Redis uses, as last probed (used_memory of INFO)"
+    );
+    describe_gauge!(
+        REDIS_MEMORY_MAX,
+        Unit::Bytes,
+        "Memory that Redis may use, 0 without a limit (maxmemory)"
+    );
+    describe_counter!(REDIS_EVICTED_KEYS, "Keys that Redis has evicted since its start");
+    describe_gauge!(
+        STREAM_MAXLEN,
+        "Entries that the stream is trimmed to, 0 without (--stream-maxlen)"
+    );
+    describe_gauge!(
+        STREAM_OLDEST_AGE,
+        Unit::Seconds,
+        "Age of the stream's oldest entry: how far back a consumer can resume"
+    );
+    describe_gauge!(
+        GROUP_UNREAD,
+        "Entries that a consumer group was not given yet, NaN where Redis does not know (lag)"
+    );
+    describe_gauge!(
+        GROUP_TRIMMED,
+        "1 while entries were removed that a consumer group was never given, else 0"
+    );
     describe_gauge!(STORE_WARNINGS, "Settings of Redis that may lose data (/readyz names them)");
     describe_gauge!(BUILD_INFO, "1, labelled with what is running");
 }

@@ -59,7 +59,7 @@ pub async fn serve(config: ServeConfig) -> Result<(), ServeError> {
     let page = metrics::install().map_err(|error| failed("metrics", error))?;
     let metrics = Arc::new(Metrics::default());
     let lifecycle = Lifecycle::default();
-    let (store, mut keeper) = open_store(backend)?;
+    let (store, mut keeper) = open_store(backend);
 
     tell_listening(&listener, &ops_listener);
     warn_of(&edge.identity, tls.is_some());
@@ -111,18 +111,15 @@ fn bind(flag: &str, address: SocketAddr, limits: Limits) -> Result<Listener, Ser
 }
 
 /// The store, and a task that ends only when Redis turns out to have another layout.
-fn open_store(
-    backend: Backend,
-) -> Result<(Arc<dyn Store>, JoinHandle<LayoutMismatch>), ServeError> {
+fn open_store(backend: Backend) -> (Arc<dyn Store>, JoinHandle<LayoutMismatch>) {
     match backend {
         Backend::Redis(config) => {
-            let (store, keeper) =
-                RedisStore::start(*config).map_err(|error| failed("--redis-url", error))?;
-            Ok((store, keeper))
+            let (store, keeper) = RedisStore::start(*config);
+            (store, keeper)
         }
         Backend::Memory { rate_limit, read_rate_limit, stream_max_entries } => {
             let store = Arc::new(MemoryStore::new(rate_limit, read_rate_limit, stream_max_entries));
-            Ok((store, tokio::spawn(std::future::pending())))
+            (store, tokio::spawn(std::future::pending()))
         }
     }
 }

@@ -146,7 +146,8 @@ fn client_verifier(
     verifier.map_err(|error| format!("holds no certificate of a CA: {error}"))
 }
 
-fn certificates(pem: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
+/// The certificates in PEM text, where there is any.
+pub(crate) fn certificates(pem: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     certificates.ok().filter(|certificates| !certificates.is_empty())
 }

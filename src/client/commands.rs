@@ -6,7 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use prost_types::Timestamp;
 use serde_json::json;
-use tonic::Status;
+use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 use super::{Client, ClientConfig, connect};
@@ -17,6 +17,7 @@ use crate::proto::{
     MarkReadResponse, ReadCursor, ReadState, WatchMarkReadEventsRequest,
     WatchMarkReadEventsResponse,
 };
+use crate::status::codes::code_name;
 
 /// The cursors of a page, as many as there may be.
 const PAGE_CURSORS: i32 = 1000;
@@ -35,6 +36,8 @@ pub enum Ask {
     State {
         /// The other users; none means all whom the caller has read.
         recipients: Vec<UserId>,
+        /// What the caller must have read of each of them.
+        at_least: Option<EventId>,
     },
     /// Print events as they come.
     Watch {
@@ -54,7 +57,8 @@ pub enum Format {
     Json,
 }
 
-/// Asks, and gives each line to be printed. A watch ends when that cannot be.
+/// Asks, and gives each line to be printed. A watch ends when that cannot be. The call is to end with
+/// the expected status.
 ///
 /// # Errors
 ///
@@ -62,6 +66,7 @@ pub enum Format {
 pub async fn ask(
     config: ClientConfig,
     ask: Ask,
+    expected: Code,
     mut print: impl FnMut(&str) -> io::Result<()>,
 ) -> Result<(), String> {
     let client = connect(config).map_err(|error| format!("no client can be made: {error}"))?;
@@ -69,13 +74,32 @@ pub async fn ask(
         Ask::Mark { recipient, last_read_event_id } => {
             mark(client, recipient, last_read_event_id).await
         }
-        Ask::State { recipients } => state(client, &recipients).await,
-        Ask::Watch { after, format } => {
-            return watch(client, after, format, print).await.map_err(|status| failure(&status));
-        }
+        Ask::State { recipients, at_least } => state(client, &recipients, at_least).await,
+        Ask::Watch { after, format } => watch(client, after, format, &mut print).await,
     };
-    let text = answered.map_err(|status| failure(&status))?;
-    print(&text).map_err(|error| format!("nothing can be printed: {error}"))
+    let mut print =
+        |text: &str| print(text).map_err(|error| format!("nothing can be printed: {error}"));
+    match answered {
+        Ok(Answer { text, .. }) if expected != Code::Ok => {
+            print(&text)?;
+            Err(format!("the call was answered OK, not {}", code_name(expected)))
+        }
+        Ok(Answer { text, missed }) => {
+            if !text.is_empty() {
+                print(&text)?;
+            }
+            missed.map_or(Ok(()), Err)
+        }
+        Err(status) if status.code() == expected => print(&failure(&status)),
+        Err(status) => Err(failure(&status)),
+    }
+}
+
+/// What a call was answered, for people, and what its caller missed in it.
+#[derive(Default)]
+struct Answer {
+    text: String,
+    missed: Option<String>,
 }
 
 /// Prints events until the server ends it, or whoever reads the lines.
@@ -84,7 +108,7 @@ async fn watch(
     after: String,
     format: Format,
     mut print: impl FnMut(&str) -> io::Result<()>,
-) -> Result<(), Status> {
+) -> Result<Answer, Status> {
     let request = WatchMarkReadEventsRequest { after };
     let mut updates = client.watch_mark_read_events(request).await?.into_inner();
     while let Some(WatchMarkReadEventsResponse { update }) = updates.message().await? {
@@ -101,7 +125,7 @@ async fn watch(
             break;
         }
     }
-    Ok(())
+    Ok(Answer::default())
 }
 
 fn event_line(event: &MarkReadEvent) -> String {
@@ -122,26 +146,37 @@ fn event_json(event: &MarkReadEvent) -> String {
     .to_string()
 }
 
-async fn mark(mut client: Client, recipient: UserId, message: EventId) -> Result<String, Status> {
+async fn mark(mut client: Client, recipient: UserId, message: EventId) -> Result<Answer, Status> {
     let (last_read_event_id, recipient_id) = (message.get(), recipient.get());
     let request = MarkReadRequest { last_read_event_id, recipient_id };
     let MarkReadResponse { cursor, advanced } = client.mark_read(request).await?.into_inner();
     let [message, time] = shown(cursor.as_ref());
-    Ok(if advanced {
+    let text = if advanced {
         format!("advanced to {message} at {time}")
     } else {
         format!("unchanged at {message} since {time}")
-    })
+    };
+    Ok(Answer { text, missed: None })
 }
 
-async fn state(mut client: Client, recipients: &[UserId]) -> Result<String, Status> {
+async fn state(
+    mut client: Client,
+    recipients: &[UserId],
+    at_least: Option<EventId>,
+) -> Result<Answer, Status> {
     if recipients.is_empty() {
-        return all(client).await;
+        return Ok(Answer { text: all(client).await?, missed: None });
     }
     let recipient_ids = recipients.iter().map(|recipient| recipient.get()).collect();
     let request = BatchGetReadStatesRequest { recipient_ids };
     let states = client.batch_get_read_states(request).await?.into_inner().states;
-    Ok(table(&states))
+    let missed = at_least.and_then(|message| {
+        let behind = states.iter().find(|state| {
+            state.mine.as_ref().is_none_or(|mine| mine.last_read_event_id < message.get())
+        })?;
+        Some(format!("the reader has not read up to {message} of {}", behind.recipient_id))
+    });
+    Ok(Answer { text: table(&states), missed })
 }
 
 /// What the caller has read everywhere, without what others have.
@@ -200,11 +235,11 @@ fn time(at: Option<&Timestamp>) -> String {
 }
 
 /// What a status says, in one line. It comes from outside.
-fn failure(status: &Status) -> String {
+pub(super) fn failure(status: &Status) -> String {
     let details = status.get_error_details();
     let reason = details.error_info().map(|info| format!(" {}", info.reason.escape_debug()));
     let message = status.message().escape_debug();
-    format!("{:?}{}: {message}", status.code(), reason.unwrap_or_default())
+    format!("{}{}: {message}", code_name(status.code()), reason.unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -227,6 +262,6 @@ RECIPIENT   MINE   AT                        THEIRS  AT
     #[test]
     fn a_failure_is_one_line_whatever_a_server_says() {
         let status = Status::unavailable("a\nb\u{1b}[31m");
-        assert_eq!(failure(&status), "Unavailable: a\\nb\\u{1b}[31m");
+        assert_eq!(failure(&status), "UNAVAILABLE: a\\nb\\u{1b}[31m");
     }
 }

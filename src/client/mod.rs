@@ -16,6 +16,7 @@ use crate::ids::UserId;
 pub use crate::proto::mark_read_service_client::MarkReadServiceClient;
 
 pub mod commands;
+pub mod healthcheck;
 
 /// How long it may take to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -99,23 +100,36 @@ impl Interceptor for Credentials {
 /// Where a certificate or a key is none.
 pub fn connect(config: ClientConfig) -> Result<Client, tonic::transport::Error> {
     let ClientConfig { address, credentials, ca, certificate } = config;
-    let is_https = address.scheme_str() == Some("https");
-    let mut endpoint = Endpoint::from(address)
-        .connect_timeout(CONNECT_TIMEOUT)
+    let endpoint = endpoint(address, ca, certificate, None)?
         // It bounds the time to an answer's head: a watch lasts.
         .timeout(CALL_TIMEOUT)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_INTERVAL);
-    if is_https {
-        let mut tls = ClientTlsConfig::new();
-        tls = match ca {
-            Some(ca) => tls.ca_certificate(Certificate::from_pem(ca)),
-            None => tls.with_native_roots(),
-        };
-        if let Some((certificate, PrivateKey(key))) = certificate {
-            tls = tls.identity(Identity::from_pem(certificate, key));
-        }
-        endpoint = endpoint.tls_config(tls)?;
-    }
     Ok(MarkReadServiceClient::with_interceptor(endpoint.connect_lazy(), credentials))
+}
+
+/// Where to connect to, and over https, whom to trust there and as whom.
+fn endpoint(
+    address: Uri,
+    ca: Option<Vec<u8>>,
+    certificate: Option<(Vec<u8>, PrivateKey)>,
+    server_name: Option<String>,
+) -> Result<Endpoint, tonic::transport::Error> {
+    let is_https = address.scheme_str() == Some("https");
+    let endpoint = Endpoint::from(address).connect_timeout(CONNECT_TIMEOUT);
+    if !is_https {
+        return Ok(endpoint);
+    }
+    let mut tls = ClientTlsConfig::new();
+    tls = match ca {
+        Some(ca) => tls.ca_certificate(Certificate::from_pem(ca)),
+        None => tls.with_native_roots(),
+    };
+    if let Some((certificate, PrivateKey(key))) = certificate {
+        tls = tls.identity(Identity::from_pem(certificate, key));
+    }
+    if let Some(server_name) = server_name {
+        tls = tls.domain_name(server_name);
+    }
+    endpoint.tls_config(tls)
 }

@@ -1,14 +1,20 @@
 //! The settings of the commands that are clients.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
 use http::Uri;
+use http::uri::{Authority, Scheme};
+use tonic::Code;
 
 use super::Command;
-use super::args::{ClientArgs, MarkArgs, StateArgs, WatchArgs};
-use super::validate::{about, read};
+use super::args::{ClientArgs, ExpectArgs, HealthcheckArgs, MarkArgs, StateArgs, WatchArgs};
 use crate::client::commands::{Ask, Format};
+use crate::client::healthcheck::HealthcheckConfig;
 use crate::client::{ClientConfig, Credentials, PrivateKey};
 use crate::entry_id::EntryId;
+use crate::files::{about, read};
 use crate::mark_read::BATCH_MAX_ITEMS;
+use crate::status::codes::{CODE_NAMES, code_named};
 
 impl MarkArgs {
     pub(super) fn validate(self) -> Result<Command, String> {
@@ -17,8 +23,9 @@ impl MarkArgs {
         let last_read_event_id = self.last_read_event_id.parse();
         let last_read_event_id =
             last_read_event_id.map_err(|problem| format!("--last-read-event-id {problem}"))?;
+        let expected = self.expect.validate()?;
         let config = self.client.validate()?;
-        Ok(Command::Ask(Box::new(config), Ask::Mark { recipient, last_read_event_id }))
+        Ok(Command::Ask(Box::new(config), Ask::Mark { recipient, last_read_event_id }, expected))
     }
 }
 
@@ -30,8 +37,14 @@ impl StateArgs {
         let recipients = self.recipient.iter().map(|recipient| recipient.parse());
         let recipients: Result<Vec<_>, _> = recipients.collect();
         let recipients = recipients.map_err(|problem| format!("--recipient {problem}"))?;
+        if self.at_least.is_some() && recipients.is_empty() {
+            return Err("--at-least needs --recipient: name whose messages are meant".to_owned());
+        }
+        let at_least = self.at_least.as_deref().map(str::parse).transpose();
+        let at_least = at_least.map_err(|problem| format!("--at-least {problem}"))?;
+        let expected = self.expect.validate()?;
         let config = self.client.validate()?;
-        Ok(Command::Ask(Box::new(config), Ask::State { recipients }))
+        Ok(Command::Ask(Box::new(config), Ask::State { recipients, at_least }, expected))
     }
 }
 
@@ -43,7 +56,50 @@ impl WatchArgs {
         let format = if self.json { Format::Json } else { Format::Text };
         let config = self.client.validate()?;
         let after = self.after.unwrap_or_default();
-        Ok(Command::Ask(Box::new(config), Ask::Watch { after, format }))
+        Ok(Command::Ask(Box::new(config), Ask::Watch { after, format }, Code::Ok))
+    }
+}
+
+impl ExpectArgs {
+    fn validate(self) -> Result<Code, String> {
+        let Some(name) = self.expect_status else { return Ok(Code::Ok) };
+        code_named(&name).ok_or_else(|| {
+            format!(
+                "--expect-status {name:?} is no gRPC status: it takes one of {}",
+                CODE_NAMES.join(", ")
+            )
+        })
+    }
+}
+
+impl HealthcheckArgs {
+    pub(super) fn validate(self) -> Result<Command, String> {
+        let is_tls = self.tls_ca.is_some() || self.tls_server_name.is_some();
+        let scheme = if is_tls { Scheme::HTTPS } else { Scheme::HTTP };
+        let listen = match self.listen.parse::<SocketAddr>() {
+            Ok(address) if address.ip().is_unspecified() => {
+                let loopback: IpAddr = if address.is_ipv4() {
+                    Ipv4Addr::LOCALHOST.into()
+                } else {
+                    Ipv6Addr::LOCALHOST.into()
+                };
+                SocketAddr::new(loopback, address.port()).to_string()
+            }
+            _ => self.listen,
+        };
+        let authority: Option<Authority> = listen.parse().ok();
+        let authority = authority.filter(|authority| authority.port_u16().is_some());
+        let address =
+            authority.filter(|authority| !authority.as_str().contains('@')).and_then(|authority| {
+                Uri::builder().scheme(scheme).authority(authority).path_and_query("/").build().ok()
+            });
+        let address = address.ok_or("--listen is no server's: it takes host:port")?;
+        let ca = self.tls_ca.as_deref().map(|file| read("--tls-ca", file)).transpose()?;
+        Ok(Command::Healthcheck(HealthcheckConfig {
+            address,
+            ca,
+            server_name: self.tls_server_name,
+        }))
     }
 }
 

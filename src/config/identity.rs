@@ -6,7 +6,8 @@ use http::Uri;
 use http::uri::Scheme;
 
 use super::args::ServeArgs;
-use super::validate::{about, read, read_secret};
+use super::validate::read_secret;
+use crate::files::{about, read};
 use crate::identity::jwks::Jwks;
 use crate::identity::jwt::Verifier;
 use crate::identity::keys::Keys;

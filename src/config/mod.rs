@@ -4,15 +4,18 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
 use clap::error::{ContextKind, ErrorKind};
+use tonic::Code;
 
 use self::args::{Cli, CliCommand};
 use crate::client::ClientConfig;
 use crate::client::commands::Ask;
+use crate::client::healthcheck::HealthcheckConfig;
 use crate::edge::EdgeConfig;
 use crate::identity::jwt::{Expected, Secret};
 use crate::ids::UserId;
@@ -34,8 +37,10 @@ pub enum Command {
     Serve(Box<ServeConfig>),
     /// Print a signed token.
     Token(TokenConfig),
-    /// Ask a server, as a client.
-    Ask(Box<ClientConfig>, Ask),
+    /// Ask a server, as a client, and expect this status.
+    Ask(Box<ClientConfig>, Ask, Code),
+    /// Ask a server whether it is serving.
+    Healthcheck(HealthcheckConfig),
 }
 
 /// Why nothing is to be done.
@@ -95,6 +100,8 @@ pub struct TokenConfig {
     pub secret: Secret,
     /// How long it holds.
     pub ttl: Duration,
+    /// Where it is written; none means standard output.
+    pub output: Option<PathBuf>,
     /// Its issuer and audience.
     pub expected: Expected,
 }
@@ -112,6 +119,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Stop> 
         CliCommand::Mark(args) => args.validate(),
         CliCommand::State(args) => args.validate(),
         CliCommand::Watch(args) => args.validate(),
+        CliCommand::Healthcheck(args) => args.validate(),
     };
     command.map_err(|problem| Stop::Usage(one_line(&problem)))
 }
@@ -123,7 +131,8 @@ fn stop(error: &clap::Error) -> Stop {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Stop::Said(text),
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
             Stop::Usage(
-                "a command is missing: serve, token, mark, state or watch (--help says more)"
+                "a command is missing: serve, token, mark, state, watch or healthcheck (--help says \
+                 more)"
                     .to_owned(),
             )
         }

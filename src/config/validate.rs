@@ -1,19 +1,17 @@
 //! From what clap read to settings that make sense, or to what is wrong with them.
 
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use redis::{ConnectionAddr, IntoConnectionInfo};
-
-use super::args::{ExpectedArgs, ServeArgs, TokenArgs};
+use super::args::{ExpectedArgs, RedisArgs, ServeArgs, TokenArgs};
 use super::{Backend, ServeConfig, TokenConfig};
 use crate::edge::EdgeConfig;
 use crate::edge_guard::EdgeRate;
+use crate::files::{about, read};
 use crate::identity::jwt::{Expected, Secret};
 use crate::listener::Limits;
 use crate::mark_read::RateLimit;
-use crate::store::redis::{RedisConfig, ReplicasAck};
+use crate::store::redis::{RedisAddress, RedisConfig, RedisFiles, ReplicasAck};
 
 const DEFAULT_REDIS_URL: &str = "redis://127.0.0.1:6379";
 const DEFAULT_REPLICAS_ACK_TIMEOUT: Duration = Duration::from_millis(100);
@@ -53,6 +51,11 @@ impl ServeArgs {
     fn refuse_what_dev_excludes(&self) -> Result<(), String> {
         let settings = [
             ("--redis-url", self.redis_url.is_some()),
+            ("--redis-username", self.redis.username.is_some()),
+            ("--redis-password-file", self.redis.password_file.is_some()),
+            ("--redis-ca", self.redis.ca.is_some()),
+            ("--redis-cert", self.redis.cert.is_some()),
+            ("--redis-key", self.redis.key.is_some()),
             ("--replicas-ack", self.replicas_ack.is_some()),
             ("--replicas-ack-timeout", self.replicas_ack_timeout.is_some()),
             ("--jwt-secret-file", self.jwt_secret_file.is_some()),
@@ -89,18 +92,12 @@ impl ServeArgs {
             let stream_max_entries = usize::try_from(self.stream_maxlen).unwrap_or(usize::MAX);
             return Ok(Backend::Memory { rate_limit, read_rate_limit, stream_max_entries });
         }
-        // Neither the URL nor the parser's words are repeated: there may be a password in them.
-        let address =
-            self.redis_url.as_deref().unwrap_or(DEFAULT_REDIS_URL).into_connection_info().map_err(
-                |_| {
-                    "--redis-url is no URL of a Redis: it takes redis://host:port, \
-                          rediss://host:port or unix:///path"
-                },
-            )?;
-        if let ConnectionAddr::TcpTls { insecure: true, .. } = address.addr() {
-            let problem = "--redis-url ends in #insecure: certificates are always verified";
-            return Err(format!("{problem}, leave it out"));
-        }
+        let url = self.redis_url.as_deref().unwrap_or(DEFAULT_REDIS_URL);
+        let RedisArgs { username, password_file: password, ca, cert, key } = self.redis.clone();
+        let files = RedisFiles { password, ca, cert, key };
+        let address = RedisAddress::new(url, username.as_deref(), files)?;
+        // What is wrong with a file is said now; later, in the log.
+        address.client()?;
         if self.stream.is_empty() {
             return Err("--stream is empty: it takes the name of a key".to_owned());
         }
@@ -136,6 +133,7 @@ impl TokenArgs {
             user: self.user.parse().map_err(|problem| format!("--user {problem}"))?,
             secret: read_secret(&self.jwt_secret_file)?,
             ttl: self.ttl,
+            output: self.output,
             expected: self.expected.expected(),
         })
     }
@@ -150,17 +148,4 @@ impl ExpectedArgs {
 pub(super) fn read_secret(file: &Path) -> Result<Secret, String> {
     const FLAG: &str = "--jwt-secret-file";
     Secret::from_file_contents(read(FLAG, file)?).map_err(|problem| about(FLAG, file, &problem))
-}
-
-pub(super) fn read(flag: &str, file: &Path) -> Result<Vec<u8>, String> {
-    let contents =
-        fs::read(file).map_err(|error| about(flag, file, &format!("cannot be read: {error}")))?;
-    if contents.is_empty() {
-        return Err(about(flag, file, "is empty"));
-    }
-    Ok(contents)
-}
-
-pub(super) fn about(flag: &str, file: &Path, problem: &str) -> String {
-    format!("{flag} {} {problem}", file.display())
 }

@@ -12,6 +12,7 @@ use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, encode};
 use serde::{Deserialize, Serialize};
 
+use crate::files::without_newline;
 use crate::ids::UserId;
 use crate::status::{Flaw, Refusal};
 
@@ -31,10 +32,8 @@ impl Secret {
     /// # Errors
     ///
     /// What is wrong, as the end of a sentence, when it is shorter than [`SECRET_MIN_BYTES`].
-    pub fn from_file_contents(mut contents: Vec<u8>) -> Result<Self, String> {
-        if contents.last() == Some(&b'\n') {
-            contents.pop();
-        }
+    pub fn from_file_contents(contents: Vec<u8>) -> Result<Self, String> {
+        let contents = without_newline(contents);
         let length = contents.len();
         if length < SECRET_MIN_BYTES {
             return Err(format!(

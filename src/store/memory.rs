@@ -68,6 +68,7 @@ impl MemoryStore {
         read_rate_limit: RateLimit,
         stream_max_entries: usize,
     ) -> Self {
+        metrics::set_stream_maxlen(u64::try_from(stream_max_entries).unwrap_or(u64::MAX));
         let health = watch::Sender::new(StoreHealth::Ready { warnings: Vec::new() });
         let timer = StoreTimer::new("mark_read");
         let state = Mutex::default();
@@ -105,7 +106,7 @@ impl Store for MemoryStore {
             let users = state.users_of(marks);
             let outcomes =
                 marks.iter().map(|mark| Ok(self.mark_one(state, mark, now_ms, &users))).collect();
-            metrics::set_stream_length(u32::try_from(state.stream.len()).unwrap_or(u32::MAX));
+            metrics::set_stream(&state.span(now_ms));
             outcomes
         });
         self.published.notify_one();
@@ -169,12 +170,7 @@ impl Store for MemoryStore {
     }
 
     async fn stream_span(&self) -> Result<StreamSpan, StoreError> {
-        Ok(self.with_state(|state| StreamSpan {
-            first: state.stream.front().map(|(id, _)| *id),
-            last_given: state.last_entry_id,
-            removed: state.removed,
-            now_ms: now_ms(),
-        }))
+        Ok(self.with_state(|state| state.span(now_ms())))
     }
 
     async fn use_nonce(&self, nonce: Nonce) -> Result<NonceUse, StoreError> {
@@ -259,6 +255,16 @@ impl State {
         Users::within_bounds(
             objects.filter_map(|user| Some((user, UserObject::parse(self.users.get(&user)?)?))),
         )
+    }
+
+    fn span(&self, now_ms: u64) -> StreamSpan {
+        StreamSpan {
+            first: self.stream.front().map(|(id, _)| *id),
+            last_given: self.last_entry_id,
+            removed: self.removed,
+            length: u64::try_from(self.stream.len()).unwrap_or(u64::MAX),
+            now_ms,
+        }
     }
 
     fn use_nonce(&mut self, nonce: Nonce, now_ms: u64) -> NonceUse {

@@ -125,6 +125,8 @@ pub struct StreamSpan {
     pub last_given: EntryId,
     /// Whether entries were ever removed.
     pub removed: bool,
+    /// How many entries there are.
+    pub length: u64,
     /// The store's clock, in milliseconds since 1970.
     pub now_ms: u64,
 }

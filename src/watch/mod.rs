@@ -156,6 +156,7 @@ impl Hub {
             let place = span.before_oldest();
             (state.tail, state.floor) = (Some(place), place);
             state.ring.clear();
+            metrics::count_watch_gaps(state.watchers.values().map(Vec::len).sum());
             state.tell_all(&Update::Gap);
             return Ok(place);
         }
@@ -202,6 +203,7 @@ impl Hub {
         }
         let mut place = after;
         if after != EntryId::ZERO && may_have_lost(after, &span) {
+            metrics::count_watch_gaps(1);
             let _ = updates.try_send(Update::Gap);
             place = span.before_oldest();
         }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::Duration;
@@ -185,6 +186,11 @@ async fn dev_goes_with_no_redis_no_credentials_and_no_address_but_loopback() {
     let secret = files.secret();
     for (flag, value) in [
         ("--redis-url", "redis://127.0.0.1:6379"),
+        ("--redis-username", "markread"),
+        ("--redis-password-file", secret.as_str()),
+        ("--redis-ca", secret.as_str()),
+        ("--redis-cert", secret.as_str()),
+        ("--redis-key", secret.as_str()),
         ("--replicas-ack", "0"),
         ("--replicas-ack-timeout", "50ms"),
         ("--jwt-secret-file", secret.as_str()),
@@ -270,8 +276,11 @@ async fn a_port_in_use_is_not_the_flags_fault() {
 
 #[tokio::test]
 async fn help_names_every_flag_with_its_variable_and_default() {
-    const WITHOUT_DEFAULT: [&str; 11] = [
+    const WITHOUT_DEFAULT: [&str; 14] = [
         "dev",
+        "redis-password-file",
+        "redis-cert",
+        "redis-key",
         "jwt-secret-file",
         "jwt-public-key-file",
         "jwt-jwks-url",
@@ -359,6 +368,22 @@ async fn a_token_is_one_line_that_a_server_with_the_secret_takes() {
         caller.mark(RECIPIENT, 1).await.unwrap();
     }
     assert_eq!(redis.used(READER).await, Some(2), "the reader is the token's user");
+}
+
+#[tokio::test]
+async fn a_token_in_a_file_is_its_owners_alone() {
+    let files = Files::new();
+    let secret = files.secret();
+    let output = files.write("token", "readable to all");
+    let args = ["token", "--user", "1", "--jwt-secret-file", &secret, "--output"];
+    let made = run(&[&args[..], &[&output]].concat(), &[]).await;
+    assert!(made.status.success() && made.stdout.is_empty() && made.stderr.is_empty(), "{made:?}");
+    let token = std::fs::read_to_string(&output).unwrap();
+    assert_eq!(token.strip_suffix('\n').unwrap().split('.').count(), 3, "{token}");
+    let permissions = std::fs::metadata(&output).unwrap().permissions();
+    assert_eq!(permissions.mode() & 0o777, 0o600);
+    let line = refused(1, &[&args[..], &["/nowhere/token"]].concat(), &[]).await;
+    assert!(line.contains("--output /nowhere/token"), "{line}");
 }
 
 #[tokio::test]

@@ -24,6 +24,8 @@ mod mark_read;
 mod openapi;
 mod operations;
 mod read_side;
+mod redis_access;
 mod stores;
+mod survey;
 mod twins;
 mod users;

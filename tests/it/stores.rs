@@ -8,9 +8,8 @@ use markread::identity::oauth1::Nonce;
 use markread::ids::UserId;
 use markread::mark_read::{Mark, Outcome, Quota, RateLimit};
 use markread::store::memory::MemoryStore;
-use markread::store::redis::{RedisConfig, RedisStore};
+use markread::store::redis::{RedisAddress, RedisConfig, RedisFiles, RedisStore};
 use markread::store::{NonceUse, Store, StoreHealth};
-use redis::IntoConnectionInfo;
 use tokio::task::JoinSet;
 
 use super::harness::{MESSAGE, READER, RECIPIENT, Redis, eventually};
@@ -33,7 +32,7 @@ impl Subject {
     /// A store on this Redis, connected, that remembers nothing yet.
     pub(crate) async fn on(redis: Arc<Redis>, rate_limit: RateLimit) -> Self {
         let config = RedisConfig {
-            address: redis.url().into_connection_info().unwrap(),
+            address: RedisAddress::new(&redis.url(), None, RedisFiles::default()).unwrap(),
             stream: "direct_message_mark_read_events".to_owned(),
             stream_maxlen: 0,
             user_key_prefix: "user:".to_owned(),
@@ -41,7 +40,7 @@ impl Subject {
             read_rate_limit: READ_LIMIT,
             replicas_ack: None,
         };
-        let (store, _keeper) = RedisStore::start(config).unwrap();
+        let (store, _keeper) = RedisStore::start(config);
         let health = store.health();
         eventually("the store connects", Duration::from_secs(10), async || {
             matches!(*health.borrow(), StoreHealth::Ready { .. }).then_some(())

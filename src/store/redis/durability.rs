@@ -12,14 +12,12 @@ const FORGETS: &str =
 /// One sentence each.
 pub(super) type Warnings = Vec<&'static str>;
 
-/// The settings that may lose data; none where Redis does not answer. Managed ones do not let their
-/// configuration be read: then what INFO tells has to do, and snapshots are taken for granted.
-pub(super) async fn warnings(connection: &mut MultiplexedConnection) -> Option<Warnings> {
-    let mut ask = cmd("INFO");
-    ask.arg("memory").arg("persistence");
-    let info: String = ask.query_async(connection).await.ok()?;
-    let info: HashMap<_, _> = info.lines().filter_map(|line| line.split_once(':')).collect();
-
+/// The settings that may lose data, by what INFO tells. Managed ones do not let their configuration be
+/// read: then snapshots are taken for granted.
+pub(super) async fn warnings(
+    info: &HashMap<&str, &str>,
+    connection: &mut MultiplexedConnection,
+) -> Warnings {
     let mut warnings = Vec::new();
     if info.get("maxmemory_policy").is_some_and(|policy| policy.starts_with("allkeys-")) {
         warnings.push(EVICTS);
@@ -27,7 +25,7 @@ pub(super) async fn warnings(connection: &mut MultiplexedConnection) -> Option<W
     if info.get("aof_enabled") == Some(&"0") && !takes_snapshots(connection).await {
         warnings.push(FORGETS);
     }
-    Some(warnings)
+    warnings
 }
 
 async fn takes_snapshots(connection: &mut MultiplexedConnection) -> bool {

@@ -10,17 +10,17 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
-use redis::{
-    AsyncConnectionConfig, Client, PushInfo, PushKind, RedisError, RedisResult, Value, pipe,
-};
+use redis::{AsyncConnectionConfig, PushInfo, PushKind, RedisError, RedisResult, pipe};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::Scripts;
+use super::address::RedisAddress;
 use super::denials::Denials;
-use super::durability::{self, Warnings};
+use super::durability::Warnings;
 use super::errors::classify;
 use super::keys;
+use super::survey::Survey;
 use crate::mark_read::RateLimit;
 use crate::metrics;
 use crate::store::{StoreError, StoreHealth};
@@ -143,7 +143,7 @@ struct Connections {
 
 /// Keeps the link's connection.
 pub(super) struct Keeper {
-    client: Client,
+    address: RedisAddress,
     scripts: Arc<Scripts>,
     stream: String,
     rate_limit: RateLimit,
@@ -152,11 +152,12 @@ pub(super) struct Keeper {
     failing_since: Option<Instant>,
     met: bool,
     warnings: Warnings,
+    survey: Survey,
 }
 
 impl Keeper {
     pub(super) fn new(
-        client: Client,
+        address: RedisAddress,
         scripts: Arc<Scripts>,
         stream: String,
         rate_limit: RateLimit,
@@ -164,7 +165,7 @@ impl Keeper {
         denials: Arc<Denials>,
     ) -> Self {
         Self {
-            client,
+            address,
             scripts,
             stream,
             rate_limit,
@@ -173,6 +174,7 @@ impl Keeper {
             failing_since: None,
             met: false,
             warnings: Vec::new(),
+            survey: Survey::default(),
         }
     }
 
@@ -214,7 +216,8 @@ impl Keeper {
                 }
                 Ok(())
             });
-        let connect = || self.client.get_multiplexed_async_connection_with_config(&config);
+        let client = self.address.client().map_err(Problem::Failed)?;
+        let connect = || client.get_multiplexed_async_connection_with_config(&config);
         let (calls, probes, tail) = (connect().await?, connect().await?, connect().await?);
         let mut connections = Connections { calls, probes, tail };
         self.scripts.load().query_async::<()>(&mut connections.calls).await?;
@@ -236,7 +239,8 @@ impl Keeper {
                 Ok(()) => {
                     failures = 0;
                     self.check_denials(&mut connections.probes).await;
-                    let warnings = self.look_around(&mut connections.probes).await;
+                    let survey = self.survey.take(&mut connections.probes, &self.stream);
+                    let warnings = timeout(PROBE_TIMEOUT, survey).await.ok().flatten();
                     self.note_success(warnings);
                 }
                 Err(Problem::Failed(cause)) if failures + 1 < PROBES_BEFORE_RECONNECT => {
@@ -294,20 +298,6 @@ impl Keeper {
         if used.iter().flatten().any(|used| used.is_none_or(|used| used < self.rate_limit.calls)) {
             self.denials.forget();
         }
-    }
-
-    /// Learns what an operator wants to know: the stream's length, and settings that may lose data.
-    /// No call depends on it, so it may fail; what is not learnt now is learnt with the next probe.
-    async fn look_around(&self, connection: &mut MultiplexedConnection) -> Option<Warnings> {
-        let look = async {
-            let length: RedisResult<Value> =
-                redis::cmd("XLEN").arg(&self.stream).query_async(connection).await;
-            if let Ok(Value::Int(length)) = length {
-                metrics::set_stream_length(u32::try_from(length).unwrap_or(u32::MAX));
-            }
-            durability::warnings(connection).await
-        };
-        timeout(PROBE_TIMEOUT, look).await.ok()?
     }
 
     /// Redis answered, with these warnings where it told.

@@ -5,8 +5,9 @@
 //! - `read_states.lua`, `list_cursors.lua`: reading cursors. - `reads`: the same for them.
 //! - `stream`: reading the stream of events.
 //! - `common.lua`: what the scripts share. - `script`: how one is called.
-//! - `link`: the connection, its probes, the layout. - `denials`: readers known to be over quota.
-//! - `keys`: every key. - `errors`: which errors pass. - `durability`: what may lose data.
+//! - `address`: where Redis is. - `link`: the connection, its probes, the layout. - `denials`: readers known to be over quota.
+//! - `keys`: every key. - `errors`: which errors pass. - `survey` and `durability`: what an
+//!   operator is told.
 
 use std::fmt;
 use std::io;
@@ -14,9 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
-use redis::{
-    Client, Cmd, ConnectionInfo, Pipeline, ProtocolVersion, RedisResult, Value, cmd, pipe,
-};
+use redis::{Cmd, Pipeline, RedisResult, Value, cmd, pipe};
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 
@@ -34,9 +33,10 @@ use crate::entry_id::EntryId;
 use crate::identity::oauth1::Nonce;
 use crate::ids::UserId;
 use crate::mark_read::{Mark, Outcome, RateLimit, ReadCursor};
-use crate::metrics::StoreTimer;
+use crate::metrics::{self, StoreTimer};
 use crate::read_state::{Conversation, CursorPage, ReadOutcome};
 
+mod address;
 mod denials;
 mod durability;
 mod errors;
@@ -46,8 +46,10 @@ mod marks;
 mod reads;
 mod script;
 mod stream;
+mod survey;
 mod users;
 
+pub use self::address::{RedisAddress, RedisFiles};
 pub use self::link::LayoutMismatch;
 
 /// Calls that may wait for Redis at once; one more is refused. At a millisecond a call that is four
@@ -61,7 +63,7 @@ const WAITING_MAX: usize = 16;
 #[derive(Clone)]
 pub struct RedisConfig {
     /// Where Redis is, with its credentials.
-    pub address: ConnectionInfo,
+    pub address: RedisAddress,
     /// The stream's key.
     pub stream: String,
     /// Entries that the stream is trimmed to, roughly; 0 never trims.
@@ -87,8 +89,10 @@ pub struct ReplicasAck {
 
 impl fmt::Debug for RedisConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The address may hold a password.
-        f.debug_struct("RedisConfig").field("stream", &self.stream).finish_non_exhaustive()
+        f.debug_struct("RedisConfig")
+            .field("address", &self.address)
+            .field("stream", &self.stream)
+            .finish_non_exhaustive()
     }
 }
 
@@ -119,16 +123,9 @@ impl Drop for RedisStore {
 impl RedisStore {
     /// A store that connects, and connects again, by itself, until it is dropped. The task ends
     /// only when the first Redis it meets has another layout.
-    ///
-    /// # Errors
-    ///
-    /// When no client can be made of the address.
-    pub fn start(config: RedisConfig) -> RedisResult<(Arc<Self>, JoinHandle<LayoutMismatch>)> {
+    pub fn start(config: RedisConfig) -> (Arc<Self>, JoinHandle<LayoutMismatch>) {
         let RedisConfig { address, stream, stream_maxlen, rate_limit, .. } = config;
-        // RESP3, since its connections tell at once when they are lost.
-        let settings = address.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-        let address = address.set_redis_settings(settings).set_tcp_settings(link::tcp_settings());
-        let client = Client::open(address)?;
+        metrics::set_stream_maxlen(stream_maxlen);
         let link = Arc::new(Link::new());
         let denials = Arc::new(Denials::new(rate_limit));
         let scripts = Arc::new(Scripts {
@@ -137,7 +134,7 @@ impl RedisStore {
         });
         let stream_name = stream.clone();
         let keeper = Keeper::new(
-            client,
+            address,
             Arc::clone(&scripts),
             stream,
             rate_limit,
@@ -160,7 +157,7 @@ impl RedisStore {
             in_flight: Semaphore::new(IN_FLIGHT_MAX),
             waiting: Arc::new(Semaphore::new(WAITING_MAX)),
         };
-        Ok((Arc::new(store), keeper))
+        (Arc::new(store), keeper)
     }
 }
 

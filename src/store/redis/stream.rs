@@ -77,8 +77,8 @@ pub(super) async fn span(
     let info = match info {
         Ok(info) => info,
         Err(error) if error.detail().is_some_and(|detail| detail.contains("no such key")) => {
-            let (first, last_given, removed) = (None, EntryId::ZERO, false);
-            return Ok(StreamSpan { first, last_given, removed, now_ms });
+            let (first, last_given, removed, length) = (None, EntryId::ZERO, false, 0);
+            return Ok(StreamSpan { first, last_given, removed, length, now_ms });
         }
         Err(error) => return Err(classify(error)),
     };
@@ -94,8 +94,10 @@ pub(super) async fn span(
         _ => None,
     };
     let last_given = id(value("last-generated-id")?)?;
-    let removed = number("entries-added")? > number("length")?;
-    Ok(StreamSpan { first, last_given, removed, now_ms })
+    let length = number("length")?;
+    let removed = number("entries-added")? > length;
+    let length = u64::try_from(length).map_err(StoreError::corrupt)?;
+    Ok(StreamSpan { first, last_given, removed, length, now_ms })
 }
 
 fn parse(entries: &[Entry]) -> Result<Entries, StoreError> {

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::super::harness::caller::Credentials;
 use super::super::harness::certificates::Authority;
 use super::super::harness::server::command;
-use super::super::harness::{MESSAGE, READER, RECIPIENT, Redis, Server};
+use super::super::harness::{MESSAGE, READER, RECIPIENT, Redis, Server, eventually};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -71,6 +71,90 @@ async fn a_mark_says_what_it_came_to_and_a_state_is_a_table() {
     let table = as_user(&recipient, &["state", "--recipient", &reader]).await;
     let line: Vec<_> = table.lines().nth(1).unwrap().split_whitespace().collect();
     assert_eq!(line[..4], [&*reader, "never", "-", &*message]);
+}
+
+#[tokio::test]
+async fn a_script_learns_by_exit_status_how_far_was_read_and_how_a_call_ended() {
+    let redis = Redis::start().await;
+    let server = Server::on(&redis).await;
+    let dir = tempfile::tempdir().unwrap();
+    let token = dir.path().join("token").to_str().unwrap().to_owned();
+    let Credentials::Authorization(header) = Credentials::token_of(READER) else { panic!() };
+    std::fs::write(&token, header.trim_start_matches("Bearer ")).unwrap();
+    server.caller(READER).mark(7, 5).await.unwrap();
+    let at = ["--address", &server.address];
+    let state = [&["state", "--recipient", "7"], &at[..]].concat();
+    let known = [&state[..], &["--token-file", &token]].concat();
+    for at_least in ["1", "5"] {
+        printed(&[&known[..], &["--at-least", at_least]].concat()).await;
+    }
+    for more in [&["--at-least", "6"][..], &["--at-least", "5", "--recipient", "8"]] {
+        let output = run(&[&known[..], more].concat()).await;
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert!(told.contains("has not read up to"), "{told}");
+    }
+
+    let expected = ["--expect-status", "UNAUTHENTICATED"];
+    let told = printed(&[&state[..], &expected].concat()).await;
+    assert!(told.contains("CREDENTIALS_MISSING"), "{told}");
+    let mark = ["mark", "--recipient", "7", "--last-read-event-id", "9"];
+    printed(&[&mark[..], &at, &expected].concat()).await;
+    let output = run(&[&known[..], &expected].concat()).await;
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("answered OK, not UNAUTHENTICATED"), "{told}");
+
+    for (more, flag) in [
+        (&["--expect-status", "Unauthenticated"], "--expect-status"),
+        (&["--at-least", "x"], "--at-least"),
+    ] {
+        let (status, told) = failed(&[&known[..], more].concat()).await;
+        assert!(status == Some(2) && told.contains(flag), "{told}");
+    }
+    let (status, told) = failed(&["state", "--at-least", "5"]).await;
+    assert!(status == Some(2) && told.contains("--at-least needs --recipient"), "{told}");
+}
+
+#[tokio::test]
+async fn a_healthcheck_says_whether_the_server_is_serving() {
+    let mut redis = Redis::start().await;
+    let authority = Authority::new().await;
+    let certificate = authority.issue("server", "DNS:markread.example").await;
+    let flags = ["--tls-cert", &certificate.chain, "--tls-key", &certificate.key];
+    let (plain, tls) = (Server::on(&redis).await, Server::on_with(&redis, &flags).await);
+    let ca = authority.file();
+    let secure = ["--tls-ca", &ca, "--tls-server-name", "markread.example"];
+    let check = ["healthcheck", "--listen"];
+    let (_, port) = plain.address.rsplit_once(':').unwrap();
+    // As the server was told itself, or a name.
+    for listen in [&plain.address, &format!("0.0.0.0:{port}"), &format!("localhost:{port}")] {
+        assert_eq!(printed(&[&check[..], &[listen]].concat()).await, "");
+    }
+    printed(&[&check[..], &[&tls.address], &secure].concat()).await;
+    let environment = command(&["healthcheck"]).env("MARKREAD_LISTEN", &plain.address).output();
+    assert!(environment.await.unwrap().status.success());
+
+    // Another name, no TLS where there is, nobody, and a server that is not ready.
+    for words in [
+        [&check[..], &[&tls.address], &["--tls-ca", &ca]].concat(),
+        [&check[..], &[&tls.address]].concat(),
+        [&check[..], &["127.0.0.1:1"]].concat(),
+    ] {
+        let (status, told) = failed(&words).await;
+        assert_eq!(status, Some(1), "{told}");
+    }
+    redis.kill().await;
+    eventually("it is not serving", LIMIT, async || {
+        let output = run(&[&check[..], &[&plain.address]].concat()).await;
+        let told = String::from_utf8(output.stderr).unwrap();
+        (output.status.code() == Some(1) && told.contains("NOT_SERVING")).then_some(())
+    })
+    .await;
+    for listen in ["", "localhost", "a b:1", "user@host:1", "http://host:1"] {
+        let (status, told) = failed(&[&check[..], &[listen]].concat()).await;
+        assert!(status == Some(2) && told.contains("--listen"), "{listen}: {told}");
+    }
 }
 
 #[tokio::test]

@@ -1,356 +1,226 @@
-//! Every flag, its environment variable, its default and its unit, as clap reads and prints them.
+//! What `markread serve` takes.
 
 use std::net::SocketAddr;
-use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::Args;
 use clap::builder::BoolishValueParser;
-use clap::{Args, Parser, Subcommand};
 
+use super::{ExpectedArgs, address, duration, positive_duration, whole_number};
 use crate::telemetry::LogFormat;
-
-/// No duration is longer: clocks can count that far.
-const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
-
-/// Read state for direct messages, as a service.
-#[derive(Parser)]
-#[command(name = "markread", version = version())]
-pub(super) struct Cli {
-    #[command(subcommand)]
-    pub(super) command: CliCommand,
-}
-
-fn version() -> &'static str {
-    concat!(env!("CARGO_PKG_VERSION"), " (", env!("MARKREAD_REVISION"), ")")
-}
-
-#[derive(Subcommand)]
-pub(super) enum CliCommand {
-    /// Serves gRPC on Redis, or with --dev on an embedded store.
-    Serve(Box<ServeArgs>),
-    /// Prints a signed JWT (HS256) for development.
-    Token(TokenArgs),
-    /// Marks a message as read, at a server.
-    Mark(MarkArgs),
-    /// Shows what was read in conversations, by oneself and by the others.
-    State(StateArgs),
-    /// Prints mark-read events as they come, a line each.
-    Watch(WatchArgs),
-}
-
-/// What every client takes.
-#[derive(Args)]
-pub(super) struct ClientArgs {
-    /// Where the server is: host:port, http://host:port or https://host:port; without a scheme it is
-    /// https where any of the --tls- files is given
-    #[arg(long, value_name = "URL", default_value = "127.0.0.1:50051")]
-    #[arg(env = "MARKREAD_ADDRESS", hide_env_values = true)]
-    pub(super) address: String,
-
-    /// File with a bearer token
-    #[arg(long, value_name = "FILE", env = "MARKREAD_TOKEN_FILE", hide_env_values = true)]
-    pub(super) token_file: Option<PathBuf>,
-
-    /// User ID of the reader, for a server with --dev, or as a trusted client
-    #[arg(long, value_name = "ID", env = "MARKREAD_USER", hide_env_values = true)]
-    pub(super) user: Option<String>,
-
-    /// File with the CAs of the server's certificate, PEM [default: the system's]
-    #[arg(long, value_name = "FILE", env = "MARKREAD_TLS_CA", hide_env_values = true)]
-    pub(super) tls_ca: Option<PathBuf>,
-
-    /// File with the client's certificate chain, PEM
-    #[arg(long, value_name = "FILE", env = "MARKREAD_TLS_CERT", hide_env_values = true)]
-    pub(super) tls_cert: Option<PathBuf>,
-
-    /// File with the certificate's private key, PEM
-    #[arg(long, value_name = "FILE", env = "MARKREAD_TLS_KEY", hide_env_values = true)]
-    pub(super) tls_key: Option<PathBuf>,
-}
-
-#[derive(Args)]
-pub(super) struct WatchArgs {
-    /// ID of the event or heartbeat to go on behind; 0-0 for all that there are [default: from now on]
-    #[arg(long, value_name = "ID", env = "MARKREAD_AFTER", hide_env_values = true)]
-    pub(super) after: Option<String>,
-
-    /// Print each event as a JSON object
-    #[arg(long, env = "MARKREAD_JSON", hide_env_values = true)]
-    #[arg(value_parser = BoolishValueParser::new())]
-    pub(super) json: bool,
-
-    #[command(flatten)]
-    pub(super) client: ClientArgs,
-}
-
-#[derive(Args)]
-pub(super) struct MarkArgs {
-    /// User ID of the other user of the conversation
-    #[arg(long, value_name = "ID", env = "MARKREAD_RECIPIENT", hide_env_values = true)]
-    pub(super) recipient: String,
-
-    /// ID of the most recent message that was read
-    #[arg(long, value_name = "ID", env = "MARKREAD_LAST_READ_EVENT_ID", hide_env_values = true)]
-    pub(super) last_read_event_id: String,
-
-    #[command(flatten)]
-    pub(super) client: ClientArgs,
-}
-
-#[derive(Args)]
-pub(super) struct StateArgs {
-    /// User ID of the other user of a conversation; repeatable, at most 500 [default: all that the
-    /// reader has read in]
-    #[arg(long, value_name = "ID", env = "MARKREAD_RECIPIENT", hide_env_values = true)]
-    #[arg(value_delimiter = ',')]
-    pub(super) recipient: Vec<String>,
-
-    #[command(flatten)]
-    pub(super) client: ClientArgs,
-}
 
 #[derive(Args)]
 #[command(next_line_help = true)]
 #[allow(clippy::doc_markdown, reason = "clap prints these texts as they stand")]
-pub(super) struct ServeArgs {
+pub(in crate::config) struct ServeArgs {
     /// Keep everything in memory and take the caller from the metadata x-user-id: no Redis, no
     /// tokens, loopback only
     #[arg(long, env = "MARKREAD_DEV", hide_env_values = true)]
     #[arg(value_parser = BoolishValueParser::new())]
-    pub(super) dev: bool,
+    pub(in crate::config) dev: bool,
 
     /// Address and port of gRPC and of the HTTP edge
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:50051", value_parser = address)]
     #[arg(env = "MARKREAD_LISTEN", hide_env_values = true)]
-    pub(super) listen: SocketAddr,
+    pub(in crate::config) listen: SocketAddr,
 
     /// Address and port of /metrics, /livez and /readyz, plain HTTP
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9464", value_parser = address)]
     #[arg(env = "MARKREAD_OPS_LISTEN", hide_env_values = true)]
-    pub(super) ops_listen: SocketAddr,
+    pub(in crate::config) ops_listen: SocketAddr,
 
     /// Where Redis is: redis://, rediss:// or unix:// [default: redis://127.0.0.1:6379]
     #[arg(long, value_name = "URL", env = "MARKREAD_REDIS_URL", hide_env_values = true)]
-    pub(super) redis_url: Option<String>,
+    pub(in crate::config) redis_url: Option<String>,
+
+    #[command(flatten)]
+    pub(in crate::config) redis: RedisArgs,
 
     /// Calls served to a reader in a window
     #[arg(long, value_name = "CALLS", default_value_t = 1000)]
     #[arg(value_parser = whole_number::<u64>(1..=999_999_999_999_999))]
     #[arg(env = "MARKREAD_RATE_LIMIT", hide_env_values = true)]
-    pub(super) rate_limit: u64,
+    pub(in crate::config) rate_limit: u64,
 
     /// Reads served to a reader in a window: a call of the read side, a batch and a page alike
     #[arg(long, value_name = "CALLS", default_value_t = 10_000)]
     #[arg(value_parser = whole_number::<u64>(1..=999_999_999_999_999))]
     #[arg(env = "MARKREAD_READ_RATE_LIMIT", hide_env_values = true)]
-    pub(super) read_rate_limit: u64,
+    pub(in crate::config) read_rate_limit: u64,
 
     /// Length of the window of --rate-limit and --read-rate-limit
     #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = positive_duration)]
     #[arg(env = "MARKREAD_RATE_WINDOW", hide_env_values = true)]
-    pub(super) rate_window: Duration,
+    pub(in crate::config) rate_window: Duration,
 
     /// Calls a second from one peer address, against runaway clients; 0 turns the guard off
     #[arg(long, value_name = "CALLS", default_value_t = 100_000)]
     #[arg(value_parser = whole_number::<u32>(0..=u32::MAX.into()))]
     #[arg(env = "MARKREAD_EDGE_RATE", hide_env_values = true)]
-    pub(super) edge_rate: u32,
+    pub(in crate::config) edge_rate: u32,
 
     /// Calls at once from one peer address
     #[arg(long, value_name = "CALLS", default_value_t = 200_000)]
     #[arg(value_parser = whole_number::<u32>(1..=u32::MAX.into()))]
     #[arg(env = "MARKREAD_EDGE_BURST", hide_env_values = true)]
-    pub(super) edge_burst: u32,
+    pub(in crate::config) edge_burst: u32,
 
     /// Longest time that a call may take, whatever deadline the caller sent
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = positive_duration)]
     #[arg(env = "MARKREAD_CALL_TIMEOUT", hide_env_values = true)]
-    pub(super) call_timeout: Duration,
+    pub(in crate::config) call_timeout: Duration,
 
     /// Key of the stream of mark-read events in Redis
     #[arg(long, value_name = "KEY", default_value = "direct_message_mark_read_events")]
     #[arg(env = "MARKREAD_STREAM", hide_env_values = true)]
-    pub(super) stream: String,
+    pub(in crate::config) stream: String,
 
     /// Entries that the stream is trimmed to, roughly; 0 never trims. An entry costs Redis 0.3 KB,
     /// or 6.4 KB with two user objects of 3 KB
     #[arg(long, value_name = "ENTRIES", default_value_t = 1_000_000)]
     #[arg(value_parser = whole_number::<u64>(0..=i64::MAX.cast_unsigned()))]
     #[arg(env = "MARKREAD_STREAM_MAXLEN", hide_env_values = true)]
-    pub(super) stream_maxlen: u64,
+    pub(in crate::config) stream_maxlen: u64,
 
     /// What the keys of user objects have in front of the user ID in Redis; their values, JSON objects
     /// of at most 64 KiB, go into events, up to 5 s stale
     #[arg(long, value_name = "PREFIX", default_value = "user:")]
     #[arg(env = "MARKREAD_USER_KEY_PREFIX", hide_env_values = true)]
-    pub(super) user_key_prefix: String,
+    pub(in crate::config) user_key_prefix: String,
 
     /// Replicas that must have a mark before it is answered OK; 0 waits for none [default: 0]
     #[arg(long, value_name = "REPLICAS", env = "MARKREAD_REPLICAS_ACK", hide_env_values = true)]
     #[arg(value_parser = whole_number::<u32>(0..=u32::MAX.into()))]
-    pub(super) replicas_ack: Option<u32>,
+    pub(in crate::config) replicas_ack: Option<u32>,
 
     /// How long the replicas of --replicas-ack are waited for [default: 100ms]
     #[arg(long, value_name = "DURATION", value_parser = positive_duration)]
     #[arg(env = "MARKREAD_REPLICAS_ACK_TIMEOUT", hide_env_values = true)]
-    pub(super) replicas_ack_timeout: Option<Duration>,
+    pub(in crate::config) replicas_ack_timeout: Option<Duration>,
 
     /// File with the secret of HS256 tokens, at least 32 bytes; one newline at its end is not part
     /// of it
     #[arg(long, value_name = "FILE", env = "MARKREAD_JWT_SECRET_FILE", hide_env_values = true)]
-    pub(super) jwt_secret_file: Option<PathBuf>,
+    pub(in crate::config) jwt_secret_file: Option<PathBuf>,
 
     /// File with the PEM public key of RS256, ES256 or EdDSA tokens
     #[arg(long, value_name = "FILE", env = "MARKREAD_JWT_PUBLIC_KEY_FILE", hide_env_values = true)]
-    pub(super) jwt_public_key_file: Option<PathBuf>,
+    pub(in crate::config) jwt_public_key_file: Option<PathBuf>,
 
     /// URL of the JWK set that verifies RS256, ES256 or EdDSA tokens, http:// or https://; fetched
     /// every 5 min, and when a token names a key that is not in it
     #[arg(long, value_name = "URL", env = "MARKREAD_JWT_JWKS_URL", hide_env_values = true)]
-    pub(super) jwt_jwks_url: Option<String>,
+    pub(in crate::config) jwt_jwks_url: Option<String>,
 
     #[command(flatten)]
-    pub(super) expected: ExpectedArgs,
+    pub(in crate::config) expected: ExpectedArgs,
 
     /// File with the credentials of OAuth 1.0a clients of the HTTP edge: TOML, one [[credential]] a
     /// token with consumer_key, consumer_secret, access_token, access_token_secret and user_id, all
     /// strings; reread when it changes
     #[arg(long, value_name = "FILE", env = "MARKREAD_OAUTH1_CREDENTIALS_FILE")]
     #[arg(hide_env_values = true)]
-    pub(super) oauth1_credentials_file: Option<PathBuf>,
+    pub(in crate::config) oauth1_credentials_file: Option<PathBuf>,
 
     /// Scheme and authority that OAuth 1.0a clients sign, as in https://api.example.com, where a
     /// proxy ends TLS; repeatable [default: what the request names]
     #[arg(long, value_name = "URL", env = "MARKREAD_PUBLIC_URL", hide_env_values = true)]
     #[arg(value_delimiter = ',')]
-    pub(super) public_url: Vec<String>,
+    pub(in crate::config) public_url: Vec<String>,
 
     /// File with the server's certificate chain, PEM; it and the two below are reread when they
     /// change
     #[arg(long, value_name = "FILE", env = "MARKREAD_TLS_CERT", hide_env_values = true)]
-    pub(super) tls_cert: Option<PathBuf>,
+    pub(in crate::config) tls_cert: Option<PathBuf>,
 
     /// File with the certificate's private key, PEM
     #[arg(long, value_name = "FILE", env = "MARKREAD_TLS_KEY", hide_env_values = true)]
-    pub(super) tls_key: Option<PathBuf>,
+    pub(in crate::config) tls_key: Option<PathBuf>,
 
     /// File with the CAs of client certificates, PEM: a certificate is asked for, not required
     #[arg(long, value_name = "FILE", env = "MARKREAD_CLIENT_CA", hide_env_values = true)]
-    pub(super) client_ca: Option<PathBuf>,
+    pub(in crate::config) client_ca: Option<PathBuf>,
 
     /// DNS name or URI in the certificate of a client that may name the reader with x-user-id;
     /// repeatable
     #[arg(long, value_name = "SAN", env = "MARKREAD_TRUSTED_CLIENT", hide_env_values = true)]
     #[arg(value_delimiter = ',')]
-    pub(super) trusted_client: Vec<String>,
+    pub(in crate::config) trusted_client: Vec<String>,
 
     /// Open connections; one more is closed at once
     #[arg(long, value_name = "CONNECTIONS", default_value_t = 10_000)]
     #[arg(value_parser = whole_number::<u32>(1..=1_000_000))]
     #[arg(env = "MARKREAD_MAX_CONNECTIONS", hide_env_values = true)]
-    pub(super) max_connections: u32,
+    pub(in crate::config) max_connections: u32,
 
     /// Concurrent streams of an HTTP/2 connection
     #[arg(long, value_name = "STREAMS", default_value_t = 256)]
     #[arg(value_parser = whole_number::<u32>(1..=65_536))]
     #[arg(env = "MARKREAD_MAX_CONCURRENT_STREAMS", hide_env_values = true)]
-    pub(super) max_concurrent_streams: u32,
+    pub(in crate::config) max_concurrent_streams: u32,
 
     /// Longest time for TLS's handshake, and from there to the first bytes of HTTP
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = positive_duration)]
     #[arg(env = "MARKREAD_HANDSHAKE_TIMEOUT", hide_env_values = true)]
-    pub(super) handshake_timeout: Duration,
+    pub(in crate::config) handshake_timeout: Duration,
 
     /// Silence after which an HTTP/2 client is pinged
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = positive_duration)]
     #[arg(env = "MARKREAD_KEEPALIVE_INTERVAL", hide_env_values = true)]
-    pub(super) keepalive_interval: Duration,
+    pub(in crate::config) keepalive_interval: Duration,
 
     /// How long that ping may stay unanswered before the connection is closed
     #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = positive_duration)]
     #[arg(env = "MARKREAD_KEEPALIVE_TIMEOUT", hide_env_values = true)]
-    pub(super) keepalive_timeout: Duration,
+    pub(in crate::config) keepalive_timeout: Duration,
 
     /// Age at which a connection is told to go, give or take a tenth, so that clients spread over
     /// new replicas; calls under way finish. 0s never
     #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = duration)]
     #[arg(env = "MARKREAD_MAX_CONNECTION_AGE", hide_env_values = true)]
-    pub(super) max_connection_age: Duration,
+    pub(in crate::config) max_connection_age: Duration,
 
     /// After SIGTERM, how long calls are still taken while readiness is off
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
     #[arg(env = "MARKREAD_DRAIN_DELAY", hide_env_values = true)]
-    pub(super) drain_delay: Duration,
+    pub(in crate::config) drain_delay: Duration,
 
     /// After that, how long calls under way are waited for
     #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = duration)]
     #[arg(env = "MARKREAD_DRAIN", hide_env_values = true)]
-    pub(super) drain: Duration,
+    pub(in crate::config) drain: Duration,
 
     /// How log lines look [default: text on a terminal, else json]. RUST_LOG sets the level
     #[arg(long, value_name = "FORMAT", env = "MARKREAD_LOG_FORMAT", hide_env_values = true)]
-    pub(super) log_format: Option<LogFormat>,
+    pub(in crate::config) log_format: Option<LogFormat>,
 }
 
-#[derive(Args)]
-pub(super) struct TokenArgs {
-    /// User ID that the token is for
-    #[arg(long, value_name = "ID", env = "MARKREAD_USER", hide_env_values = true)]
-    pub(super) user: String,
+#[derive(Args, Clone)]
+pub(in crate::config) struct RedisArgs {
+    /// User that Redis knows this server by [default: the one in --redis-url, else Redis's default]
+    #[arg(long = "redis-username", value_name = "NAME", env = "MARKREAD_REDIS_USERNAME")]
+    #[arg(hide_env_values = true)]
+    pub(in crate::config) username: Option<String>,
 
-    /// File with the secret, as of serve
-    #[arg(long, value_name = "FILE", env = "MARKREAD_JWT_SECRET_FILE", hide_env_values = true)]
-    pub(super) jwt_secret_file: PathBuf,
+    /// File with that user's password, so that it need not stand in a URL; one newline at its end is
+    /// not part of it. It and the three below are read for each connection
+    #[arg(long = "redis-password-file", value_name = "FILE", env = "MARKREAD_REDIS_PASSWORD_FILE")]
+    #[arg(hide_env_values = true)]
+    pub(in crate::config) password_file: Option<PathBuf>,
 
-    /// How long the token holds
-    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = positive_duration)]
-    #[arg(env = "MARKREAD_TTL", hide_env_values = true)]
-    pub(super) ttl: Duration,
+    /// File with the CAs of Redis's certificate, PEM, for rediss:// [default: the system's]
+    #[arg(long = "redis-ca", value_name = "FILE", env = "MARKREAD_REDIS_CA")]
+    #[arg(hide_env_values = true)]
+    pub(in crate::config) ca: Option<PathBuf>,
 
-    #[command(flatten)]
-    pub(super) expected: ExpectedArgs,
-}
+    /// File with the certificate chain that Redis is shown, PEM
+    #[arg(long = "redis-cert", value_name = "FILE", env = "MARKREAD_REDIS_CERT")]
+    #[arg(hide_env_values = true)]
+    pub(in crate::config) cert: Option<PathBuf>,
 
-#[derive(Args)]
-pub(super) struct ExpectedArgs {
-    /// Issuer (iss) of tokens
-    #[arg(long, value_name = "TEXT", env = "MARKREAD_JWT_ISSUER", hide_env_values = true)]
-    pub(super) jwt_issuer: Option<String>,
-
-    /// Audience (aud) of tokens
-    #[arg(long, value_name = "TEXT", env = "MARKREAD_JWT_AUDIENCE", hide_env_values = true)]
-    pub(super) jwt_audience: Option<String>,
-}
-
-fn address(text: &str) -> Result<SocketAddr, String> {
-    let form = "it takes an IP address and a port, as in 127.0.0.1:50051 or [::]:50051";
-    text.parse().map_err(|_| form.to_owned())
-}
-
-fn whole_number<N: TryFrom<u64>>(
-    range: RangeInclusive<u64>,
-) -> impl Fn(&str) -> Result<N, String> + Clone {
-    move |text| {
-        let number = text.parse().ok().filter(|number| range.contains(number));
-        number.and_then(|number| N::try_from(number).ok()).ok_or_else(|| {
-            format!("it takes a whole number from {} to {}", range.start(), range.end())
-        })
-    }
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    let form = "it takes a number and a unit, as in 500ms, 20s, 15m or 1h";
-    let duration = humantime::parse_duration(text).map_err(|_| form.to_owned())?;
-    if duration > DURATION_MAX {
-        return Err("it takes at most 365 days".to_owned());
-    }
-    Ok(duration)
-}
-
-fn positive_duration(text: &str) -> Result<Duration, String> {
-    match duration(text)? {
-        shorter if shorter < Duration::from_millis(1) => Err("it takes at least 1ms".to_owned()),
-        duration => Ok(duration),
-    }
+    /// File with the certificate's private key, PEM
+    #[arg(long = "redis-key", value_name = "FILE", env = "MARKREAD_REDIS_KEY")]
+    #[arg(hide_env_values = true)]
+    pub(in crate::config) key: Option<PathBuf>,
 }

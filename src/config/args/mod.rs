@@ -1,0 +1,114 @@
+//! Every flag, its environment variable, its default and its unit, as clap reads and prints them.
+
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+pub(super) use self::client::{
+    ClientArgs, ExpectArgs, HealthcheckArgs, MarkArgs, StateArgs, WatchArgs,
+};
+pub(super) use self::serve::{RedisArgs, ServeArgs};
+
+mod client;
+mod serve;
+
+/// No duration is longer: clocks can count that far.
+const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Read state for direct messages, as a service.
+#[derive(Parser)]
+#[command(name = "markread", version = version())]
+pub(in crate::config) struct Cli {
+    #[command(subcommand)]
+    pub(in crate::config) command: CliCommand,
+}
+
+fn version() -> &'static str {
+    concat!(env!("CARGO_PKG_VERSION"), " (", env!("MARKREAD_REVISION"), ")")
+}
+
+#[derive(Subcommand)]
+pub(in crate::config) enum CliCommand {
+    /// Serves gRPC on Redis, or with --dev on an embedded store.
+    Serve(Box<ServeArgs>),
+    /// Prints a signed JWT (HS256) for development.
+    Token(TokenArgs),
+    /// Marks a message as read, at a server.
+    Mark(MarkArgs),
+    /// Shows what was read in conversations, by oneself and by the others.
+    State(StateArgs),
+    /// Prints mark-read events as they come, a line each.
+    Watch(WatchArgs),
+    /// Exits with status 0 when a server answers SERVING, else with 1: readiness, for images without
+    /// a shell.
+    Healthcheck(HealthcheckArgs),
+}
+
+#[derive(Args)]
+pub(in crate::config) struct TokenArgs {
+    /// User ID that the token is for
+    #[arg(long, value_name = "ID", env = "MARKREAD_USER", hide_env_values = true)]
+    pub(in crate::config) user: String,
+
+    /// File with the secret, as of serve
+    #[arg(long, value_name = "FILE", env = "MARKREAD_JWT_SECRET_FILE", hide_env_values = true)]
+    pub(in crate::config) jwt_secret_file: PathBuf,
+
+    /// How long the token holds
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = positive_duration)]
+    #[arg(env = "MARKREAD_TTL", hide_env_values = true)]
+    pub(in crate::config) ttl: Duration,
+
+    /// File to write the token to, which only its owner may read [default: standard output]
+    #[arg(long, value_name = "FILE", env = "MARKREAD_OUTPUT", hide_env_values = true)]
+    pub(in crate::config) output: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(in crate::config) expected: ExpectedArgs,
+}
+
+#[derive(Args)]
+pub(in crate::config) struct ExpectedArgs {
+    /// Issuer (iss) of tokens
+    #[arg(long, value_name = "TEXT", env = "MARKREAD_JWT_ISSUER", hide_env_values = true)]
+    pub(in crate::config) jwt_issuer: Option<String>,
+
+    /// Audience (aud) of tokens
+    #[arg(long, value_name = "TEXT", env = "MARKREAD_JWT_AUDIENCE", hide_env_values = true)]
+    pub(in crate::config) jwt_audience: Option<String>,
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let form = "it takes an IP address and a port, as in 127.0.0.1:50051 or [::]:50051";
+    text.parse().map_err(|_| form.to_owned())
+}
+
+fn whole_number<N: TryFrom<u64>>(
+    range: RangeInclusive<u64>,
+) -> impl Fn(&str) -> Result<N, String> + Clone {
+    move |text| {
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        number.and_then(|number| N::try_from(number).ok()).ok_or_else(|| {
+            format!("it takes a whole number from {} to {}", range.start(), range.end())
+        })
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let form = "it takes a number and a unit, as in 500ms, 20s, 15m or 1h";
+    let duration = humantime::parse_duration(text).map_err(|_| form.to_owned())?;
+    if duration > DURATION_MAX {
+        return Err("it takes at most 365 days".to_owned());
+    }
+    Ok(duration)
+}
+
+fn positive_duration(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        shorter if shorter < Duration::from_millis(1) => Err("it takes at least 1ms".to_owned()),
+        duration => Ok(duration),
+    }
+}

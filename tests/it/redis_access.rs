@@ -1,0 +1,109 @@
+//! How a server gets at a Redis that lets in only whom it knows: passwords, CAs, certificates in files.
+
+use std::time::Duration;
+
+use super::command_line::{Files, says};
+use super::harness::certificates::Authority;
+use super::harness::{MESSAGE, READER, RECIPIENT, Redis, Server, eventually, free_port};
+
+/// Longer than any probe of Redis and reconnection takes.
+const NOTICED: Duration = Duration::from_secs(15);
+
+#[tokio::test]
+async fn a_user_and_a_password_come_from_a_file_that_is_read_for_each_connection() {
+    let files = Files::new();
+    let redis = Redis::start().await;
+    redis.run::<()>("ACL SETUSER markread on >first ~* &* +@all").await;
+    let password = files.write("password", "first\n");
+    let flags = ["--redis-username", "markread", "--redis-password-file", &password];
+    let server = Server::on_with(&redis, &flags).await;
+    server.caller(READER).mark(RECIPIENT, MESSAGE).await.unwrap();
+    let whom: String = redis.run("CLIENT LIST").await;
+    assert!(whom.lines().filter(|line| line.contains("user=markread")).count() >= 3, "{whom}");
+
+    // The password is renewed, and connections are lost.
+    redis.run::<()>("ACL SETUSER markread resetpass >second").await;
+    redis.run::<u64>("CLIENT KILL USER markread").await;
+    eventually("a wrong password is no access", NOTICED, async || {
+        let (status, cause) = server.get("/readyz").await;
+        (status == 503 && cause.contains("WRONGPASS")).then_some(())
+    })
+    .await;
+    files.write("password", "second\n");
+    server.wait_until_ready().await;
+    server.caller(READER).mark(RECIPIENT, MESSAGE).await.unwrap();
+    let log = server.log().join("\n");
+    assert!(!log.contains("first") && !log.contains("second"), "{log}");
+}
+
+#[tokio::test]
+async fn a_redis_with_tls_is_trusted_by_its_ca_and_shown_a_certificate() {
+    let (servers, clients) = (Authority::new().await, Authority::new().await);
+    let own = servers.issue("redis", "DNS:localhost").await;
+    let shown = clients.issue("markread", "DNS:markread").await;
+    let (server_ca, client_ca) = (servers.file(), clients.file());
+    let port = free_port().to_string();
+    let settings = [
+        ["--tls-port", &port, "--tls-cert-file", &own.chain],
+        ["--tls-key-file", &own.key, "--tls-ca-cert-file", &client_ca],
+    ];
+    let redis = Redis::with(&settings.concat()).await;
+    let url = format!("rediss://localhost:{port}");
+    let ca = ["--redis-ca", &server_ca];
+    let certificate = ["--redis-cert", &shown.chain, "--redis-key", &shown.key];
+    let server = Server::at(&url, &[&ca[..], &certificate].concat(), &[]).await;
+    server.wait_until_ready().await;
+    server.caller(READER).mark(RECIPIENT, MESSAGE).await.unwrap();
+    assert_eq!(redis.events().await, [(READER, RECIPIENT, MESSAGE)]);
+
+    // Without a certificate, or with another CA, there is no way in.
+    for flags in [&ca[..], &[&["--redis-ca", &client_ca], &certificate[..]].concat()] {
+        let server = Server::at(&url, flags, &[]).await;
+        eventually("it is told", NOTICED, async || {
+            let (status, cause) = server.get("/readyz").await;
+            (status == 503 && cause != "not ready: not connected yet\n").then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_way_to_redis_that_makes_no_sense_is_refused_in_one_line() {
+    let files = Files::new();
+    let secret = files.secret();
+    let (password, text, empty) =
+        (files.write("password", "pw"), files.write("text", "no PEM"), files.write("empty", ""));
+    let authority = Authority::new().await;
+    let [one, other] =
+        [authority.issue("one", "DNS:x").await, authority.issue("two", "DNS:y").await];
+    let (plain, tls) = ("redis://h", "rediss://h");
+    for (url, flags, words) in [
+        (plain, &["--redis-username", "u"][..], ["--redis-username", "--redis-password-file"]),
+        (plain, &["--redis-password-file", "/no"], ["--redis-password-file", "cannot be read"]),
+        (plain, &["--redis-password-file", &empty], ["--redis-password-file", "is empty"]),
+        ("redis://:p@h", &["--redis-password-file", &password], ["--redis-url", "take one"]),
+        (
+            "redis://u@h",
+            &["--redis-username", "v", "--redis-password-file", &password],
+            ["--redis-username", "take one"],
+        ),
+        (plain, &["--redis-ca", &one.chain], ["--redis-ca", "rediss://"]),
+        (plain, &["--redis-cert", &one.chain], ["--redis-cert", "rediss://"]),
+        (tls, &["--redis-ca", &text], ["--redis-ca", "no PEM certificate"]),
+        (tls, &["--redis-cert", &one.chain], ["--redis-cert", "--redis-key"]),
+        (tls, &["--redis-key", &one.key], ["--redis-key", "--redis-cert"]),
+        (
+            tls,
+            &["--redis-cert", &one.chain, "--redis-key", &text],
+            ["--redis-key", "no PEM private key"],
+        ),
+        (
+            tls,
+            &["--redis-cert", &one.chain, "--redis-key", &other.key],
+            ["--redis-key", "does not go with --redis-cert"],
+        ),
+    ] {
+        let start = ["--jwt-secret-file", &secret, "--redis-url", url];
+        says(&[&start[..], flags].concat(), &words).await;
+    }
+}
