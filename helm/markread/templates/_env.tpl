@@ -1,0 +1,113 @@
+{{- /* The server's environment, as the chart sets it. */ -}}
+{{- define "markread.env" -}}
+- name: MARKREAD_LISTEN
+  value: {{ printf "%s:50051" .Values.config.listenAddress | quote }}
+- name: MARKREAD_OPS_LISTEN
+  value: {{ printf "%s:9464" .Values.config.listenAddress | quote }}
+- name: MARKREAD_REDIS_URL
+  value: {{ include "markread.redisUrl" . | quote }}
+{{- with .Values.redis }}
+{{- if and .existingSecret .secretKeys.username }}
+- name: MARKREAD_REDIS_USERNAME
+  valueFrom:
+    secretKeyRef:
+      name: {{ .existingSecret }}
+      key: {{ .secretKeys.username | quote }}
+{{- end }}
+{{- end }}
+{{- range include "markread.secretFiles" . | fromYamlArray }}
+{{- $name := .name }}
+{{- range .items }}
+- name: {{ .env }}
+  value: /etc/markread/{{ $name }}/{{ .path }}
+{{- end }}
+{{- end }}
+{{- with .Values.auth.jwt }}
+{{- with .jwks.url }}
+- name: MARKREAD_JWT_JWKS_URL
+  value: {{ . | quote }}
+{{- end }}
+{{- with .issuer }}
+- name: MARKREAD_JWT_ISSUER
+  value: {{ . | quote }}
+{{- end }}
+{{- with .audience }}
+- name: MARKREAD_JWT_AUDIENCE
+  value: {{ . | quote }}
+{{- end }}
+{{- end }}
+{{- with .Values.tls.trustedClients }}
+- name: MARKREAD_TRUSTED_CLIENT
+  value: {{ join "," . | quote }}
+{{- end }}
+{{- with .Values.config }}
+{{- with .publicUrls }}
+- name: MARKREAD_PUBLIC_URL
+  value: {{ join "," . | quote }}
+{{- end }}
+- name: MARKREAD_RATE_LIMIT
+  value: {{ .rateLimit | int64 | quote }}
+- name: MARKREAD_RATE_WINDOW
+  value: {{ .rateWindow | quote }}
+- name: MARKREAD_READ_RATE_LIMIT
+  value: {{ .readRateLimit | int64 | quote }}
+- name: MARKREAD_EDGE_RATE
+  value: {{ .edgeRate | int64 | quote }}
+- name: MARKREAD_EDGE_BURST
+  value: {{ .edgeBurst | int64 | quote }}
+- name: MARKREAD_CALL_TIMEOUT
+  value: {{ .callTimeout | quote }}
+- name: MARKREAD_STREAM
+  value: {{ .stream | quote }}
+- name: MARKREAD_STREAM_MAXLEN
+  value: {{ .streamMaxlen | int64 | quote }}
+- name: MARKREAD_USER_KEY_PREFIX
+  value: {{ .userKeyPrefix | quote }}
+- name: MARKREAD_REPLICAS_ACK
+  value: {{ .replicasAck | int64 | quote }}
+- name: MARKREAD_REPLICAS_ACK_TIMEOUT
+  value: {{ .replicasAckTimeout | quote }}
+- name: MARKREAD_MAX_CONNECTIONS
+  value: {{ .maxConnections | int64 | quote }}
+- name: MARKREAD_MAX_CONCURRENT_STREAMS
+  value: {{ .maxConcurrentStreams | int64 | quote }}
+- name: MARKREAD_HANDSHAKE_TIMEOUT
+  value: {{ .handshakeTimeout | quote }}
+- name: MARKREAD_KEEPALIVE_INTERVAL
+  value: {{ .keepaliveInterval | quote }}
+- name: MARKREAD_KEEPALIVE_TIMEOUT
+  value: {{ .keepaliveTimeout | quote }}
+- name: MARKREAD_MAX_CONNECTION_AGE
+  value: {{ .maxConnectionAge | quote }}
+- name: MARKREAD_DRAIN_DELAY
+  value: {{ .drainDelay | quote }}
+- name: MARKREAD_DRAIN
+  value: {{ .drain | quote }}
+- name: MARKREAD_LOG_FORMAT
+  value: {{ .logFormat }}
+- name: RUST_LOG
+  value: {{ .logLevel }}
+{{- end }}
+{{- with .Values.tracing }}
+{{- if .endpoint }}
+- name: POD_NAME
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.name
+- name: OTEL_EXPORTER_OTLP_ENDPOINT
+  value: {{ .endpoint | quote }}
+- name: OTEL_TRACES_SAMPLER
+  value: {{ .sampler }}
+- name: OTEL_TRACES_SAMPLER_ARG
+  value: {{ .samplerArg | quote }}
+- name: OTEL_RESOURCE_ATTRIBUTES
+  value: {{ include "markread.resourceAttributes" $ | quote }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- /* Resource attributes of spans, values percent-encoded as the standard says. */ -}}
+{{- define "markread.resourceAttributes" -}}
+k8s.namespace.name={{ .Release.Namespace }},k8s.pod.name=$(POD_NAME)
+{{- range $name, $value := .Values.tracing.resourceAttributes }},{{ $name }}={{ $value | urlquery | replace "+" "%20" }}{{ end -}}
+{{- end -}}

@@ -1,0 +1,116 @@
+{{- define "markread.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 46 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- /* 46 characters leave room for suffixes: a StatefulSet adds a hash to its name, in a label. */ -}}
+{{- define "markread.fullname" -}}
+{{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- $both := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
+{{- default $both .Values.fullnameOverride | trunc 46 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "markread.serviceAccountName" -}}
+{{- $made := ternary (include "markread.fullname" .) "default" .Values.serviceAccount.create -}}
+{{- default $made .Values.serviceAccount.name -}}
+{{- end -}}
+
+{{- /* What selects the pods of a component: takes (list $ "component"). It can never change. */ -}}
+{{- define "markread.selectorLabels" -}}
+{{- $root := index . 0 -}}
+app.kubernetes.io/name: {{ include "markread.name" $root }}
+app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/component: {{ index . 1 }}
+{{- end -}}
+
+{{- /* Labels of an object: takes (list $ "component"). */ -}}
+{{- define "markread.labels" -}}
+{{- $root := index . 0 -}}
+{{ include "markread.selectorLabels" . }}
+app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ $root.Release.Service }}
+app.kubernetes.io/part-of: {{ include "markread.name" $root }}
+helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{- with $root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- /* Labels of a pod: takes (list $ "component"). None that changes with the chart's version alone,
+which would roll pods for nothing. */ -}}
+{{- define "markread.podLabels" -}}
+{{ include "markread.selectorLabels" . }}
+{{- with (index . 0).Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- /* registry/repository:tag or @digest: takes (list image "default tag"). */ -}}
+{{- define "markread.image" -}}
+{{- $image := index . 0 -}}
+{{- with $image.registry }}{{ . }}/{{ end -}}
+{{- $image.repository -}}
+{{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ default (index . 1) $image.tag }}{{ end -}}
+{{- end -}}
+
+{{- /* What every pod of this chart has. */ -}}
+{{- define "markread.podDefaults" -}}
+automountServiceAccountToken: {{ .Values.serviceAccount.automount }}
+enableServiceLinks: false
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.podSecurityContext }}
+securityContext:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- /* Milliseconds of a duration such as 1m30s; values.schema.json has checked its form. */ -}}
+{{- define "markread.milliseconds" -}}
+{{- $units := dict "ms" 1 "s" 1000 "m" 60000 "h" 3600000 -}}
+{{- $sum := 0 -}}
+{{- range regexFindAll "[0-9]+(ms|s|m|h)" . -1 -}}
+  {{- $unit := regexFind "[a-z]+" . -}}
+  {{- $sum = add $sum (mul (trimSuffix $unit . | int64) (get $units $unit)) -}}
+{{- end -}}
+{{- $sum -}}
+{{- end -}}
+
+{{- /* Both drain times, rounded up to seconds, and 5 s for the rest of the end. */ -}}
+{{- define "markread.gracePeriodSeconds" -}}
+{{- $delay := include "markread.milliseconds" .Values.config.drainDelay | int64 -}}
+{{- $drain := include "markread.milliseconds" .Values.config.drain | int64 -}}
+{{- add (div (add $delay $drain 999) 1000) 5 -}}
+{{- end -}}
+
+{{- define "markread.redisName" -}}
+{{ include "markread.fullname" . }}-redis
+{{- end -}}
+
+{{- define "markread.redisUrl" -}}
+{{- $embedded := printf "redis://%s:6379" (include "markread.redisName" .) -}}
+{{- ternary $embedded .Values.redis.url .Values.redis.embedded.enabled -}}
+{{- end -}}
+
+{{- /* Password of the embedded Valkey: what the release has, else a new one, kept for all templates. */ -}}
+{{- define "markread.redisPassword" -}}
+{{- $embedded := .Values.redis.embedded -}}
+{{- if not (hasKey $embedded "password") -}}
+  {{- $secret := lookup "v1" "Secret" .Release.Namespace (include "markread.redisName" .) | default dict -}}
+  {{- $kept := dig "data" "password" "" $secret | b64dec -}}
+  {{- $_ := set $embedded "password" (default (randAlphaNum 32) $kept) -}}
+{{- end -}}
+{{- $embedded.password -}}
+{{- end -}}
+
+{{- /* Port of a URL: takes (list "url" default). */ -}}
+{{- define "markread.port" -}}
+{{- $url := urlParse (index . 0) -}}
+{{- regexFind ":[0-9]+$" $url.host | trimPrefix ":" | default (index . 1) -}}
+{{- end -}}
+
+{{- /* Name of the server inside the cluster, as its certificate has to have it. */ -}}
+{{- define "markread.host" -}}
+{{ include "markread.fullname" . }}.{{ .Release.Namespace }}.svc
+{{- end -}}
