@@ -1,0 +1,183 @@
+"""values.yaml, its schema, its README and the templates say the same."""
+
+import json
+import os
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+
+import yaml
+
+import chart
+
+VALUES = yaml.safe_load((chart.CHART / "values.yaml").read_text())
+SCHEMA = json.loads((chart.CHART / "values.schema.json").read_text())
+# Maps whose keys are whoever installs it's to choose: one value each.
+FREE = {
+    ("podSecurityContext",),
+    ("securityContext",),
+    ("resources",),
+    ("redis", "embedded", "resources"),
+    ("metrics", "dashboard", "labels"),
+}
+
+
+def leaves(values, path=()):
+    for key, value in values.items():
+        if isinstance(value, dict) and value and (*path, key) not in FREE:
+            yield from leaves(value, (*path, key))
+        else:
+            yield (*path, key), value
+
+
+def test_the_table_of_the_readme_is_that_of_the_values(tmp_path):
+    command = [
+        os.environ["MARKREAD_TEST_HELM_DOCS"],
+        "--chart-search-root",
+        chart.CHART,
+        "--sort-values-order",
+        "file",
+        "--dry-run",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert (chart.CHART / "README.md").read_text().strip() == done.stdout.strip()
+
+
+def test_every_value_is_described():
+    rows = {}
+    for line in (chart.CHART / "README.md").read_text().partition("## Values")[2].splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) >= 4:
+            rows[cells[0]] = cells[3]
+    for path, _ in leaves(VALUES):
+        assert rows[".".join(path)], path
+
+
+def test_the_schema_knows_each_value_and_no_other():
+    def described(schema, path=()):
+        if "$ref" in schema:
+            schema = SCHEMA["definitions"][schema["$ref"].rpartition("/")[2]]
+        if schema.get("properties") and path not in FREE:
+            assert schema["additionalProperties"] is False, path
+            for key, value in schema["properties"].items():
+                yield from described(value, (*path, key))
+        else:
+            yield path
+
+    assert set(described(SCHEMA)) - {("global",), ("enabled",)} == {
+        path for path, _ in leaves(VALUES)
+    }
+
+
+# What a value is changed to, where one more or another letter would make no sense.
+OTHERS = {
+    "image.digest": "sha256:" + "1" * 64,
+    "image.pullPolicy": "Always",
+    "service.type": "NodePort",
+    "autoscaling.minReplicas": 3,
+    "autoscaling.calls.type": "External",
+    "autoscaling.calls.averageValue": "1",
+    "podDisruptionBudget.minAvailable": 1,
+    "podDisruptionBudget.maxUnavailable": "10%",
+    "podDisruptionBudget.unhealthyPodEvictionPolicy": "IfHealthyBudget",
+    "resources": {"requests": {"cpu": "1"}},
+    "redis.embedded.resources": {"requests": {"cpu": "1"}},
+    "imagePullSecrets": [{"name": "other"}],
+    "networkPolicy.egress.extra": [{"ports": [{"port": 1}]}],
+    "topologySpreadConstraints": [{"maxSkew": 2}],
+    "tolerations": [{"key": "other"}],
+    "extraEnv": [{"name": "OTHER", "value": "x"}],
+    "extraVolumes": [{"name": "other"}],
+    "extraVolumeMounts": [{"name": "other"}],
+    "extraObjects": [{"kind": "Other"}],
+    "config.listenAddress": "[::]",
+    "config.publicUrls": ["https://other.example.com"],
+    "config.logFormat": "text",
+    "config.logLevel": "debug",
+    "auth.jwt.jwks.url": "https://other.example.com/jwks",
+    "redis.url": "rediss://other:6381",
+    "redis.embedded.image.digest": "sha256:" + "1" * 64,
+    "redis.embedded.image.pullPolicy": "Always",
+    "redis.embedded.maxmemory": "1gb",
+    "redis.embedded.persistence.size": "2Gi",
+    "redis.embedded.persistence.accessModes": ["ReadWriteOncePod"],
+    "tracing.endpoint": "http://other:4317",
+    "tracing.sampler": "always_on",
+    "tracing.samplerArg": "0.5",
+    "metrics.serviceMonitor.interval": "1m",
+    "metrics.serviceMonitor.scrapeTimeout": "5s",
+    "metrics.serviceMonitor.relabelings": [{"regex": "other"}],
+    "metrics.serviceMonitor.metricRelabelings": [{"regex": "other"}],
+    "grpcRoute.parentRefs": [{"name": "other"}],
+    "grpcRoute.filters": [{"type": "Other"}],
+    **{
+        f"networkPolicy.{way}": [{"ipBlock": {"cidr": "192.0.2.0/24"}}]
+        for way in [
+            "ingress.callers",
+            "ingress.monitoring",
+            "egress.redis",
+            "egress.dns",
+            "egress.otlp",
+            "egress.jwks",
+        ]
+    },
+}
+
+
+# What has to change with it.
+WITH = {"redis.embedded.enabled": ["--set=redis.url="]}
+
+
+def other(name, value):
+    if name in OTHERS:
+        return OTHERS[name]
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + 1
+    if isinstance(value, list):
+        return [*value, "other"]
+    if isinstance(value, dict):
+        return value | {"other": "other"}
+    if value[:-1].isdigit() or value[:-2].isdigit():  # a duration
+        return "1" + value
+    return value + "other"
+
+
+def test_every_value_changes_what_is_rendered():
+    bases = ["everything", "embedded", "public-key", "tls"]
+
+    def output(base, options=()):
+        done = chart.template(chart.ci(base), options=options)
+        if done.returncode != 0:
+            return None
+        # The embedded Valkey's password is another each time.
+        return [
+            line
+            for line in done.stdout.splitlines()
+            if not any(word in line for word in PASSWORD_LINES)
+        ]
+
+    plain = {base: output(base) for base in bases}
+    given = {base: yaml.safe_load(chart.ci(base).read_text()) for base in bases}
+
+    def of(values, path):
+        for key in path:
+            values = values.get(key) if isinstance(values, dict) else None
+        return values
+
+    def unused(path, default):
+        name = ".".join(path)
+        for base in bases:
+            value = of(given[base], path)
+            changed = other(name, default if value is None else value)
+            done = output(base, [f"--set-json={name}={json.dumps(changed)}", *WITH.get(name, [])])
+            if done and done != plain[base]:
+                return None
+        return name
+
+    with ThreadPoolExecutor(2) as pool:
+        found = pool.map(lambda leaf: unused(*leaf), leaves(VALUES))
+    assert [name for name in found if name] == []
+
+
+PASSWORD_LINES = ["password:", "requirepass", "checksum/"]
