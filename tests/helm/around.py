@@ -1,0 +1,81 @@
+"""What is around the server: a Redis, an issuer of tokens and its keys."""
+
+import base64
+import http.server
+import json
+import subprocess
+import threading
+from contextlib import contextmanager
+
+from pod import free_port
+
+
+def base64url(data):
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+@contextmanager
+def redis(directory, *options):
+    """A Redis, and the port that it takes calls on."""
+    port = free_port()
+    listen = f"--port 0 --tls-port {port}" if "--tls-cert-file" in options else f"--port {port}"
+    command = f"redis-server {listen} --bind 127.0.0.1 --appendonly yes --dir".split()
+    with open(directory / "redis.log", "w") as log:
+        process = subprocess.Popen([*command, directory, *options], stdout=log, stderr=log)
+    try:
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def jwks(keys):
+    """The URL of a JWK set."""
+    modulus = int(keys["modulus"].decode().strip().partition("=")[2], 16)
+    key = {
+        "kty": "RSA",
+        "kid": "k",
+        "alg": "RS256",
+        "use": "sig",
+        "n": base64url(modulus.to_bytes(256, "big")),
+        "e": "AQAB",
+    }
+    answer = json.dumps({"keys": [key]}).encode()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("content-length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/jwks"
+        server.shutdown()
+
+
+def tls_options(keys):
+    files = {
+        "--tls-cert-file": "tls.crt",
+        "--tls-key-file": "tls.key",
+        "--tls-ca-cert-file": "ca.crt",
+    }
+    return [text for option, file in files.items() for text in (option, keys["folder"] / file)]
+
+
+REDIS_PASSWORD = ["--requirepass", "redis-password"]
+
+
+def signed(keys):
+    """A token of user 1, signed by openssl with the key whose public half the server has."""
+    header = {"alg": "RS256", "kid": "k"}
+    claims = {"sub": "1", "exp": 4102444800, "iss": "https://login.example.com", "aud": "markread"}
+    text = ".".join(base64url(json.dumps(each).encode()) for each in (header, claims))
+    sign = ["openssl", "dgst", "-sha256", "-sign", keys["folder"] / "jwt.key"]
+    done = subprocess.run(sign, input=text.encode(), check=True, capture_output=True, timeout=20)
+    return f"{text}.{base64url(done.stdout)}".encode()

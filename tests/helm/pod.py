@@ -1,0 +1,167 @@
+"""Runs the containers of a rendered pod as processes: with their own commands, arguments,
+environment and mounted files, on ports of this machine."""
+
+import os
+import re
+import socket
+import subprocess
+import time
+import urllib.request
+from contextlib import contextmanager
+
+import chart
+
+BINARY = os.environ["MARKREAD_TEST_BINARY"]
+GRPCURL = os.environ["MARKREAD_TEST_GRPCURL"]
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+class Pod:
+    """`spec` of a pod. `secrets` and `config_maps` are what the cluster would have: by name, key to
+    bytes. `moved` says which addresses in commands and environment are where here."""
+
+    def __init__(self, spec, directory, secrets=None, config_maps=None, moved=None):
+        self.spec, self.directory, self.moved = spec, directory, moved or {}
+        self.secrets = secrets or {}
+        self.volumes = {}
+        directory.mkdir()
+        for volume in spec.get("volumes", []):
+            folder = directory / "volumes" / volume["name"]
+            folder.mkdir(parents=True)
+            if source := volume.get("secret"):
+                for item in source["items"]:
+                    (folder / item["path"]).write_bytes(
+                        self.secrets[source["secretName"]][item["key"]]
+                    )
+            elif source := volume.get("configMap"):
+                for key, data in (config_maps or {})[source["name"]].items():
+                    (folder / key).write_bytes(data)
+            else:
+                assert volume.keys() <= {"name", "emptyDir"}, volume
+            self.volumes[volume["name"]] = folder
+
+    def here(self, container, text):
+        """Paths of mounts and addresses, as they are on this machine."""
+        folders = {
+            each["mountPath"]: str(self.volumes[each["name"]])
+            for each in container.get("volumeMounts", [])
+        }
+        if folders:
+            places = "|".join(re.escape(place) for place in folders)
+            text = re.sub(rf"(?<![^=])({places})(?=/|$)", lambda place: folders[place[1]], text)
+        for there, here in self.moved.items():
+            text = text.replace(there, here)
+        return text
+
+    def environment(self, container):
+        env = {}
+        for variable in container.get("env", []):
+            match variable:
+                case {"value": value}:
+                    pass
+                case {"valueFrom": {"secretKeyRef": ref}}:
+                    value = self.secrets[ref["name"]][ref["key"]].decode()
+                case {"valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}:
+                    value = "r-markread-0"
+            value = re.sub(r"\$\((\w+)\)", lambda name: env[name[1]], value)
+            env[variable["name"]] = self.here(container, value)
+        return env
+
+    def command(self, container, programs):
+        program, *arguments = container["command"] + container.get("args", [])
+        return [programs[program], *(self.here(container, argument) for argument in arguments)]
+
+    def run(self, container):
+        """Runs a container that ends by itself, and gives what it printed."""
+        command = self.command(container, {"/markread": BINARY})
+        done = subprocess.run(
+            command,
+            env=self.environment(container),
+            cwd=self.directory,
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+        assert done.returncode == 0, f"{container['name']}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    @contextmanager
+    def start(self, container, programs):
+        """Runs a container that stays."""
+        log = self.directory / f"{container['name']}.log"
+        command = self.command(container, programs)
+        with open(log, "w") as output:
+            process = subprocess.Popen(
+                command,
+                env=self.environment(container),
+                cwd=self.directory,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            yield process
+        except BaseException:
+            print(log.read_text())
+            raise
+        finally:
+            process.kill()
+            process.wait()
+
+
+def passes(probe, ports, timeout):
+    """Whether a probe passes, asked as the kubelet asks. `ports` says where the container's are."""
+    if get := probe.get("httpGet"):
+        assert get.get("scheme", "HTTP") == "HTTP"
+        url = f"http://127.0.0.1:{ports[get['port']]}{get['path']}"
+        try:
+            return 200 <= urllib.request.urlopen(url, timeout=timeout).status < 400
+        except OSError:
+            return False
+    if grpc := probe.get("grpc"):
+        request = f'{{"service": "{grpc["service"]}"}}'
+        check = f"{GRPCURL} -plaintext -max-time {timeout} -d".split()
+        check += [request, f"127.0.0.1:{ports[grpc['port']]}", "grpc.health.v1.Health/Check"]
+        return '"SERVING"' in subprocess.run(check, capture_output=True, text=True).stdout
+    try:
+        address = ("127.0.0.1", ports[probe["tcpSocket"]["port"]])
+        socket.create_connection(address, timeout).close()
+        return True
+    except OSError:
+        return False
+
+
+def wait_until(what, ask, seconds=20):
+    end = time.monotonic() + seconds
+    while not ask():
+        assert time.monotonic() < end, f"{what} is not so after {seconds} s"
+        time.sleep(0.1)
+
+
+@contextmanager
+def serving(objects, directory, secrets, moved, keys):
+    """Runs the Deployment's container until all its probes pass, and gives the process, where its
+    ports are, and the pod."""
+    template = chart.one(objects, "Deployment")["spec"]["template"]
+    container = chart.container(chart.one(objects, "Deployment"))
+    ports = {each["containerPort"]: free_port() for each in container["ports"]}
+    moved = moved | {f":{there}": f":{here}" for there, here in ports.items()}
+    names = {each["name"]: ports[each["containerPort"]] for each in container["ports"]}
+    here = Pod(template["spec"], directory, secrets, {"roots": {"ca.crt": keys["ca.crt"]}}, moved)
+    with here.start(container, {"/markread": BINARY}) as process:
+        for name in ["startupProbe", "livenessProbe", "readinessProbe"]:
+            probe = container[name]
+
+            def ask(probe=probe):
+                assert process.poll() is None, "the server has ended"
+                return passes(probe, ports | names, probe["timeoutSeconds"])
+
+            seconds = (
+                probe["initialDelaySeconds"] + probe["failureThreshold"] * probe["periodSeconds"]
+            )
+            wait_until(name, ask, max(seconds, 10))
+        yield process, names, here
