@@ -325,6 +325,20 @@ def test_a_wish_for_no_default_is_kept():
     assert "topologySpreadConstraints" not in pod
 
 
+def test_a_spread_constraint_gets_the_labels_of_the_pods_unless_it_has_some():
+    own = {"matchLabels": {"app": "other"}}
+    constraints = [{"maxSkew": 1}, {"maxSkew": 2, "labelSelector": own}]
+    objects = chart.render(
+        chart.ci("jwt-secret"), topologySpreadConstraints=json.dumps(constraints)
+    )
+    deployment = chart.one(objects, "Deployment")["spec"]
+    selector = deployment["selector"]
+    assert deployment["template"]["spec"]["topologySpreadConstraints"] == [
+        {"maxSkew": 1, "labelSelector": selector},
+        {"maxSkew": 2, "labelSelector": own},
+    ]
+
+
 def test_the_alerts_are_those_of_the_file_with_more_labels():
     groups = yaml.safe_load((chart.CHART / "files/rules.yaml").read_text())["groups"]
     rendered = chart.one(chart.rendered(chart.ci("everything")), "PrometheusRule")["spec"]["groups"]

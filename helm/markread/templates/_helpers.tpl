@@ -93,15 +93,11 @@ securityContext:
 {{- ternary $embedded .Values.redis.url .Values.redis.embedded.enabled -}}
 {{- end -}}
 
-{{- /* Password of the embedded Valkey: what the release has, else a new one, kept for all templates. */ -}}
+{{- /* Password of the embedded Valkey: what the release has, else a new one, each time that it is asked
+for. */ -}}
 {{- define "markread.redisPassword" -}}
-{{- $embedded := .Values.redis.embedded -}}
-{{- if not (hasKey $embedded "password") -}}
-  {{- $secret := lookup "v1" "Secret" .Release.Namespace (include "markread.redisName" .) | default dict -}}
-  {{- $kept := dig "data" "password" "" $secret | b64dec -}}
-  {{- $_ := set $embedded "password" (default (randAlphaNum 32) $kept) -}}
-{{- end -}}
-{{- $embedded.password -}}
+{{- $secret := lookup "v1" "Secret" .Release.Namespace (include "markread.redisName" .) | default dict -}}
+{{- dig "data" "password" "" $secret | b64dec | default (randAlphaNum 32) -}}
 {{- end -}}
 
 {{- /* Port of a URL: takes (list "url" default). */ -}}
