@@ -8,13 +8,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use http::uri::Scheme;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use tonic::{Code, Status};
 use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
-use tracing::Instrument;
 
 use crate::deadline::Deadline;
 use crate::edge_guard::{EdgeRate, Guarded, Limited, guard};
@@ -26,11 +24,11 @@ use crate::identity::oauth1::Signed;
 use crate::identity::{Identity, Presented, Proof};
 use crate::lifecycle::{Lifecycle, Phase};
 use crate::metrics::{Metrics, RecordedMethod};
-use crate::peer::{Peer, Security};
+use crate::peer::Peer;
 use crate::routing::{Asked, Rpc, Target};
 use crate::service::Service;
 use crate::status::{Body, Refusal};
-use crate::telemetry;
+use crate::telemetry::{CallSpan, CallTrace, Traceparent};
 use crate::until_drain::UntilDrain;
 
 /// How an [`Edge`] treats calls.
@@ -163,19 +161,22 @@ impl hyper::service::Service<Request<Incoming>> for PeerEdge {
         let wants_body = request.method() != Method::HEAD;
         let deadline =
             Deadline::starting_now(asked.wire, request.headers(), edge.front.call_timeout);
-        let span = tracing::error_span!("call", trace_id = %telemetry::trace_id(request.headers()));
+        let trace = CallTrace::begin(asked, &request, &self.peer.security.scheme());
         request.extensions_mut().insert(self.peer);
         request.extensions_mut().insert(deadline);
-        let mut recording = Recording { metrics, asked, deadline, began, answered: false };
+        if let Some(traceparent) = trace.traceparent {
+            request.extensions_mut().insert(traceparent);
+        }
+        let span = trace.span.clone();
+        let mut recording = Recording { metrics, asked, deadline, began, span, answered: false };
         let call = async move {
             let answered = deadline.bound(edge.answer(asked, request)).await;
             let response = answered.unwrap_or_else(|late| refuse(&recording.metrics, asked, late));
             // Over HTTP/2 hyper would send it, and the client take that for a broken protocol.
             let response = if wants_body { response } else { response.map(|_| Body::empty()) };
-            recording.answer(unary_code(&response));
-            Ok(response)
+            Ok(recording.answer(response))
         };
-        Box::pin(call.instrument(span))
+        Box::pin(trace.around(call))
     }
 }
 
@@ -186,6 +187,7 @@ struct Recording {
     asked: Asked,
     deadline: Deadline,
     began: Instant,
+    span: CallSpan,
     answered: bool,
 }
 
@@ -193,11 +195,13 @@ impl Recording {
     /// How much earlier than its deadline a caller may hang up for it: clocks and networks differ.
     const HANG_UP_SLACK: Duration = Duration::from_millis(100);
 
-    fn answer(&mut self, code: Code) {
+    fn answer(&mut self, response: Response<Body>) -> Response<Body> {
         self.answered = true;
+        let code = unary_code(&response);
         if let Some((method, elapsed_us)) = self.record(code) {
             tracing::debug!(?method, ?code, elapsed_us, "answered");
         }
+        self.span.answered(self.asked, response, code)
     }
 
     fn record(&self, code: Code) -> Option<(RecordedMethod, u128)> {
@@ -220,6 +224,7 @@ impl Drop for Recording {
         if let Some((method, elapsed_us)) = self.record(code) {
             tracing::debug!(?method, ?code, elapsed_us, "the caller hung up");
         }
+        self.span.abandoned(code);
     }
 }
 
@@ -267,7 +272,8 @@ impl Routes {
         if deadline.has_passed(Duration::ZERO) {
             return Err(Refusal::DeadlineExceeded);
         }
-        request.extensions_mut().insert(Call { reader, until, deadline });
+        let traceparent = request.extensions().get::<Traceparent>().copied();
+        request.extensions_mut().insert(Call { reader, until, deadline, traceparent });
         let request = request.map(OneMessage::new);
         let Ok(response) = self.methods.clone().oneshot(request).await;
         message_problem(&response).map_or(Ok(response), Err)
@@ -277,14 +283,14 @@ impl Routes {
         let (head, body) = request.into_parts();
         let (deadline, Peer { security, .. }) = known(&head.extensions)?;
         let form = Form::read(&head, body).await?;
-        let scheme = if security == Security::Plain { Scheme::HTTP } else { Scheme::HTTPS };
-        let signed = Some(Signed { head: &head, form: &form, scheme });
+        let signed = Some(Signed { head: &head, form: &form, scheme: security.scheme() });
         let presented = Presented { headers: &head.headers, security, signed, deadline };
         let proof = self.identity.authenticate(&presented).await?;
         if let Some(nonce) = proof.nonce {
             self.service.use_nonce(nonce, deadline).await?;
         }
-        Ok(crate::http::mark_read(&self.service, proof.reader, &form, deadline).await)
+        let traceparent = head.extensions.get::<Traceparent>().copied();
+        Ok(crate::http::mark_read(&self.service, proof.reader, &form, deadline, traceparent).await)
     }
 
     async fn stream(&self, service: &BoxService, request: Request<Incoming>) -> Response<Body> {

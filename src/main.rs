@@ -13,7 +13,7 @@ use markread::client::healthcheck::healthcheck;
 use markread::config::{self, Command, ServeConfig, Stop, TokenConfig};
 use markread::identity::jwt;
 use markread::serve::{self, ServeError};
-use markread::telemetry;
+use markread::telemetry::{self, Traces};
 use mimalloc::MiMalloc;
 
 #[global_allocator]
@@ -37,13 +37,25 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(config: ServeConfig) -> ExitCode {
-    telemetry::init(config.log_format);
+fn serve(mut config: ServeConfig) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return stop(1, error),
     };
+    let traces = config.traces.take().map(|traces| {
+        let _within = runtime.enter();
+        Traces::start(traces)
+    });
+    let traces = match traces.transpose() {
+        Ok(traces) => traces,
+        Err(error) => return stop(2, format!("OTEL_EXPORTER_OTLP_*: {error}")),
+    };
+    telemetry::init(config.log_format, traces.as_ref());
     let served = runtime.block_on(serve::serve(config));
+    // Behind the drain, while there is a runtime to send by.
+    if let Some(traces) = traces {
+        traces.flush();
+    }
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     match served {
         Ok(()) => ExitCode::SUCCESS,

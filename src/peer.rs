@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use http::uri::Scheme;
+
 /// The other end of a connection; in the extensions of each of its requests.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer {
@@ -22,4 +24,11 @@ pub enum Security {
     UntrustedClient,
     /// It is a `--trusted-client`, which may name the reader.
     TrustedClient,
+}
+
+impl Security {
+    /// The scheme of what is asked over such a connection.
+    pub fn scheme(self) -> Scheme {
+        if self == Self::Plain { Scheme::HTTP } else { Scheme::HTTPS }
+    }
 }

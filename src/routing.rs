@@ -146,6 +146,9 @@ impl Wire {
 }
 
 impl Target {
+    /// The path of the seed's endpoint.
+    pub const MARK_READ_JSON: &str = "/1.1/direct_messages/mark_read.json";
+
     fn of_path(path: &str) -> Self {
         let ours = path
             .strip_prefix('/')
@@ -154,7 +157,7 @@ impl Target {
             return Self::Rpc(rpc);
         }
         match path {
-            "/1.1/direct_messages/mark_read.json" => Self::MarkReadJson,
+            Self::MARK_READ_JSON => Self::MarkReadJson,
             "/grpc.health.v1.Health/Check" | "/grpc.health.v1.Health/Watch" => Self::Health,
             "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo" => Self::ReflectionV1,
             "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" => {

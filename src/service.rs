@@ -15,7 +15,7 @@ use crate::metrics::Metrics;
 use crate::read_state::{Conversation, CursorPage, ReadOutcome, ReadState};
 use crate::status::{Flaw, Refusal};
 use crate::store::{NonceUse, Store, StoreError, StoreErrorKind};
-use crate::telemetry::Throttle;
+use crate::telemetry::{Throttle, Traceparent};
 use crate::watch::{Hub, WatchError, Watching};
 
 /// Watches that are opened at once. Thousands come back together when a server goes; they queue here,
@@ -41,7 +41,7 @@ impl Service {
     }
 
     /// Does one command, as an edge could make it: fields that make none are an outcome too.
-    /// Counts what it came to.
+    /// Counts what it came to. Its event tells on what there is of the call's trace.
     ///
     /// # Errors
     ///
@@ -51,8 +51,9 @@ impl Service {
         &self,
         command: Result<Mark, Vec<BadField>>,
         deadline: Deadline,
+        traceparent: Option<Traceparent>,
     ) -> Result<Outcome, Refusal> {
-        let mut outcomes = self.mark_read_all(vec![command], deadline).await?;
+        let mut outcomes = self.mark_read_all(vec![command], deadline, traceparent).await?;
         outcomes.pop().unwrap_or(Err(Refusal::Internal))
     }
 
@@ -66,9 +67,10 @@ impl Service {
         &self,
         commands: Vec<Result<Mark, Vec<BadField>>>,
         deadline: Deadline,
+        traceparent: Option<Traceparent>,
     ) -> Result<Vec<Result<Outcome, Refusal>>, Refusal> {
         let marks: Vec<Mark> = commands.iter().flatten().copied().collect();
-        let mut done = match self.ask_store(&marks, deadline).await {
+        let mut done = match self.ask_store(&marks, deadline, traceparent).await {
             Ok(done) => done.into_iter(),
             Err(refusal) => {
                 for command in commands {
@@ -176,11 +178,13 @@ impl Service {
         &self,
         marks: &[Mark],
         deadline: Deadline,
+        traceparent: Option<Traceparent>,
     ) -> Result<Vec<Result<Outcome, Refusal>>, Refusal> {
         if marks.is_empty() {
             return Ok(Vec::new());
         }
-        let outcomes = match in_time(deadline, self.store.mark_read(marks)).await {
+        let asked = self.store.mark_read(marks, traceparent);
+        let outcomes = match in_time(deadline, asked).await {
             Ok(outcomes) if outcomes.len() == marks.len() => Ok(outcomes),
             Ok(_) => Err(StoreError::corrupt("another number of outcomes than of marks")),
             Err(error) => Err(error),

@@ -22,12 +22,13 @@ use crate::ids::UserId;
 use crate::listener::Limits;
 use crate::mark_read::RateLimit;
 use crate::store::redis::RedisConfig;
-use crate::telemetry::LogFormat;
+use crate::telemetry::{LogFormat, TracesConfig};
 use crate::tls::Tls;
 
 mod args;
 mod client;
 mod identity;
+mod traces;
 mod validate;
 
 /// What is to be done.
@@ -73,6 +74,8 @@ pub struct ServeConfig {
     pub drain: Duration,
     /// How log lines look; none means by where they go.
     pub log_format: Option<LogFormat>,
+    /// Where spans go; none where calls are not traced.
+    pub traces: Option<TracesConfig>,
 }
 
 /// Where cursors are kept.

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::args::{ExpectedArgs, RedisArgs, ServeArgs, TokenArgs};
+use super::traces;
 use super::{Backend, ServeConfig, TokenConfig};
 use crate::edge::EdgeConfig;
 use crate::edge_guard::EdgeRate;
@@ -44,6 +45,7 @@ impl ServeArgs {
             drain_delay: self.drain_delay,
             drain: self.drain,
             log_format: self.log_format,
+            traces: traces::read(&|name| std::env::var_os(name))?,
         })
     }
 

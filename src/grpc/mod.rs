@@ -18,6 +18,7 @@ use crate::proto::mark_read_service_server::{MarkReadService, MarkReadServiceSer
 use crate::read_state::ReadState;
 use crate::service::Service;
 use crate::status::{Refusal, insert_rate_limit};
+use crate::telemetry::Traceparent;
 
 pub mod one_message;
 mod page_token;
@@ -43,6 +44,8 @@ pub struct Call {
     pub until: Option<SystemTime>,
     /// How long the call may take.
     pub deadline: Deadline,
+    /// What its events tell of its trace.
+    pub traceparent: Option<Traceparent>,
 }
 
 /// `markread.v1.MarkReadService`, on the service that every edge shares.
@@ -64,9 +67,9 @@ impl MarkReadService for Grpc {
         &self,
         request: Request<proto::MarkReadRequest>,
     ) -> Result<Response<proto::MarkReadResponse>, Status> {
-        let Call { reader, deadline, .. } = call(&request)?;
+        let Call { reader, deadline, traceparent, .. } = call(&request)?;
         let command = command(request.get_ref(), reader);
-        let outcome = self.service.mark_read(command, deadline).await;
+        let outcome = self.service.mark_read(command, deadline, traceparent).await;
         let (response, quota) = outcome.and_then(answer).map_err(Refusal::into_grpc)?;
         Ok(with_quota(response, quota))
     }
@@ -75,13 +78,13 @@ impl MarkReadService for Grpc {
         &self,
         request: Request<proto::BatchMarkReadRequest>,
     ) -> Result<Response<proto::BatchMarkReadResponse>, Status> {
-        let Call { reader, deadline, .. } = call(&request)?;
+        let Call { reader, deadline, traceparent, .. } = call(&request)?;
         let requests = items("requests", &request.get_ref().requests).map_err(|bad| {
             self.service.count_refused_mark(bad.clone());
             bad.into_grpc()
         })?;
         let commands = requests.iter().map(|request| command(request, reader)).collect();
-        let outcomes = self.service.mark_read_all(commands, deadline).await;
+        let outcomes = self.service.mark_read_all(commands, deadline, traceparent).await;
         let outcomes = outcomes.map_err(Refusal::into_grpc)?;
         let quota = outcomes.iter().rev().flatten().map(Outcome::quota).next();
         let results = outcomes.into_iter().map(|outcome| {
@@ -148,7 +151,7 @@ impl MarkReadService for Grpc {
         &self,
         request: Request<proto::WatchMarkReadEventsRequest>,
     ) -> Result<Response<Updates>, Status> {
-        let Call { reader, until, deadline } = call(&request)?;
+        let Call { reader, until, deadline, .. } = call(&request)?;
         let after = match request.get_ref().after.as_str() {
             "" => None,
             after => Some(

@@ -8,6 +8,7 @@ use crate::ids::UserId;
 use crate::mark_read::{LAST_READ_EVENT_ID, Mark, Outcome, Quota, RECIPIENT_ID};
 use crate::service::Service;
 use crate::status::{Body, Refusal, insert_rate_limit};
+use crate::telemetry::Traceparent;
 
 pub mod form;
 
@@ -19,9 +20,10 @@ pub async fn mark_read(
     reader: UserId,
     form: &Form,
     deadline: Deadline,
+    traceparent: Option<Traceparent>,
 ) -> Response<Body> {
     let command = Mark::of(reader, form.parse(LAST_READ_EVENT_ID), form.parse(RECIPIENT_ID));
-    match service.mark_read(command, deadline).await {
+    match service.mark_read(command, deadline, traceparent).await {
         Ok(Outcome::Advanced { quota, .. } | Outcome::Unchanged { quota, .. }) => no_content(quota),
         Ok(Outcome::OverQuota { quota, retry_after }) => {
             Refusal::OverQuota { quota, retry_after }.into_http()

@@ -17,6 +17,7 @@ use crate::ids::UserId;
 use crate::mark_read::{Mark, Outcome, Quota, RateLimit, ReadCursor, advances};
 use crate::metrics::{self, StoreTimer};
 use crate::read_state::{Conversation, CursorPage, ReadOutcome};
+use crate::telemetry::Traceparent;
 use crate::users::{UserObject, Users, distinct_users};
 
 /// How many windows are opened between two sweeps of those that have ended.
@@ -99,7 +100,12 @@ impl MemoryStore {
 
 #[async_trait::async_trait]
 impl Store for MemoryStore {
-    async fn mark_read(&self, marks: &[Mark]) -> Result<Vec<MarkResult>, StoreError> {
+    /// Its entries are nothing but payloads, and nobody reads them but who watches.
+    async fn mark_read(
+        &self,
+        marks: &[Mark],
+        _: Option<Traceparent>,
+    ) -> Result<Vec<MarkResult>, StoreError> {
         let _timing = self.timer.start();
         let outcomes = self.with_state(|state| {
             let now_ms = now_ms();

@@ -16,6 +16,7 @@ use crate::identity::oauth1::Nonce;
 use crate::ids::UserId;
 use crate::mark_read::{Mark, Outcome, ReadCursor};
 use crate::read_state::{Conversation, CursorPage, ReadOutcome};
+use crate::telemetry::Traceparent;
 
 pub mod memory;
 pub mod redis;
@@ -24,12 +25,17 @@ pub mod redis;
 #[async_trait::async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Does the marks in order and answers each in its place. A mark that fails leaves nothing
-    /// half done, and its neighbours succeed or fail on their own.
+    /// half done, and its neighbours succeed or fail on their own. What is given of the call's trace
+    /// stands beside each event.
     ///
     /// # Errors
     ///
     /// When the whole list failed: the store could not be asked, or its answer never came.
-    async fn mark_read(&self, marks: &[Mark]) -> Result<Vec<MarkResult>, StoreError>;
+    async fn mark_read(
+        &self,
+        marks: &[Mark],
+        traceparent: Option<Traceparent>,
+    ) -> Result<Vec<MarkResult>, StoreError>;
 
     /// Reads cursors, each in its place, for one of the caller's quota of reads.
     ///

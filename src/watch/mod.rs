@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{interval, sleep, timeout};
+use tracing::Instrument;
 
 use crate::entry_id::EntryId;
 use crate::event::Event;
@@ -208,7 +209,10 @@ impl Hub {
             place = span.before_oldest();
         }
         let hub = Arc::clone(self);
-        tokio::spawn(async move { hub.catch_up(user, Watcher { id, updates }, place).await });
+        let watcher = Watcher { id, updates };
+        // It belongs to the call, and so to its trace.
+        let catch_up = async move { hub.catch_up(user, watcher, place).await }.in_current_span();
+        tokio::spawn(catch_up);
         Ok(watching)
     }
 

@@ -27,5 +27,6 @@ mod read_side;
 mod redis_access;
 mod stores;
 mod survey;
+mod traces;
 mod twins;
 mod users;

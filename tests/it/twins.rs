@@ -92,7 +92,7 @@ async fn run(subject: &Subject, lists: &[Vec<Mark>], stored: &[(u64, &[u8])]) ->
     let mut times = Vec::new();
     let mut told = BTreeMap::new();
     for marks in lists {
-        let outcomes = subject.store().mark_read(marks).await.unwrap();
+        let outcomes = subject.store().mark_read(marks, None).await.unwrap();
         for (mark, outcome) in marks.iter().zip(outcomes) {
             let outcome = outcome.unwrap();
             answers.push(timeless(&outcome));

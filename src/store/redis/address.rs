@@ -79,6 +79,11 @@ impl RedisAddress {
         Ok(Self { info, files })
     }
 
+    /// What is known of it without the files.
+    pub(super) fn info(&self) -> &ConnectionInfo {
+        &self.info
+    }
+
     /// A client with what the files hold now.
     ///
     /// # Errors

@@ -9,7 +9,8 @@
 -- ARGV[4]       how many user objects follow
 -- ARGV[5..]     of each: user ID, JSON object; a user without one appears with the ID alone
 -- then          of each reader: user ID
--- then          of each mark: r, recipient, message ID; IDs are canonical decimal, 1 .. 2^63-1
+-- then          of each mark: r, recipient, message ID, traceparent (empty: none); IDs are canonical
+--               decimal, 1 .. 2^63-1
 --
 -- Returns one reply a mark, in order:
 --   {'advanced', cursor, read_at_ms, used, reset_at_ms}
@@ -51,14 +52,17 @@ local function payload(reader, recipient, message, created_ms)
     .. '"}}],"users":{' .. users .. '}}'
 end
 
-local function publish(event)
-  if STREAM_MAXLEN == '0' then
-    return redis.pcall('XADD', STREAM, '*', 'payload', event)
-  end
-  return redis.pcall('XADD', STREAM, 'MAXLEN', '~', STREAM_MAXLEN, '*', 'payload', event)
+local function add(...)
+  if STREAM_MAXLEN == '0' then return redis.pcall('XADD', STREAM, '*', ...) end
+  return redis.pcall('XADD', STREAM, 'MAXLEN', '~', STREAM_MAXLEN, '*', ...)
 end
 
-local function mark_read(reader, recipient, message)
+local function publish(event, traceparent)
+  if traceparent == '' then return add('payload', event) end
+  return add('payload', event, 'traceparent', traceparent)
+end
+
+local function mark_read(reader, recipient, message, traceparent)
   local problem
   if not reader.quota then
     reader.quota, problem = read_quota(reader.quota_key, WINDOW_MS)
@@ -79,7 +83,7 @@ local function mark_read(reader, recipient, message)
       if problem then return err(problem) end
     end
     local read_at = digits(now_ms())
-    local entry = publish(payload(reader.id, recipient, message, read_at))
+    local entry = publish(payload(reader.id, recipient, message, read_at), traceparent)
     if failed(entry) then return err(entry.err) end
     if split then cursor.key = do_split(reader.cursors_key, split, recipient) end
     local written = redis.pcall('HSET', cursor.key, recipient, message, '-' .. recipient, read_at)
@@ -94,8 +98,8 @@ end
 
 local replies = {}
 local first = 4 + 2 * USER_OBJECTS + READERS
-for n = 1, (#ARGV - first) / 3 do
-  local arg = first + 3 * n - 2
-  replies[n] = mark_read(readers[tonumber(ARGV[arg])], ARGV[arg + 1], ARGV[arg + 2])
+for n = 1, (#ARGV - first) / 4 do
+  local arg = first + 4 * n - 3
+  replies[n] = mark_read(readers[tonumber(ARGV[arg])], ARGV[arg + 1], ARGV[arg + 2], ARGV[arg + 3])
 end
 return replies

@@ -10,6 +10,7 @@ use super::script::{Script, integer, script, text};
 use crate::ids::UserId;
 use crate::mark_read::{Mark, Outcome, Quota, RateLimit, ReadCursor};
 use crate::store::{MarkResult, StoreError};
+use crate::telemetry::Traceparent;
 use crate::users::Users;
 
 /// The script, and the settings that every call of it carries.
@@ -27,8 +28,14 @@ impl MarkReadScript {
     }
 
     /// Gives a call of the script its keys and arguments. Each reader and each user object goes
-    /// along once.
-    pub(super) fn fill(&self, mut call: Cmd, marks: &[Mark], users: &Users) -> Cmd {
+    /// along once. The script takes a `traceparent` of each mark: these are all of one call.
+    pub(super) fn fill(
+        &self,
+        mut call: Cmd,
+        marks: &[Mark],
+        traceparent: Option<Traceparent>,
+        users: &Users,
+    ) -> Cmd {
         let mut readers: Vec<UserId> = Vec::new();
         let numbers: Vec<usize> = marks
             .iter()
@@ -54,8 +61,10 @@ impl MarkReadScript {
         for reader in &readers {
             call.arg(reader.get());
         }
+        let traceparent = traceparent.map(|known| known.to_string()).unwrap_or_default();
         for (mark, number) in marks.iter().zip(numbers) {
             call.arg(number).arg(mark.recipient.get()).arg(mark.last_read_event_id.get());
+            call.arg(&traceparent);
         }
         call
     }

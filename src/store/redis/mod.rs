@@ -8,6 +8,7 @@
 //! - `address`: where Redis is. - `link`: the connection, its probes, the layout. - `denials`: readers known to be over quota.
 //! - `keys`: every key. - `errors`: which errors pass. - `survey` and `durability`: what an
 //!   operator is told.
+//! - `spans`: what a trace tells of all that.
 
 use std::fmt;
 use std::io;
@@ -25,6 +26,7 @@ use self::link::{Keeper, Link};
 use self::marks::MarkReadScript;
 use self::reads::ReadScripts;
 use self::script::Script;
+use self::spans::Spans;
 use self::users::UserReader;
 use super::{
     Entries, MarkResult, NONCE_KEPT_MS, NonceUse, Store, StoreError, StoreHealth, StreamSpan,
@@ -35,6 +37,8 @@ use crate::ids::UserId;
 use crate::mark_read::{Mark, Outcome, RateLimit, ReadCursor};
 use crate::metrics::{self, StoreTimer};
 use crate::read_state::{Conversation, CursorPage, ReadOutcome};
+use crate::telemetry::Traceparent;
+use crate::users::Users;
 
 mod address;
 mod denials;
@@ -45,6 +49,7 @@ mod link;
 mod marks;
 mod reads;
 mod script;
+mod spans;
 mod stream;
 mod survey;
 mod users;
@@ -105,6 +110,7 @@ pub struct RedisStore {
     link: Arc<Link>,
     denials: Arc<Denials>,
     users: UserReader,
+    spans: Arc<Spans>,
     keeper: AbortHandle,
     timer: StoreTimer,
     nonce_timer: StoreTimer,
@@ -126,6 +132,7 @@ impl RedisStore {
     pub fn start(config: RedisConfig) -> (Arc<Self>, JoinHandle<LayoutMismatch>) {
         let RedisConfig { address, stream, stream_maxlen, rate_limit, .. } = config;
         metrics::set_stream_maxlen(stream_maxlen);
+        let spans = Arc::new(Spans::of(address.info()));
         let link = Arc::new(Link::new());
         let denials = Arc::new(Denials::new(rate_limit));
         let scripts = Arc::new(Scripts {
@@ -148,7 +155,8 @@ impl RedisStore {
             replicas_ack: config.replicas_ack,
             link,
             denials,
-            users: UserReader::new(config.user_key_prefix),
+            users: UserReader::new(config.user_key_prefix, Arc::clone(&spans)),
+            spans,
             keeper: keeper.abort_handle(),
             timer: StoreTimer::new("mark_read"),
             nonce_timer: StoreTimer::new("use_nonce"),
@@ -163,7 +171,11 @@ impl RedisStore {
 
 #[async_trait::async_trait]
 impl Store for RedisStore {
-    async fn mark_read(&self, marks: &[Mark]) -> Result<Vec<MarkResult>, StoreError> {
+    async fn mark_read(
+        &self,
+        marks: &[Mark],
+        traceparent: Option<Traceparent>,
+    ) -> Result<Vec<MarkResult>, StoreError> {
         let mut results: Vec<Option<MarkResult>> =
             marks.iter().map(|mark| self.known_denial(mark).map(Ok)).collect();
         let open: Vec<Mark> = marks
@@ -172,7 +184,7 @@ impl Store for RedisStore {
             .filter_map(|(mark, known)| known.is_none().then_some(*mark))
             .collect();
         if !open.is_empty() {
-            let mut answers = self.run_script(&open).await?.into_iter();
+            let mut answers = self.run_script(&open, traceparent).await?.into_iter();
             for result in results.iter_mut().filter(|result| result.is_none()) {
                 *result = answers.next();
             }
@@ -187,7 +199,9 @@ impl Store for RedisStore {
 
     async fn entries(&self, after: EntryId, limit: usize) -> Result<Entries, StoreError> {
         let _permit = self.permit()?;
-        stream::range(&mut self.link.connection()?, &self.stream, after, limit).await
+        let mut connection = self.link.connection()?;
+        let read = stream::range(&mut connection, &self.stream, after, limit);
+        self.spans.command("XRANGE", 1).of(read).await
     }
 
     async fn newest_entries(&self, limit: usize) -> Result<Entries, StoreError> {
@@ -197,7 +211,9 @@ impl Store for RedisStore {
 
     async fn stream_span(&self) -> Result<StreamSpan, StoreError> {
         let _permit = self.permit()?;
-        stream::span(&mut self.link.connection()?, &self.stream).await
+        let mut connection = self.link.connection()?;
+        let asked = stream::span(&mut connection, &self.stream);
+        self.spans.command("BATCH", stream::SPAN_COMMANDS).of(asked).await
     }
 
     async fn use_nonce(&self, nonce: Nonce) -> Result<NonceUse, StoreError> {
@@ -206,7 +222,8 @@ impl Store for RedisStore {
         let mut connection = self.link.connection()?;
         let mut set = cmd("SET");
         set.arg(keys::nonce(&nonce)).arg(1).arg("NX").arg("PX").arg(NONCE_KEPT_MS);
-        let set: Option<String> = set.query_async(&mut connection).await.map_err(classify)?;
+        let set = async { set.query_async(&mut connection).await.map_err(classify) };
+        let set: Option<String> = self.spans.command("SET", 1).of(set).await?;
         Ok(if set.is_some() { NonceUse::First } else { NonceUse::Repeated })
     }
 
@@ -219,7 +236,8 @@ impl Store for RedisStore {
         let _timing = self.states_timer.start();
         let reads = &self.scripts.reads;
         let fill = |call| reads.fill_states(call, caller, conversations);
-        let reply = self.read(&reads.states, fill).await?;
+        let read = self.read(&reads.states, fill);
+        let reply = self.spans.script("read_states", conversations.len()).of(read).await?;
         reads.states_read(conversations, &reply)
     }
 
@@ -232,8 +250,8 @@ impl Store for RedisStore {
         let _permit = self.permit()?;
         let _timing = self.list_timer.start();
         let reads = &self.scripts.reads;
-        let reply =
-            self.read(&reads.list, |call| reads.fill_list(call, caller, after, limit)).await?;
+        let read = self.read(&reads.list, |call| reads.fill_list(call, caller, after, limit));
+        let reply = self.spans.script("list_cursors", 1).of(read).await?;
         reads.page_read(after, limit, &reply)
     }
 
@@ -254,19 +272,35 @@ impl RedisStore {
         permit.map_err(|_| StoreError::unavailable("too many calls wait for Redis"))
     }
 
-    async fn run_script(&self, marks: &[Mark]) -> Result<Vec<MarkResult>, StoreError> {
+    async fn run_script(
+        &self,
+        marks: &[Mark],
+        traceparent: Option<Traceparent>,
+    ) -> Result<Vec<MarkResult>, StoreError> {
         let _permit = self.permit()?;
         let mut connection = self.link.connection()?;
         let users = self.users.users_of(marks, &mut connection).await?;
+        let step = self.step(&mut connection, marks, traceparent, &users);
+        let span = self.spans.script("mark_read", marks.len());
+        span.of_many(step, |results| results.iter().find_map(|result| result.as_ref().err())).await
+    }
+
+    async fn step(
+        &self,
+        connection: &mut MultiplexedConnection,
+        marks: &[Mark],
+        traceparent: Option<Traceparent>,
+        users: &Users,
+    ) -> Result<Vec<MarkResult>, StoreError> {
         let _timing = self.timer.start();
         let generation = self.denials.generation();
         let asked = Instant::now();
         let step = &self.scripts.marks;
-        let by_digest = step.fill(step.script.by_digest(), marks, &users);
-        let reply = match self.send(&mut connection, by_digest).await {
+        let by_digest = step.fill(step.script.by_digest(), marks, traceparent, users);
+        let reply = match self.send(connection, by_digest).await {
             Err(error) if lost_script(&error) => {
-                let by_source = step.fill(step.script.by_source(), marks, &users);
-                self.send(&mut connection, by_source).await
+                let by_source = step.fill(step.script.by_source(), marks, traceparent, users);
+                self.send(connection, by_source).await
             }
             sent => sent,
         };

@@ -63,6 +63,9 @@ pub(super) async fn newest(
     parse(&entries)
 }
 
+/// The commands of [`span`].
+pub(super) const SPAN_COMMANDS: usize = 2;
+
 /// Asks what the stream spans.
 pub(super) async fn span(
     connection: &mut MultiplexedConnection,

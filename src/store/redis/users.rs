@@ -1,5 +1,6 @@
 //! User objects, read from Redis and remembered for a moment: CONTRACT section 7.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use moka::sync::Cache;
@@ -8,6 +9,7 @@ use redis::{RedisResult, pipe};
 
 use super::errors::{classify, is_wrong_type};
 use super::keys;
+use super::spans::Spans;
 use crate::ids::UserId;
 use crate::mark_read::Mark;
 use crate::metrics::StoreTimer;
@@ -30,6 +32,7 @@ pub(super) struct UserReader {
     key_prefix: String,
     remembered: Cache<UserId, Remembered>,
     timer: StoreTimer,
+    spans: Arc<Spans>,
 }
 
 #[derive(Clone, Debug)]
@@ -39,7 +42,7 @@ struct Remembered {
 }
 
 impl UserReader {
-    pub(super) fn new(key_prefix: String) -> Self {
+    pub(super) fn new(key_prefix: String, spans: Arc<Spans>) -> Self {
         let weigh = |_: &UserId, Remembered { object, .. }: &Remembered| {
             let text_bytes = object.as_ref().map_or(0, |object| object.as_str().len());
             u32::try_from(ENTRY_BYTES + text_bytes).unwrap_or(u32::MAX)
@@ -49,7 +52,7 @@ impl UserReader {
             .weigher(weigh)
             .time_to_live(REMEMBERED)
             .build();
-        Self { key_prefix, remembered, timer: StoreTimer::new("read_users") }
+        Self { key_prefix, remembered, timer: StoreTimer::new("read_users"), spans }
     }
 
     /// The user objects of the readers and recipients, the first mark's first. Those that are not
@@ -94,8 +97,11 @@ impl UserReader {
             let key = keys::user(&self.key_prefix, *user);
             reads.cmd("GETRANGE").arg(key).arg(0).arg(USER_OBJECT_MAX_BYTES);
         }
-        let values: Vec<RedisResult<Vec<u8>>> =
-            reads.ignore_errors().query_async(connection).await.map_err(unreadable)?;
+        let reads = reads.ignore_errors();
+        let read = async { reads.query_async(connection).await.map_err(unreadable) };
+        let operation = if users.len() > 1 { "BATCH GETRANGE" } else { "GETRANGE" };
+        let span = self.spans.command(operation, users.len());
+        let values: Vec<RedisResult<Vec<u8>>> = span.of(read).await?;
         let object = |value: RedisResult<Vec<u8>>| match value {
             // An empty value is none, and no object either.
             Ok(value) => Ok(UserObject::parse(&value)),

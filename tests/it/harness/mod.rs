@@ -9,6 +9,7 @@ use tokio::process::Command;
 
 pub(crate) mod caller;
 pub(crate) mod certificates;
+pub(crate) mod collector;
 pub(crate) mod operator;
 pub(crate) mod raw;
 pub(crate) mod redis;

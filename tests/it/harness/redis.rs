@@ -183,9 +183,15 @@ impl Redis {
 
     /// The payloads of the stream, oldest first.
     pub(crate) async fn payloads(&self) -> Vec<String> {
-        let entries: Vec<(String, HashMap<String, String>)> =
+        let fields = self.entries().await.into_iter().map(HashMap::from_iter);
+        fields.map(|mut fields: HashMap<_, _>| fields.remove("payload").unwrap()).collect()
+    }
+
+    /// The entries of the stream, oldest first: names and values, in order.
+    pub(crate) async fn entries(&self) -> Vec<Vec<(String, String)>> {
+        let entries: Vec<(String, Vec<(String, String)>)> =
             self.run("XRANGE direct_message_mark_read_events - +").await;
-        entries.into_iter().map(|(_, mut fields)| fields.remove("payload").unwrap()).collect()
+        entries.into_iter().map(|(_, fields)| fields).collect()
     }
 
     /// The events of the stream, oldest first: reader, recipient, message.

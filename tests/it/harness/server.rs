@@ -175,7 +175,9 @@ impl Server {
 pub(crate) fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_markread"));
     let names = std::env::vars().map(|(name, _)| name);
-    let ours = names.filter(|name| name.starts_with("MARKREAD_") || name == "RUST_LOG");
+    let ours = names.filter(|name| {
+        name.starts_with("MARKREAD_") || name.starts_with("OTEL_") || name == "RUST_LOG"
+    });
     ours.for_each(|name| {
         command.env_remove(name);
     });

@@ -1,0 +1,292 @@
+//! OpenTelemetry's own variables, `OTEL_*`, as far as they can be wrong: the SDK reads most of them
+//! itself, and takes its default where one makes no sense. Here that stops the start.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use http::{HeaderName, HeaderValue, Uri};
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject;
+use tonic::transport::{Certificate, ClientTlsConfig, Identity};
+
+use crate::files;
+use crate::telemetry::TracesConfig;
+use crate::tls::certificates;
+
+const SAMPLERS: [&str; 6] = [
+    "always_on",
+    "always_off",
+    "traceidratio",
+    "parentbased_always_on",
+    "parentbased_always_off",
+    "parentbased_traceidratio",
+];
+
+/// Numbers and the greatest that they may be. The queue's room is taken at the start.
+const NUMBERS: [(&str, u64); 5] = [
+    ("OTEL_BSP_SCHEDULE_DELAY", 3_600_000),
+    ("OTEL_BSP_MAX_QUEUE_SIZE", 100_000),
+    ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 100_000),
+    ("OTEL_EXPORTER_OTLP_TIMEOUT", 3_600_000),
+    ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", 3_600_000),
+];
+
+/// What the environment says about traces; nothing where they are off, as they are where no collector
+/// is named.
+pub(super) fn read(
+    variable: &dyn Fn(&str) -> Option<OsString>,
+) -> Result<Option<TracesConfig>, String> {
+    let environment = Environment { variable };
+    if environment.get("OTEL_SDK_DISABLED")?.is_some_and(|it| it.eq_ignore_ascii_case("true")) {
+        return Ok(None);
+    }
+    environment.one_of("OTEL_TRACES_EXPORTER", &["otlp", "none"])?;
+    if environment.get("OTEL_TRACES_EXPORTER")?.as_deref() == Some("none") {
+        return Ok(None);
+    }
+    let Some((name, endpoint)) = environment.of_traces("ENDPOINT")? else { return Ok(None) };
+    let url: Option<Uri> = endpoint.parse().ok().filter(|url: &Uri| url.host().is_some());
+    let Some(scheme @ ("http" | "https")) = url.as_ref().and_then(Uri::scheme_str) else {
+        return Err(format!("{name} is no URL: it takes http://host:port or https://host:port"));
+    };
+    let tls = if scheme == "https" { Some(environment.tls()?) } else { None };
+    environment.check()?;
+    let service_name = environment.get("OTEL_SERVICE_NAME")?;
+    Ok(Some(TracesConfig { endpoint, tls, service_name }))
+}
+
+struct Environment<'a> {
+    variable: &'a dyn Fn(&str) -> Option<OsString>,
+}
+
+impl Environment<'_> {
+    /// A variable. An empty one is not set, as the standard has it.
+    fn get(&self, name: &str) -> Result<Option<String>, String> {
+        let value = (self.variable)(name).filter(|value| !value.is_empty());
+        value
+            .map(OsString::into_string)
+            .transpose()
+            .map_err(|_| format!("{name} is not UTF-8 text"))
+    }
+
+    /// A variable of the exporter, the one for traces before the one for everything, and its name.
+    fn of_traces(&self, name: &str) -> Result<Option<(String, String)>, String> {
+        for name in ["TRACES_", ""].map(|signal| format!("OTEL_EXPORTER_OTLP_{signal}{name}")) {
+            if let Some(value) = self.get(&name)? {
+                return Ok(Some((name, value)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn one_of(&self, name: &str, takes: &[&str]) -> Result<(), String> {
+        match self.get(name)? {
+            Some(value) if !takes.contains(&value.as_str()) => Err(refusal(name, &value, takes)),
+            _ => Ok(()),
+        }
+    }
+
+    /// What the SDK reads itself.
+    fn check(&self) -> Result<(), String> {
+        for (name, takes) in [("PROTOCOL", ["grpc"]), ("COMPRESSION", ["none"])] {
+            if let Some((name, value)) = self.of_traces(name)?
+                && !takes.contains(&value.as_str())
+            {
+                return Err(refusal(&name, &value, &takes));
+            }
+        }
+        self.one_of("OTEL_TRACES_SAMPLER", &SAMPLERS)?;
+        self.check_sampled_part()?;
+        for (name, max) in NUMBERS {
+            let Some(value) = self.get(name)? else { continue };
+            if !value.parse().is_ok_and(|number: u64| (1..=max).contains(&number)) {
+                return Err(format!(
+                    "{name} {value:?} is none: it takes an integer from 1 to {max}"
+                ));
+            }
+        }
+        // Neither names nor values are repeated: there may be credentials in them.
+        if let Some((name, value)) = self.of_traces("HEADERS")?
+            && !pairs(&value).all(is_header)
+        {
+            return Err(format!("{name} is no list of headers: it takes name=value,name=value"));
+        }
+        let name = "OTEL_RESOURCE_ATTRIBUTES";
+        if self.get(name)?.is_some_and(|value| !pairs(&value).all(|pair| pair.is_some())) {
+            return Err(format!("{name} is no list: it takes name=value,name=value"));
+        }
+        Ok(())
+    }
+
+    fn check_sampled_part(&self) -> Result<(), String> {
+        const NAME: &str = "OTEL_TRACES_SAMPLER_ARG";
+        let sampler = self.get("OTEL_TRACES_SAMPLER")?.unwrap_or_default();
+        if !sampler.ends_with("traceidratio") {
+            return Ok(());
+        }
+        match self.get(NAME)? {
+            Some(part) if !part.parse().is_ok_and(|part: f64| (0.0..=1.0).contains(&part)) => {
+                Err(format!("{NAME} {part:?} is no part: it takes a number from 0 to 1"))
+            }
+            Some(_) => Ok(()),
+            None => Err(format!("{NAME} is missing: {sampler} takes a number from 0 to 1")),
+        }
+    }
+
+    /// What the collector's certificate is held against, and what is shown to it.
+    fn tls(&self) -> Result<ClientTlsConfig, String> {
+        let is_certificate = |pem: &[u8]| certificates(pem).is_some();
+        let is_key = |pem: &[u8]| PrivateKeyDer::from_pem_slice(pem).is_ok();
+        let ca = self.pem("CERTIFICATE", "certificate", is_certificate)?;
+        let certificate = self.pem("CLIENT_CERTIFICATE", "certificate", is_certificate)?;
+        let key = self.pem("CLIENT_KEY", "private key", is_key)?;
+        let tls = match ca {
+            Some((_, pem)) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)),
+            None => ClientTlsConfig::new().with_native_roots(),
+        };
+        match (certificate, key) {
+            (Some((_, certificate)), Some((_, key))) => {
+                Ok(tls.identity(Identity::from_pem(certificate, key)))
+            }
+            (None, None) => Ok(tls),
+            (Some((name, _)), None) | (None, Some((name, _))) => Err(format!(
+                "{name} does not go alone: a client shows its certificate and has its key"
+            )),
+        }
+    }
+
+    /// The file that a variable of the exporter names, and the variable's name.
+    fn pem(
+        &self,
+        name: &str,
+        what: &str,
+        is_there: impl Fn(&[u8]) -> bool,
+    ) -> Result<Option<(String, Vec<u8>)>, String> {
+        let Some((name, file)) = self.of_traces(name)? else { return Ok(None) };
+        let file = Path::new(&file);
+        let pem = files::read(&name, file)?;
+        if is_there(&pem) {
+            Ok(Some((name, pem)))
+        } else {
+            Err(files::about(&name, file, &format!("holds no PEM {what}")))
+        }
+    }
+}
+
+fn refusal(name: &str, value: &str, takes: &[&str]) -> String {
+    format!("{name} {value:?} is not known: it takes {}", takes.join(", "))
+}
+
+/// The pairs of a list; nothing in place of one that is none.
+fn pairs(list: &str) -> impl Iterator<Item = Option<(&str, &str)>> {
+    let pairs = list.split_terminator(',').map(|pair| pair.split_once('='));
+    pairs.map(|pair| pair.map(|(name, value)| (name.trim(), value.trim())))
+}
+
+/// Whether a pair is a header, its value being percent-encoded.
+fn is_header(pair: Option<(&str, &str)>) -> bool {
+    let Some((name, value)) = pair else { return false };
+    let value = percent_encoding::percent_decode_str(value).decode_utf8();
+    let value = value.is_ok_and(|value| HeaderValue::from_str(&value).is_ok());
+    value && HeaderName::try_from(name).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ENDPOINT: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317");
+
+    type Variables<'a> = &'a [(&'a str, &'a str)];
+
+    fn read_from(variables: Variables<'_>) -> Result<Option<TracesConfig>, String> {
+        read(&|name| {
+            let set = variables.iter().find(|(set, _)| *set == name);
+            set.map(|(_, value)| value.into())
+        })
+    }
+
+    #[test]
+    fn traces_are_on_where_a_collector_is_named_and_nothing_says_no() {
+        let table: [(Variables<'_>, Option<&str>); 9] = [
+            (&[], None),
+            (&[("OTEL_EXPORTER_OTLP_ENDPOINT", "")], None),
+            (&[("OTEL_SERVICE_NAME", "name")], None),
+            (&[ENDPOINT], Some("http://collector:4317")),
+            (
+                &[ENDPOINT, ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "https://other")],
+                Some("https://other"),
+            ),
+            (&[ENDPOINT, ("OTEL_TRACES_EXPORTER", "otlp")], Some("http://collector:4317")),
+            (&[ENDPOINT, ("OTEL_TRACES_EXPORTER", "none")], None),
+            (&[ENDPOINT, ("OTEL_SDK_DISABLED", "TRUE")], None),
+            (&[ENDPOINT, ("OTEL_SDK_DISABLED", "false")], Some("http://collector:4317")),
+        ];
+        for (variables, endpoint) in table {
+            let config = read_from(variables).unwrap();
+            let read = config.as_ref().map(|config| config.endpoint.as_str());
+            assert_eq!(read, endpoint, "{variables:?}");
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_named_with_what_would() {
+        let table = [
+            ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "collector:4317", "http://host:port"),
+            ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "ftp://collector", "http://host:port"),
+            ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://", "http://host:port"),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", "grpc"),
+            ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json", "grpc"),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip", "none"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s", "3600000"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "hunter2", "name=value"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "a b=hunter2", "name=value"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "a=hunter2%0a", "name=value"),
+            ("OTEL_RESOURCE_ATTRIBUTES", "hunter2", "name=value"),
+            ("OTEL_TRACES_EXPORTER", "zipkin", "otlp, none"),
+            ("OTEL_TRACES_SAMPLER", "sometimes", "parentbased_always_on"),
+            ("OTEL_TRACES_SAMPLER", "traceidratio", "0 to 1"),
+            ("OTEL_BSP_MAX_QUEUE_SIZE", "0", "1 to 100000"),
+            ("OTEL_BSP_MAX_QUEUE_SIZE", "99999999999", "1 to 100000"),
+            ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "-1", "1 to 100000"),
+            ("OTEL_BSP_SCHEDULE_DELAY", "soon", "1 to 3600000"),
+        ];
+        for (name, value, takes) in table {
+            let problem = read_from(&[ENDPOINT, (name, value)]).expect_err(value);
+            assert!(problem.starts_with(name) || problem.contains("_ARG"), "{problem}");
+            assert!(problem.contains(takes) && !problem.contains("hunter2"), "{problem}");
+        }
+    }
+
+    #[test]
+    fn a_sampled_part_is_between_nothing_and_everything() {
+        for (part, good) in [("0", true), ("0.25", true), ("1", true), ("1.1", false), ("x", false)]
+        {
+            let sampler = ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio");
+            let config = read_from(&[ENDPOINT, sampler, ("OTEL_TRACES_SAMPLER_ARG", part)]);
+            assert_eq!(config.is_ok(), good, "{part}");
+        }
+    }
+
+    #[test]
+    fn files_are_there_and_hold_what_they_are_for() {
+        let https = ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector");
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file").to_str().unwrap().to_owned();
+        let key = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+        let table = [
+            ("OTEL_EXPORTER_OTLP_CERTIFICATE", None, "cannot be read"),
+            ("OTEL_EXPORTER_OTLP_CERTIFICATE", Some(""), "is empty"),
+            ("OTEL_EXPORTER_OTLP_CERTIFICATE", Some(key), "holds no PEM certificate"),
+            ("OTEL_EXPORTER_OTLP_CLIENT_KEY", Some("x"), "holds no PEM private key"),
+            ("OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY", Some(key), "does not go alone"),
+        ];
+        for (name, contents, words) in table {
+            if let Some(contents) = contents {
+                std::fs::write(&file, contents).unwrap();
+            }
+            let problem = read_from(&[https, (name, &file)]).unwrap_err();
+            assert!(problem.starts_with(name) && problem.contains(words), "{problem}");
+        }
+    }
+}

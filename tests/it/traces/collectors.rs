@@ -1,0 +1,133 @@
+//! Collectors that are away, hang or come back: spans may be lost, and nothing else.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use tokio::net::TcpListener;
+
+use super::super::harness::certificates::Authority;
+use super::super::harness::collector::Collector;
+use super::super::harness::{MESSAGE, READER, RECIPIENT, Redis, Server};
+use super::{TRACE, sampled, server, with};
+
+/// What an exit may take: the flush is given up after 2 s.
+const EXIT: Duration = Duration::from_secs(6);
+
+async fn mark(server: &Server, message: u64) {
+    let caller = server.caller(READER);
+    let request = with(caller.request(RECIPIENT, message), &[("traceparent", &sampled())]);
+    caller.send(request).await.unwrap();
+}
+
+async fn leaves(mut server: Server) -> Vec<String> {
+    server.signal(Signal::SIGTERM);
+    let status = server.exit(EXIT).await;
+    assert_eq!(status.code(), Some(0), "{status}\n{}", server.log().join("\n"));
+    server.log()
+}
+
+fn told_of(log: &[String], words: &str) -> usize {
+    log.iter().filter(|line| line.contains(words)).count()
+}
+
+#[tokio::test]
+async fn a_collector_that_is_away_costs_no_call_and_tells_so_once() {
+    let (redis, collector) = (Redis::start().await, Collector::down());
+    // Each of its losses takes a second or so; the queue is full long before the last call.
+    let small = [("OTEL_BSP_MAX_QUEUE_SIZE", "10")];
+    let server = server(&redis, &collector.url(), &small).await;
+    for message in 1..=300 {
+        mark(&server, message).await;
+    }
+    assert_eq!(redis.events().await.len(), 300);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let log = leaves(server).await;
+    let losses = told_of(&log, "\"spans are lost\"");
+    assert!((1..=2).contains(&losses), "{}", log.join("\n"));
+}
+
+#[tokio::test]
+async fn a_collector_that_accepts_and_says_nothing_holds_up_neither_a_call_nor_the_exit() {
+    let redis = Redis::start().await;
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok(accepted) = silent.accept().await {
+            held.push(accepted);
+        }
+    });
+    let server = server(&redis, &url, &[]).await;
+    for message in 1..=50 {
+        mark(&server, message).await;
+    }
+    let began = Instant::now();
+    let log = leaves(server).await;
+    assert!(began.elapsed() < EXIT, "{:?}", began.elapsed());
+    assert_eq!(told_of(&log, "the last spans are lost"), 1, "{}", log.join("\n"));
+}
+
+#[tokio::test]
+async fn a_collector_that_comes_is_sent_what_is_traced_from_then_on() {
+    let (redis, mut collector) = (Redis::start().await, Collector::down());
+    let server = server(&redis, &collector.url(), &[]).await;
+    server.caller(READER).mark(RECIPIENT, 1).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    collector.launch("").await;
+    mark(&server, 2).await;
+    collector.trace(TRACE, 2).await;
+    leaves(server).await;
+}
+
+#[tokio::test]
+async fn what_is_left_is_sent_at_the_exit() {
+    let (redis, collector) = (Redis::start().await, Collector::start().await);
+    let server = server(&redis, &collector.url(), &[("OTEL_BSP_SCHEDULE_DELAY", "3600000")]).await;
+    mark(&server, MESSAGE).await;
+    let log = leaves(server).await;
+    collector.trace(TRACE, 3).await;
+    assert_eq!(told_of(&log, "lost"), 0, "{}", log.join("\n"));
+}
+
+#[tokio::test]
+async fn a_collector_behind_tls_is_sent_spans_by_a_client_that_it_knows() {
+    let authority = Authority::new().await;
+    let collectors = authority.issue("collector", "IP:127.0.0.1").await;
+    let clients = authority.issue("client", "DNS:markread").await;
+    let ca = authority.file();
+    let collector = Collector::behind_tls(&collectors.chain, &collectors.key, &ca).await;
+    let redis = Redis::start().await;
+    let url = format!("https://{}", collector.address());
+    let files = [
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", ca.as_str()),
+        ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", &clients.chain),
+        ("OTEL_EXPORTER_OTLP_CLIENT_KEY", &clients.key),
+    ];
+    let known = server(&redis, &url, &files).await;
+    mark(&known, MESSAGE).await;
+    collector.trace(TRACE, 3).await;
+
+    // Without the CA the collector could be anybody.
+    let stranger = server(&redis, &url, &files[..0]).await;
+    mark(&stranger, MESSAGE + 1).await;
+    let log = leaves(stranger).await;
+    assert_eq!(collector.spans().len(), 3, "{}", log.join("\n"));
+}
+
+#[tokio::test]
+async fn what_goes_along_with_spans_is_not_logged_whatever_the_level() {
+    let (redis, collector) = (Redis::start().await, Collector::start().await);
+    let headers = [
+        ("RUST_LOG", "trace"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=hunter2,authorization=Bearer%20hunter3"),
+    ];
+    let server = server(&redis, &collector.url(), &headers).await;
+    mark(&server, MESSAGE).await;
+    collector.trace(TRACE, 3).await;
+    drop(collector);
+    mark(&server, MESSAGE + 1).await;
+    let log = leaves(server).await;
+    for line in log {
+        assert!(!line.contains("hunter"), "{line}");
+    }
+}
