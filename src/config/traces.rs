@@ -31,8 +31,8 @@ const NUMBERS: [(&str, u64); 5] = [
     ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", 3_600_000),
 ];
 
-/// What the environment says about traces; nothing where they are off, as they are where no collector
-/// is named.
+/// What the environment says about traces; nothing where they are off, as they are where no
+/// collector is named.
 pub(super) fn read(
     variable: &dyn Fn(&str) -> Option<OsString>,
 ) -> Result<Option<TracesConfig>, String> {

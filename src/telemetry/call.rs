@@ -1,5 +1,5 @@
-//! A call's span, by OpenTelemetry's conventions for RPC and HTTP servers (1.44), and its place in a
-//! trace. No attribute carries a user, a message or what else a caller chose.
+//! A call's span, by OpenTelemetry's conventions for RPC and HTTP servers (1.44), and its place in
+//! a trace. No attribute carries a user, a message or what else a caller chose.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -26,8 +26,8 @@ use crate::status::codes::code_name;
 pub struct CallTrace {
     /// What every log line about the call carries.
     lines: Span,
-    /// What an event of the call tells on: its own span where it is recorded, or else what the caller
-    /// said.
+    /// What an event of the call tells on: its own span where it is recorded, or else what the
+    /// caller said.
     pub traceparent: Option<Traceparent>,
     /// What the collector is sent of it.
     pub span: CallSpan,

@@ -1,7 +1,8 @@
-//! Spans on their way to an OpenTelemetry Collector: over OTLP, in batches, by a thread of their own.
+//! Spans on their way to an OpenTelemetry Collector: over OTLP, in batches, by a thread of their
+//! own.
 //!
-//! Between a call and the collector stands a queue with a bound. What a collector that is slow or away
-//! does not take is lost, and nothing waits for it but the exit, for a moment.
+//! Between a call and the collector stands a queue with a bound. What a collector that is slow or
+//! away does not take is lost, and nothing waits for it but the exit, for a moment.
 
 use std::fmt;
 use std::time::Duration;

@@ -1,8 +1,8 @@
 //! What is told of calls: log lines, and spans for an OpenTelemetry Collector.
 //!
-//! A log line is one event, as text on a terminal and JSON elsewhere, with the call's trace ID. No line
-//! above debug carries a user or a message ID, and what came from outside is written with `Debug`,
-//! which escapes it.
+//! A log line is one event, as text on a terminal and JSON elsewhere, with the call's trace ID. No
+//! line above debug carries a user or a message ID, and what came from outside is written with
+//! `Debug`, which escapes it.
 //!
 //! - `traceparent`: a call's place in a trace, as its caller tells it. - `call`: a call's span.
 //! - `export`: how spans get to the collector.
@@ -35,8 +35,8 @@ pub enum LogFormat {
     Json,
 }
 
-/// The target of the spans that are for the collector, and for it alone: where traces are off nobody
-/// listens to it, and making such a span costs a look at a flag.
+/// The target of the spans that are for the collector, and for it alone: where traces are off
+/// nobody listens to it, and making such a span costs a look at a flag.
 pub const SPANS: &str = "markread::spans";
 
 /// Whether there is a collector.

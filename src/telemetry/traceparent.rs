@@ -1,5 +1,5 @@
-//! The header `traceparent` of W3C Trace Context: which trace a call belongs to, and which span of it
-//! comes before.
+//! The header `traceparent` of W3C Trace Context: which trace a call belongs to, and which span of
+//! it comes before.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,8 +10,8 @@ use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceId, TraceState}
 const TRACEPARENT: &str = "traceparent";
 const TRACESTATE: &str = "tracestate";
 
-/// The longest `tracestate` that is taken: what the standard asks of everyone at least. A longer one
-/// is left out whole, as it allows.
+/// The longest `tracestate` that is taken: what the standard asks of everyone at least. A longer
+/// one is left out whole, as it allows.
 const TRACESTATE_MAX_CHARS: usize = 512;
 
 /// A span, and the trace that it is of.
@@ -26,8 +26,8 @@ pub struct Traceparent {
 }
 
 impl Traceparent {
-    /// What a caller says. Nothing that is malformed is told from nothing: the call is served, and a
-    /// trace of its own begins.
+    /// What a caller says. What is malformed is as nothing: the call is served, and a trace of its
+    /// own begins.
     pub fn of(headers: &HeaderMap) -> Option<Self> {
         let mut values = headers.get_all(TRACEPARENT).iter();
         match (values.next(), values.next()) {
@@ -36,7 +36,7 @@ impl Traceparent {
         }
     }
 
-    /// The span of this context, where it is one.
+    /// The span of this context.
     pub fn of_span(context: &SpanContext) -> Self {
         let (trace_id, span_id) = (context.trace_id(), context.span_id());
         Self { trace_id, span_id, sampled: context.is_sampled() }

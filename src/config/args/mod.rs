@@ -30,9 +30,13 @@ fn version() -> &'static str {
     concat!(env!("CARGO_PKG_VERSION"), " (", env!("MARKREAD_REVISION"), ")")
 }
 
+const TRACES: &str = "Traces go to the OpenTelemetry Collector at OTEL_EXPORTER_OTLP_ENDPOINT, as \
+                      the other standard OTEL_* variables say [default: off]";
+
 #[derive(Subcommand)]
 pub(in crate::config) enum CliCommand {
     /// Serves gRPC on Redis, or with --dev on an embedded store.
+    #[command(after_help = TRACES)]
     Serve(Box<ServeArgs>),
     /// Prints a signed JWT (HS256) for development.
     Token(TokenArgs),

@@ -1,5 +1,5 @@
-//! Spans of what Redis is asked for a call, by OpenTelemetry's conventions for database clients (1.44).
-//! No key, and nothing that stands in a command, is told.
+//! Spans of what Redis is asked for a call, by OpenTelemetry's conventions for database clients
+//! (1.44). No key, and nothing that stands in a command, is told.
 
 use redis::{ConnectionAddr, ConnectionInfo};
 use tracing::field::Empty;

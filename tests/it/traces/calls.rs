@@ -206,7 +206,8 @@ async fn a_request_over_http_is_told_by_its_route() {
     ];
     for (method, target, _) in &requests {
         let request = format!(
-            "{method} {target} HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+            "{method} {target} HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\
+             connection: close\r\n\r\n"
         );
         http1(&server.address, &request).await.unwrap();
     }

@@ -1,5 +1,5 @@
-//! Traces: what a real OpenTelemetry Collector is sent of calls, and what consumers of the stream and
-//! readers of the log are told of them.
+//! Traces: what a real OpenTelemetry Collector is sent of calls, and what consumers of the stream
+//! and readers of the log are told of them.
 
 use tonic::Request;
 
