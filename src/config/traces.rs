@@ -1,6 +1,7 @@
 //! OpenTelemetry's own variables, `OTEL_*`, as far as they can be wrong: the SDK reads most of them
 //! itself, and takes its default where one makes no sense. Here that stops the start.
 
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::path::Path;
 
@@ -51,8 +52,8 @@ pub(super) fn read(
     };
     let tls = if scheme == "https" { Some(environment.tls()?) } else { None };
     environment.check()?;
-    let service_name = environment.get("OTEL_SERVICE_NAME")?;
-    Ok(Some(TracesConfig { endpoint, tls, service_name }))
+    let resource = environment.resource()?;
+    Ok(Some(TracesConfig { endpoint, tls, resource }))
 }
 
 struct Environment<'a> {
@@ -111,11 +112,24 @@ impl Environment<'_> {
         {
             return Err(format!("{name} is no list of headers: it takes name=value,name=value"));
         }
-        let name = "OTEL_RESOURCE_ATTRIBUTES";
-        if self.get(name)?.is_some_and(|value| !pairs(&value).all(|pair| pair.is_some())) {
-            return Err(format!("{name} is no list: it takes name=value,name=value"));
-        }
         Ok(())
+    }
+
+    /// Who sends the spans. The SDK would leave values as they are encoded.
+    fn resource(&self) -> Result<Vec<(String, String)>, String> {
+        const NAME: &str = "OTEL_RESOURCE_ATTRIBUTES";
+        let list = self.get(NAME)?.unwrap_or_default();
+        let decoded = pairs(&list).map(|pair| {
+            let (name, value) = pair.filter(|(name, _)| !name.is_empty())?;
+            Some((name.to_owned(), decode(value)?.into_owned()))
+        });
+        let mut resource: Vec<_> = decoded.collect::<Option<_>>().ok_or_else(|| {
+            format!("{NAME} is no list: it takes name=value,name=value, percent-encoded")
+        })?;
+        if let Some(name) = self.get("OTEL_SERVICE_NAME")? {
+            resource.push(("service.name".to_owned(), name));
+        }
+        Ok(resource)
     }
 
     fn check_sampled_part(&self) -> Result<(), String> {
@@ -183,11 +197,14 @@ fn pairs(list: &str) -> impl Iterator<Item = Option<(&str, &str)>> {
     pairs.map(|pair| pair.map(|(name, value)| (name.trim(), value.trim())))
 }
 
+fn decode(value: &str) -> Option<Cow<'_, str>> {
+    percent_encoding::percent_decode_str(value).decode_utf8().ok()
+}
+
 /// Whether a pair is a header, its value being percent-encoded.
 fn is_header(pair: Option<(&str, &str)>) -> bool {
     let Some((name, value)) = pair else { return false };
-    let value = percent_encoding::percent_decode_str(value).decode_utf8();
-    let value = value.is_ok_and(|value| HeaderValue::from_str(&value).is_ok());
+    let value = decode(value).is_some_and(|value| HeaderValue::from_str(&value).is_ok());
     value && HeaderName::try_from(name).is_ok()
 }
 
@@ -243,6 +260,8 @@ mod tests {
             ("OTEL_EXPORTER_OTLP_HEADERS", "a b=hunter2", "name=value"),
             ("OTEL_EXPORTER_OTLP_HEADERS", "a=hunter2%0a", "name=value"),
             ("OTEL_RESOURCE_ATTRIBUTES", "hunter2", "name=value"),
+            ("OTEL_RESOURCE_ATTRIBUTES", "=hunter2", "name=value"),
+            ("OTEL_RESOURCE_ATTRIBUTES", "a=hunter2%ff", "name=value"),
             ("OTEL_TRACES_EXPORTER", "zipkin", "otlp, none"),
             ("OTEL_TRACES_SAMPLER", "sometimes", "parentbased_always_on"),
             ("OTEL_TRACES_SAMPLER", "traceidratio", "0 to 1"),

@@ -12,7 +12,7 @@ use opentelemetry::trace::TracerProvider;
 use opentelemetry_otlp::{ExporterBuildError, WithExportConfig, WithTonicConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
-use opentelemetry_sdk::resource::{EnvResourceDetector, TelemetryResourceDetector};
+use opentelemetry_sdk::resource::TelemetryResourceDetector;
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, SpanData, SpanExporter};
 use tonic::transport::ClientTlsConfig;
 
@@ -28,8 +28,8 @@ pub struct TracesConfig {
     pub endpoint: String,
     /// What ends TLS there is held against, where the URL is one of https.
     pub tls: Option<ClientTlsConfig>,
-    /// What this service is called; none where the resource's attributes may say.
-    pub service_name: Option<String>,
+    /// Who sends them: names and values, the last of a name being the one that counts.
+    pub resource: Vec<(String, String)>,
 }
 
 /// The TLS configuration may hold a private key.
@@ -50,7 +50,7 @@ impl Traces {
     ///
     /// When no client can be made of the settings.
     pub fn start(config: TracesConfig) -> Result<Self, ExporterBuildError> {
-        let TracesConfig { endpoint, tls, service_name } = config;
+        let TracesConfig { endpoint, tls, resource } = config;
         let mut exporter =
             opentelemetry_otlp::SpanExporter::builder().with_tonic().with_endpoint(endpoint);
         if let Some(tls) = tls {
@@ -59,7 +59,7 @@ impl Traces {
         let exporter = Observed { exporter: exporter.build()?, losses: Throttle::default() };
         let provider = SdkTracerProvider::builder()
             .with_batch_exporter(exporter)
-            .with_resource(resource(service_name))
+            .with_resource(sender(resource))
             .build();
         Ok(Self(provider))
     }
@@ -76,18 +76,15 @@ impl Traces {
     }
 }
 
-/// Who sends the spans: the standard variables say more, and say otherwise.
-fn resource(service_name: Option<String>) -> Resource {
-    let resource = Resource::builder_empty()
+/// What is known of this process, where the settings do not say otherwise.
+fn sender(settings: Vec<(String, String)>) -> Resource {
+    let said = settings.into_iter().map(|(name, value)| KeyValue::new(name, value));
+    Resource::builder_empty()
         .with_service_name(env!("CARGO_PKG_NAME"))
         .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
         .with_detector(Box::new(TelemetryResourceDetector))
-        .with_detector(Box::new(EnvResourceDetector::new()));
-    match service_name {
-        Some(name) => resource.with_service_name(name),
-        None => resource,
-    }
-    .build()
+        .with_attributes(said)
+        .build()
 }
 
 /// An exporter whose losses the log is told of, now and then. The exporter's errors name no header.

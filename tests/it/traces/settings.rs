@@ -77,7 +77,7 @@ async fn the_resource_is_as_the_environment_says() {
     let (redis, collector) = (Redis::start().await, Collector::start().await);
     let table: [(&[(&str, &str)], &str); 3] = [
         (&[("OTEL_SERVICE_NAME", "receipts")], "receipts"),
-        (&[("OTEL_RESOURCE_ATTRIBUTES", "service.name=other,k8s.pod.name=pod-1")], "other"),
+        (&[("OTEL_RESOURCE_ATTRIBUTES", "service.name=the%20other")], "the other"),
         (
             &[
                 ("OTEL_SERVICE_NAME", "receipts"),
