@@ -178,9 +178,9 @@ pub fn set_redis_memory(used_bytes: u64, max_bytes: u64) {
     gauge!(REDIS_MEMORY_MAX).set(count(max_bytes));
 }
 
-/// States how many keys Redis has evicted since it was started.
-pub fn set_redis_evicted_keys(keys: u64) {
-    counter!(REDIS_EVICTED_KEYS).absolute(keys);
+/// Counts keys that Redis has evicted.
+pub fn count_redis_evicted_keys(keys: u64) {
+    counter!(REDIS_EVICTED_KEYS).increment(keys);
 }
 
 /// States whether the store answers.
@@ -287,7 +287,10 @@ fn describe() {
         Unit::Bytes,
         "Memory that Redis may use, 0 without a limit (maxmemory)"
     );
-    describe_counter!(REDIS_EVICTED_KEYS, "Keys that Redis has evicted since its start");
+    describe_counter!(
+        REDIS_EVICTED_KEYS,
+        "Keys that Redis has evicted, what it counted before this process came included"
+    );
     describe_gauge!(
         STREAM_MAXLEN,
         "Entries that the stream is trimmed to, 0 without (--stream-maxlen)"

@@ -72,6 +72,34 @@ async fn memory_and_evictions_are_told_and_whether_redis_answers() {
 }
 
 #[tokio::test]
+async fn a_full_redis_is_told_while_it_refuses_and_evictions_go_on_after_its_restart() {
+    let mut redis = Redis::with(&["--maxmemory-policy", "volatile-lru"]).await;
+    let server = Server::on(&redis).await;
+    let evict = async |redis: &Redis| {
+        redis.run::<()>("CONFIG SET maxmemory 0").await;
+        for key in 0..200 {
+            redis.run::<()>(&format!("SETEX filler:{key} 1000 x")).await;
+            redis.run::<u64>(&format!("SETRANGE filler:{key} 100000 x")).await;
+        }
+        redis.run::<()>("CONFIG SET maxmemory 10mb").await;
+    };
+    evict(&redis).await;
+    becomes(&server, "markread_redis_evicted_keys_total", 1.0..=f64::MAX).await;
+    let before = server.metric("markread_redis_evicted_keys_total").await.unwrap();
+    redis.kill().await;
+    redis.restart().await;
+    server.wait_until_ready().await;
+    evict(&redis).await;
+    becomes(&server, "markread_redis_evicted_keys_total", before + 1.0..=f64::MAX).await;
+
+    redis.run::<()>("CONFIG SET maxmemory 1mb").await;
+    redis.run::<()>("CONFIG SET maxmemory-policy noeviction").await;
+    becomes(&server, "markread_store_up", 0.0..=0.0).await;
+    redis.run::<()>("CONFIG SET maxmemory 900kb").await;
+    becomes(&server, "markread_redis_memory_max_bytes", 921_600.0..=921_600.0).await;
+}
+
+#[tokio::test]
 async fn a_server_with_the_embedded_store_says_that_it_answers() {
     let server = Server::dev(&["--stream-maxlen", "7"]).await;
     becomes(&server, "markread_store_up", 1.0..=1.0).await;

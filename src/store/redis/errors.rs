@@ -39,13 +39,20 @@ pub(super) fn classify_text(text: &str) -> StoreError {
 
 /// An error of the redis crate: the server's own by its text, any other is the connection's.
 pub(super) fn classify(error: RedisError) -> StoreError {
-    match error.code() {
-        Some(code) => {
-            let text = format!("{code} {}", error.detail().unwrap_or_default());
-            classify_text(&text)
-        }
+    match server_text(&error) {
+        Some(text) => classify_text(&text),
         None => StoreError::unavailable(error),
     }
+}
+
+/// What Redis said itself, its code first; of several commands the first that failed.
+pub(super) fn server_text(error: &RedisError) -> Option<String> {
+    if let Some(code) = error.code() {
+        return Some(format!("{code} {}", error.detail().unwrap_or_default()));
+    }
+    let errors = error.clone().into_server_errors()?;
+    let (_, first) = errors.first()?;
+    Some(format!("{} {}", first.code(), first.details().unwrap_or_default()))
 }
 
 /// Whether Redis does not know the script.

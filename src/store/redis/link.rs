@@ -18,7 +18,7 @@ use super::Scripts;
 use super::address::RedisAddress;
 use super::denials::Denials;
 use super::durability::Warnings;
-use super::errors::classify;
+use super::errors::{classify, server_text};
 use super::keys;
 use super::survey::Survey;
 use crate::mark_read::RateLimit;
@@ -116,14 +116,22 @@ enum Problem {
     Layout(LayoutMismatch),
     Lost(String),
     Failed(String),
+    /// Redis answers, and would refuse a call: it is full, for example.
+    Refused(String),
 }
 
 impl From<RedisError> for Problem {
     fn from(error: RedisError) -> Self {
+        let said = server_text(&error);
         // A replica that was the master until now stays open and refuses: look for the master.
-        let lost = error.is_unrecoverable_error() || error.code() == Some("READONLY");
+        let demoted = said.as_ref().is_some_and(|text| text.starts_with("READONLY"));
+        let lost = error.is_unrecoverable_error() || demoted;
         let text = classify(error).to_string();
-        if lost { Self::Lost(text) } else { Self::Failed(text) }
+        match (lost, said) {
+            (true, _) => Self::Lost(text),
+            (false, Some(_)) => Self::Refused(text),
+            (false, None) => Self::Failed(text),
+        }
     }
 }
 
@@ -197,7 +205,7 @@ impl Keeper {
                     self.link.connection.store(None);
                     self.note_failure(cause);
                 }
-                Problem::Failed(cause) => self.note_failure(cause),
+                Problem::Failed(cause) | Problem::Refused(cause) => self.note_failure(cause),
             }
             sleep(Duration::from_millis(rand::random_range(RECONNECT_MS))).await;
         }
@@ -205,7 +213,7 @@ impl Keeper {
 
     /// Three connections: one for calls, one for probes, which must not wait behind a call that waits
     /// for replicas, and one that waits for the stream. The layout is looked at before any is used.
-    async fn connect(&self, lost: Arc<Notify>) -> Result<Connections, Problem> {
+    async fn connect(&mut self, lost: Arc<Notify>) -> Result<Connections, Problem> {
         let config = AsyncConnectionConfig::new()
             // Calls and probes have deadlines of their own.
             .set_connection_timeout(None)
@@ -220,9 +228,16 @@ impl Keeper {
         let connect = || client.get_multiplexed_async_connection_with_config(&config);
         let (calls, probes, tail) = (connect().await?, connect().await?, connect().await?);
         let mut connections = Connections { calls, probes, tail };
-        self.scripts.load().query_async::<()>(&mut connections.calls).await?;
-        self.check_layout(&mut connections.calls).await?;
-        Ok(connections)
+        let prepared = self.prepare(&mut connections.calls).await;
+        if let Err(Problem::Refused(_)) = &prepared {
+            self.look_around(&mut connections.calls).await;
+        }
+        prepared.map(|()| connections)
+    }
+
+    async fn prepare(&self, connection: &mut MultiplexedConnection) -> Result<(), Problem> {
+        self.scripts.load().query_async::<()>(connection).await?;
+        self.check_layout(connection).await
     }
 
     /// Puts the connections to use, and probes until they are of no more.
@@ -239,15 +254,23 @@ impl Keeper {
                 Ok(()) => {
                     failures = 0;
                     self.check_denials(&mut connections.probes).await;
-                    let survey = self.survey.take(&mut connections.probes, &self.stream);
-                    let warnings = timeout(PROBE_TIMEOUT, survey).await.ok().flatten();
+                    let warnings = self.look_around(&mut connections.probes).await;
                     self.note_success(warnings);
                 }
-                Err(Problem::Failed(cause)) if failures + 1 < PROBES_BEFORE_RECONNECT => {
+                Err(problem) => {
                     failures += 1;
-                    self.note_failure(cause);
+                    if let Problem::Refused(_) = problem {
+                        self.look_around(&mut connections.probes).await;
+                    }
+                    match problem {
+                        Problem::Failed(cause) | Problem::Refused(cause)
+                            if failures < PROBES_BEFORE_RECONNECT =>
+                        {
+                            self.note_failure(cause);
+                        }
+                        problem => return problem,
+                    }
                 }
-                Err(problem) => return problem,
             }
             tokio::select! {
                 () = sleep_until(next) => {}
@@ -298,6 +321,12 @@ impl Keeper {
         if used.iter().flatten().any(|used| used.is_none_or(|used| used < self.rate_limit.calls)) {
             self.denials.forget();
         }
+    }
+
+    /// Learns what operators are told, whether or not Redis takes calls: one that is full answers.
+    async fn look_around(&mut self, connection: &mut MultiplexedConnection) -> Option<Warnings> {
+        let survey = self.survey.take(connection, &self.stream);
+        timeout(PROBE_TIMEOUT, survey).await.ok().flatten()
     }
 
     /// Redis answered, with these warnings where it told.

@@ -19,6 +19,8 @@ const GROUPS_MAX: usize = 32;
 #[derive(Debug, Default)]
 pub(super) struct Survey {
     groups: BTreeSet<String>,
+    /// Evicted keys, as that run of Redis counts them.
+    evicted_keys: (String, u64),
 }
 
 /// A consumer group as `XINFO GROUPS` tells of it.
@@ -41,15 +43,17 @@ impl Survey {
             self.tell_groups(&groups(connection, stream).await.unwrap_or_default(), &span);
         }
         let mut ask = cmd("INFO");
-        ask.arg("memory").arg("persistence").arg("stats");
+        ask.arg("server").arg("memory").arg("persistence").arg("stats");
         let info: String = ask.query_async(connection).await.ok()?;
         let info: HashMap<_, _> = info.lines().filter_map(|line| line.split_once(':')).collect();
         let number = |name| info.get(name).and_then(|text: &&str| text.parse().ok());
         if let (Some(used), Some(max)) = (number("used_memory"), number("maxmemory")) {
             metrics::set_redis_memory(used, max);
         }
-        if let Some(evicted) = number("evicted_keys") {
-            metrics::set_redis_evicted_keys(evicted);
+        if let (Some(evicted), Some(run)) = (number("evicted_keys"), info.get("run_id")) {
+            let counted = if self.evicted_keys.0 == *run { self.evicted_keys.1 } else { 0 };
+            metrics::count_redis_evicted_keys(evicted.saturating_sub(counted));
+            self.evicted_keys = ((*run).to_owned(), evicted);
         }
         Some(durability::warnings(&info, connection).await)
     }
