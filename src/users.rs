@@ -58,6 +58,16 @@ impl Users {
         Self(objects.into_iter().take_while(fits).collect())
     }
 
+    /// Adds those of another call.
+    pub fn extend(&mut self, others: Self) {
+        self.0.extend(others.0);
+    }
+
+    /// What the objects come to, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.0.values().map(|object| object.as_str().len()).sum()
+    }
+
     /// A user's object, where there is one.
     pub fn get(&self, user: UserId) -> Option<&UserObject> {
         self.0.get(&user)

@@ -22,67 +22,71 @@ local function greater(a, b)
 end
 
 local function is_id(text)
-  return string.match(text, '^[1-9]%d*$') and not greater(text, MAX_ID)
+  return string.find(text, '^[1-9]%d*$') and (#text < 19 or not greater(text, MAX_ID))
 end
 
 -- Whole and small enough for a float to hold exactly: a count of calls, ms since 1970. Canonical, as
 -- INCR takes no other: it would fail where the mark is half done.
 local function is_count(text)
-  return #text <= 15 and (text == '0' or string.match(text, '^[1-9]%d*$'))
+  return #text <= 15 and (text == '0' or string.find(text, '^[1-9]%d*$'))
 end
 
 local function failed(reply)
   return type(reply) == 'table' and reply.err ~= nil
 end
 
-local function err(text)
-  return {'error', text}
-end
-
+-- A whole number as text. Lua writes 14 digits as they are, and format, which is slower, all.
 local function digits(number)
+  if number < 1e14 then return tostring(number) end
   return string.format('%.0f', number)
 end
 
--- A reader's quota, of marks or of reads: {used, reset_at_ms, expires}, used being nil where no window
--- is open. A key without expiry is given the window's.
+-- What is known of a reader's window: there is none, there is one, or one that has no end.
+local NONE, OPEN, ENDLESS = 0, 1, 2
+
+-- A reader's quota, of marks or of reads: what was used, when it resets, which window there is; nil and
+-- what is wrong. A window without end is to be given one.
 local function read_quota(key, window_ms)
   local used = redis.pcall('GET', key)
+  if not used then return 0, now_ms() + window_ms, NONE end
   if failed(used) then return nil, used.err end
-  if not used then return {used = nil, reset_at_ms = now_ms() + window_ms} end
   if not is_count(used) then return nil, 'CORRUPT the quota is no number' end
   local reset_at_ms = redis.pcall('PEXPIRETIME', key)
   if failed(reset_at_ms) then return nil, reset_at_ms.err end
-  if reset_at_ms > 0 then
-    return {used = tonumber(used), reset_at_ms = reset_at_ms, expires = true}
-  end
-  return {used = tonumber(used), reset_at_ms = now_ms() + window_ms, expires = false}
+  if reset_at_ms > 0 then return tonumber(used), reset_at_ms, OPEN end
+  return tonumber(used), now_ms() + window_ms, ENDLESS
 end
 
--- Takes one call of the quota.
-local function write_quota(key, quota)
+-- Takes one call of the quota: what is used then, or nil and what is wrong.
+local function take(key, used, reset_at_ms, window)
   local reply
-  if not quota.used then
-    reply = redis.pcall('SET', key, '1', 'PXAT', digits(quota.reset_at_ms))
+  if window == NONE then
+    reply = redis.pcall('SET', key, '1', 'PXAT', digits(reset_at_ms))
   else
     reply = redis.pcall('INCR', key)
-    if not failed(reply) and not quota.expires then
-      reply = redis.pcall('PEXPIREAT', key, digits(quota.reset_at_ms))
+    if not failed(reply) and window == ENDLESS then
+      reply = redis.pcall('PEXPIREAT', key, digits(reset_at_ms))
     end
   end
-  if not failed(reply) then
-    quota.used, quota.expires = (quota.used or 0) + 1, true
-  end
-  return reply
+  if failed(reply) then return nil, reply.err end
+  return used + 1
 end
 
--- Nothing is left of the quota: what the caller is told. A window without end is given one.
-local function over_quota(key, quota)
-  if not quota.expires then
-    local set = redis.pcall('PEXPIREAT', key, digits(quota.reset_at_ms))
-    if failed(set) then return err(set.err) end
-    quota.expires = true
+-- Nothing is left of the quota: for how many ms, or nil and what is wrong. From then on the window has
+-- an end.
+local function deny(key, reset_at_ms, window)
+  if window == ENDLESS then
+    local set = redis.pcall('PEXPIREAT', key, digits(reset_at_ms))
+    if failed(set) then return nil, set.err end
   end
-  return {'over_quota', quota.reset_at_ms, math.max(0, quota.reset_at_ms - now_ms())}
+  return math.max(0, reset_at_ms - now_ms())
+end
+
+-- The reply of a reader of cursors for whom nothing is left.
+local function over_quota(key, reset_at_ms, window)
+  local left_ms, problem = deny(key, reset_at_ms, window)
+  if not left_ms then return {'error', problem} end
+  return {'over_quota', reset_at_ms, left_ms}
 end
 
 -- Where a reader's cursors are. Up to 64 conversations: in one hash, the reader's. From then on in
@@ -95,9 +99,8 @@ local function hash(recipient)
 end
 
 local function level(buckets)
-  local m = 1
-  while 2 * m <= buckets do m = 2 * m end
-  return m
+  local _, exponent = math.frexp(buckets)
+  return 2 ^ (exponent - 1)
 end
 
 local function bucket_key(key, bucket)
@@ -122,29 +125,37 @@ local function count_buckets(key)
   return tonumber(buckets)
 end
 
-local function read_fields(key, recipient)
-  local fields = redis.pcall('HMGET', key, recipient, '-' .. recipient)
-  if failed(fields) then return nil, fields.err end
-  local message, read_at = fields[1], fields[2]
-  if not message then return {key = key, buckets = 0} end
+local function read_message(key, recipient)
+  local message = redis.pcall('HGET', key, recipient)
+  if not message then return false end
+  if failed(message) then return nil, message.err end
   if not is_id(message) then return nil, 'CORRUPT the cursor is no ID' end
-  if not read_at or not is_count(read_at) then return nil, 'CORRUPT the cursor has no time' end
-  return {message = message, read_at = read_at, key = key, buckets = 0}
+  return message
 end
 
--- A conversation's cursor: {message, read_at, key, buckets}, message being nil where it was never set,
--- key the hash that it belongs into. It is looked for in the reader's hash first, where most have it: to
--- look there for buckets as well would cost a fifth of a mark.
+-- A conversation's cursor: the message, false where it was never set, the hash that it belongs into, and
+-- how many buckets there are; nil and what is wrong. It is looked for in the reader's hash first, where
+-- most have it: to look there for buckets as well would cost a fifth of a mark.
 local function read_cursor(key, recipient)
-  local cursor, problem = read_fields(key, recipient)
-  if not cursor or cursor.message then return cursor, problem end
+  local message, problem = read_message(key, recipient)
+  if message then return message, key, 0 end
+  if problem then return nil, problem end
   local buckets
   buckets, problem = count_buckets(key)
   if not buckets then return nil, problem end
-  if buckets == 0 then return cursor end
-  cursor, problem = read_fields(bucket_key(key, bucket_of(recipient, buckets)), recipient)
-  if cursor then cursor.buckets = buckets end
-  return cursor, problem
+  if buckets == 0 then return false, key, 0 end
+  local bucket = bucket_key(key, bucket_of(recipient, buckets))
+  message, problem = read_message(bucket, recipient)
+  if problem then return nil, problem end
+  return message, bucket, buckets
+end
+
+-- When a cursor advanced, of the hash that it is in: a text, or nil and what is wrong.
+local function read_time(key, recipient)
+  local read_at = redis.pcall('HGET', key, '-' .. recipient)
+  if failed(read_at) then return nil, read_at.err end
+  if not read_at or not is_count(read_at) then return nil, 'CORRUPT the cursor has no time' end
+  return read_at
 end
 
 -- What one hash holds before it is split, and a bucket before another one is.
@@ -167,17 +178,17 @@ local function append(chunks, ...)
 end
 
 -- Looks, before anything is written, at what a new conversation makes of the hash that it belongs
--- into. Where that is full the next bucket in turn is split in two, or the one hash into the first
+-- into, of a reader with so many buckets. Where that is full the next bucket in turn is split in two, or the one hash into the first
 -- two: {from, buckets, moved, left}, `moved` being what is written where, `left` what goes from there,
 -- in values of one command each. Nothing otherwise.
-local function plan_split(key, cursor)
-  local fields = redis.pcall('HLEN', cursor.key)
+local function plan_split(key, full, there)
+  local fields = redis.pcall('HLEN', full)
   if failed(fields) then return nil, fields.err end
   if fields < 2 * CONVERSATIONS_MAX then return nil end
   local from, buckets, first_new = key, 2, 0
-  if cursor.buckets > 0 then
-    from = bucket_key(key, cursor.buckets - level(cursor.buckets))
-    buckets, first_new = cursor.buckets + 1, cursor.buckets
+  if there > 0 then
+    from = bucket_key(key, there - level(there))
+    buckets, first_new = there + 1, there
     fields = redis.pcall('HLEN', from)
     if failed(fields) then return nil, fields.err end
     if fields < 2 * SPLIT_MIN then return nil end

@@ -64,18 +64,17 @@ local function collect(key, buckets)
 end
 
 local function list_cursors()
-  local quota, problem = read_quota(KEYS[1], WINDOW_MS)
-  if not quota then return err(problem) end
-  if (quota.used or 0) >= LIMIT then return over_quota(KEYS[1], quota) end
-  local buckets
+  local used, reset_at_ms, window = read_quota(KEYS[1], WINDOW_MS)
+  if not used then return {'error', reset_at_ms} end
+  if used >= LIMIT then return over_quota(KEYS[1], reset_at_ms, window) end
+  local buckets, collected, problem
   buckets, problem = count_buckets(KEYS[2])
-  if not buckets then return err(problem) end
-  local collected
+  if not buckets then return {'error', problem} end
   collected, problem = collect(KEYS[2], buckets)
-  if not collected then return err(problem) end
-  local taken = write_quota(KEYS[1], quota)
-  if failed(taken) then return err(taken.err) end
-  local reply = {'read', quota.used, quota.reset_at_ms}
+  if not collected then return {'error', problem} end
+  used, problem = take(KEYS[1], used, reset_at_ms, window)
+  if not used then return {'error', problem} end
+  local reply = {'read', used, reset_at_ms}
   for _, part in ipairs(collected) do reply[#reply + 1] = part end
   return reply
 end

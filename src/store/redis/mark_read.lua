@@ -12,31 +12,32 @@
 -- then          of each mark: r, recipient, message ID, traceparent (empty: none); IDs are canonical
 --               decimal, 1 .. 2^63-1
 --
--- Returns one reply a mark, in order:
---   {'advanced', cursor, read_at_ms, used, reset_at_ms}
---   {'unchanged', cursor, read_at_ms, used, reset_at_ms}
---   {'over_quota', reset_at_ms, ttl_ms}
---   {'error', text}    nothing of this mark was written; text begins with Redis's error code
+-- Returns one text, of a line a mark, in order:
+--   advanced <cursor> <read_at_ms> <used> <reset_at_ms>
+--   unchanged <cursor> <read_at_ms> <used> <reset_at_ms>
+--   over_quota <reset_at_ms> <ttl_ms>
+--   error <text>       nothing of this mark was written; the text begins with Redis's error code
 --
 -- The first write of a mark is XADD where there is an event (the write that a full Redis refuses), and
 -- what follows cannot fail any more. This is the twin of `advances` in src/mark_read.rs and of
 -- `payload` in src/event.rs.
+--
+-- Most of Redis's time goes into this script, so it calls as few commands as it can, and makes no
+-- tables: results are several values.
 
 local STREAM = KEYS[1]
 local LIMIT, WINDOW_MS, STREAM_MAXLEN = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
 local USER_OBJECTS = tonumber(ARGV[4])
-local READERS = (#KEYS - 1) / 2
+-- Where in ARGV the readers and the marks begin.
+local READER, MARK = 4 + 2 * USER_OBJECTS, 5 + 2 * USER_OBJECTS + (#KEYS - 1) / 2
 
 local objects = {}
 for n = 1, USER_OBJECTS do
   objects[ARGV[3 + 2 * n]] = ARGV[4 + 2 * n]
 end
 
--- Of each reader: {id, quota_key, cursors_key, quota}, the quota once it was read.
-local readers = {}
-for r = 1, READERS do
-  readers[r] = {id = ARGV[4 + 2 * USER_OBJECTS + r], quota_key = KEYS[2 * r], cursors_key = KEYS[2 * r + 1]}
-end
+-- Of each reader, once the quota was read and as marks take of it.
+local used, reset_at_ms, window = {}, {}, {}
 
 local function user(id)
   return '"' .. id .. '":' .. (objects[id] or '{"id":"' .. id .. '"}')
@@ -52,54 +53,79 @@ local function payload(reader, recipient, message, created_ms)
     .. '"}}],"users":{' .. users .. '}}'
 end
 
+-- The stream is trimmed with the first event of a call, which makes room for all.
+local has_trimmed = STREAM_MAXLEN == '0'
+
 local function add(...)
-  if STREAM_MAXLEN == '0' then return redis.pcall('XADD', STREAM, '*', ...) end
+  if has_trimmed then return redis.pcall('XADD', STREAM, '*', ...) end
+  has_trimmed = true
   return redis.pcall('XADD', STREAM, 'MAXLEN', '~', STREAM_MAXLEN, '*', ...)
 end
 
 local function publish(event, traceparent)
-  if traceparent == '' then return add('payload', event) end
-  return add('payload', event, 'traceparent', traceparent)
+  local entry
+  if traceparent == '' then
+    entry = add('payload', event)
+  else
+    entry = add('payload', event, 'traceparent', traceparent)
+  end
+  return entry.err
 end
 
-local function mark_read(reader, recipient, message, traceparent)
-  local problem
-  if not reader.quota then
-    reader.quota, problem = read_quota(reader.quota_key, WINDOW_MS)
-    if not reader.quota then return err(problem) end
+-- Moves the cursor forward, and says when: a text, or nil and what is wrong.
+local function advance(r, key, bucket, buckets, known, recipient, message, traceparent)
+  local split, problem
+  if not known then
+    split, problem = plan_split(key, bucket, buckets)
+    if problem then return nil, problem end
   end
-  local quota = reader.quota
-  if (quota.used or 0) >= LIMIT then return over_quota(reader.quota_key, quota) end
+  local read_at = digits(now_ms())
+  problem = publish(payload(ARGV[READER + r], recipient, message, read_at), traceparent)
+  if problem then return nil, problem end
+  if split then bucket = do_split(key, split, recipient) end
+  local written = redis.pcall('HSET', bucket, recipient, message, '-' .. recipient, read_at)
+  if failed(written) then return nil, written.err end
+  return read_at
+end
 
-  local cursor
-  cursor, problem = read_cursor(reader.cursors_key, recipient)
-  if not cursor then return err(problem) end
+local function err(text)
+  return 'error ' .. text
+end
 
-  local outcome = 'unchanged'
-  if not cursor.message or greater(message, cursor.message) then
-    local split
-    if not cursor.message then
-      split, problem = plan_split(reader.cursors_key, cursor)
-      if problem then return err(problem) end
-    end
-    local read_at = digits(now_ms())
-    local entry = publish(payload(reader.id, recipient, message, read_at), traceparent)
-    if failed(entry) then return err(entry.err) end
-    if split then cursor.key = do_split(reader.cursors_key, split, recipient) end
-    local written = redis.pcall('HSET', cursor.key, recipient, message, '-' .. recipient, read_at)
-    if failed(written) then return err(written.err) end
-    outcome, cursor = 'advanced', {message = message, read_at = read_at}
+local function mark_read(r, recipient, message, traceparent)
+  local quota_key, key = KEYS[2 * r], KEYS[2 * r + 1]
+  if not used[r] then
+    local count, reset, state = read_quota(quota_key, WINDOW_MS)
+    if not count then return err(reset) end
+    used[r], reset_at_ms[r], window[r] = count, reset, state
+  end
+  if used[r] >= LIMIT then
+    local left_ms, problem = deny(quota_key, reset_at_ms[r], window[r])
+    if not left_ms then return err(problem) end
+    window[r] = OPEN
+    return 'over_quota ' .. digits(reset_at_ms[r]) .. ' ' .. digits(left_ms)
   end
 
-  local taken = write_quota(reader.quota_key, quota)
-  if failed(taken) then return err(taken.err) end
-  return {outcome, cursor.message, tonumber(cursor.read_at), quota.used, quota.reset_at_ms}
+  local known, bucket, buckets = read_cursor(key, recipient)
+  if known == nil then return err(bucket) end
+  local outcome, read_at, problem = 'unchanged ', nil, nil
+  if not known or greater(message, known) then
+    read_at, problem = advance(r, key, bucket, buckets, known, recipient, message, traceparent)
+    outcome, known = 'advanced ', message
+  else
+    read_at, problem = read_time(bucket, recipient)
+  end
+  if not read_at then return err(problem) end
+
+  local count
+  count, problem = take(quota_key, used[r], reset_at_ms[r], window[r])
+  if not count then return err(problem) end
+  used[r], window[r] = count, OPEN
+  return outcome .. known .. ' ' .. read_at .. ' ' .. digits(count) .. ' ' .. digits(reset_at_ms[r])
 end
 
 local replies = {}
-local first = 4 + 2 * USER_OBJECTS + READERS
-for n = 1, (#ARGV - first) / 4 do
-  local arg = first + 4 * n - 3
-  replies[n] = mark_read(readers[tonumber(ARGV[arg])], ARGV[arg + 1], ARGV[arg + 2], ARGV[arg + 3])
+for arg = MARK, #ARGV, 4 do
+  replies[#replies + 1] = mark_read(tonumber(ARGV[arg]), ARGV[arg + 1], ARGV[arg + 2], ARGV[arg + 3])
 end
-return replies
+return table.concat(replies, '\n')

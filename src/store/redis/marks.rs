@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use redis::{Cmd, Value};
 
-use super::errors::{classify_text, unexpected};
+use super::errors::classify_text;
 use super::keys;
 use super::script::{Script, integer, script, text};
 use crate::ids::UserId;
@@ -12,6 +12,13 @@ use crate::mark_read::{Mark, Outcome, Quota, RateLimit, ReadCursor};
 use crate::store::{MarkResult, StoreError};
 use crate::telemetry::Traceparent;
 use crate::users::Users;
+
+/// A mark, and its event's place in a trace.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TracedMark {
+    pub(super) mark: Mark,
+    pub(super) traceparent: Option<Traceparent>,
+}
 
 /// The script, and the settings that every call of it carries.
 #[derive(Debug)]
@@ -28,19 +35,13 @@ impl MarkReadScript {
     }
 
     /// Gives a call of the script its keys and arguments. Each reader and each user object goes
-    /// along once. The script takes a `traceparent` of each mark: these are all of one call.
-    pub(super) fn fill(
-        &self,
-        mut call: Cmd,
-        marks: &[Mark],
-        traceparent: Option<Traceparent>,
-        users: &Users,
-    ) -> Cmd {
+    /// along once.
+    pub(super) fn fill(&self, mut call: Cmd, marks: &[TracedMark], users: &Users) -> Cmd {
         let mut readers: Vec<UserId> = Vec::new();
         let numbers: Vec<usize> = marks
             .iter()
-            .map(|mark| {
-                // Most lists are one reader's.
+            .map(|TracedMark { mark, .. }| {
+                // Most lists are one reader's, or each reader's first.
                 let known = readers.iter().rposition(|reader| *reader == mark.reader);
                 known.unwrap_or_else(|| {
                     readers.push(mark.reader);
@@ -61,10 +62,12 @@ impl MarkReadScript {
         for reader in &readers {
             call.arg(reader.get());
         }
-        let traceparent = traceparent.map(|known| known.to_string()).unwrap_or_default();
-        for (mark, number) in marks.iter().zip(numbers) {
+        for (TracedMark { mark, traceparent }, number) in marks.iter().zip(numbers) {
             call.arg(number).arg(mark.recipient.get()).arg(mark.last_read_event_id.get());
-            call.arg(&traceparent);
+            match traceparent {
+                Some(traceparent) => call.arg(traceparent.to_string()),
+                None => call.arg(""),
+            };
         }
         call
     }
@@ -72,38 +75,54 @@ impl MarkReadScript {
     /// What the script replied, one result a mark.
     pub(super) fn results(
         &self,
-        marks: &[Mark],
-        reply: Value,
+        marks: &[TracedMark],
+        reply: &Value,
     ) -> Result<Vec<MarkResult>, StoreError> {
-        let Value::Array(replies) = reply else { return Err(unexpected(&reply)) };
-        if replies.len() != marks.len() {
-            return Err(StoreError::corrupt("the script answered another number of marks"));
+        let mut lines = text(reply)?.split('\n');
+        let results = marks.iter().map(|TracedMark { mark, .. }| {
+            let line = lines.next().ok_or_else(|| StoreError::corrupt("a mark without a reply"))?;
+            self.result(mark, line)
+        });
+        let results = results.collect();
+        match lines.next() {
+            None => Ok(results),
+            Some(_) => Err(StoreError::corrupt("a reply without a mark")),
         }
-        Ok(marks.iter().zip(&replies).map(|(mark, reply)| self.result(mark, reply)).collect())
     }
 
-    fn result(&self, mark: &Mark, reply: &Value) -> MarkResult {
-        let Value::Array(fields) = reply else { return Err(unexpected(reply)) };
-        let [Value::BulkString(outcome), cursor, read_at_ms, used, reset_at_ms] = &fields[..]
-        else {
-            let (quota, retry_after) = refused(fields, self.rate_limit)?;
-            return Ok(Outcome::OverQuota { quota, retry_after });
-        };
-        let cursor = ReadCursor {
-            recipient: mark.recipient,
-            last_read_event_id: text(cursor)?.parse().map_err(StoreError::corrupt)?,
-            read_at_ms: integer(read_at_ms)?,
-        };
-        let quota = self.rate_limit.quota(integer(used)?, integer(reset_at_ms)?);
-        match outcome.as_slice() {
-            b"advanced" => Ok(Outcome::Advanced { cursor, quota }),
-            b"unchanged" => Ok(Outcome::Unchanged { cursor, quota }),
-            _ => Err(unexpected(reply)),
+    fn result(&self, mark: &Mark, reply: &str) -> MarkResult {
+        // Only the shape is told of what makes no sense: values are IDs.
+        let senseless =
+            || StoreError::corrupt(format!("unexpected reply of {} bytes", reply.len()));
+        let (outcome, rest) = reply.split_once(' ').ok_or_else(senseless)?;
+        if outcome == "error" {
+            return Err(classify_text(rest));
         }
+        let mut numbers = rest.split(' ').map(|number| number.parse::<u64>().ok());
+        let mut next = || numbers.next().flatten().ok_or_else(senseless);
+        let cursor = match outcome {
+            "advanced" | "unchanged" => ReadCursor {
+                recipient: mark.recipient,
+                last_read_event_id: next()?.try_into().map_err(StoreError::corrupt)?,
+                read_at_ms: next()?,
+            },
+            "over_quota" => {
+                let quota = self.rate_limit.quota(self.rate_limit.calls, next()?);
+                let retry_after = Duration::from_millis(next()?);
+                return Ok(Outcome::OverQuota { quota, retry_after });
+            }
+            _ => return Err(senseless()),
+        };
+        let quota = self.rate_limit.quota(next()?, next()?);
+        Ok(if outcome == "advanced" {
+            Outcome::Advanced { cursor, quota }
+        } else {
+            Outcome::Unchanged { cursor, quota }
+        })
     }
 }
 
-/// What every script replies where it does not do what it was asked.
+/// What the scripts that read reply where they do not do what they were asked.
 pub(super) fn refused(
     fields: &[Value],
     rate_limit: RateLimit,

@@ -1,32 +1,33 @@
 //! The store on Redis: one atomic step a call, in one round trip.
 //!
-//! - `mark_read.lua`: the step. - `marks`: what is sent to it and what it replies.
+//! - `mark_read.lua`: the step. - `marks`: what is sent to it and what it replies. - `steps`: which
+//!   marks go together.
 //! - `users`: the user objects that go with it.
 //! - `read_states.lua`, `list_cursors.lua`: reading cursors. - `reads`: the same for them.
 //! - `stream`: reading the stream of events.
 //! - `common.lua`: what the scripts share. - `script`: how one is called.
-//! - `address`: where Redis is. - `link`: the connection, its probes, the layout. - `denials`: readers known to be over quota.
+//! - `address`: where Redis is. - `link`: the connection, its probes, the layout.
+//! - `denials`: readers known to be over quota.
 //! - `keys`: every key. - `errors`: which errors pass. - `survey` and `durability`: what an
 //!   operator is told.
 //! - `spans`: what a trace tells of all that.
 
 use std::fmt;
-use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
-use redis::{Cmd, Pipeline, RedisResult, Value, cmd, pipe};
+use redis::{Cmd, Pipeline, Value, cmd, pipe};
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 
 use self::denials::Denials;
 use self::errors::{classify, lost_script};
 use self::link::{Keeper, Link};
-use self::marks::MarkReadScript;
+use self::marks::{MarkReadScript, TracedMark};
 use self::reads::ReadScripts;
 use self::script::Script;
 use self::spans::Spans;
+use self::steps::Steps;
 use self::users::UserReader;
 use super::{
     Entries, MarkResult, NONCE_KEPT_MS, NonceUse, Store, StoreError, StoreHealth, StreamSpan,
@@ -38,7 +39,6 @@ use crate::mark_read::{Mark, Outcome, RateLimit, ReadCursor};
 use crate::metrics::{self, StoreTimer};
 use crate::read_state::{Conversation, CursorPage, ReadOutcome};
 use crate::telemetry::Traceparent;
-use crate::users::Users;
 
 mod address;
 mod denials;
@@ -50,6 +50,7 @@ mod marks;
 mod reads;
 mod script;
 mod spans;
+mod steps;
 mod stream;
 mod survey;
 mod users;
@@ -60,9 +61,6 @@ pub use self::link::LayoutMismatch;
 /// Calls that may wait for Redis at once; one more is refused. At a millisecond a call that is four
 /// million calls a second: it is reached only by a Redis that hangs.
 const IN_FLIGHT_MAX: usize = 4096;
-
-/// Calls that Redis is sent at once where it waits for replicas after each.
-const WAITING_MAX: usize = 16;
 
 /// How the store works on Redis.
 #[derive(Clone)]
@@ -106,7 +104,7 @@ impl fmt::Debug for RedisConfig {
 pub struct RedisStore {
     stream: String,
     scripts: Arc<Scripts>,
-    replicas_ack: Option<ReplicasAck>,
+    steps: Arc<Steps>,
     link: Arc<Link>,
     denials: Arc<Denials>,
     users: UserReader,
@@ -117,7 +115,6 @@ pub struct RedisStore {
     states_timer: StoreTimer,
     list_timer: StoreTimer,
     in_flight: Semaphore,
-    waiting: Arc<Semaphore>,
 }
 
 impl Drop for RedisStore {
@@ -149,10 +146,16 @@ impl RedisStore {
             Arc::clone(&denials),
         );
         let keeper = tokio::spawn(keeper.run());
+        let steps = Steps::new(
+            Arc::clone(&scripts),
+            Arc::clone(&link),
+            Arc::clone(&denials),
+            config.replicas_ack,
+        );
         let store = Self {
             stream: stream_name,
             scripts,
-            replicas_ack: config.replicas_ack,
+            steps: Arc::new(steps),
             link,
             denials,
             users: UserReader::new(config.user_key_prefix, Arc::clone(&spans)),
@@ -163,7 +166,6 @@ impl RedisStore {
             states_timer: StoreTimer::new("read_states"),
             list_timer: StoreTimer::new("list_cursors"),
             in_flight: Semaphore::new(IN_FLIGHT_MAX),
-            waiting: Arc::new(Semaphore::new(WAITING_MAX)),
         };
         (Arc::new(store), keeper)
     }
@@ -176,6 +178,12 @@ impl Store for RedisStore {
         marks: &[Mark],
         traceparent: Option<Traceparent>,
     ) -> Result<Vec<MarkResult>, StoreError> {
+        if let [mark] = *marks {
+            return Ok(vec![match self.known_denial(&mark) {
+                Some(denial) => Ok(denial),
+                None => self.do_one(mark, traceparent).await,
+            }]);
+        }
         let mut results: Vec<Option<MarkResult>> =
             marks.iter().map(|mark| self.known_denial(mark).map(Ok)).collect();
         let open: Vec<Mark> = marks
@@ -184,7 +192,7 @@ impl Store for RedisStore {
             .filter_map(|(mark, known)| known.is_none().then_some(*mark))
             .collect();
         if !open.is_empty() {
-            let mut answers = self.run_script(&open, traceparent).await?.into_iter();
+            let mut answers = self.do_all(&open, traceparent).await?.into_iter();
             for result in results.iter_mut().filter(|result| result.is_none()) {
                 *result = answers.next();
             }
@@ -272,54 +280,28 @@ impl RedisStore {
         permit.map_err(|_| StoreError::unavailable("too many calls wait for Redis"))
     }
 
-    async fn run_script(
+    /// One mark, which may share its step with others.
+    async fn do_one(&self, mark: Mark, traceparent: Option<Traceparent>) -> MarkResult {
+        let _permit = self.permit()?;
+        let users = self.users.users_of(&[mark], &mut self.link.connection()?).await?;
+        let _timing = self.timer.start();
+        let step = self.steps.do_one(TracedMark { mark, traceparent }, users);
+        self.spans.script("mark_read", 1).of(step).await
+    }
+
+    /// Several marks of one caller: one step.
+    async fn do_all(
         &self,
         marks: &[Mark],
         traceparent: Option<Traceparent>,
     ) -> Result<Vec<MarkResult>, StoreError> {
         let _permit = self.permit()?;
-        let mut connection = self.link.connection()?;
-        let users = self.users.users_of(marks, &mut connection).await?;
-        let step = self.step(&mut connection, marks, traceparent, &users);
+        let users = self.users.users_of(marks, &mut self.link.connection()?).await?;
+        let _timing = self.timer.start();
+        let traced: Vec<_> = marks.iter().map(|&mark| TracedMark { mark, traceparent }).collect();
+        let step = self.steps.step(&traced, &users);
         let span = self.spans.script("mark_read", marks.len());
         span.of_many(step, |results| results.iter().find_map(|result| result.as_ref().err())).await
-    }
-
-    async fn step(
-        &self,
-        connection: &mut MultiplexedConnection,
-        marks: &[Mark],
-        traceparent: Option<Traceparent>,
-        users: &Users,
-    ) -> Result<Vec<MarkResult>, StoreError> {
-        let _timing = self.timer.start();
-        let generation = self.denials.generation();
-        let asked = Instant::now();
-        let step = &self.scripts.marks;
-        let by_digest = step.fill(step.script.by_digest(), marks, traceparent, users);
-        let reply = match self.send(connection, by_digest).await {
-            Err(error) if lost_script(&error) => {
-                let by_source = step.fill(step.script.by_source(), marks, traceparent, users);
-                self.send(connection, by_source).await
-            }
-            sent => sent,
-        };
-        let (reply, replicas) = reply.map_err(classify)?;
-        let mut results = step.results(marks, reply)?;
-        for (mark, result) in marks.iter().zip(&mut results) {
-            match result {
-                Ok(Outcome::OverQuota { quota, retry_after }) => {
-                    // Redis looked at its clock later than it was asked: a moment early is right.
-                    let until = asked.checked_add(*retry_after);
-                    self.denials.remember(mark.reader, *quota, until, generation);
-                }
-                Ok(_) if !replicas.enough => {
-                    *result = Err(StoreError::unavailable("too few replicas acknowledged"));
-                }
-                _ => {}
-            }
-        }
-        Ok(results)
     }
 
     /// Runs a script that writes nothing but a quota: no replica is waited for.
@@ -332,47 +314,6 @@ impl RedisStore {
             sent => sent,
         };
         reply.map_err(classify)
-    }
-
-    /// Sends one call of the script, and where replicas count, waits for them.
-    async fn send(
-        &self,
-        connection: &mut MultiplexedConnection,
-        call: Cmd,
-    ) -> RedisResult<(Value, Replicas)> {
-        match self.replicas_ack {
-            Some(ack) => self.send_and_wait(connection.clone(), call, ack).await,
-            None => Ok((call.query_async(connection).await?, Replicas { enough: true })),
-        }
-    }
-
-    /// `WAIT` goes on the same connection, since it looks at what this connection wrote, and holds
-    /// up whatever comes behind it. So only a few calls are sent at once, and one counts until Redis
-    /// has answered, even if its caller has given up; the others queue here, where a mark whose
-    /// caller gives up is never sent.
-    async fn send_and_wait(
-        &self,
-        mut connection: MultiplexedConnection,
-        call: Cmd,
-        ack: ReplicasAck,
-    ) -> RedisResult<(Value, Replicas)> {
-        let permit = Arc::clone(&self.waiting).acquire_owned().await;
-        let timeout_ms = u64::try_from(ack.timeout.as_millis()).unwrap_or(u64::MAX);
-        let mut calls = pipe();
-        calls.add_command(call).cmd("WAIT").arg(ack.replicas).arg(timeout_ms).ignore_errors();
-        let sent = tokio::spawn(async move {
-            let replies: RedisResult<Vec<RedisResult<Value>>> =
-                calls.query_async(&mut connection).await;
-            drop(permit);
-            replies
-        });
-        let replies = sent.await.map_err(|error| io::Error::other(error.to_string()))??;
-        let [reply, acknowledged] =
-            <[_; 2]>::try_from(replies).unwrap_or_else(|_| [Ok(Value::Nil), Ok(Value::Nil)]);
-        // An error of WAIT, as on a master that has just been demoted, means: not enough.
-        let needed = i64::from(ack.replicas);
-        let enough = matches!(acknowledged, Ok(Value::Int(count)) if count >= needed);
-        Ok((reply?, Replicas { enough }))
     }
 }
 
@@ -391,10 +332,4 @@ impl Scripts {
         }
         load
     }
-}
-
-/// Whether enough replicas have what a call of the script wrote.
-#[derive(Clone, Copy)]
-struct Replicas {
-    enough: bool,
 }

@@ -13,19 +13,24 @@
 local LIMIT, WINDOW_MS = tonumber(ARGV[1]), tonumber(ARGV[2])
 
 local function read_states()
-  local quota, problem = read_quota(KEYS[1], WINDOW_MS)
-  if not quota then return err(problem) end
-  if (quota.used or 0) >= LIMIT then return over_quota(KEYS[1], quota) end
+  local used, reset_at_ms, window = read_quota(KEYS[1], WINDOW_MS)
+  if not used then return {'error', reset_at_ms} end
+  if used >= LIMIT then return over_quota(KEYS[1], reset_at_ms, window) end
   local cursors = {}
   for n = 1, #KEYS - 1 do
-    local cursor
-    cursor, problem = read_cursor(KEYS[1 + n], ARGV[2 + n])
-    if not cursor then return err(problem) end
-    cursors[n] = cursor.message and {cursor.message, tonumber(cursor.read_at)} or {}
+    local message, key = read_cursor(KEYS[1 + n], ARGV[2 + n])
+    if message == nil then return {'error', key} end
+    cursors[n] = {}
+    if message then
+      local read_at, problem = read_time(key, ARGV[2 + n])
+      if not read_at then return {'error', problem} end
+      cursors[n] = {message, tonumber(read_at)}
+    end
   end
-  local taken = write_quota(KEYS[1], quota)
-  if failed(taken) then return err(taken.err) end
-  return {'read', quota.used, quota.reset_at_ms, cursors}
+  local problem
+  used, problem = take(KEYS[1], used, reset_at_ms, window)
+  if not used then return {'error', problem} end
+  return {'read', used, reset_at_ms, cursors}
 end
 
 return read_states()

@@ -62,6 +62,14 @@ impl UserReader {
         marks: &[Mark],
         connection: &mut MultiplexedConnection,
     ) -> Result<Users, StoreError> {
+        if let [mark] = marks
+            && let (Some(reader), Some(recipient)) =
+                (self.recall(mark.reader), self.recall(mark.recipient))
+        {
+            let objects = [(mark.reader, reader), (mark.recipient, recipient)];
+            let known = |(user, object): (_, Option<_>)| Some((user, object?));
+            return Ok(Users::within_bounds(objects.into_iter().filter_map(known)));
+        }
         let users = distinct_users(marks);
         let mut objects: Vec<_> = users.iter().map(|user| self.recall(*user)).collect();
         let unknown = users.iter().zip(&objects).filter(|(_, object)| object.is_none());

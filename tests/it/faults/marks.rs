@@ -39,8 +39,6 @@ async fn a_key_of_a_wrong_type_or_value_fails_its_readers_marks_and_no_others() 
         "SET markread:cursors:2 x",
         "RPUSH markread:cursors:2 x",
         "HSET markread:cursors:2 9 x -9 1",
-        "HSET markread:cursors:2 9 5",
-        "HSET markread:cursors:2 9 5 -9 x",
         "HSET markread:cursors:2 9 9223372036854775808 -9 1",
         "HSET markread:quota:2 x 1",
         "SET markread:quota:2 x",
@@ -70,6 +68,22 @@ async fn a_key_of_a_wrong_type_or_value_fails_its_readers_marks_and_no_others() 
             assert_eq!(redis.cursors(neighbour).await, [(9, 7)].into(), "{spoil}");
             assert_eq!(redis.used(neighbour).await, Some(1), "{spoil}");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_cursor_without_its_time_fails_until_an_advance_mends_it() {
+    let (redis, subject) = redis_with_store().await;
+    for spoil in ["HSET markread:cursors:2 9 5", "HSET markread:cursors:2 9 5 -9 x"] {
+        redis.run::<()>("FLUSHALL").await;
+        redis.run::<()>(spoil).await;
+        let marks = [mark(2, 9, 5), mark(2, 9, 4), mark(2, 9, 6), mark(2, 9, 5)];
+        let results = subject.store().mark_read(&marks, None).await.unwrap();
+        assert!(failed(&results[0], StoreErrorKind::Corrupt), "{spoil}: {results:?}");
+        assert!(failed(&results[1], StoreErrorKind::Corrupt), "{spoil}: {results:?}");
+        assert!(advanced(&results[2]), "{spoil}: {results:?}");
+        assert!(matches!(results[3], Ok(Outcome::Unchanged { .. })), "{spoil}: {results:?}");
+        assert_eq!(redis.used(2).await, Some(2), "{spoil}");
     }
 }
 

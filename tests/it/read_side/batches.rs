@@ -295,7 +295,7 @@ async fn no_item_and_501_items_are_invalid_as_a_whole() {
 async fn a_corrupt_cursor_fails_its_conversations_items_alone() {
     let redis = Redis::start().await;
     let server = Server::on(&redis).await;
-    for (reader, corrupt) in (1..).zip(["2 text -2 1", "2 0 -2 1", "2 5 -2 text", "2 007 -2 1"]) {
+    for (reader, corrupt) in (1..).zip(["2 text -2 1", "2 0 -2 1", "2 007 -2 1"]) {
         redis.run::<()>(&format!("HSET markread:cursors:{reader} {corrupt}")).await;
         let marks = [(1, MESSAGE), (2, MESSAGE), (3, MESSAGE), (2, MESSAGE + 1)];
         let answer = server.caller(reader).mark_batch(&marks).await.unwrap();
