@@ -169,8 +169,10 @@ impl hyper::service::Service<Request<Incoming>> for PeerEdge {
         }
         let span = trace.span.clone();
         let mut recording = Recording { metrics, asked, deadline, began, span, answered: false };
+        // On the heap before anything is wrapped around it: each wrapper would move all of it.
+        let answering = Box::pin(edge.answer(asked, request));
         let call = async move {
-            let answered = deadline.bound(edge.answer(asked, request)).await;
+            let answered = deadline.bound(answering).await;
             let response = answered.unwrap_or_else(|late| refuse(&recording.metrics, asked, late));
             // Over HTTP/2 hyper would send it, and the client take that for a broken protocol.
             let response = if wants_body { response } else { response.map(|_| Body::empty()) };

@@ -15,6 +15,7 @@ use markread::identity::jwt;
 use markread::serve::{self, ServeError};
 use markread::telemetry::{self, Traces};
 use mimalloc::MiMalloc;
+use tokio::runtime::Builder;
 
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
@@ -38,7 +39,7 @@ fn main() -> ExitCode {
 }
 
 fn serve(mut config: ServeConfig) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match runtime_of(config.worker_threads).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return stop(1, error),
     };
@@ -52,9 +53,9 @@ fn serve(mut config: ServeConfig) -> ExitCode {
     };
     telemetry::init(config.log_format, traces.as_ref());
     let served = runtime.block_on(serve::serve(config));
-    // Behind the drain, while there is a runtime to send by.
+    // Behind the drain, while there is a runtime to send by, which has to be run meanwhile.
     if let Some(traces) = traces {
-        traces.flush();
+        let _ = runtime.block_on(runtime.spawn_blocking(|| traces.flush()));
     }
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     match served {
@@ -64,8 +65,18 @@ fn serve(mut config: ServeConfig) -> ExitCode {
     }
 }
 
+/// One thread needs no scheduler that hands work from one to another.
+fn runtime_of(threads: usize) -> Builder {
+    if threads == 1 {
+        return Builder::new_current_thread();
+    }
+    let mut builder = Builder::new_multi_thread();
+    builder.worker_threads(threads);
+    builder
+}
+
 fn client(asked: impl Future<Output = Result<(), String>>) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return stop(1, error),
     };

@@ -15,7 +15,7 @@ use crate::metrics::Metrics;
 use crate::read_state::{Conversation, CursorPage, ReadOutcome, ReadState};
 use crate::status::{Flaw, Refusal};
 use crate::store::{NonceUse, Store, StoreError, StoreErrorKind};
-use crate::telemetry::{Throttle, Traceparent};
+use crate::telemetry::{Throttle, Traceparent, in_call};
 use crate::watch::{Hub, WatchError, Watching};
 
 /// Watches that are opened at once. Thousands come back together when a server goes; they queue here,
@@ -53,8 +53,15 @@ impl Service {
         deadline: Deadline,
         traceparent: Option<Traceparent>,
     ) -> Result<Outcome, Refusal> {
-        let mut outcomes = self.mark_read_all(vec![command], deadline, traceparent).await?;
-        outcomes.pop().unwrap_or(Err(Refusal::Internal))
+        let outcome = match command {
+            Ok(mark) => match self.ask_store(&[mark], deadline, traceparent).await {
+                Ok(mut outcomes) => outcomes.pop().unwrap_or(Err(Refusal::Internal)),
+                Err(refusal) => Err(refusal),
+            },
+            Err(bad_fields) => Err(Refusal::BadFields(bad_fields)),
+        };
+        self.metrics.count_mark_read(&outcome);
+        outcome
     }
 
     /// Does several commands, in order, each as if it came alone; but what is wrong with some is
@@ -223,13 +230,15 @@ impl Service {
         match error.kind {
             StoreErrorKind::Unavailable => {
                 if let Some(silenced) = self.unavailable_log.ask() {
-                    tracing::warn!(cause = ?error.to_string(), silenced, "a call failed");
+                    let cause = error.to_string();
+                    in_call(|| tracing::warn!(?cause, silenced, "a call failed"));
                 }
                 Refusal::StoreUnavailable
             }
             StoreErrorKind::Corrupt => {
                 if let Some(silenced) = self.corrupt_log.ask() {
-                    tracing::error!(cause = ?error.to_string(), silenced, "a call failed");
+                    let cause = error.to_string();
+                    in_call(|| tracing::error!(?cause, silenced, "a call failed"));
                 }
                 Refusal::Internal
             }

@@ -72,6 +72,8 @@ pub struct ServeConfig {
     pub drain_delay: Duration,
     /// How long calls under way are waited for.
     pub drain: Duration,
+    /// Threads that serve calls.
+    pub worker_threads: usize,
     /// How log lines look; none means by where they go.
     pub log_format: Option<LogFormat>,
     /// Where spans go; none where calls are not traced.

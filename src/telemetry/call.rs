@@ -1,6 +1,7 @@
 //! A call's span, by OpenTelemetry's conventions for RPC and HTTP servers (1.44), and its place in
 //! a trace. No attribute carries a user, a message or what else a caller chose.
 
+use std::cell::Cell;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -8,10 +9,11 @@ use bytes::Bytes;
 use http::uri::Scheme;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::{Body as HttpBody, Frame};
-use opentelemetry::trace::{TraceContextExt, TraceId};
+use opentelemetry::trace::{SpanId, TraceContextExt, TraceId};
 use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
+use pin_project_lite::pin_project;
 use tonic::{Code, Status};
-use tracing::field::{Empty, display};
+use tracing::field::Empty;
 use tracing::{Instrument, Span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
@@ -25,7 +27,7 @@ use crate::status::codes::code_name;
 #[derive(Debug)]
 pub struct CallTrace {
     /// What every log line about the call carries.
-    lines: Span,
+    ids: TraceIds,
     /// What an event of the call tells on: its own span where it is recorded, or else what the
     /// caller said.
     pub traceparent: Option<Traceparent>,
@@ -42,14 +44,69 @@ impl CallTrace {
         let own = span.join(caller, headers);
         let traceparent = own.or(caller);
         let trace_id = traceparent.map_or_else(new_trace_id, |known| known.trace_id);
-        let span_id = own.map(|own| display(own.span_id));
-        let lines = tracing::error_span!("call", trace_id = %trace_id, span_id);
-        Self { lines, traceparent, span }
+        let ids = TraceIds { trace_id, span_id: own.map(|own| own.span_id) };
+        Self { ids, traceparent, span }
     }
 
     /// The call's work, with what it says and does in its trace.
     pub fn around<F: Future>(self, call: F) -> impl Future<Output = F::Output> {
-        call.instrument(self.span.span).instrument(self.lines)
+        let call = call.instrument(self.span.span);
+        // At debug level all that a call runs through says something. Else hardly a call says anything,
+        // and a span for it would cost each call what only some need: `in_call` makes it.
+        let (ids, lines) = if tracing::enabled!(tracing::Level::DEBUG) {
+            (None, self.ids.lines())
+        } else {
+            (Some(self.ids), Span::none())
+        };
+        InCall { ids, call: call.instrument(lines) }
+    }
+}
+
+/// What a log line carries of a call.
+#[derive(Clone, Copy, Debug)]
+struct TraceIds {
+    trace_id: TraceId,
+    span_id: Option<SpanId>,
+}
+
+impl TraceIds {
+    fn lines(self) -> Span {
+        tracing::error_span!("call", trace_id = %self.trace_id, span_id = self.span_id.map(display))
+    }
+}
+
+thread_local! {
+    /// Of the call that this thread works on.
+    static CURRENT: Cell<Option<TraceIds>> = const { Cell::new(None) };
+}
+
+/// Says something in a call: what lines above debug level are to be said in, where they may be about
+/// a call.
+pub fn in_call(say: impl FnOnce()) {
+    match CURRENT.get() {
+        Some(ids) => ids.lines().in_scope(say),
+        None => say(),
+    }
+}
+
+pin_project! {
+    /// A call's work, which knows its trace wherever it goes on.
+    struct InCall<F> {
+        ids: Option<TraceIds>,
+        #[pin]
+        call: F,
+    }
+}
+
+impl<F: Future> Future for InCall<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        let outer = CURRENT.replace(*this.ids);
+        let polled = this.call.poll(cx);
+        CURRENT.set(outer);
+        polled
     }
 }
 

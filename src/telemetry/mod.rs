@@ -22,7 +22,7 @@ mod call;
 mod export;
 mod traceparent;
 
-pub use self::call::{CallSpan, CallTrace};
+pub use self::call::{CallSpan, CallTrace, in_call};
 pub use self::export::{Traces, TracesConfig};
 pub use self::traceparent::Traceparent;
 

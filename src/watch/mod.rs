@@ -1,4 +1,5 @@
-//! Who is told of events as they come: one tail of the stream a process, however many watch.
+//! Who is told of events as they come: one tail of the stream a process, however many watch, and none
+//! where nobody does.
 //!
 //! A watcher that comes back says where it was. What it missed is taken from a ring of recent events,
 //! or where it was away for longer, from the store.
@@ -8,8 +9,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::time::{interval, sleep, timeout};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::time::{Instant, interval, sleep, timeout};
 use tracing::Instrument;
 
 use crate::entry_id::EntryId;
@@ -24,6 +25,9 @@ const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
 /// How long one read of the tail waits, and how much longer its answer may take.
 const TAIL_WAIT: Duration = Duration::from_secs(1);
 const TAIL_GRACE: Duration = Duration::from_secs(5);
+
+/// How long the stream is still read when nobody watches any more.
+const UNWATCHED_MAX: Duration = Duration::from_secs(60);
 
 /// How long nothing is read after the store failed.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
@@ -69,13 +73,18 @@ pub struct Hub {
     store: Arc<dyn Store>,
     state: Mutex<State>,
     backlog_reads: Semaphore,
-    /// Whether the stream was read at all.
+    /// Somebody began to watch.
+    wanted: Notify,
+    /// Whether the stream is read.
     started: watch::Sender<bool>,
 }
 
 #[derive(Default)]
 struct State {
-    /// How far the stream was read; nothing before it was read at all.
+    /// Who watches or is about to, and since when nobody does.
+    wanted: usize,
+    unwanted_since: Option<Instant>,
+    /// How far the stream was read; nothing where it is not read.
     tail: Option<EntryId>,
     /// All events behind `floor`, up to `tail`.
     ring: VecDeque<Event>,
@@ -101,13 +110,18 @@ impl Hub {
     /// A hub on this store, which tells nothing until it is kept.
     pub fn new(store: Arc<dyn Store>) -> Self {
         let backlog_reads = Semaphore::new(BACKLOG_READS_MAX);
-        Self { store, state: Mutex::default(), backlog_reads, started: watch::Sender::new(false) }
+        let (state, wanted, started) = Default::default();
+        Self { store, state, backlog_reads, wanted, started }
     }
 
-    /// Reads the stream and tells of it, for ever.
+    /// Reads the stream and tells of it, for ever. While nobody watches it is not read: each server
+    /// reads what all of them write.
     pub async fn keep(self: Arc<Self>) {
         tokio::spawn(Arc::clone(&self).beat());
         loop {
+            while self.state().wanted == 0 {
+                self.wanted.notified().await;
+            }
             if let Err(error) = self.follow().await {
                 tracing::debug!(cause = ?error.to_string(), "the stream cannot be read");
             }
@@ -126,10 +140,10 @@ impl Hub {
         }
     }
 
-    /// Reads from where the tail is, until the store fails.
+    /// Reads from where the tail is, until the store fails, or nobody has watched for a while.
     async fn follow(&self) -> Result<(), StoreError> {
         let mut tail = self.resume(&self.store.stream_span().await?).await?;
-        loop {
+        while !self.rests() {
             let read = self.store.next_entries(tail, TAIL_WAIT);
             let entries = timeout(TAIL_WAIT + TAIL_GRACE, read).await;
             let entries = entries.unwrap_or_else(|late| Err(StoreError::unavailable(late)))?;
@@ -143,6 +157,21 @@ impl Hub {
             }
             tail = self.state().publish(entries, tail);
         }
+        Ok(())
+    }
+
+    /// Forgets the stream where nobody has watched for a while.
+    fn rests(&self) -> bool {
+        let mut state = self.state();
+        let unwatched = state.unwanted_since.filter(|_| state.wanted == 0);
+        if unwatched.is_none_or(|since| since.elapsed() < UNWATCHED_MAX) {
+            return false;
+        }
+        state.tail = None;
+        state.ring = VecDeque::new();
+        // With the lock held: whoever comes now waits until it is read again.
+        self.started.send_replace(false);
+        true
     }
 
     /// Where to read on. At first that is the newest entry; later, where the tail was, or where that
@@ -182,11 +211,12 @@ impl Hub {
         user: UserId,
         after: Option<EntryId>,
     ) -> Result<Watching, WatchError> {
+        let (updates, receiver) = mpsc::channel(QUEUE_MAX_UPDATES);
+        let id = self.state().enter();
+        let watching = Watching { hub: Arc::clone(self), user, id, updates: receiver };
+        self.wanted.notify_one();
         // At first there is nothing to watch yet; the caller's time is the limit.
         let _ = self.started.subscribe().wait_for(|started| *started).await;
-        let (updates, receiver) = mpsc::channel(QUEUE_MAX_UPDATES);
-        let id = self.state().new_id();
-        let watching = Watching { hub: Arc::clone(self), user, id, updates: receiver };
         let Some(after) = after else {
             let mut state = self.state();
             let tail = state.tail.ok_or_else(|| {
@@ -285,9 +315,18 @@ fn concerns(event: &Event, user: UserId) -> bool {
 }
 
 impl State {
-    fn new_id(&mut self) -> u64 {
+    /// Somebody comes, whom this ID is given.
+    fn enter(&mut self) -> u64 {
+        self.wanted += 1;
         self.watchers_ever += 1;
         self.watchers_ever
+    }
+
+    /// Somebody goes, who may be registered.
+    fn leave(&mut self, user: UserId, id: u64) {
+        self.wanted -= 1;
+        self.unwanted_since = Some(Instant::now());
+        self.unregister(user, id);
     }
 
     fn register(&mut self, user: UserId, watcher: Watcher) {
@@ -372,7 +411,7 @@ impl Watching {
 
 impl Drop for Watching {
     fn drop(&mut self) {
-        self.hub.state().unregister(self.user, self.id);
+        self.hub.state().leave(self.user, self.id);
     }
 }
 

@@ -331,6 +331,7 @@ async fn help_names_every_flag_with_its_variable_and_default() {
         ("public-url", "what the request names"),
         ("replicas-ack", "0"),
         ("replicas-ack-timeout", "100ms"),
+        ("worker-threads", "1"),
         ("drain-delay", "0s"),
         ("drain", "20s"),
         ("log-format", "text on a terminal, else json"),

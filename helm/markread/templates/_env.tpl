@@ -67,6 +67,8 @@
   value: {{ .replicasAck | int64 | quote }}
 - name: MARKREAD_REPLICAS_ACK_TIMEOUT
   value: {{ .replicasAckTimeout | quote }}
+- name: MARKREAD_WORKER_THREADS
+  value: {{ .workerThreads | int64 | quote }}
 - name: MARKREAD_MAX_CONNECTIONS
   value: {{ .maxConnections | int64 | quote }}
 - name: MARKREAD_MAX_CONCURRENT_STREAMS

@@ -148,6 +148,13 @@ pub(in crate::config) struct ServeArgs {
     #[arg(value_delimiter = ',')]
     pub(in crate::config) trusted_client: Vec<String>,
 
+    /// Threads that serve calls. One does most on little: a call is too short to be worth handing from
+    /// thread to thread; take more where a server has a machine to itself
+    #[arg(long, value_name = "THREADS", default_value_t = 1)]
+    #[arg(value_parser = whole_number::<u32>(1..=1024))]
+    #[arg(env = "MARKREAD_WORKER_THREADS", hide_env_values = true)]
+    pub(in crate::config) worker_threads: u32,
+
     /// Open connections; one more is closed at once
     #[arg(long, value_name = "CONNECTIONS", default_value_t = 10_000)]
     #[arg(value_parser = whole_number::<u32>(1..=1_000_000))]
