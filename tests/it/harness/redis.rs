@@ -96,8 +96,11 @@ impl Redis {
     }
 
     fn signal(&self, signal: Signal) {
-        let id = self.process.as_ref().and_then(Child::id).expect("it runs");
-        kill(Pid::from_raw(id.try_into().unwrap()), signal).unwrap();
+        kill(Pid::from_raw(self.id().try_into().unwrap()), signal).unwrap();
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.process.as_ref().and_then(Child::id).expect("it runs")
     }
 
     pub(crate) fn url(&self) -> String {
