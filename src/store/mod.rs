@@ -120,6 +120,17 @@ impl Entries {
         }
         all
     }
+
+    /// These, and those right behind them.
+    #[must_use]
+    pub fn followed_by(mut self, mut others: Self) -> Self {
+        self.events.append(&mut others.events);
+        self.span = match (self.span, others.span) {
+            (Some((first, _)), Some((_, last))) => Some((first, last)),
+            (one, other) => one.or(other),
+        };
+        self
+    }
 }
 
 /// What the stream spans.

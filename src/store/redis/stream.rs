@@ -50,17 +50,25 @@ pub(super) async fn range(
     parse(&entries)
 }
 
-/// Reads the newest entries.
+/// Reads the newest entries, in pieces: to read thousands at once would hold up everybody else.
 pub(super) async fn newest(
     connection: &mut MultiplexedConnection,
     stream: &str,
     limit: usize,
 ) -> Result<Entries, StoreError> {
-    let mut read = cmd("XREVRANGE");
-    read.arg(stream).arg("+").arg("-").arg("COUNT").arg(limit);
-    let mut entries: Vec<Entry> = read.query_async(connection).await.map_err(classify)?;
-    entries.reverse();
-    parse(&entries)
+    let mut newest = Entries::default();
+    let mut left = limit;
+    while left > 0 {
+        let up_to = newest.span.map_or_else(|| "+".to_owned(), |(first, _)| format!("({first}"));
+        let wanted = left.min(READ_MAX_ENTRIES);
+        let mut read = cmd("XREVRANGE");
+        read.arg(stream).arg(up_to).arg("-").arg("COUNT").arg(wanted);
+        let mut piece: Vec<Entry> = read.query_async(connection).await.map_err(classify)?;
+        left = if piece.len() < wanted { 0 } else { left - wanted };
+        piece.reverse();
+        newest = parse(&piece)?.followed_by(newest);
+    }
+    Ok(newest)
 }
 
 /// The commands of [`span`].

@@ -20,6 +20,7 @@ behaviours! {
     pages_hold_every_cursor_once(MANY);
     pages_are_complete_while_others_are_marked(MANY);
     a_page_of_nothing_is_the_last(LIMIT);
+    the_newest_entries_are_told_in_order_however_many_there_are(MANY);
 }
 
 fn user(id: u64) -> UserId {
@@ -197,4 +198,20 @@ async fn a_page_of_nothing_is_the_last(subject: Subject) {
     let outcome = subject.store().list_cursors(user(READER), Some(user(5)), 100).await.unwrap();
     let (page, _) = served(outcome);
     assert!(page.cursors.is_empty() && !page.more, "{page:?}");
+}
+
+async fn the_newest_entries_are_told_in_order_however_many_there_are(subject: Subject) {
+    const ENTRIES: u64 = 2_100;
+    let newest = subject.store().newest_entries(10).await.unwrap();
+    assert_eq!((newest.events.len(), newest.span), (0, None));
+    mark_all(&subject, 1..=ENTRIES, MESSAGE).await;
+    for limit in [1, 999, 1_000, 1_001, 2_000, 2_099, 2_100, 2_101, 10_000] {
+        let newest = subject.store().newest_entries(limit).await.unwrap();
+        let told: Vec<_> = newest.events.iter().map(|event| event.mark.recipient.get()).collect();
+        let first = ENTRIES - ENTRIES.min(limit.try_into().unwrap()) + 1;
+        assert_eq!(told, (first..=ENTRIES).collect::<Vec<_>>(), "{limit}");
+        let ids = newest.events.first().map(|event| event.id);
+        let ids = ids.zip(newest.events.last().map(|event| event.id));
+        assert_eq!(newest.span, ids, "{limit}");
+    }
 }
