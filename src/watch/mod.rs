@@ -2,22 +2,25 @@
 //! where nobody does.
 //!
 //! A watcher that comes back says where it was. What it missed is taken from a ring of recent events,
-//! or where it was away for longer, from the store.
+//! or where it was away for longer, from the store. `state` has the ring and the watchers.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
-use tokio::time::{Instant, interval, sleep, timeout};
+use tokio::time::{interval, sleep, timeout};
 use tracing::Instrument;
 
+use self::state::{State, Watcher, concerns};
 use crate::entry_id::EntryId;
 use crate::event::Event;
 use crate::ids::UserId;
 use crate::metrics;
 use crate::store::{Entries, Store, StoreError, StreamSpan};
+
+mod state;
 
 /// How often watchers are told how far the stream is: CONTRACT section 4.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
@@ -32,8 +35,7 @@ const UNWATCHED_MAX: Duration = Duration::from_secs(60);
 /// How long nothing is read after the store failed.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
-/// Events that are kept for those who come back, and how many of them are read at the start.
-const RING_MAX_EVENTS: usize = 100_000;
+/// Events that are read at the start, for those who come back.
 const RING_START_EVENTS: usize = 10_000;
 
 /// Updates that wait for a watcher; with one more it is too slow.
@@ -77,25 +79,6 @@ pub struct Hub {
     wanted: Notify,
     /// Whether the stream is read.
     started: watch::Sender<bool>,
-}
-
-#[derive(Default)]
-struct State {
-    /// Who watches or is about to, and since when nobody does.
-    wanted: usize,
-    unwanted_since: Option<Instant>,
-    /// How far the stream was read; nothing where it is not read.
-    tail: Option<EntryId>,
-    /// All events behind `floor`, up to `tail`.
-    ring: VecDeque<Event>,
-    floor: EntryId,
-    watchers: HashMap<UserId, Vec<Watcher>>,
-    watchers_ever: u64,
-}
-
-struct Watcher {
-    id: u64,
-    updates: mpsc::Sender<Update>,
 }
 
 /// What one watcher receives, until it is dropped.
@@ -308,90 +291,6 @@ impl Hub {
 /// it is of another stream than this.
 fn may_have_lost(place: EntryId, span: &StreamSpan) -> bool {
     (span.removed && place < span.before_oldest()) || place > span.last_given.max(EntryId::FIRST)
-}
-
-fn concerns(event: &Event, user: UserId) -> bool {
-    event.mark.reader == user || event.mark.recipient == user
-}
-
-impl State {
-    /// Somebody comes, whom this ID is given.
-    fn enter(&mut self) -> u64 {
-        self.wanted += 1;
-        self.watchers_ever += 1;
-        self.watchers_ever
-    }
-
-    /// Somebody goes, who may be registered.
-    fn leave(&mut self, user: UserId, id: u64) {
-        self.wanted -= 1;
-        self.unwanted_since = Some(Instant::now());
-        self.unregister(user, id);
-    }
-
-    fn register(&mut self, user: UserId, watcher: Watcher) {
-        // It may have gone while it was caught up.
-        if !watcher.updates.is_closed() {
-            self.watchers.entry(user).or_default().push(watcher);
-            metrics::count_watchers(1);
-        }
-    }
-
-    fn unregister(&mut self, user: UserId, id: u64) {
-        let Some(watchers) = self.watchers.get_mut(&user) else { return };
-        let before = watchers.len();
-        watchers.retain(|watcher| watcher.id != id);
-        metrics::count_watchers(-i32::from(watchers.len() < before));
-        if watchers.is_empty() {
-            self.watchers.remove(&user);
-        }
-    }
-
-    /// Keeps events and tells of them; says how far the stream was read.
-    fn publish(&mut self, entries: Entries, tail: EntryId) -> EntryId {
-        for event in entries.events {
-            self.ring.push_back(event);
-            let Event { mark, .. } = event;
-            self.tell(mark.reader, &Update::Event(event));
-            if mark.recipient != mark.reader {
-                self.tell(mark.recipient, &Update::Event(event));
-            }
-        }
-        while self.ring.len() > RING_MAX_EVENTS {
-            self.floor = self.ring.pop_front().map_or(self.floor, |event| event.id);
-        }
-        let tail = entries.span.map_or(tail, |(_, last)| last);
-        self.tail = Some(tail);
-        tail
-    }
-
-    /// A user's events behind this place; nothing where the ring does not go back so far.
-    fn missed(&self, user: UserId, place: EntryId) -> Option<Vec<Event>> {
-        if place < self.floor || self.tail.is_none() {
-            return None;
-        }
-        let behind = self.ring.partition_point(|event| event.id <= place);
-        Some(self.ring.range(behind..).filter(|event| concerns(event, user)).copied().collect())
-    }
-
-    /// Tells a user's watchers. One that has no room is too slow: it gets what waits, and its end.
-    fn tell(&mut self, user: UserId, update: &Update) {
-        let Some(watchers) = self.watchers.get_mut(&user) else { return };
-        let before = watchers.len();
-        watchers.retain(|watcher| watcher.updates.try_send(update.clone()).is_ok());
-        let gone = i32::try_from(before - watchers.len()).unwrap_or(i32::MAX);
-        metrics::count_watchers(-gone);
-        if watchers.is_empty() {
-            self.watchers.remove(&user);
-        }
-    }
-
-    fn tell_all(&mut self, update: &Update) {
-        let users: Vec<_> = self.watchers.keys().copied().collect();
-        for user in users {
-            self.tell(user, update);
-        }
-    }
 }
 
 impl Watching {
