@@ -27,14 +27,18 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// The deadline of a call that begins now. A `grpc-timeout` that does not parse means none,
+    /// The deadline of a call that began then. A `grpc-timeout` that does not parse means none,
     /// as in every gRPC server; plain HTTP has no deadline of the caller's.
-    pub fn starting_now(wire: Wire, headers: &HeaderMap, call_timeout: Duration) -> Self {
-        let now = Instant::now();
+    pub fn of_call(
+        began: Instant,
+        wire: Wire,
+        headers: &HeaderMap,
+        call_timeout: Duration,
+    ) -> Self {
         let header = headers.get(GRPC_TIMEOUT).filter(|_| wire == Wire::Grpc);
         let timeout = header.and_then(|value| parse_timeout(value.as_bytes()));
-        let caller_gives_up_at = timeout.map(|timeout| now + timeout);
-        Self { call_ends_at: now + call_timeout, caller_gives_up_at }
+        let caller_gives_up_at = timeout.map(|timeout| began + timeout);
+        Self { call_ends_at: began + call_timeout, caller_gives_up_at }
     }
 
     /// Whether the caller has given up by now, or will within `slack`.
@@ -106,20 +110,22 @@ mod tests {
         let headers = |timeout: &'static str| {
             HeaderMap::from_iter([(GRPC_TIMEOUT, http::HeaderValue::from_static(timeout))])
         };
-        let two_seconds = Duration::from_secs(2);
+        let of_call = |wire, headers: HeaderMap| {
+            Deadline::of_call(Instant::now(), wire, &headers, Duration::from_secs(2))
+        };
         let never = std::future::pending::<()>;
 
-        let short = Deadline::starting_now(Wire::Grpc, &headers("100m"), two_seconds);
+        let short = of_call(Wire::Grpc, headers("100m"));
         assert_eq!(short.bound(never()).await, Err(Refusal::DeadlineExceeded));
-        let long = Deadline::starting_now(Wire::Grpc, &headers("10S"), two_seconds);
+        let long = of_call(Wire::Grpc, headers("10S"));
         assert_eq!(long.bound(never()).await, Err(Refusal::RequestTimeout));
-        let none = Deadline::starting_now(Wire::Grpc, &HeaderMap::new(), two_seconds);
+        let none = of_call(Wire::Grpc, HeaderMap::new());
         assert_eq!(none.bound(never()).await, Err(Refusal::RequestTimeout));
-        let past = Deadline::starting_now(Wire::Grpc, &headers("0m"), two_seconds);
+        let past = of_call(Wire::Grpc, headers("0m"));
         assert!(past.has_passed(Duration::ZERO));
-        let http = Deadline::starting_now(Wire::Http, &headers("0m"), two_seconds);
+        let http = of_call(Wire::Http, headers("0m"));
         assert!(!http.has_passed(Duration::ZERO));
-        let far = Deadline::starting_now(Wire::Grpc, &headers("99999999H"), two_seconds);
+        let far = of_call(Wire::Grpc, headers("99999999H"));
         assert_eq!(far.bound(async { 1 }).await, Ok(1));
     }
 }

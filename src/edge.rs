@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
+use tokio_util::either::Either;
 use tonic::{Code, Status};
-use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
+use tower::{Service as _, ServiceExt};
 
 use crate::deadline::Deadline;
 use crate::edge_guard::{EdgeRate, Guarded, Limited, guard};
@@ -80,6 +81,22 @@ type BoxService = BoxCloneSyncService<Request<Incoming>, Response<Body>, Infalli
 
 type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
+/// The same from behind the guard.
+type Asking = <Guarded<Methods> as tower::Service<Request<Incoming>>>::Future;
+
+/// What is known of a request once its head was read; in its extensions.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    /// Who asks.
+    pub peer: Peer,
+    /// What for.
+    pub asked: Asked,
+    /// How long it may take.
+    pub deadline: Deadline,
+    /// What its events tell of its trace.
+    pub traceparent: Option<Traceparent>,
+}
+
 impl Edge {
     /// An edge in front of the service.
     ///
@@ -117,27 +134,43 @@ impl Edge {
         PeerEdge { edge: self.clone(), peer }
     }
 
-    async fn answer(self, asked: Asked, request: Request<Incoming>) -> Response<Body> {
+    /// Decides who answers. What stands behind the guard is always ready.
+    fn answer(&self, asked: Asked, request: Request<Incoming>) -> Either<Answering, Asking> {
+        let front = Arc::clone(&self.front);
         // Health is answered whatever else: in the drain, and to a peer that the guard stops.
         if asked.target == Target::Health {
-            let Ok(response) = self.front.health.clone().oneshot(request).await;
-            return match message_problem(&response) {
-                Some(refusal) => asked.refuse(refusal),
-                None => UntilDrain::wrap(response, &self.front.lifecycle),
-            };
+            return Either::Left(Box::pin(async move { Ok(front.health(asked, request).await) }));
         }
-        if self.front.lifecycle.phase() == Phase::Draining {
-            return refuse(&self.front.metrics, asked, Refusal::Draining);
+        if front.lifecycle.phase() == Phase::Draining {
+            return Either::Left(Box::pin(async move {
+                Ok(refuse(&front.metrics, asked, Refusal::Draining))
+            }));
         }
-        let Ok(response) = match self.guarded {
-            Some(guarded) => guarded.oneshot(request).await,
-            None => self.behind_guard.oneshot(request).await,
-        };
-        if let Some(&Limited(wait)) = response.extensions().get() {
-            self.front.metrics.count_edge_limited();
-            return refuse(&self.front.metrics, asked, Refusal::EdgeLimited(wait));
+        match &self.guarded {
+            Some(guarded) => Either::Right(guarded.clone().call(request)),
+            None => Either::Left(self.behind_guard.clone().call(request)),
         }
-        response
+    }
+}
+
+impl Front {
+    async fn health(&self, asked: Asked, request: Request<Incoming>) -> Response<Body> {
+        let Ok(response) = self.health.clone().oneshot(request).await;
+        match message_problem(&response) {
+            Some(refusal) => asked.refuse(refusal),
+            None => UntilDrain::wrap(response, &self.lifecycle),
+        }
+    }
+
+    /// What the guard says is put in the words of the caller's protocol.
+    fn tell_limited(&self, asked: Asked, response: Response<Body>) -> Response<Body> {
+        match response.extensions().get() {
+            Some(&Limited(wait)) => {
+                self.metrics.count_edge_limited();
+                refuse(&self.metrics, asked, Refusal::EdgeLimited(wait))
+            }
+            None => response,
+        }
     }
 }
 
@@ -155,25 +188,24 @@ impl hyper::service::Service<Request<Incoming>> for PeerEdge {
 
     fn call(&self, mut request: Request<Incoming>) -> Answering {
         let began = Instant::now();
-        let edge = self.edge.clone();
-        let metrics = Arc::clone(&edge.front.metrics);
+        let Self { edge, peer } = self;
+        let front = Arc::clone(&edge.front);
         let asked = Asked::of(&request);
         let wants_body = request.method() != Method::HEAD;
         let deadline =
-            Deadline::starting_now(asked.wire, request.headers(), edge.front.call_timeout);
-        let trace = CallTrace::begin(asked, &request, &self.peer.security.scheme());
-        request.extensions_mut().insert(self.peer);
-        request.extensions_mut().insert(deadline);
-        if let Some(traceparent) = trace.traceparent {
-            request.extensions_mut().insert(traceparent);
-        }
+            Deadline::of_call(began.into(), asked.wire, request.headers(), front.call_timeout);
+        let trace = CallTrace::begin(asked, &request, &peer.security.scheme());
+        let traceparent = trace.traceparent;
+        request.extensions_mut().insert(Arrival { peer: *peer, asked, deadline, traceparent });
         let span = trace.span.clone();
-        let mut recording = Recording { metrics, asked, deadline, began, span, answered: false };
-        // On the heap before anything is wrapped around it: each wrapper would move all of it.
-        let answering = Box::pin(edge.answer(asked, request));
+        let mut recording = Recording { front, asked, deadline, began, span, answered: false };
+        let answering = edge.answer(asked, request);
         let call = async move {
             let answered = deadline.bound(answering).await;
-            let response = answered.unwrap_or_else(|late| refuse(&recording.metrics, asked, late));
+            let response = match answered {
+                Ok(Ok(response)) => recording.front.tell_limited(asked, response),
+                Err(late) => refuse(&recording.front.metrics, asked, late),
+            };
             // Over HTTP/2 hyper would send it, and the client take that for a broken protocol.
             let response = if wants_body { response } else { response.map(|_| Body::empty()) };
             Ok(recording.answer(response))
@@ -185,7 +217,7 @@ impl hyper::service::Service<Request<Incoming>> for PeerEdge {
 /// Records how a call ended, which may be that its caller hung up: the answer's future is dropped
 /// then.
 struct Recording {
-    metrics: Arc<Metrics>,
+    front: Arc<Front>,
     asked: Asked,
     deadline: Deadline,
     began: Instant,
@@ -200,16 +232,17 @@ impl Recording {
     fn answer(&mut self, response: Response<Body>) -> Response<Body> {
         self.answered = true;
         let code = unary_code(&response);
-        if let Some((method, elapsed_us)) = self.record(code) {
-            tracing::debug!(?method, ?code, elapsed_us, "answered");
+        if let Some((method, elapsed)) = self.record(code) {
+            tracing::debug!(?method, ?code, ?elapsed, "answered");
         }
         self.span.answered(self.asked, response, code)
     }
 
-    fn record(&self, code: Code) -> Option<(RecordedMethod, u128)> {
+    fn record(&self, code: Code) -> Option<(RecordedMethod, Duration)> {
         let method = self.asked.recorded_method()?;
-        self.metrics.record_call(method, code, self.began);
-        Some((method, self.began.elapsed().as_micros()))
+        let elapsed = self.began.elapsed();
+        self.front.metrics.record_call(method, code, elapsed);
+        Some((method, elapsed))
     }
 }
 
@@ -220,11 +253,11 @@ impl Drop for Recording {
         }
         let late = self.deadline.has_passed(Self::HANG_UP_SLACK);
         if late && self.asked.is_mark() {
-            self.metrics.count_mark_read(&Err(Refusal::DeadlineExceeded));
+            self.front.metrics.count_mark_read(&Err(Refusal::DeadlineExceeded));
         }
         let code = if late { Code::DeadlineExceeded } else { Code::Cancelled };
-        if let Some((method, elapsed_us)) = self.record(code) {
-            tracing::debug!(?method, ?code, elapsed_us, "the caller hung up");
+        if let Some((method, elapsed)) = self.record(code) {
+            tracing::debug!(?method, ?code, ?elapsed, "the caller hung up");
         }
         self.span.abandoned(code);
     }
@@ -241,49 +274,81 @@ impl tower::Service<Request<Incoming>> for Methods {
 
     fn call(&mut self, request: Request<Incoming>) -> Answering {
         let routes = Arc::clone(&self.0);
-        Box::pin(async move { Ok(routes.answer(request).await) })
+        let Some(&arrival) = request.extensions().get::<Arrival>() else {
+            return refused(routes, Asked::of(&request), Refusal::Internal);
+        };
+        let asked = arrival.asked;
+        match asked.target {
+            Target::Rpc(Rpc::WatchMarkReadEvents) => Box::pin(async move {
+                let answered = routes.method(arrival, request).await;
+                let lasting = answered.map(|answer| UntilDrain::wrap(answer, &routes.lifecycle));
+                Ok(routes.told(asked, lasting))
+            }),
+            Target::Rpc(_) => Box::pin(async move {
+                let answered = routes.method(arrival, request).await;
+                Ok(routes.told(asked, answered))
+            }),
+            Target::MarkReadJson => Box::pin(async move {
+                let answered = routes.mark_read_json(arrival, request).await;
+                Ok(routes.told(asked, answered))
+            }),
+            Target::ReflectionV1 => {
+                Box::pin(async move { Ok(routes.stream(&routes.reflection_v1, request).await) })
+            }
+            Target::ReflectionV1Alpha => {
+                Box::pin(
+                    async move { Ok(routes.stream(&routes.reflection_v1alpha, request).await) },
+                )
+            }
+            Target::Unknown => refused(routes, asked, Refusal::Unknown),
+            Target::WrongHttpMethod => refused(routes, asked, Refusal::WrongHttpMethod),
+            Target::WrongContentType => {
+                refused(routes, asked, Refusal::WrongContentType { takes: GRPC })
+            }
+            // The edge answers it in front of the guard.
+            Target::Health => refused(routes, asked, Refusal::Internal),
+        }
     }
 }
 
+fn refused(routes: Arc<Routes>, asked: Asked, refusal: Refusal) -> Answering {
+    Box::pin(async move { Ok(refuse(&routes.metrics, asked, refusal)) })
+}
+
 impl Routes {
-    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
-        let asked = Asked::of(&request);
-        let answered = match asked.target {
-            Target::Rpc(Rpc::WatchMarkReadEvents) => {
-                let answered = self.method(request).await;
-                answered.map(|response| UntilDrain::wrap(response, &self.lifecycle))
-            }
-            Target::Rpc(_) => self.method(request).await,
-            Target::MarkReadJson => self.mark_read_json(request).await,
-            Target::ReflectionV1 => Ok(self.stream(&self.reflection_v1, request).await),
-            Target::ReflectionV1Alpha => Ok(self.stream(&self.reflection_v1alpha, request).await),
-            Target::Unknown => Err(Refusal::Unknown),
-            Target::WrongHttpMethod => Err(Refusal::WrongHttpMethod),
-            Target::WrongContentType => Err(Refusal::WrongContentType { takes: GRPC }),
-            // The edge answers it in front of the guard.
-            Target::Health => Err(Refusal::Internal),
-        };
+    fn told(&self, asked: Asked, answered: Result<Response<Body>, Refusal>) -> Response<Body> {
         answered.unwrap_or_else(|refusal| refuse(&self.metrics, asked, refusal))
     }
 
-    async fn method(&self, mut request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
-        let (deadline, Peer { security, .. }) = known(request.extensions())?;
-        let presented = Presented { headers: request.headers(), security, signed: None, deadline };
+    async fn method(
+        &self,
+        Arrival { peer, deadline, traceparent, .. }: Arrival,
+        mut request: Request<Incoming>,
+    ) -> Result<Response<Body>, Refusal> {
+        let presented = Presented {
+            headers: request.headers(),
+            security: peer.security,
+            signed: None,
+            deadline,
+        };
         let Proof { reader, until, .. } = self.identity.authenticate(&presented).await?;
         // A timer looks at the call before the time: one that is late already must not begin.
         if deadline.has_passed(Duration::ZERO) {
             return Err(Refusal::DeadlineExceeded);
         }
-        let traceparent = request.extensions().get::<Traceparent>().copied();
         request.extensions_mut().insert(Call { reader, until, deadline, traceparent });
-        let request = request.map(OneMessage::new);
-        let Ok(response) = self.methods.clone().oneshot(request).await;
+        // It is always ready.
+        let Ok(response) = self.methods.clone().call(request.map(OneMessage::new)).await;
         message_problem(&response).map_or(Ok(response), Err)
     }
 
-    async fn mark_read_json(&self, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+    async fn mark_read_json(
+        &self,
+        Arrival { peer, deadline, traceparent, .. }: Arrival,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Refusal> {
         let (head, body) = request.into_parts();
-        let (deadline, Peer { security, .. }) = known(&head.extensions)?;
+        let security = peer.security;
         let form = Form::read(&head, body).await?;
         let signed = Some(Signed { head: &head, form: &form, scheme: security.scheme() });
         let presented = Presented { headers: &head.headers, security, signed, deadline };
@@ -291,7 +356,6 @@ impl Routes {
         if let Some(nonce) = proof.nonce {
             self.service.use_nonce(nonce, deadline).await?;
         }
-        let traceparent = head.extensions.get::<Traceparent>().copied();
         Ok(crate::http::mark_read(&self.service, proof.reader, &form, deadline, traceparent).await)
     }
 
@@ -299,12 +363,6 @@ impl Routes {
         let Ok(response) = service.clone().oneshot(request).await;
         UntilDrain::wrap(response, &self.lifecycle)
     }
-}
-
-/// What every request's extensions hold, once it has passed the front.
-fn known(extensions: &http::Extensions) -> Result<(Deadline, Peer), Refusal> {
-    let known = extensions.get().copied().zip(extensions.get().copied());
-    known.ok_or(Refusal::Internal)
 }
 
 fn reflection() -> tonic_reflection::server::Builder<'static> {

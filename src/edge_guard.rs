@@ -15,7 +15,7 @@ use tower_governor::governor::{Governor, GovernorConfig, GovernorConfigBuilder};
 use tower_governor::key_extractor::KeyExtractor;
 use tower_governor::{GovernorError, GovernorLayer};
 
-use crate::peer::Peer;
+use crate::edge::Arrival;
 use crate::status::Body;
 
 /// How often the peers are dropped whose calls have all been given back.
@@ -80,8 +80,10 @@ impl KeyExtractor for PeerKey {
     type Key = IpAddr;
 
     fn extract<T>(&self, request: &Request<T>) -> Result<IpAddr, GovernorError> {
-        let peer = request.extensions().get::<Peer>();
-        peer.map(|peer| network(peer.address)).ok_or(GovernorError::UnableToExtractKey)
+        let arrival = request.extensions().get::<Arrival>();
+        arrival
+            .map(|arrival| network(arrival.peer.address))
+            .ok_or(GovernorError::UnableToExtractKey)
     }
 }
 

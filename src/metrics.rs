@@ -132,7 +132,7 @@ impl Metrics {
 
     /// Records how long a call took until its status was known. `_OTHER` stands for any method
     /// that is not ours.
-    pub fn record_call(&self, method: RecordedMethod, code: Code, began: Instant) {
+    pub fn record_call(&self, method: RecordedMethod, code: Code, took: Duration) {
         let (index, code) = (code_index(code), code_name(code));
         let (handle, method) = match method {
             RecordedMethod::Ours(rpc) => {
@@ -145,8 +145,8 @@ impl Metrics {
         let make =
             || histogram!(RPC_DURATION, "rpc_method" => method, "rpc_response_status_code" => code);
         match handle {
-            Some(handle) => handle.get_or_init(make).record(began.elapsed()),
-            None => make().record(began.elapsed()),
+            Some(handle) => handle.get_or_init(make).record(took),
+            None => make().record(took),
         }
     }
 }

@@ -54,10 +54,11 @@ impl Service {
         traceparent: Option<Traceparent>,
     ) -> Result<Outcome, Refusal> {
         let outcome = match command {
-            Ok(mark) => match self.ask_store(&[mark], deadline, traceparent).await {
-                Ok(mut outcomes) => outcomes.pop().unwrap_or(Err(Refusal::Internal)),
-                Err(refusal) => Err(refusal),
-            },
+            Ok(mark) => {
+                let outcome = in_time(deadline, self.store.mark_read(mark, traceparent)).await;
+                tracing::debug!(?mark, ?outcome, "asked the store");
+                outcome.map_err(|error| self.refuse(&error))
+            }
             Err(bad_fields) => Err(Refusal::BadFields(bad_fields)),
         };
         self.metrics.count_mark_read(&outcome);
@@ -77,7 +78,7 @@ impl Service {
         traceparent: Option<Traceparent>,
     ) -> Result<Vec<Result<Outcome, Refusal>>, Refusal> {
         let marks: Vec<Mark> = commands.iter().flatten().copied().collect();
-        let mut done = match self.ask_store(&marks, deadline, traceparent).await {
+        let mut done = match self.ask_for_all(&marks, deadline, traceparent).await {
             Ok(done) => done.into_iter(),
             Err(refusal) => {
                 for command in commands {
@@ -181,7 +182,7 @@ impl Service {
         }
     }
 
-    async fn ask_store(
+    async fn ask_for_all(
         &self,
         marks: &[Mark],
         deadline: Deadline,
@@ -190,7 +191,7 @@ impl Service {
         if marks.is_empty() {
             return Ok(Vec::new());
         }
-        let asked = self.store.mark_read(marks, traceparent);
+        let asked = self.store.mark_read_all(marks, traceparent);
         let outcomes = match in_time(deadline, asked).await {
             Ok(outcomes) if outcomes.len() == marks.len() => Ok(outcomes),
             Ok(_) => Err(StoreError::corrupt("another number of outcomes than of marks")),

@@ -124,7 +124,8 @@ async fn authentication_us() -> f64 {
     let identity = Identity::Proven { bearer: Some(Bearer::Configured(keys)), oauth1: None };
     let mut headers = http::HeaderMap::new();
     headers.insert(http::header::AUTHORIZATION, workloads::token());
-    let deadline = Deadline::starting_now(Wire::Grpc, &headers, Duration::from_secs(600));
+    let deadline =
+        Deadline::of_call(Instant::now().into(), Wire::Grpc, &headers, Duration::from_secs(600));
     let presented =
         Presented { headers: &headers, security: Security::Plain, signed: None, deadline };
     let began = Instant::now();

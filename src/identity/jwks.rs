@@ -113,7 +113,8 @@ impl Jwks {
         if let Check::Done(verified) = self.check(token) {
             return verified;
         }
-        self.look_again(deadline).await;
+        // On the heap: hardly a call waits for keys, and each would carry the room for it.
+        Box::pin(self.look_again(deadline)).await;
         match self.check(token) {
             Check::Done(verified) => verified,
             Check::UnknownKey => {

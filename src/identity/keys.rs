@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use aws_lc_rs::digest::SHA256_OUTPUT_LEN;
 use jsonwebtoken::jwk::{CommonParameters, Jwk, KeyOperations, PublicKeyUse};
 use jsonwebtoken::{Header, decode_header};
-use moka::sync::Cache;
+use quick_cache::sync::Cache;
 use serde::Deserialize;
 
 use super::jwt::{Expected, Verified, Verifier};
@@ -14,7 +14,7 @@ use super::sha256;
 use crate::status::{Flaw, Refusal};
 
 /// How many verified tokens are remembered, at about 200 bytes each.
-const REMEMBERED_TOKENS: u64 = 50_000;
+const REMEMBERED_TOKENS: usize = 50_000;
 
 /// The most keys of a set that are looked at; more is no key set.
 const KEYS_MAX: usize = 1000;
@@ -83,7 +83,7 @@ impl Keys {
             if SystemTime::now() < verified.until {
                 return Check::Done(Ok(verified));
             }
-            self.verified.invalidate(&digest);
+            self.verified.remove(&digest);
         }
         let Some(key) = self.key_of(token) else { return Check::UnknownKey };
         let verified = key.and_then(|key| key.verifier.verify(token));

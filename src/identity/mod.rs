@@ -198,10 +198,12 @@ impl<'a> Authorization<'a> {
         }
         let value = value.to_str().map_err(|_| invalid_token("authorization is no text"))?;
         let (scheme, rest) = value.split_once(' ').unwrap_or((value, ""));
-        match scheme.to_ascii_lowercase().as_str() {
-            "bearer" => Ok(Some(Self::Bearer(rest.trim()))),
-            "oauth" => Ok(Some(Self::OAuth1(rest))),
-            _ => Err(invalid_token("the authorization's scheme is none that is known")),
+        if scheme.eq_ignore_ascii_case("bearer") {
+            Ok(Some(Self::Bearer(rest.trim())))
+        } else if scheme.eq_ignore_ascii_case("oauth") {
+            Ok(Some(Self::OAuth1(rest)))
+        } else {
+            Err(invalid_token("the authorization's scheme is none that is known"))
         }
     }
 }
@@ -211,6 +213,7 @@ mod tests {
     use std::time::Duration;
 
     use http::HeaderValue;
+    use tokio::time::Instant;
 
     use super::*;
     use crate::routing::Wire;
@@ -228,7 +231,8 @@ mod tests {
         let user = async |pairs: &[_]| {
             let headers = headers(pairs);
             let security = Security::Plain;
-            let deadline = Deadline::starting_now(Wire::Http, &headers, Duration::from_secs(1));
+            let deadline =
+                Deadline::of_call(Instant::now(), Wire::Http, &headers, Duration::from_secs(1));
             let presented = Presented { headers: &headers, security, signed: None, deadline };
             Identity::Dev.authenticate(&presented).await.map(|proof| proof.reader.get())
         };

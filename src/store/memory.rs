@@ -100,8 +100,13 @@ impl MemoryStore {
 
 #[async_trait::async_trait]
 impl Store for MemoryStore {
+    async fn mark_read(&self, mark: Mark, traceparent: Option<Traceparent>) -> MarkResult {
+        let result = self.mark_read_all(&[mark], traceparent).await?.pop();
+        result.unwrap_or_else(|| Err(StoreError::unanswered_mark()))
+    }
+
     /// Its entries are nothing but payloads, and nobody reads them but who watches.
-    async fn mark_read(
+    async fn mark_read_all(
         &self,
         marks: &[Mark],
         _: Option<Traceparent>,

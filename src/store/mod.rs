@@ -24,14 +24,17 @@ pub mod redis;
 /// A store does each mark in one atomic step: quota, comparison, cursor, event.
 #[async_trait::async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// Does the marks in order and answers each in its place. A mark that fails leaves nothing
-    /// half done, and its neighbours succeed or fail on their own. What is given of the call's trace
-    /// stands beside each event.
+    /// Does a mark. One that fails leaves nothing half done. What is given of the call's trace stands
+    /// beside its event.
+    async fn mark_read(&self, mark: Mark, traceparent: Option<Traceparent>) -> MarkResult;
+
+    /// Does marks in order and answers each in its place, as if each had come alone: its neighbours
+    /// succeed or fail on their own.
     ///
     /// # Errors
     ///
     /// When the whole list failed: the store could not be asked, or its answer never came.
-    async fn mark_read(
+    async fn mark_read_all(
         &self,
         marks: &[Mark],
         traceparent: Option<Traceparent>,
@@ -209,6 +212,11 @@ impl StoreError {
     /// An error that a retry does not mend.
     pub fn corrupt(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self { kind: StoreErrorKind::Corrupt, source: source.into().into() }
+    }
+
+    /// An answer to a list of marks that leaves one out.
+    fn unanswered_mark() -> Self {
+        Self::corrupt("a mark without an answer")
     }
 }
 

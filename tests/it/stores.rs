@@ -84,9 +84,7 @@ impl Subject {
     }
 
     pub(crate) async fn mark_one(&self, mark: Mark) -> Outcome {
-        let mut outcomes = self.store().mark_read(&[mark], None).await.unwrap();
-        assert_eq!(outcomes.len(), 1);
-        outcomes.remove(0).unwrap()
+        self.store().mark_read(mark, None).await.unwrap()
     }
 }
 
@@ -196,7 +194,7 @@ async fn each_advance_publishes_one_event(subject: Subject) {
 
 async fn a_list_is_done_in_order_each_mark_for_itself(subject: Subject) {
     let marks = [mark(1, 2, 5), mark(1, 2, 4), mark(1, 2, 6), mark(3, 2, 1), mark(1, 2, 6)];
-    let outcomes = subject.store().mark_read(&marks, None).await.unwrap();
+    let outcomes = subject.store().mark_read_all(&marks, None).await.unwrap();
     let outcomes: Vec<_> = outcomes.into_iter().map(Result::unwrap).collect();
     let cursors: Vec<_> = outcomes.iter().map(cursor_of).collect();
     assert_eq!(cursors, [(true, 5), (false, 5), (true, 6), (true, 1), (false, 6)]);
@@ -206,7 +204,7 @@ async fn a_list_is_done_in_order_each_mark_for_itself(subject: Subject) {
 }
 
 async fn an_empty_list_is_nothing_to_do(subject: Subject) {
-    assert!(subject.store().mark_read(&[], None).await.unwrap().is_empty());
+    assert!(subject.store().mark_read_all(&[], None).await.unwrap().is_empty());
 }
 
 async fn racing_marks_end_at_the_greatest(subject: Subject) {
@@ -220,14 +218,11 @@ async fn racing_marks_end_at_the_greatest(subject: Subject) {
             for n in 0..MARKS {
                 // Every ID once, in an order that no two tasks share.
                 let message = 1 + (n * 7 + task) % MARKS * TASKS + task;
-                let outcomes =
-                    store.mark_read(&[mark(READER, RECIPIENT, message)], None).await.unwrap();
-                for outcome in outcomes {
-                    let (moved, at) = cursor_of(&outcome.unwrap());
-                    assert!(at >= message, "an answer behind its own mark");
-                    if moved {
-                        advanced.push(at);
-                    }
+                let marked = store.mark_read(mark(READER, RECIPIENT, message), None).await;
+                let (moved, at) = cursor_of(&marked.unwrap());
+                assert!(at >= message, "an answer behind its own mark");
+                if moved {
+                    advanced.push(at);
                 }
             }
             advanced
@@ -292,7 +287,7 @@ async fn a_call_carries_4_mib_of_user_objects_and_the_other_users_ids(subject: S
         subject.put_user(user, object.as_bytes()).await;
     }
     let marks: Vec<_> = (2..=FIT + 2).map(|recipient| mark(1, recipient, 1)).collect();
-    let outcomes = subject.store().mark_read(&marks, None).await.unwrap();
+    let outcomes = subject.store().mark_read_all(&marks, None).await.unwrap();
     assert!(outcomes.iter().all(|outcome| matches!(outcome, Ok(Outcome::Advanced { .. }))));
     let shown = subject.payloads().await;
     let whole = |payload: &&String| payload.len() > 2 * object.len();

@@ -4,13 +4,13 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use moka::sync::Cache;
+use quick_cache::sync::Cache;
 
 use crate::ids::UserId;
-use crate::mark_read::{Quota, RateLimit};
+use crate::mark_read::Quota;
 
 /// How many readers are remembered; beyond that Redis is asked again.
-const CAPACITY_READERS: u64 = 100_000;
+const CAPACITY_READERS: usize = 100_000;
 
 /// How many readers are held against Redis at once.
 const CHECKED_READERS: usize = 64;
@@ -34,12 +34,8 @@ struct Denial {
 pub(super) struct Generation(u64);
 
 impl Denials {
-    pub(super) fn new(rate_limit: RateLimit) -> Self {
-        let readers = Cache::builder()
-            .max_capacity(CAPACITY_READERS)
-            .time_to_live(Duration::from_millis(rate_limit.window_ms))
-            .build();
-        Self { readers, generation: AtomicU64::new(0) }
+    pub(super) fn new() -> Self {
+        Self { readers: Cache::new(CAPACITY_READERS), generation: AtomicU64::new(0) }
     }
 
     /// To be taken before Redis is asked: a denial that was on its way when everything was
@@ -72,7 +68,7 @@ impl Denials {
 
     /// Some of the readers who are denied now, to be held against what Redis says.
     pub(super) fn some_readers(&self) -> Vec<UserId> {
-        let readers = self.readers.iter().map(|(reader, _)| *reader);
+        let readers = self.readers.iter().map(|(reader, _)| reader);
         readers.filter(|reader| self.of(*reader).is_some()).take(CHECKED_READERS).collect()
     }
 
@@ -86,8 +82,6 @@ impl Denials {
 mod tests {
     use super::*;
 
-    const LIMIT: RateLimit = RateLimit { calls: 1, window_ms: 60_000 };
-
     fn reader() -> UserId {
         7.try_into().unwrap()
     }
@@ -96,7 +90,7 @@ mod tests {
 
     #[test]
     fn a_denial_lasts_until_the_reset() {
-        let denials = Denials::new(LIMIT);
+        let denials = Denials::new();
         let now = Instant::now();
         let minute = Duration::from_secs(60);
         denials.remember(reader(), QUOTA, now.checked_add(minute), denials.generation());
@@ -110,7 +104,7 @@ mod tests {
 
     #[test]
     fn what_was_forgotten_stays_forgotten_even_if_its_answer_comes_later() {
-        let denials = Denials::new(LIMIT);
+        let denials = Denials::new();
         let until = Instant::now().checked_add(Duration::from_secs(60));
         denials.remember(reader(), QUOTA, until, denials.generation());
         assert!(denials.of(reader()).is_some());

@@ -39,6 +39,7 @@ use crate::mark_read::{Mark, Outcome, RateLimit, ReadCursor};
 use crate::metrics::{self, StoreTimer};
 use crate::read_state::{Conversation, CursorPage, ReadOutcome};
 use crate::telemetry::Traceparent;
+use crate::users::Users;
 
 mod address;
 mod denials;
@@ -131,7 +132,7 @@ impl RedisStore {
         metrics::set_stream_maxlen(stream_maxlen);
         let spans = Arc::new(Spans::of(address.info()));
         let link = Arc::new(Link::new());
-        let denials = Arc::new(Denials::new(rate_limit));
+        let denials = Arc::new(Denials::new());
         let scripts = Arc::new(Scripts {
             marks: MarkReadScript::new(stream.clone(), stream_maxlen, rate_limit),
             reads: ReadScripts::new(config.read_rate_limit),
@@ -173,17 +174,28 @@ impl RedisStore {
 
 #[async_trait::async_trait]
 impl Store for RedisStore {
-    async fn mark_read(
+    /// It may share its step with others.
+    async fn mark_read(&self, mark: Mark, traceparent: Option<Traceparent>) -> MarkResult {
+        if let Some(denial) = self.known_denial(&mark) {
+            return Ok(denial);
+        }
+        let _permit = self.permit()?;
+        let users = match self.users.known(&mark) {
+            Some(users) => users,
+            // On the heap: most users are known, and each call would carry the room for it.
+            None => Box::pin(self.read_users(&[mark])).await?,
+        };
+        let _timing = self.timer.start();
+        let step = self.steps.do_one(TracedMark { mark, traceparent }, users);
+        self.spans.script("mark_read", 1).of(step).await
+    }
+
+    /// Marks of one caller, in one step.
+    async fn mark_read_all(
         &self,
         marks: &[Mark],
         traceparent: Option<Traceparent>,
     ) -> Result<Vec<MarkResult>, StoreError> {
-        if let [mark] = *marks {
-            return Ok(vec![match self.known_denial(&mark) {
-                Some(denial) => Ok(denial),
-                None => self.do_one(mark, traceparent).await,
-            }]);
-        }
         let mut results: Vec<Option<MarkResult>> =
             marks.iter().map(|mark| self.known_denial(mark).map(Ok)).collect();
         let open: Vec<Mark> = marks
@@ -197,7 +209,7 @@ impl Store for RedisStore {
                 *result = answers.next();
             }
         }
-        let missing = || Err(StoreError::corrupt("a mark without an answer"));
+        let missing = || Err(StoreError::unanswered_mark());
         Ok(results.into_iter().map(|result| result.unwrap_or_else(missing)).collect())
     }
 
@@ -280,23 +292,17 @@ impl RedisStore {
         permit.map_err(|_| StoreError::unavailable("too many calls wait for Redis"))
     }
 
-    /// One mark, which may share its step with others.
-    async fn do_one(&self, mark: Mark, traceparent: Option<Traceparent>) -> MarkResult {
-        let _permit = self.permit()?;
-        let users = self.users.users_of(&[mark], &mut self.link.connection()?).await?;
-        let _timing = self.timer.start();
-        let step = self.steps.do_one(TracedMark { mark, traceparent }, users);
-        self.spans.script("mark_read", 1).of(step).await
+    async fn read_users(&self, marks: &[Mark]) -> Result<Users, StoreError> {
+        self.users.users_of(marks, &mut self.link.connection()?).await
     }
 
-    /// Several marks of one caller: one step.
     async fn do_all(
         &self,
         marks: &[Mark],
         traceparent: Option<Traceparent>,
     ) -> Result<Vec<MarkResult>, StoreError> {
         let _permit = self.permit()?;
-        let users = self.users.users_of(marks, &mut self.link.connection()?).await?;
+        let users = self.read_users(marks).await?;
         let _timing = self.timer.start();
         let traced: Vec<_> = marks.iter().map(|&mark| TracedMark { mark, traceparent }).collect();
         let step = self.steps.step(&traced, &users);

@@ -1,8 +1,13 @@
 //! Spans of what Redis is asked for a call, by OpenTelemetry's conventions for database clients
 //! (1.44). No key, and nothing that stands in a command, is told.
 
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use pin_project_lite::pin_project;
 use redis::{ConnectionAddr, ConnectionInfo};
 use tracing::field::Empty;
+use tracing::instrument::Instrumented;
 use tracing::{Instrument, Span};
 
 use crate::store::{StoreError, StoreErrorKind};
@@ -72,20 +77,30 @@ pub(super) struct Asking {
 
 impl Asking {
     /// Waits for the answer.
-    pub(super) async fn of<T>(
-        self,
-        asked: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        self.of_many(asked, |_| None).await
+    pub(super) fn of<T, F>(self, asked: F) -> impl Future<Output = Result<T, StoreError>>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        self.of_many(asked, |_| None)
     }
 
     /// Waits for an answer that may be good and hold failures nevertheless.
-    pub(super) async fn of_many<T>(
-        mut self,
-        asked: impl Future<Output = Result<T, StoreError>>,
-        failure: impl FnOnce(&T) -> Option<&StoreError>,
-    ) -> Result<T, StoreError> {
-        let answer = asked.instrument(self.span.clone()).await;
+    pub(super) fn of_many<T, F>(
+        self,
+        asked: F,
+        failure: fn(&T) -> Option<&StoreError>,
+    ) -> impl Future<Output = Result<T, StoreError>>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        Answered { asked: asked.instrument(self.span.clone()), asking: self, failure }
+    }
+
+    fn answered<T>(
+        &mut self,
+        answer: &Result<T, StoreError>,
+        failure: fn(&T) -> Option<&StoreError>,
+    ) {
         self.ended = true;
         if let Some(error) = answer.as_ref().map_or_else(Some, failure) {
             self.failed(match error.kind {
@@ -93,11 +108,35 @@ impl Asking {
                 StoreErrorKind::Corrupt => "corrupt",
             });
         }
-        answer
     }
 
     fn failed(&self, error_type: &str) {
         self.span.record("error.type", error_type).record("otel.status_code", "ERROR");
+    }
+}
+
+pin_project! {
+    /// The answer to a question. Not an async block: that one would hold what is asked twice, and a
+    /// call carries it.
+    struct Answered<T, F> {
+        #[pin]
+        asked: Instrumented<F>,
+        asking: Asking,
+        failure: fn(&T) -> Option<&StoreError>,
+    }
+}
+
+impl<T, F> Future for Answered<T, F>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        let answer = ready!(this.asked.poll(cx));
+        this.asking.answered(&answer, *this.failure);
+        Poll::Ready(answer)
     }
 }
 

@@ -87,16 +87,20 @@ impl Steps {
 
     /// Does one mark, in a step of its own or with others.
     pub(super) async fn do_one(self: &Arc<Self>, mark: TracedMark, users: Users) -> MarkResult {
-        let (turn, users) = match self.ask_for_turn(mark, users) {
-            Ok(granted) => granted,
+        match self.ask_for_turn(mark, users) {
+            // On the heap: under load most marks wait, and each would carry the room for it.
+            Ok((turn, users)) => Box::pin(self.step_alone(turn, mark, users)).await,
+            // It ends without an answer when the process does.
             Err(answered) => {
-                // It ends without an answer when the process does.
-                return answered.await.unwrap_or_else(|gone| Err(StoreError::unavailable(gone)));
+                answered.await.unwrap_or_else(|gone| Err(StoreError::unavailable(gone)))
             }
-        };
+        }
+    }
+
+    async fn step_alone(&self, turn: Turn, mark: TracedMark, users: Users) -> MarkResult {
         let result = self.step(&[mark], &users).await.map(|mut results| results.pop());
         drop(turn);
-        result?.unwrap_or_else(|| Err(StoreError::corrupt("a mark without an answer")))
+        result?.unwrap_or_else(|| Err(StoreError::unanswered_mark()))
     }
 
     /// Does marks in order, in one step.

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use moka::sync::Cache;
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
 use redis::aio::MultiplexedConnection;
 use redis::{RedisResult, pipe};
 
@@ -24,13 +25,16 @@ const REMEMBERED: Duration = Duration::from_secs(4);
 const CAPACITY_BYTES: u64 = 64 * 1024 * 1024;
 
 /// What an entry costs beside its text, roughly.
-const ENTRY_BYTES: usize = 256;
+const ENTRY_BYTES: u64 = 256;
+
+/// How many users that is about, where most have no object.
+const CAPACITY_USERS: usize = 256 * 1024;
 
 /// Reads user objects.
 #[derive(Debug)]
 pub(super) struct UserReader {
     key_prefix: String,
-    remembered: Cache<UserId, Remembered>,
+    remembered: Cache<UserId, Remembered, Weigh>,
     timer: StoreTimer,
     spans: Arc<Spans>,
 }
@@ -41,18 +45,34 @@ struct Remembered {
     asked: Instant,
 }
 
+/// Weighs what is remembered, in bytes.
+#[derive(Clone, Debug)]
+struct Weigh;
+
+impl Weighter<UserId, Remembered> for Weigh {
+    fn weight(&self, _: &UserId, Remembered { object, .. }: &Remembered) -> u64 {
+        let text_bytes = object.as_ref().map_or(0, |object| object.as_str().len());
+        u64::try_from(text_bytes).unwrap_or(u64::MAX).saturating_add(ENTRY_BYTES)
+    }
+}
+
 impl UserReader {
     pub(super) fn new(key_prefix: String, spans: Arc<Spans>) -> Self {
-        let weigh = |_: &UserId, Remembered { object, .. }: &Remembered| {
-            let text_bytes = object.as_ref().map_or(0, |object| object.as_str().len());
-            u32::try_from(ENTRY_BYTES + text_bytes).unwrap_or(u32::MAX)
-        };
-        let remembered = Cache::builder()
-            .max_capacity(CAPACITY_BYTES)
-            .weigher(weigh)
-            .time_to_live(REMEMBERED)
-            .build();
+        let remembered = Cache::with_weighter(CAPACITY_USERS, CAPACITY_BYTES, Weigh);
         Self { key_prefix, remembered, timer: StoreTimer::new("read_users"), spans }
+    }
+
+    /// The user objects of a mark's reader and recipient, where both are remembered.
+    pub(super) fn known(&self, mark: &Mark) -> Option<Users> {
+        let now = Instant::now();
+        let reader = self.recall(mark.reader, now)?;
+        let recipient = self.recall(mark.recipient, now)?;
+        if reader.is_none() && recipient.is_none() {
+            return Some(Users::default());
+        }
+        let objects = [(mark.reader, reader), (mark.recipient, recipient)];
+        let objects = objects.into_iter().filter_map(|(user, object)| Some((user, object?)));
+        Some(Users::within_bounds(objects))
     }
 
     /// The user objects of the readers and recipients, the first mark's first. Those that are not
@@ -62,16 +82,9 @@ impl UserReader {
         marks: &[Mark],
         connection: &mut MultiplexedConnection,
     ) -> Result<Users, StoreError> {
-        if let [mark] = marks
-            && let (Some(reader), Some(recipient)) =
-                (self.recall(mark.reader), self.recall(mark.recipient))
-        {
-            let objects = [(mark.reader, reader), (mark.recipient, recipient)];
-            let known = |(user, object): (_, Option<_>)| Some((user, object?));
-            return Ok(Users::within_bounds(objects.into_iter().filter_map(known)));
-        }
         let users = distinct_users(marks);
-        let mut objects: Vec<_> = users.iter().map(|user| self.recall(*user)).collect();
+        let now = Instant::now();
+        let mut objects: Vec<_> = users.iter().map(|user| self.recall(*user, now)).collect();
         let unknown = users.iter().zip(&objects).filter(|(_, object)| object.is_none());
         let unknown: Vec<_> = unknown.map(|(user, _)| *user).collect();
         if !unknown.is_empty() {
@@ -86,9 +99,9 @@ impl UserReader {
 
     /// What is remembered of a user, who may have no object.
     #[allow(clippy::option_option, reason = "not known, and known not to be there, are two things")]
-    fn recall(&self, user: UserId) -> Option<Option<UserObject>> {
+    fn recall(&self, user: UserId, now: Instant) -> Option<Option<UserObject>> {
         let known = self.remembered.get(&user)?;
-        (known.asked.elapsed() < REMEMBERED).then_some(known.object)
+        (now.saturating_duration_since(known.asked) < REMEMBERED).then_some(known.object)
     }
 
     /// One read of them all. It asks for one byte more than a user object may have, so that what is

@@ -53,7 +53,7 @@ async fn a_key_of_a_wrong_type_or_value_fails_its_readers_marks_and_no_others() 
         let before: Vec<u8> = redis.run(&format!("DUMP {key}")).await;
 
         let marks = [mark(1, 9, 7), mark(SPOILT, 9, 7), mark(3, 9, 7), mark(SPOILT, 9, 8)];
-        let results = subject.store().mark_read(&marks, None).await.unwrap();
+        let results = subject.store().mark_read_all(&marks, None).await.unwrap();
         assert!(advanced(&results[0]) && advanced(&results[2]), "{spoil}: {results:?}");
         for spoilt in [&results[1], &results[3]] {
             assert!(failed(spoilt, StoreErrorKind::Corrupt), "{spoil}: {results:?}");
@@ -78,7 +78,7 @@ async fn a_cursor_without_its_time_fails_until_an_advance_mends_it() {
         redis.run::<()>("FLUSHALL").await;
         redis.run::<()>(spoil).await;
         let marks = [mark(2, 9, 5), mark(2, 9, 4), mark(2, 9, 6), mark(2, 9, 5)];
-        let results = subject.store().mark_read(&marks, None).await.unwrap();
+        let results = subject.store().mark_read_all(&marks, None).await.unwrap();
         assert!(failed(&results[0], StoreErrorKind::Corrupt), "{spoil}: {results:?}");
         assert!(failed(&results[1], StoreErrorKind::Corrupt), "{spoil}: {results:?}");
         assert!(advanced(&results[2]), "{spoil}: {results:?}");
@@ -93,7 +93,7 @@ async fn a_stream_of_a_wrong_type_fails_advances_wholly_and_no_others() {
     subject.mark_one(mark(1, 9, 7)).await;
     redis.run::<()>(&format!("SET {STREAM} x")).await;
     let marks = [mark(1, 9, 8), mark(1, 9, 7), mark(2, 9, 7)];
-    let results = subject.store().mark_read(&marks, None).await.unwrap();
+    let results = subject.store().mark_read_all(&marks, None).await.unwrap();
     assert!(failed(&results[0], StoreErrorKind::Corrupt), "{results:?}");
     assert!(matches!(results[1], Ok(Outcome::Unchanged { .. })), "{results:?}");
     assert!(failed(&results[2], StoreErrorKind::Corrupt), "{results:?}");
@@ -116,7 +116,7 @@ async fn a_redis_that_fills_up_leaves_no_mark_half_done() {
     for reader in 1..=LISTS {
         let marks: Vec<_> = (1..=20).map(|recipient| mark(reader, recipient, 7)).collect();
         for (recipient, result) in
-            (1..=20).zip(subject.store().mark_read(&marks, None).await.unwrap())
+            (1..=20).zip(subject.store().mark_read_all(&marks, None).await.unwrap())
         {
             if advanced(&result) {
                 done.push((reader, recipient, 7));
@@ -189,14 +189,14 @@ async fn marks_given_up_while_they_were_queued_are_never_sent() {
     // All users are known then: a list whose users are not would wait for those, and send nothing.
     let users = (1..=LISTS).chain([RECIPIENT]);
     let known: Vec<_> = users.map(|to| mark(LISTS + 1, to, MESSAGE)).collect();
-    subject.store().mark_read(&known, None).await.unwrap();
+    subject.store().mark_read_all(&known, None).await.unwrap();
     redis.freeze();
     let mut lists = JoinSet::new();
     for reader in 1..=LISTS {
         let store = subject.store();
         lists.spawn(async move {
-            let marks = [mark(reader, RECIPIENT, MESSAGE)];
-            timeout(Duration::from_millis(500), store.mark_read(&marks, None)).await.is_err()
+            let mark = mark(reader, RECIPIENT, MESSAGE);
+            timeout(Duration::from_millis(500), store.mark_read(mark, None)).await.is_err()
         });
     }
     assert!(lists.join_all().await.into_iter().all(|given_up| given_up));
@@ -206,10 +206,7 @@ async fn marks_given_up_while_they_were_queued_are_never_sent() {
     // Sent after them on the same connection, this is done after all that were sent.
     let last = mark(LISTS + 1, RECIPIENT, MESSAGE);
     let limit = Duration::from_secs(20);
-    timeout(limit, subject.store().mark_read(&[last], None))
-        .await
-        .expect("served in time")
-        .unwrap();
+    timeout(limit, subject.store().mark_read(last, None)).await.expect("served in time").unwrap();
     let sent = redis.calls("evalsha").await - 2;
     assert!((1..LISTS * 3 / 4).contains(&sent), "{sent} lists were sent");
     sleep(Duration::from_millis(500)).await;

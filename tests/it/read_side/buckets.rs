@@ -20,7 +20,7 @@ async fn subject() -> (Arc<Redis>, Subject) {
 async fn mark_all(subject: &Subject, recipients: impl Iterator<Item = u64>) {
     let marks: Vec<_> = recipients.map(|to| mark(READER, to, MESSAGE)).collect();
     for marks in marks.chunks(500) {
-        let outcomes = subject.store().mark_read(marks, None).await.unwrap();
+        let outcomes = subject.store().mark_read_all(marks, None).await.unwrap();
         assert!(outcomes.iter().all(|outcome| matches!(outcome, Ok(Outcome::Advanced { .. }))));
     }
 }
@@ -99,7 +99,8 @@ async fn a_bucket_that_cannot_be_leaves_the_mark_undone() {
     let events = redis.payloads().await.len();
     let used = redis.used(READER).await;
     for _ in 0..2 {
-        let outcomes = subject.store().mark_read(&[mark(READER, 65, MESSAGE)], None).await.unwrap();
+        let outcomes =
+            subject.store().mark_read_all(&[mark(READER, 65, MESSAGE)], None).await.unwrap();
         let kind = outcomes.into_iter().next().unwrap().unwrap_err().kind;
         assert_eq!(kind, StoreErrorKind::Corrupt);
     }

@@ -54,7 +54,7 @@ async fn read(
 async fn mark_all(subject: &Subject, recipients: impl Iterator<Item = u64>, message: u64) {
     let marks: Vec<_> = recipients.map(|to| mark(READER, to, message)).collect();
     for marks in marks.chunks(500) {
-        let outcomes = subject.store().mark_read(marks, None).await.unwrap();
+        let outcomes = subject.store().mark_read_all(marks, None).await.unwrap();
         assert!(outcomes.iter().all(|outcome| matches!(outcome, Ok(Outcome::Advanced { .. }))));
     }
 }

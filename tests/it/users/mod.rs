@@ -145,7 +145,7 @@ async fn a_list_carries_each_users_text_to_redis_once() {
     let subject = Subject::on(Arc::clone(&redis), limit).await;
     let before = bytes(&redis, "total_net_input_bytes").await;
     let marks: Vec<_> = (1..=MARKS).map(|to| mark(READER, to, MESSAGE)).collect();
-    subject.store().mark_read(&marks, None).await.unwrap();
+    subject.store().mark_read_all(&marks, None).await.unwrap();
     let sent = bytes(&redis, "total_net_input_bytes").await - before;
     let once = u64::try_from(object.len()).unwrap();
     assert!((once..2 * once).contains(&sent), "{sent} bytes for {once}");
