@@ -18,7 +18,10 @@ fn compile_proto(out_dir: &Path) -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile([PROTO], ["proto"])?;
     let encoded = protox::prost::Message::encode_to_vec(&descriptors);
     fs::write(out_dir.join("markread.v1.bin"), encoded)?;
-    tonic_prost_build::configure().build_transport(false).compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .build_transport(false)
+        .codec_path("crate::grpc::codec::SmallBuffers")
+        .compile_fds(descriptors)?;
     Ok(())
 }
 
