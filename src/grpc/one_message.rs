@@ -20,15 +20,21 @@ pin_project! {
     pub struct OneMessage<B> {
         #[pin]
         body: B,
-        head: Vec<u8>,
-        missing_bytes: usize,
+        message: Message,
     }
+}
+
+/// How much of a message has come.
+#[derive(Debug, Default)]
+struct Message {
+    head_bytes: usize,
+    missing_bytes: usize,
 }
 
 impl<B> OneMessage<B> {
     /// A body that is to hold one message.
     pub fn new(body: B) -> Self {
-        Self { body, head: Vec::with_capacity(HEAD_BYTES), missing_bytes: 0 }
+        Self { body, message: Message::default() }
     }
 }
 
@@ -48,7 +54,7 @@ where
         let polled = this.body.poll_frame(cx).map_err(Into::into);
         if let Poll::Ready(Some(Ok(frame))) = &polled
             && let Some(data) = frame.data_ref()
-            && !fits(this.head, this.missing_bytes, data)
+            && !this.message.takes(data)
         {
             return Poll::Ready(Some(Err(Status::internal("more than one message").into())));
         }
@@ -60,22 +66,20 @@ where
     }
 }
 
-/// Whether the next bytes still belong to the first message.
-fn fits(head: &mut Vec<u8>, missing_bytes: &mut usize, data: &[u8]) -> bool {
-    let (of_head, rest) = data.split_at(data.len().min(HEAD_BYTES - head.len()));
-    if !of_head.is_empty() {
-        head.extend_from_slice(of_head);
-        if let [_, a, b, c, d] = head[..] {
-            let length = u32::from_be_bytes([a, b, c, d]);
-            *missing_bytes = usize::try_from(length).unwrap_or(usize::MAX);
+impl Message {
+    /// Whether the next bytes still belong to the message.
+    fn takes(&mut self, data: &[u8]) -> bool {
+        let (of_head, rest) = data.split_at(data.len().min(HEAD_BYTES - self.head_bytes));
+        for byte in of_head {
+            // The flag is no part of the length, and what a length of 32 bits says fits.
+            if self.head_bytes > 0 {
+                self.missing_bytes = self.missing_bytes << 8 | usize::from(*byte);
+            }
+            self.head_bytes += 1;
         }
-    }
-    match missing_bytes.checked_sub(rest.len()) {
-        Some(missing) => {
-            *missing_bytes = missing;
-            true
-        }
-        None => false,
+        let missing = self.missing_bytes.checked_sub(rest.len());
+        self.missing_bytes = missing.unwrap_or_default();
+        missing.is_some()
     }
 }
 
@@ -85,8 +89,8 @@ mod tests {
 
     /// Whether all of these chunks fit, in order.
     fn all_fit(chunks: &[&[u8]]) -> bool {
-        let (mut head, mut missing_bytes) = (Vec::new(), 0);
-        chunks.iter().all(|chunk| fits(&mut head, &mut missing_bytes, chunk))
+        let mut message = Message::default();
+        chunks.iter().all(|chunk| message.takes(chunk))
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
@@ -325,8 +325,16 @@ pub fn insert_rate_limit(headers: &mut HeaderMap, quota: Quota) {
     const REMAINING: HeaderName = HeaderName::from_static("x-rate-limit-remaining");
     const RESET: HeaderName = HeaderName::from_static("x-rate-limit-reset");
     headers.insert(LIMIT, quota.limit.into());
-    headers.insert(REMAINING, quota.remaining.into());
-    headers.insert(RESET, quota.reset_at_seconds().into());
+    headers.insert(REMAINING, never_indexed(quota.remaining));
+    headers.insert(RESET, never_indexed(quota.reset_at_seconds()));
+}
+
+/// A value that stays out of HPACK's table (RFC 7541 section 6.2.3): one that differs from answer to
+/// answer would fill the table, and be looked for among all that came before.
+fn never_indexed(number: u64) -> HeaderValue {
+    let mut value = HeaderValue::from(number);
+    value.set_sensitive(true);
+    value
 }
 
 /// Rounded up, as a caller that waits them out must be late rather than early; at least 1.
