@@ -1,16 +1,22 @@
-//! The generator: HTTP/2 calls that were encoded beforehand, on as few instructions as the `h2` crate
-//! allows, since it shares the machine with what it measures.
+//! The generator: HTTP/2 calls that were encoded beforehand, on as few instructions as the `h2`
+//! crate allows, since it shares the machine with what it measures.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use h2::RecvStream;
 use h2::client::SendRequest;
-use http::{HeaderValue, Method, Request, Uri};
+use http::{HeaderValue, Method, Request, Response, Uri};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::sleep_until;
+
+/// How often calls leave that are made evenly, and some 50 µs more. The runtime's own timer knows
+/// whole milliseconds only, which would be most of what a call takes.
+const TICK: Duration = Duration::from_micros(50);
 
 /// What is sent, call by call.
 pub(crate) struct Calls {
@@ -18,11 +24,13 @@ pub(crate) struct Calls {
     pub(crate) path: String,
     pub(crate) content_type: &'static str,
     /// The `authorization` and the body of the call with this number.
-    pub(crate) make: Arc<dyn Fn(u64) -> (Option<HeaderValue>, Bytes) + Send + Sync>,
+    pub(crate) make: Box<dyn Fn(u64) -> (HeaderValue, Bytes) + Send + Sync>,
     /// What `grpc-status`, or without it the HTTP status, has to be.
     pub(crate) status: &'static str,
     /// Numbers go on from round to round, so that what rises keeps rising.
     pub(crate) next: AtomicU64,
+    /// How many were answered, in all rounds.
+    pub(crate) answered: AtomicU64,
 }
 
 /// How calls are made.
@@ -32,6 +40,14 @@ pub(crate) enum Pace {
     Saturate { connections: usize, at_once: usize },
     /// So many a second, whether or not those before were answered.
     Even { connections: usize, per_second: f64 },
+}
+
+/// When to stop.
+#[derive(Clone, Copy)]
+pub(crate) enum Until {
+    Elapsed(Duration),
+    /// So many calls were made since the beginning of all.
+    Number(u64),
 }
 
 /// What a round came to.
@@ -53,98 +69,163 @@ impl Round {
     }
 }
 
-/// Makes calls for so long.
-pub(crate) async fn run(address: &str, calls: &Arc<Calls>, pace: Pace, lasts: Duration) -> Round {
-    let (connections, at_once) = match pace {
-        Pace::Saturate { connections, at_once } => (connections, at_once),
-        Pace::Even { connections, .. } => (connections, 0),
-    };
-    let mut open = Vec::new();
-    let mut driving = JoinSet::new();
-    for _ in 0..connections {
-        let stream = TcpStream::connect(address).await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        let (sender, connection) = h2::client::handshake(stream).await.unwrap();
-        driving.spawn(connection);
-        open.push(sender);
+/// Connections to one server, as long as this is there.
+pub(crate) struct Connections {
+    open: Vec<SendRequest<Bytes>>,
+    _driven: JoinSet<Result<(), h2::Error>>,
+}
+
+impl Connections {
+    pub(crate) async fn open(address: &str, connections: usize) -> Self {
+        let mut open = Vec::with_capacity(connections);
+        let mut driven = JoinSet::new();
+        for _ in 0..connections {
+            let stream = TcpStream::connect(address).await.unwrap();
+            stream.set_nodelay(true).unwrap();
+            // What came while the machine was busy may be many small frames at once.
+            let mut http = h2::client::Builder::new();
+            let handshake = http.enable_push(false).data_frame_budget(usize::MAX).handshake(stream);
+            let (sender, connection) = handshake.await.unwrap();
+            driven.spawn(connection);
+            open.push(sender);
+        }
+        Self { open, _driven: driven }
     }
-    let uri: Uri = format!("http://{address}{}", calls.path).parse().unwrap();
+}
+
+/// Makes calls until then.
+pub(crate) async fn run(address: &str, calls: &Arc<Calls>, pace: Pace, until: Until) -> Round {
+    let (Pace::Saturate { connections, .. } | Pace::Even { connections, .. }) = pace;
+    let connections = Connections::open(address, connections).await;
+    let uri = uri(address, calls);
+    let mut working = JoinSet::new();
     let began = Instant::now();
-    let ends = began + lasts;
-    let mut working: JoinSet<Vec<u32>> = JoinSet::new();
     match pace {
-        Pace::Saturate { .. } => {
-            for sender in &open {
+        Pace::Saturate { at_once, .. } => {
+            for sender in &connections.open {
                 for _ in 0..at_once {
                     let (sender, calls, uri) = (sender.clone(), Arc::clone(calls), uri.clone());
-                    working.spawn(async move {
-                        let mut sender = sender;
-                        let mut latencies = Vec::with_capacity(16 * 1024);
-                        while Instant::now() < ends {
-                            let sent = Instant::now();
-                            sender = call(sender, &calls, uri.clone()).await;
-                            latencies.push(micros(sent.elapsed()));
-                        }
-                        latencies
-                    });
+                    working.spawn(one_after_another(sender, calls, uri, began, until));
                 }
             }
         }
         Pace::Even { per_second, .. } => {
+            let Until::Elapsed(lasts) = until else { panic!("an even pace is kept for a time") };
+            let tick = ticks();
             let mut number = 0_u32;
-            loop {
-                let due = began + Duration::from_secs_f64(f64::from(number) / per_second);
-                if due >= ends {
-                    break;
+            while began.elapsed() < lasts {
+                tick.notified().await;
+                loop {
+                    let due = began + Duration::from_secs_f64(f64::from(number) / per_second);
+                    if due > Instant::now() {
+                        break;
+                    }
+                    let mut sender =
+                        connections.open[number as usize % connections.open.len()].clone();
+                    let (calls, uri) = (Arc::clone(calls), uri.clone());
+                    working.spawn(async move {
+                        let number = calls.next.fetch_add(1, Ordering::Relaxed);
+                        call(&mut sender, &calls, uri, number).await;
+                        // From when it was due: what waits behind a slow one counts.
+                        vec![micros(due.elapsed())]
+                    });
+                    number += 1;
                 }
-                if due > Instant::now() {
-                    sleep_until(due.into()).await;
-                }
-                let sender = open[number as usize % open.len()].clone();
-                let (calls, uri) = (Arc::clone(calls), uri.clone());
-                working.spawn(async move {
-                    call(sender, &calls, uri).await;
-                    // From when it was due: what waits behind a slow one counts.
-                    vec![micros(due.elapsed())]
-                });
-                number += 1;
             }
         }
     }
     let mut latencies_us = working.join_all().await.concat();
     let took = began.elapsed();
     latencies_us.sort_unstable();
+    calls.answered.fetch_add(latencies_us.len() as u64, Ordering::Relaxed);
     Round { calls: latencies_us.len() as u64, took, latencies_us }
 }
 
-/// One call, whose answer has to be right.
-async fn call(sender: SendRequest<Bytes>, calls: &Calls, uri: Uri) -> SendRequest<Bytes> {
-    let (authorization, body) = (calls.make)(calls.next.fetch_add(1, Ordering::Relaxed));
+async fn one_after_another(
+    mut sender: SendRequest<Bytes>,
+    calls: Arc<Calls>,
+    uri: Uri,
+    began: Instant,
+    until: Until,
+) -> Vec<u32> {
+    let mut latencies = Vec::with_capacity(16 * 1024);
+    let mut sent = Instant::now();
+    loop {
+        let number = calls.next.fetch_add(1, Ordering::Relaxed);
+        let goes_on = match until {
+            Until::Elapsed(lasts) => sent.duration_since(began) < lasts,
+            Until::Number(end) => number < end,
+        };
+        if !goes_on {
+            return latencies;
+        }
+        call(&mut sender, &calls, uri.clone(), number).await;
+        let answered = Instant::now();
+        latencies.push(micros(answered.duration_since(sent)));
+        sent = answered;
+    }
+}
+
+fn uri(address: &str, calls: &Calls) -> Uri {
+    format!("http://{address}{}", calls.path).parse().unwrap()
+}
+
+async fn begin(
+    sender: &mut SendRequest<Bytes>,
+    calls: &Calls,
+    uri: Uri,
+    number: u64,
+) -> Response<RecvStream> {
+    let (authorization, body) = (calls.make)(number);
     let mut request = Request::new(());
     *request.method_mut() = Method::POST;
     *request.uri_mut() = uri;
     let headers = request.headers_mut();
     headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(calls.content_type));
     headers.insert(http::header::TE, HeaderValue::from_static("trailers"));
-    if let Some(authorization) = authorization {
-        headers.insert(http::header::AUTHORIZATION, authorization);
-    }
-    let mut sender = sender.ready().await.unwrap();
+    headers.insert(http::header::AUTHORIZATION, authorization);
+    poll_fn(|cx| sender.poll_ready(cx)).await.unwrap();
     let (answer, mut stream) = sender.send_request(request, false).unwrap();
     stream.send_data(body, true).unwrap();
-    let (head, mut body) = answer.await.unwrap().into_parts();
+    answer.await.unwrap()
+}
+
+/// One call, whose answer has to be right.
+async fn call(sender: &mut SendRequest<Bytes>, calls: &Calls, uri: Uri, number: u64) {
+    let mut answer = begin(sender, calls, uri, number).await;
+    check(&mut answer, calls).await;
+}
+
+/// Reads an answer to its end.
+async fn check(answer: &mut Response<RecvStream>, calls: &Calls) {
+    let body = answer.body_mut();
     while let Some(data) = body.data().await {
         let data = data.unwrap();
         let _ = body.flow_control().release_capacity(data.len());
     }
     let trailers = body.trailers().await.unwrap();
-    let status = head.headers.get("grpc-status");
+    let headers = answer.headers();
+    let http_status = answer.status();
+    let status = headers.get("grpc-status");
     let status = status.or_else(|| trailers.as_ref()?.get("grpc-status"));
-    let status = status.map_or(head.status.as_str(), |status| status.to_str().unwrap());
-    assert_eq!(status, calls.status, "{}: {:?} {trailers:?}", calls.name, head.headers);
-    sender
+    let status = status.map_or(http_status.as_str(), |status| status.to_str().unwrap());
+    assert_eq!(status, calls.status, "{}: {headers:?} {trailers:?}", calls.name);
 }
 
 fn micros(time: Duration) -> u32 {
     u32::try_from(time.as_micros()).unwrap_or(u32::MAX)
+}
+
+/// A thread that sleeps for [`TICK`] again and again.
+fn ticks() -> Arc<Notify> {
+    let tick = Arc::new(Notify::new());
+    let ticking = Arc::downgrade(&tick);
+    std::thread::spawn(move || {
+        while let Some(tick) = ticking.upgrade() {
+            tick.notify_one();
+            drop(tick);
+            std::thread::sleep(TICK);
+        }
+    });
+    tick
 }

@@ -1,8 +1,18 @@
 //! Redis's own limit: scripts through `redis-benchmark`.
+//!
+//! What it puts in for [`RANDOM`] is a number below [`SIDE`], so calls are spread over the readers
+//! and conversations of the workloads. Messages begin with the number of the run: what a run marks
+//! first in a conversation advances, what it marks again does so by chance.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::process::Command;
+use tokio_stream::StreamExt;
 
-use crate::harness::Redis;
+use crate::harness::{Redis, Server};
+use crate::process::cpu_seconds;
+use crate::workloads::{CURSORS, SIDE};
 
 /// What anybody would write first.
 const NAIVE: &str = "
@@ -16,93 +26,145 @@ return {used, time[1], cursor}";
 
 const PAYLOAD: &str = r#"{"direct_message_mark_read_events":[{"created_timestamp":"1518127183443","sender_id":"2000000000","last_read_event_id":"1000000000000000000","target":{"recipient_id":"1234567890123456789"}}],"users":{"2000000000":{"id":"2000000000"},"1234567890123456789":{"id":"1234567890123456789"}}}"#;
 
-/// The step itself, as a server sends it.
-const STEP: &str = concat!(
-    include_str!("../../src/store/redis/common.lua"),
-    "\n",
-    include_str!("../../src/store/redis/mark_read.lua"),
-);
+const STREAM: &str = "direct_message_mark_read_events";
 
-/// A command that `redis-benchmark` repeats, with random numbers below so many in it.
+/// Twelve digits of a number below [`SIDE`].
+const RANDOM: &str = "__rand_int__";
+const RANDOM_RECIPIENT: &str = "1234567__rand_int__";
+const RANDOM_MESSAGE: &str = "<run>__rand_int__";
+const FIRST_RUN: u64 = 1_000_000;
+
+/// As many calls as there are conversations: of these, most advance.
+const STEPS: u64 = CURSORS;
+
+/// A command that `redis-benchmark` repeats.
 pub(crate) struct Repeated {
     port: String,
-    numbers: u64,
+    redis: u32,
     words: Vec<String>,
+    run: AtomicU64,
 }
 
 /// What repeating it came to.
 pub(crate) struct Repetition {
     pub(crate) per_second: f64,
     pub(crate) median_us: f64,
+    pub(crate) redis_us: f64,
 }
 
 impl Repeated {
+    fn new(redis: &Redis, words: Vec<String>) -> Self {
+        let run = AtomicU64::new(FIRST_RUN);
+        Self { port: redis.port.to_string(), redis: redis.id(), words, run }
+    }
+
     /// Runs it so many times.
-    pub(crate) async fn run(&self, clients: u32, pipeline: u32, times: u32) -> Repetition {
+    pub(crate) async fn run(&self, clients: u32, pipeline: u32, times: u64) -> Repetition {
+        let run = self.run.fetch_add(1, Ordering::Relaxed).to_string();
+        let before = cpu_seconds(self.redis);
         let output = Command::new("redis-benchmark")
             .args(["-p", &self.port, "-c", &clients.to_string(), "-P", &pipeline.to_string()])
-            .args(["-n", &times.to_string(), "-r", &self.numbers.to_string(), "--csv"])
+            .args(["-n", &times.to_string(), "-r", &SIDE.to_string(), "--csv"])
             .args(["--precision", "3"])
-            .args(&self.words)
+            .args(self.words.iter().map(|word| word.replace("<run>", &run)))
             .output()
             .await
             .expect("redis-benchmark is installed");
+        let spent = cpu_seconds(self.redis) - before;
         let table = String::from_utf8(output.stdout).unwrap();
         let line = table.lines().last().unwrap();
         // The name may have commas in it, and is quoted as the rest is: calls a second, then ms.
         let fields: Vec<&str> = line.trim_matches('"').split("\",\"").collect();
         let [per_second, _, _, median_ms, ..] = fields[fields.len() - 7..] else { unreachable!() };
         let number = |text: &str| text.parse::<f64>().expect("a number");
-        Repetition { per_second: number(per_second), median_us: 1000.0 * number(median_ms) }
+        Repetition {
+            per_second: number(per_second),
+            median_us: 1000.0 * number(median_ms),
+            redis_us: spent * 1e6 / times as f64,
+        }
     }
 }
 
-async fn load(redis: &Redis, script: &str) -> String {
-    let mut load = ::redis::cmd("SCRIPT");
-    load.arg("LOAD").arg(script);
-    load.query_async(&mut redis.connection().await).await.unwrap()
-}
-
-/// The naive script, for 500 readers.
+/// The naive script.
 pub(crate) async fn naive(redis: &Redis) -> Repeated {
-    let sha = load(redis, NAIVE).await;
-    let words = [
-        "EVALSHA",
-        &sha,
-        "3",
-        "naive:quota:__rand_int__",
-        "naive:cursors:__rand_int__",
-        "naive:events",
-        "900000",
-        "1234567890123456789",
-        "1000000000000000000",
-        PAYLOAD,
-    ];
-    let words = words.map(str::to_owned).into();
-    Repeated { port: redis.port.to_string(), numbers: 500, words }
+    let mut load = ::redis::cmd("SCRIPT");
+    load.arg("LOAD").arg(NAIVE);
+    let sha: String = load.query_async(&mut redis.connection().await).await.unwrap();
+    let of_reader = |what: &str| format!("naive:{what}:{RANDOM}{RANDOM}");
+    let (quota, cursors) = (of_reader("quota"), of_reader("cursors"));
+    let keys = ["EVALSHA", &sha, "3", &quota, &cursors, "naive:events"];
+    let words = [&keys[..], &["900000", RANDOM_RECIPIENT, RANDOM_MESSAGE, PAYLOAD]].concat();
+    let naive = Repeated::new(redis, words.into_iter().map(str::to_owned).collect());
+    // So that nearly all conversations are there.
+    naive.run(50, 16, 4 * STEPS).await;
+    naive
 }
 
-/// The very script. What `redis-benchmark` puts in does not rise, so nearly each call is some reader's
-/// first, which advances.
-pub(crate) async fn step(redis: &Redis) -> Repeated {
-    let sha = load(redis, STEP).await;
-    let words = [
-        "EVALSHA",
-        &sha,
-        "3",
-        "step:events",
-        "step:quota:__rand_int__",
-        "step:cursors:__rand_int__",
-        "999999999999",
-        "900000",
-        "1000000",
-        "0",
-        "2000000000",
-        "1",
-        "1234567890123456789",
-        "1__rand_int__",
-        "",
-    ];
-    let words = words.map(str::to_owned).into();
-    Repeated { port: redis.port.to_string(), numbers: 100_000_000, words }
+/// The very script, as this server sends it for one mark.
+pub(crate) struct Step {
+    redis: ::redis::aio::MultiplexedConnection,
+    repeated: Repeated,
+    advanced: AtomicU64,
+    run: AtomicU64,
+}
+
+impl Step {
+    pub(crate) async fn of(redis: &Redis, server: &Server) -> Self {
+        let repeated = Repeated::new(redis, sent_for_one_mark(redis, server).await);
+        repeated.run(50, 16, 4 * STEPS).await;
+        let redis = redis.connection().await;
+        Self { redis, repeated, advanced: AtomicU64::new(0), run: AtomicU64::new(0) }
+    }
+
+    /// Runs it as often as there are conversations.
+    pub(crate) async fn run(&self, clients: u32, pipeline: u32) -> Repetition {
+        let before = self.events().await;
+        let repetition = self.repeated.run(clients, pipeline, STEPS).await;
+        self.advanced.fetch_add(self.events().await - before, Ordering::Relaxed);
+        self.run.fetch_add(STEPS, Ordering::Relaxed);
+        repetition
+    }
+
+    /// The part of its runs that advanced a cursor.
+    pub(crate) fn advanced(&self) -> f64 {
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed) as f64;
+        of(&self.advanced) / of(&self.run)
+    }
+
+    async fn events(&self) -> u64 {
+        let mut info = ::redis::cmd("XINFO");
+        info.arg("STREAM").arg(STREAM);
+        let info: HashMap<String, ::redis::Value> =
+            info.query_async(&mut self.redis.clone()).await.unwrap();
+        ::redis::from_redis_value(info["entries-added"].clone()).unwrap()
+    }
+}
+
+/// What the server sends to Redis for one mark, with the reader in keys, the recipient and the
+/// message left to `redis-benchmark`.
+async fn sent_for_one_mark(redis: &Redis, server: &Server) -> Vec<String> {
+    const READER: u64 = 1_999_999_999;
+    const RECIPIENT: u64 = 1_234_567_777_777_777_777;
+    const MESSAGE: u64 = 1_000_000_888_888_888_888;
+    let client = ::redis::Client::open(redis.url()).unwrap();
+    let mut commands = client.get_async_monitor().await.unwrap().into_on_message::<String>();
+    server.caller(READER).mark(RECIPIENT, MESSAGE).await.unwrap();
+    let call = loop {
+        let command = commands.next().await.unwrap();
+        if let Some((_, call)) = command.split_once("\"EVALSHA\"") {
+            break call.trim().to_owned();
+        }
+    };
+    // Each in quotes, and quotes in it behind a backslash.
+    let words = call[1..call.len() - 1].split("\" \"");
+    let words: Vec<String> = words.map(|word| word.replace("\\\"", "\"")).collect();
+    let keys: usize = words[1].parse().unwrap();
+    let words = words.into_iter().enumerate().map(|(at, word)| {
+        let is_key = (2..2 + keys).contains(&at);
+        let reader = if is_key { &[RANDOM, RANDOM].concat() } else { &READER.to_string() };
+        word.replace(&READER.to_string(), reader)
+            .replace(&RECIPIENT.to_string(), RANDOM_RECIPIENT)
+            .replace(&MESSAGE.to_string(), RANDOM_MESSAGE)
+    });
+    std::iter::once("EVALSHA".to_owned()).chain(words).collect()
 }

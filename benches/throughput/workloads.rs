@@ -11,9 +11,12 @@ use prost::Message;
 use crate::harness::caller::Credentials;
 use crate::load::Calls;
 
-/// Readers who take turns, each with so many conversations, which take turns too.
-pub(crate) const READERS: u64 = 500;
-const CONVERSATIONS: u64 = 50;
+/// Readers who take turns, each with so many conversations, which take turns too: numbers that
+/// `redis-benchmark` can be told as well, which knows one range of numbers only.
+pub(crate) const SIDE: u64 = 30;
+pub(crate) const READERS: u64 = SIDE * SIDE;
+pub(crate) const CONVERSATIONS: u64 = SIDE;
+pub(crate) const CURSORS: u64 = READERS * CONVERSATIONS;
 const FIRST_READER: u64 = 2_000_000_000;
 const FIRST_RECIPIENT: u64 = 1_234_567_890_123_456_789;
 const FIRST_MESSAGE: u64 = 1_000_000_000_000_000_000;
@@ -39,23 +42,35 @@ impl Method {
 
     /// Calls of readers in turn, each with its token; `body` is given the call's number.
     fn calls(self, body: impl Fn(u64) -> Bytes + Send + Sync + 'static) -> Arc<Calls> {
-        self.calls_of(FIRST_READER, body)
+        self.calls_in_turn(FIRST_READER.., READERS, body)
     }
 
-    /// The same, of readers from this one on.
-    fn calls_of(
+    /// The same, of so many of these readers.
+    fn calls_in_turn(
         self,
-        first_reader: u64,
+        readers: impl IntoIterator<Item = u64>,
+        count: u64,
         body: impl Fn(u64) -> Bytes + Send + Sync + 'static,
     ) -> Arc<Calls> {
+        let readers = readers.into_iter().take(count as usize);
+        self.calls_of(readers, move |number| (number % count, body(number)))
+    }
+
+    /// Calls of these readers: `call` is given the call's number, and gives the reader's place and
+    /// the body.
+    fn calls_of(
+        self,
+        readers: impl Iterator<Item = u64>,
+        call: impl Fn(u64) -> (u64, Bytes) + Send + Sync + 'static,
+    ) -> Arc<Calls> {
         let Self { name, path, content_type, status } = self;
-        let tokens = tokens(first_reader);
+        let tokens: Vec<HeaderValue> = readers.map(token).collect();
         let make = move |number| {
-            let token = &tokens[(number % READERS) as usize];
-            (Some(token.clone()), body(number))
+            let (reader, body) = call(number);
+            (tokens[reader as usize].clone(), body)
         };
-        let next = AtomicU64::new(0);
-        Arc::new(Calls { name, path, content_type, make: Arc::new(make), status, next })
+        let (make, next, answered) = (Box::new(make), AtomicU64::new(0), AtomicU64::new(0));
+        Arc::new(Calls { name, path, content_type, make, status, next, answered })
     }
 }
 
@@ -67,17 +82,16 @@ fn frame(message: &impl Message) -> Bytes {
     frame.freeze()
 }
 
-fn tokens(first_reader: u64) -> Vec<HeaderValue> {
-    let token = |reader| match Credentials::token_of(reader) {
+fn token(reader: u64) -> HeaderValue {
+    match Credentials::token_of(reader) {
         Credentials::Authorization(value) => HeaderValue::from_str(&value).unwrap(),
         _ => unreachable!(),
-    };
-    (first_reader..first_reader + READERS).map(token).collect()
+    }
 }
 
-/// The `authorization` of one reader.
-pub(crate) fn token() -> HeaderValue {
-    tokens(FIRST_READER).swap_remove(0)
+/// The `authorization` of each reader.
+pub(crate) fn tokens() -> impl Iterator<Item = HeaderValue> {
+    (FIRST_READER..).take(READERS as usize).map(token)
 }
 
 /// A reader's conversations in turn, and messages that rise.
@@ -86,24 +100,18 @@ fn rising(number: u64) -> MarkReadRequest {
     MarkReadRequest { last_read_event_id: FIRST_MESSAGE + number, recipient_id }
 }
 
-/// The wire's limit: a call that the same server answers at once, Health's. It passes neither the edge
-/// guard nor identity, and carries no token.
+/// The very calls of [`advancing`], for a server that answers them at once.
 pub(crate) fn noop() -> Arc<Calls> {
-    let body = Bytes::from_static(&[0; 5]);
-    let make = move |_| (None, body.clone());
-    Arc::new(Calls {
-        name: "noop",
-        path: "/grpc.health.v1.Health/Check".to_owned(),
-        content_type: "application/grpc",
-        make: Arc::new(make),
-        status: "0",
-        next: AtomicU64::new(0),
-    })
+    marks("noop")
 }
 
 /// Marks that all advance a cursor.
 pub(crate) fn advancing() -> Arc<Calls> {
-    Method::of_grpc("mark_read, advancing", "MarkRead").calls(|number| frame(&rising(number)))
+    marks("mark_read, advancing")
+}
+
+fn marks(name: &'static str) -> Arc<Calls> {
+    Method::of_grpc(name, "MarkRead").calls(|number| frame(&rising(number)))
 }
 
 /// Marks of what was read already.
@@ -121,8 +129,8 @@ pub(crate) fn limited() -> Arc<Calls> {
 /// Batches of marks that all advance a cursor.
 pub(crate) fn batch() -> Arc<Calls> {
     // Readers of their own: the others have few conversations.
-    let first_reader = FIRST_READER + READERS;
-    Method::of_grpc("batch of 100", "BatchMarkRead").calls_of(first_reader, |number| {
+    let readers = FIRST_READER + READERS..;
+    Method::of_grpc("batch of 100", "BatchMarkRead").calls_in_turn(readers, READERS, |number| {
         let mark = |at| MarkReadRequest {
             recipient_id: FIRST_RECIPIENT + at,
             last_read_event_id: 2 * FIRST_MESSAGE + number,
@@ -145,9 +153,9 @@ pub(crate) fn http() -> Arc<Calls> {
         content_type: "application/x-www-form-urlencoded",
         status: "204",
     };
-    method.calls(|number| {
+    // Readers of their own: the others' messages may be ahead.
+    method.calls_in_turn(FIRST_READER + 2 * READERS.., READERS, |number| {
         let MarkReadRequest { last_read_event_id, recipient_id } = rising(number);
-        let message = 3 * FIRST_MESSAGE + last_read_event_id;
-        format!("last_read_event_id={message}&recipient_id={recipient_id}").into()
+        format!("last_read_event_id={last_read_event_id}&recipient_id={recipient_id}").into()
     })
 }

@@ -1,0 +1,181 @@
+//! Rounds that take turns: the service's calls, calls that are answered at once, scripts in Redis.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use markread::deadline::Deadline;
+use markread::identity::jwt::{Expected, Secret, Verifier};
+use markread::identity::keys::Keys;
+use markread::identity::{Bearer, Identity, Presented};
+use markread::peer::Security;
+use markread::routing::Wire;
+
+use crate::Options;
+use crate::figures::{Measured, Ratios, Script, Throughput, median};
+use crate::harness::server::SECRET;
+use crate::harness::{Redis, Server};
+use crate::load::{Calls, Pace, Round, Until, run};
+use crate::noop::Noop;
+use crate::process::{cpu_seconds, rss_bytes};
+use crate::redis_load::{Repetition, Step, naive};
+use crate::workloads;
+
+const CONNECTIONS: usize = 8;
+const SATURATE: Pace = Pace::Saturate { connections: CONNECTIONS, at_once: 16 };
+/// A batch is as much work for Redis as a hundred marks: 128 would wait for each other too long.
+const BATCHES: Pace = Pace::Saturate { connections: CONNECTIONS, at_once: 2 };
+const LONE: Pace = Pace::Saturate { connections: 1, at_once: 1 };
+
+/// No reader comes to the end of such a quota.
+const UNLIMITED: [&str; 4] = ["--rate-limit", "999999999999", "--read-rate-limit", "999999999999"];
+
+const WARM_UP: Duration = Duration::from_secs(1);
+
+/// Calls, and the server that they are made to.
+struct Workload {
+    calls: Arc<Calls>,
+    address: String,
+    server: u32,
+    saturate: Pace,
+}
+
+impl Workload {
+    fn new(server: &Server, calls: Arc<Calls>) -> Self {
+        let (address, server) = (server.address.clone(), server.id());
+        Self { calls, address, server, saturate: SATURATE }
+    }
+
+    async fn run(&self, pace: Pace, lasts: Duration) -> Round {
+        run(&self.address, &self.calls, pace, Until::Elapsed(lasts)).await
+    }
+
+    /// Runs until each of so many conversations or readers had its turn.
+    async fn seed(&self, turns: u64) {
+        run(&self.address, &self.calls, self.saturate, Until::Number(turns)).await;
+    }
+}
+
+pub(crate) async fn measure(options: &Options) -> Throughput {
+    let Options { lasts, rounds, worker_threads } = options;
+    let mut redis = Redis::start().await;
+    let threads = ["--worker-threads", worker_threads];
+    let server = Server::on_with(&redis, &[&threads[..], &UNLIMITED].concat()).await;
+    let stingy = Server::on_with(&redis, &[&threads[..], &["--rate-limit", "1"]].concat()).await;
+    let at_once = Noop::start(worker_threads).await;
+
+    let noop = Workload {
+        calls: workloads::noop(),
+        address: at_once.address.clone(),
+        server: at_once.id(),
+        saturate: SATURATE,
+    };
+    let batch = Workload { saturate: BATCHES, ..Workload::new(&server, workloads::batch()) };
+    let workloads = [
+        noop,
+        Workload::new(&server, workloads::advancing()),
+        Workload::new(&server, workloads::unchanged()),
+        Workload::new(&stingy, workloads::limited()),
+        batch,
+        Workload::new(&server, workloads::state()),
+        Workload::new(&server, workloads::http()),
+    ];
+    let [noop, advancing, _, _, batch, _, http] = &workloads;
+    // So that what advances does not begin conversations, and what is to be a no-op is one.
+    for (workload, turns) in
+        [(advancing, workloads::CURSORS), (batch, workloads::READERS), (http, workloads::CURSORS)]
+    {
+        workload.seed(turns).await;
+    }
+    for workload in &workloads {
+        workload.run(workload.saturate, WARM_UP).await;
+    }
+    let (naive, step) = (naive(&redis).await, Step::of(&redis, &server).await);
+
+    let mut measured: Vec<_> =
+        workloads.iter().map(|workload| Measured::of(workload.calls.name)).collect();
+    let mut scripts =
+        ["naive script, pipeline 16", "script, pipeline 16", "script, pipeline 1"].map(Script::of);
+    let (mut lone_us, mut parts_us) = (Vec::new(), Vec::new());
+    for round in 1..=*rounds {
+        println!("throughput: round {round} of {rounds}");
+        for (workload, measured) in workloads.iter().zip(&mut measured) {
+            let processes = [workload.server, redis.id(), std::process::id()];
+            let before = processes.map(cpu_seconds);
+            let came_to = workload.run(workload.saturate, *lasts).await;
+            let after = processes.map(cpu_seconds);
+            measured.add(&came_to, [0, 1, 2].map(|of| after[of] - before[of]));
+        }
+        scripts[0].add(&naive.run(50, 16, 200_000).await);
+        scripts[1].add(&step.run(50, 16).await);
+        scripts[2].add(&step.run(50, 1).await);
+        let lone_noop_us = noop.run(LONE, *lasts / 3).await.permille_us(500);
+        let Repetition { median_us: lone_script_us, .. } = step.run(1, 1).await;
+        parts_us.push(lone_noop_us + lone_script_us);
+        lone_us.push(advancing.run(LONE, *lasts / 3).await.permille_us(500));
+    }
+    for (workload, measured) in workloads.iter().zip(&mut measured) {
+        let per_second = measured.per_second() / 2.0;
+        let pace = Pace::Even { connections: CONNECTIONS, per_second };
+        measured.at_half(&workload.run(pace, *lasts).await);
+    }
+    expect_advances(&server, &workloads).await;
+
+    let of = |name: &str| measured.iter().find(|measured| measured.name == name).unwrap();
+    let single = of("mark_read, advancing");
+    let ratios = Ratios {
+        mark_read_over_noop: single.per_second() / of("noop").per_second(),
+        mark_read_over_script_p16: single.per_second() / scripts[0].per_second(),
+        redis_us_per_call: single.redis_us(),
+        lone_call_over_parts: median(&lone_us) / median(&parts_us),
+        auth_share: authentication_us().await / single.server_us(),
+        batch_100_over_single: of("batch of 100").per_second() * workloads::BATCH_MARKS as f64
+            / single.per_second(),
+    };
+    let rss_bytes = [server.id(), redis.id()].map(rss_bytes);
+    redis.kill().await;
+    Throughput { measured, scripts: scripts.into(), advanced: step.advanced(), ratios, rss_bytes }
+}
+
+/// What is said to advance did so, each call of it.
+async fn expect_advances(server: &Server, workloads: &[Workload]) {
+    let answered = |name: &str| {
+        let workload = workloads.iter().find(|workload| workload.calls.name == name).unwrap();
+        workload.calls.answered.load(Ordering::Relaxed)
+    };
+    let batches = answered("batch of 100") * workloads::BATCH_MARKS;
+    let advancing = answered("mark_read, advancing") + answered("HTTP edge, advancing") + batches;
+    for (outcome, expected) in [
+        // One was made to learn how it is sent to Redis.
+        ("advanced", advancing + 1),
+        ("noop", answered("mark_read, no-op")),
+    ] {
+        let name = format!("markread_mark_read_total{{outcome=\"{outcome}\"}}");
+        assert_eq!(server.metric(&name).await, Some(expected as f64), "{name}");
+    }
+}
+
+/// What it costs to authenticate a token that was seen before, in µs.
+async fn authentication_us() -> f64 {
+    const TIMES: usize = 200_000;
+    let secret = Secret::from_file_contents(SECRET.into()).unwrap();
+    let keys = Keys::only(Verifier::with_secret(&secret, &Expected::default()));
+    let identity = Identity::Proven { bearer: Some(Bearer::Configured(keys)), oauth1: None };
+    let callers: Vec<http::HeaderMap> = workloads::tokens()
+        .map(|token| [(http::header::AUTHORIZATION, token)].into_iter().collect())
+        .collect();
+    let authenticate = async |headers| {
+        let deadline =
+            Deadline::of_call(Instant::now().into(), Wire::Grpc, headers, Duration::from_secs(600));
+        let presented = Presented { headers, security: Security::Plain, signed: None, deadline };
+        identity.authenticate(&presented).await.unwrap();
+    };
+    for headers in &callers {
+        authenticate(headers).await;
+    }
+    let began = Instant::now();
+    for headers in callers.iter().cycle().take(TIMES) {
+        authenticate(headers).await;
+    }
+    began.elapsed().as_secs_f64() * 1e6 / TIMES as f64
+}
