@@ -4,7 +4,8 @@
 //! `cargo bench --bench throughput` starts its own Redis and servers, and writes tables, a chart
 //! and ratios to `docs/performance.md`, `docs/performance.svg` and `target/throughput.json`.
 //! `-- --seconds N` makes a round longer, `-- --rounds N` makes more of them,
-//! `-- --worker-threads N` gives the servers more threads.
+//! `-- --worker-threads N` gives the servers more threads. `-- --only PART` measures the part
+//! `throughput` or `growth`, prints it, and writes nothing.
 
 #![allow(
     clippy::as_conversions,
@@ -20,6 +21,7 @@
 
 mod chart;
 mod figures;
+mod growth;
 mod load;
 mod noop;
 mod process;
@@ -62,9 +64,20 @@ fn main() {
         worker_threads: number("--worker-threads", 1).to_string(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(measure(&options));
+    runtime.block_on(measure(&options, option("--only").as_deref()));
 }
 
-async fn measure(options: &Options) {
-    println!("{}", report::write(options, &rounds::measure(options).await));
+async fn measure(options: &Options, only: Option<&str>) {
+    match only {
+        Some("throughput") => {
+            println!("{}", report::rounds(options, &rounds::measure(options).await));
+        }
+        Some("growth") => println!("{}", growth::measure(options).await),
+        Some(other) => panic!("--only {other}: throughput or growth"),
+        None => {
+            let throughput = rounds::measure(options).await;
+            let parts = [growth::measure(options).await];
+            println!("{}", report::write(options, &throughput, &parts));
+        }
+    }
 }

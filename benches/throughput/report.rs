@@ -10,13 +10,14 @@ use crate::Options;
 use crate::figures::{Throughput, spread};
 use crate::{chart, workloads};
 
-/// Writes what was measured, and gives it as text.
-pub(crate) fn write(options: &Options, throughput: &Throughput) -> String {
+/// Writes what was measured, and gives it as text: the rounds, and the parts that are text already.
+pub(crate) fn write(options: &Options, throughput: &Throughput, parts: &[String]) -> String {
     let text = format!(
         "# Performance\n\nMeasured by `cargo bench --bench throughput` on one machine that the \
-         generator, the server and Redis\nshare: {}.\n\n{}",
+         generator, the server and Redis\nshare: {}.\n\n{}\n{}",
         machine(),
         rounds(options, throughput),
+        parts.join("\n"),
     );
     fs::write("docs/performance.md", &text).unwrap();
     fs::write("docs/performance.svg", chart::of(throughput)).unwrap();
@@ -26,7 +27,7 @@ pub(crate) fn write(options: &Options, throughput: &Throughput) -> String {
 }
 
 /// The rounds, as text.
-fn rounds(options: &Options, throughput: &Throughput) -> String {
+pub(crate) fn rounds(options: &Options, throughput: &Throughput) -> String {
     let Options { lasts, rounds, worker_threads } = options;
     let readers = workloads::READERS;
     let conversations = workloads::CONVERSATIONS;
@@ -119,7 +120,7 @@ fn ratios(throughput: &Throughput) -> String {
 
 /// What a figure is to reach.
 #[derive(Clone, Copy)]
-enum Bound {
+pub(crate) enum Bound {
     AtLeast(f64),
     AtMost(f64),
 }
@@ -127,7 +128,7 @@ enum Bound {
 use Bound::{AtLeast, AtMost};
 
 impl Bound {
-    fn verdict(self, value: f64) -> &'static str {
+    pub(crate) fn verdict(self, value: f64) -> &'static str {
         let reached = match self {
             AtLeast(bound) => value >= bound,
             AtMost(bound) => value <= bound,
@@ -161,4 +162,17 @@ fn machine() -> String {
     let (rustc, date) = (first("rustc", &["--version"]), first("date", &["--utc", "+%F"]));
     let version = env!("CARGO_PKG_VERSION");
     format!("{cpus} CPUs ({model}), {kernel}, Redis {redis}, {rustc}, markread\n{version}, {date}")
+}
+
+/// A number as people read it: 1,000,000.
+pub(crate) fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }

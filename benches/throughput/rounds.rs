@@ -21,14 +21,15 @@ use crate::process::{cpu_seconds, rss_bytes};
 use crate::redis_load::{Repetition, Step, naive};
 use crate::workloads;
 
-const CONNECTIONS: usize = 8;
-const SATURATE: Pace = Pace::Saturate { connections: CONNECTIONS, at_once: 16 };
+pub(crate) const CONNECTIONS: usize = 8;
+pub(crate) const SATURATE: Pace = Pace::Saturate { connections: CONNECTIONS, at_once: 16 };
 /// A batch is as much work for Redis as a hundred marks: 128 would wait for each other too long.
 const BATCHES: Pace = Pace::Saturate { connections: CONNECTIONS, at_once: 2 };
 const LONE: Pace = Pace::Saturate { connections: 1, at_once: 1 };
 
 /// No reader comes to the end of such a quota.
-const UNLIMITED: [&str; 4] = ["--rate-limit", "999999999999", "--read-rate-limit", "999999999999"];
+pub(crate) const UNLIMITED: [&str; 4] =
+    ["--rate-limit", "999999999999", "--read-rate-limit", "999999999999"];
 
 const WARM_UP: Duration = Duration::from_secs(1);
 

@@ -17,12 +17,18 @@ pub(crate) const SIDE: u64 = 30;
 pub(crate) const READERS: u64 = SIDE * SIDE;
 pub(crate) const CONVERSATIONS: u64 = SIDE;
 pub(crate) const CURSORS: u64 = READERS * CONVERSATIONS;
-const FIRST_READER: u64 = 2_000_000_000;
+pub(crate) const FIRST_READER: u64 = 2_000_000_000;
 const FIRST_RECIPIENT: u64 = 1_234_567_890_123_456_789;
 const FIRST_MESSAGE: u64 = 1_000_000_000_000_000_000;
 
 /// Marks of one batch.
 pub(crate) const BATCH_MARKS: u64 = 100;
+
+/// Marks of a batch that fills a store: as many as a batch may have.
+const SEED_MARKS: u64 = 500;
+
+/// Conversations of a reader that are marked where many are there.
+const ACTIVE: u64 = 10;
 
 const SERVICE: &str = "/markread.v1.MarkReadService";
 
@@ -158,4 +164,51 @@ pub(crate) fn http() -> Arc<Calls> {
         let MarkReadRequest { last_read_event_id, recipient_id } = rising(number);
         format!("last_read_event_id={last_read_event_id}&recipient_id={recipient_id}").into()
     })
+}
+
+/// What is in a store: readers from the first one on, and how many conversations each has.
+#[derive(Clone, Copy)]
+pub(crate) struct Population {
+    pub(crate) first_reader: u64,
+    pub(crate) readers: u64,
+    pub(crate) conversations: u64,
+}
+
+impl Population {
+    pub(crate) fn cursors(self) -> u64 {
+        self.readers * self.conversations
+    }
+
+    /// Batches that set each cursor, and how many batches that are.
+    pub(crate) fn seed(self) -> (Arc<Calls>, u64) {
+        let Self { first_reader, readers, conversations } = self;
+        let batches = conversations.div_ceil(SEED_MARKS);
+        let method = Method::of_grpc("seed", "BatchMarkRead");
+        let calls = method.calls_of((first_reader..).take(readers as usize), move |number| {
+            let first = number % batches * SEED_MARKS;
+            let mark = |at| MarkReadRequest {
+                recipient_id: FIRST_RECIPIENT + at,
+                last_read_event_id: FIRST_MESSAGE,
+            };
+            let requests = (first..conversations.min(first + SEED_MARKS)).map(mark).collect();
+            (number / batches, frame(&BatchMarkReadRequest { requests }))
+        });
+        (calls, readers * batches)
+    }
+
+    /// Marks of so many of its readers, in up to [`ACTIVE`] of the conversations of each: whose
+    /// users the server knows, however many there are. All advance.
+    pub(crate) fn advancing(self, active_readers: u64) -> Arc<Calls> {
+        let Self { first_reader, readers, conversations } = self;
+        let active = conversations.min(ACTIVE);
+        let readers = (first_reader..).step_by((readers / active_readers) as usize);
+        let method = Method::of_grpc("growth", "MarkRead");
+        method.calls_in_turn(readers, active_readers, move |number| {
+            let conversation = number / active_readers % active * (conversations / active);
+            frame(&MarkReadRequest {
+                recipient_id: FIRST_RECIPIENT + conversation,
+                last_read_event_id: FIRST_MESSAGE + 1 + number,
+            })
+        })
+    }
 }

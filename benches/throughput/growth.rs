@@ -1,0 +1,144 @@
+//! Whether a call costs more where more is stored.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use crate::Options;
+use crate::figures::median;
+use crate::harness::{Redis, Server};
+use crate::load::{Calls, Pace, Until, run};
+use crate::report::{Bound, thousands};
+use crate::rounds::{SATURATE, UNLIMITED};
+use crate::workloads::{FIRST_READER, Population};
+
+/// Readers that make the calls: where each has 100,000 conversations few will do, and where
+/// conversations are few there are more than calls at once.
+const READERS: u64 = 10;
+const MANY_READERS: u64 = 500;
+
+/// Each call is up to 500 marks, which may split buckets: more at once would wait too long.
+const SEEDING: Pace = Pace::Saturate { connections: 2, at_once: 2 };
+
+const FEW_ENTRIES: u64 = 1000;
+const MANY_ENTRIES: u64 = 1_000_000;
+
+/// One amount of what is stored.
+struct Case<'a> {
+    amount: u64,
+    server: &'a Server,
+    calls: Arc<Calls>,
+    per_second: Vec<f64>,
+}
+
+/// Populations, each of readers of its own.
+struct Populations(u64);
+
+impl Populations {
+    fn next(&mut self, readers: u64, conversations: u64) -> Population {
+        let first_reader = self.0;
+        self.0 += readers;
+        Population { first_reader, readers, conversations }
+    }
+}
+
+pub(crate) async fn measure(options: &Options) -> String {
+    let mut redis = Redis::start().await;
+    let threads = ["--worker-threads", &options.worker_threads];
+    let server = async |stream: &str, entries: u64| {
+        let entries = entries.to_string();
+        let stream = ["--stream", stream, "--stream-maxlen", &entries];
+        Server::on_with(&redis, &[&threads[..], &UNLIMITED, &stream].concat()).await
+    };
+    let (short, long) = (server("short", FEW_ENTRIES).await, server("long", MANY_ENTRIES).await);
+
+    let mut next = Populations(FIRST_READER);
+    let (few, many) = (next.next(MANY_READERS, 2), next.next(20_000, 50));
+    seed(&short, few).await;
+    // Each of its cursors is an event.
+    seed(&long, many).await;
+    let length: u64 = redis.run("XLEN long").await;
+    assert!(length >= MANY_ENTRIES * 99 / 100, "{length} entries");
+    let case = |amount, server, calls| Case { amount, server, calls, per_second: Vec::new() };
+    let mut conversations = Vec::new();
+    for amount in [10, 64, 128, 256, 1000, 100_000] {
+        let population = next.next(READERS, amount);
+        seed(&short, population).await;
+        conversations.push(case(amount, &short, population.advancing(READERS)));
+    }
+    let cursors = [few, many]
+        .map(|population| case(population.cursors(), &short, population.advancing(MANY_READERS)));
+    // The same marks for both, which rise from one to the other.
+    let readers = next.next(MANY_READERS, 2);
+    seed(&short, readers).await;
+    let marks = readers.advancing(MANY_READERS);
+    let entries = [(FEW_ENTRIES, &short), (MANY_ENTRIES, &long)]
+        .map(|(amount, server)| case(amount, server, Arc::clone(&marks)));
+
+    let mut families = [
+        ("conversations of a reader", conversations),
+        ("cursors in all", cursors.into()),
+        ("entries of the stream", entries.into()),
+    ];
+    for round in 0..=options.rounds {
+        println!("growth: round {round} of {}", options.rounds);
+        for case in families.iter_mut().flat_map(|(_, cases)| cases) {
+            let lasts = Until::Elapsed(options.lasts / 2);
+            let came_to = run(&case.server.address, &case.calls, SATURATE, lasts).await;
+            // The first is to warm up.
+            if round > 0 {
+                case.per_second.push(came_to.per_second());
+            }
+        }
+    }
+    expect_advances(&[&short, &long]).await;
+    redis.kill().await;
+    text(&families)
+}
+
+/// Nearly all marks did so: where readers and conversations are few, one mark may overtake another.
+async fn expect_advances(servers: &[&Server]) {
+    let (mut advanced, mut unchanged) = (0.0, 0.0);
+    for server in servers {
+        let count = async |outcome| {
+            let name = format!("markread_mark_read_total{{outcome=\"{outcome}\"}}");
+            server.metric(&name).await.unwrap()
+        };
+        advanced += count("advanced").await;
+        unchanged += count("noop").await;
+    }
+    assert!(
+        unchanged < advanced / 100.0,
+        "{unchanged} no-ops beside {advanced} marks that advanced"
+    );
+}
+
+/// Sets each cursor of a population.
+pub(crate) async fn seed(server: &Server, population: Population) {
+    let (calls, number) = population.seed();
+    run(&server.address, &calls, SEEDING, Until::Number(number)).await;
+}
+
+fn text(families: &[(&str, Vec<Case<'_>>)]) -> String {
+    let mut text = format!(
+        "## Growth\n\n\
+         Advancing `mark_read`, calls a second: medians of rounds in turn. For the first table \
+         {READERS} readers make the calls,\nfor the others {MANY_READERS}; each marks up to ten of \
+         its conversations in turn, so that the users are known to the server\nin all cases and \
+         only what is stored differs. The last against the first is to be 0.9 at least.\n"
+    );
+    for (name, cases) in families {
+        let [first, .., last] = &cases[..] else { unreachable!() };
+        let ratio = median(&last.per_second) / median(&first.per_second);
+        let amounts = cases.iter().map(|case| thousands(case.amount));
+        let calls = cases.iter().map(|case| thousands(median(&case.per_second) as u64));
+        let verdict = Bound::AtLeast(0.9).verdict(ratio);
+        let _ = write!(
+            text,
+            "\n| {name} | {} | last / first | |\n|{}\n| calls/s | {} | {ratio:.2} | {verdict} |\n",
+            amounts.collect::<Vec<_>>().join(" | "),
+            " --- |".repeat(cases.len() + 3),
+            calls.collect::<Vec<_>>().join(" | "),
+        );
+    }
+    text
+}
