@@ -71,6 +71,7 @@ impl Round {
 
 /// Connections to one server, as long as this is there.
 pub(crate) struct Connections {
+    address: String,
     open: Vec<SendRequest<Bytes>>,
     _driven: JoinSet<Result<(), h2::Error>>,
 }
@@ -89,7 +90,22 @@ impl Connections {
             driven.spawn(connection);
             open.push(sender);
         }
-        Self { open, _driven: driven }
+        Self { address: address.to_owned(), open, _driven: driven }
+    }
+
+    /// Makes the next of these calls on each connection in turn, so many in all, one after another.
+    pub(crate) async fn call_each(&mut self, calls: &Calls, count: usize) {
+        for turn in 0..count {
+            check(&mut self.begin(calls, turn).await, calls).await;
+        }
+    }
+
+    /// Begins the next of these calls on the connection whose turn it is.
+    pub(crate) async fn begin(&mut self, calls: &Calls, turn: usize) -> Response<RecvStream> {
+        let number = calls.next.fetch_add(1, Ordering::Relaxed);
+        let turn = turn % self.open.len();
+        let uri = uri(&self.address, calls);
+        begin(&mut self.open[turn], calls, uri, number).await
     }
 }
 

@@ -5,7 +5,7 @@
 //! and ratios to `docs/performance.md`, `docs/performance.svg` and `target/throughput.json`.
 //! `-- --seconds N` makes a round longer, `-- --rounds N` makes more of them,
 //! `-- --worker-threads N` gives the servers more threads. `-- --only PART` measures the part
-//! `throughput` or `growth`, prints it, and writes nothing.
+//! `throughput`, `growth` or `memory`, prints it, and writes nothing.
 
 #![allow(
     clippy::as_conversions,
@@ -23,6 +23,7 @@ mod chart;
 mod figures;
 mod growth;
 mod load;
+mod memory;
 mod noop;
 mod process;
 mod redis_load;
@@ -72,11 +73,12 @@ async fn measure(options: &Options, only: Option<&str>) {
         Some("throughput") => {
             println!("{}", report::rounds(options, &rounds::measure(options).await));
         }
+        Some("memory") => println!("{}", memory::measure().await),
         Some("growth") => println!("{}", growth::measure(options).await),
-        Some(other) => panic!("--only {other}: throughput or growth"),
+        Some(other) => panic!("--only {other}: throughput, memory or growth"),
         None => {
             let throughput = rounds::measure(options).await;
-            let parts = [growth::measure(options).await];
+            let parts = [growth::measure(options).await, memory::measure().await];
             println!("{}", report::write(options, &throughput, &parts));
         }
     }

@@ -5,7 +5,9 @@ use std::sync::atomic::AtomicU64;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::HeaderValue;
-use markread::proto::{BatchMarkReadRequest, GetReadStateRequest, MarkReadRequest};
+use markread::proto::{
+    BatchMarkReadRequest, GetReadStateRequest, MarkReadRequest, WatchMarkReadEventsRequest,
+};
 use prost::Message;
 
 use crate::harness::caller::Credentials;
@@ -18,7 +20,7 @@ pub(crate) const READERS: u64 = SIDE * SIDE;
 pub(crate) const CONVERSATIONS: u64 = SIDE;
 pub(crate) const CURSORS: u64 = READERS * CONVERSATIONS;
 pub(crate) const FIRST_READER: u64 = 2_000_000_000;
-const FIRST_RECIPIENT: u64 = 1_234_567_890_123_456_789;
+pub(crate) const FIRST_RECIPIENT: u64 = 1_234_567_890_123_456_789;
 const FIRST_MESSAGE: u64 = 1_000_000_000_000_000_000;
 
 /// Marks of one batch.
@@ -211,4 +213,14 @@ impl Population {
             })
         })
     }
+}
+
+/// Watches, each by a reader of its own.
+pub(crate) fn watches(count: u64) -> Arc<Calls> {
+    let after_now = frame(&WatchMarkReadEventsRequest { after: String::new() });
+    Method::of_grpc("watch", "WatchMarkReadEvents").calls_in_turn(
+        FIRST_READER..,
+        count,
+        move |_| after_now.clone(),
+    )
 }

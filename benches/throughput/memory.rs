@@ -1,0 +1,201 @@
+//! What is kept costs in memory: in Redis cursors, quotas and events, in the server connections and
+//! watchers.
+
+use std::fmt::Write;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::growth::seed;
+use crate::harness::{Redis, Server};
+use crate::load::Connections;
+use crate::process::rss_bytes;
+use crate::report::{Bound, thousands};
+use crate::rounds::UNLIMITED;
+use crate::workloads::{self, FIRST_READER, FIRST_RECIPIENT, Population};
+
+/// Conversations of a reader, and what a cursor may cost then, in bytes.
+const CONVERSATIONS: [(u64, Option<Bound>); 9] = [
+    (1, None),
+    (5, None),
+    (20, Some(Bound::AtMost(64.0))),
+    (50, Some(Bound::AtMost(45.0))),
+    (64, Some(Bound::AtMost(64.0))),
+    (100, Some(Bound::AtMost(64.0))),
+    (256, Some(Bound::AtMost(64.0))),
+    (1000, Some(Bound::AtMost(64.0))),
+    (100_000, Some(Bound::AtMost(64.0))),
+];
+
+/// Cursors of one measurement.
+const CURSORS: u64 = 200_000;
+
+const ENTRIES: u64 = 20_000;
+const ENTRIES_WITH_USERS: u64 = 2000;
+const USER_OBJECT_BYTES: usize = 3000;
+
+const CONNECTIONS: u64 = 10_000;
+/// Of one process that also has other files open.
+const FILES: u64 = CONNECTIONS + 500;
+const WATCHERS: u64 = 5000;
+const WATCHERS_PER_CONNECTION: u64 = 200;
+
+pub(crate) async fn measure() -> String {
+    println!("memory: cursors");
+    let cursors = cursors().await;
+    println!("memory: events");
+    let [bare, with_users] = entries().await;
+    println!("memory: connections and watchers");
+    let redis = Redis::start().await;
+    let (connections, opened) = connections(&redis).await;
+    let watcher = watcher(&redis).await;
+    format!(
+        "## Memory\n\n{cursors}\n\
+         | what else | bytes |\n| --- | ---: |\n\
+         | an entry of the stream without user objects | {bare:.0} |\n\
+         | the same with two of {USER_OBJECT_BYTES} bytes | {with_users:.0} |\n\
+         | the server: 10,000 connections that are idle, each after a call | {} |\n\
+         | the server: a watcher that is idle, connection apart | {} |\n\n\
+         The server's are of its resident memory: of {} connections at once, and of {} watchers \
+         on {}.\n",
+        thousands(connections as u64),
+        thousands(watcher as u64),
+        thousands(opened),
+        thousands(WATCHERS),
+        WATCHERS / WATCHERS_PER_CONNECTION,
+    )
+}
+
+/// Of cursors and quotas, as text.
+async fn cursors() -> String {
+    let redis = Redis::start().await;
+    let server =
+        Server::on_with(&redis, &[&UNLIMITED[..], &["--stream-maxlen", "100"]].concat()).await;
+    let mut text = format!(
+        "Bytes a cursor in Redis, with recipients and messages of 19 digits: by `used_memory`, \
+         which has everything in it, of\n{} cursors; and by `MEMORY USAGE` of all keys of one \
+         reader.\n\n\
+         | conversations of a reader | `used_memory` | `MEMORY USAGE` | to reach | |\n\
+         | ---: | ---: | ---: | ---: | --- |\n",
+        thousands(CURSORS),
+    );
+    let (mut quotas, mut quota_bytes) = (0, 0.0);
+    let mut first_reader = FIRST_READER;
+    for (conversations, bound) in CONVERSATIONS {
+        let readers = CURSORS / conversations;
+        let population = Population { first_reader, readers, conversations };
+        let before = used_memory(&redis).await;
+        seed(&server, population).await;
+        let with_quotas = used_memory(&redis).await;
+        let keys = (first_reader..).take(readers as usize);
+        delete(&redis, keys.map(|reader| format!("markread:quota:{reader}"))).await;
+        let after = used_memory(&redis).await;
+        quotas += readers;
+        quota_bytes += with_quotas - after;
+        let each = (after - before) / population.cursors() as f64;
+        let usage = usage_of_reader(&redis, first_reader).await / conversations as f64;
+        let (to_reach, verdict) = match bound {
+            Some(bound) => (bound.to_string(), bound.verdict(each)),
+            None => (String::new(), ""),
+        };
+        let amount = thousands(conversations);
+        let _ = writeln!(text, "| {amount} | {each:.1} | {usage:.1} | {to_reach} | {verdict} |");
+        first_reader += readers;
+    }
+    let quota = quota_bytes / quotas as f64;
+    let _ = write!(text, "\nA quota costs {quota:.0} bytes, Redis's tables of keys apart.\n");
+    text
+}
+
+/// Of all keys that hold a reader's cursors.
+async fn usage_of_reader(redis: &Redis, reader: u64) -> f64 {
+    let own = format!("markread:cursors:{reader}");
+    let buckets = redis.buckets(reader).await;
+    let keys = std::iter::once(own.clone()).chain((0..buckets).map(|at| format!("{own}:{at}")));
+    let mut pipe = ::redis::pipe();
+    for key in keys {
+        pipe.cmd("MEMORY").arg("USAGE").arg(key).arg("SAMPLES").arg(0);
+    }
+    let all: Vec<f64> = pipe.query_async(&mut redis.connection().await).await.unwrap();
+    all.iter().sum()
+}
+
+async fn delete(redis: &Redis, keys: impl Iterator<Item = String>) {
+    let mut connection = redis.connection().await;
+    let keys: Vec<String> = keys.collect();
+    for keys in keys.chunks(1000) {
+        let mut delete = ::redis::cmd("DEL");
+        delete.arg(keys).query_async::<()>(&mut connection).await.unwrap();
+    }
+}
+
+/// What Redis has allocated, its clients' buffers apart.
+async fn used_memory(redis: &Redis) -> f64 {
+    let info: String = redis.run("INFO memory").await;
+    let field = |name: &str| {
+        let mut lines = info.lines();
+        let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        value.unwrap().parse::<f64>().unwrap()
+    };
+    field("used_memory") - field("mem_clients_normal")
+}
+
+/// An entry of the stream, without user objects and with two.
+async fn entries() -> [f64; 2] {
+    let redis = Redis::start().await;
+    let readers = Population { first_reader: FIRST_READER, readers: 40, conversations: 500 };
+    let bare = entry(&redis, readers, ENTRIES).await;
+    let some = Population { first_reader: FIRST_READER + 40, readers: 4, conversations: 500 };
+    let users = (some.first_reader..).take(4).chain((FIRST_RECIPIENT..).take(500));
+    for user in users {
+        let object = format!("{{\"id\":\"{user}\",\"bio\":\"");
+        let object = format!("{object:a<width$}\"}}", width = USER_OBJECT_BYTES - 2);
+        redis.put_user(user, object.as_bytes()).await;
+    }
+    [bare, entry(&redis, some, ENTRIES_WITH_USERS).await]
+}
+
+async fn entry(redis: &Redis, population: Population, entries: u64) -> f64 {
+    let server = Server::on_with(redis, &UNLIMITED).await;
+    seed(&server, population).await;
+    let length: u64 = redis.run("XLEN direct_message_mark_read_events").await;
+    assert_eq!(length, entries);
+    let before = used_memory(redis).await;
+    redis.run::<()>("DEL direct_message_mark_read_events").await;
+    (before - used_memory(redis).await) / entries as f64
+}
+
+/// What 10,000 connections cost a server, and how many it was measured of.
+async fn connections(redis: &Redis) -> (f64, u64) {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    let files = FILES.min(most);
+    // The server has the same.
+    setrlimit(Resource::RLIMIT_NOFILE, files, most).unwrap();
+    let count = files - (FILES - CONNECTIONS);
+    let enough = ["--max-connections", "100000"];
+    let server = Server::on_with(redis, &[&UNLIMITED[..], &enough].concat()).await;
+    let calls = workloads::state();
+    Connections::open(&server.address, 8).await.call_each(&calls, 800).await;
+    let before = rss_bytes(server.id());
+    let mut connections = Connections::open(&server.address, count as usize).await;
+    connections.call_each(&calls, count as usize).await;
+    let grown = (rss_bytes(server.id()) - before) as f64;
+    (grown * CONNECTIONS as f64 / count as f64, count)
+}
+
+/// What a watcher costs a server.
+async fn watcher(redis: &Redis) -> f64 {
+    let server = Server::on_with(redis, &UNLIMITED).await;
+    let count = (WATCHERS / WATCHERS_PER_CONNECTION) as usize;
+    let mut connections = Connections::open(&server.address, count).await;
+    connections.call_each(&workloads::state(), 100 * count).await;
+    let before = rss_bytes(server.id());
+    let calls = workloads::watches(WATCHERS);
+    let mut watching = Vec::new();
+    for turn in 0..WATCHERS as usize {
+        let mut updates = connections.begin(&calls, turn).await;
+        let heartbeat = updates.body_mut().data().await;
+        assert!(heartbeat.is_some_and(|data| data.is_ok()), "{updates:?}");
+        watching.push(updates);
+    }
+    (rss_bytes(server.id()) - before) as f64 / watching.len() as f64
+}
