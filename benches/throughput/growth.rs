@@ -7,6 +7,7 @@ use crate::Options;
 use crate::figures::median;
 use crate::harness::{Redis, Server};
 use crate::load::{Calls, Pace, Until, run};
+use crate::process::cpu_seconds;
 use crate::report::{Bound, thousands};
 use crate::rounds::{SATURATE, UNLIMITED};
 use crate::workloads::{FIRST_READER, Population};
@@ -28,6 +29,7 @@ struct Case<'a> {
     server: &'a Server,
     calls: Arc<Calls>,
     per_second: Vec<f64>,
+    redis_us: Vec<f64>,
 }
 
 /// Populations, each of readers of its own.
@@ -58,7 +60,10 @@ pub(crate) async fn measure(options: &Options) -> String {
     seed(&long, many).await;
     let length: u64 = redis.run("XLEN long").await;
     assert!(length >= MANY_ENTRIES * 99 / 100, "{length} entries");
-    let case = |amount, server, calls| Case { amount, server, calls, per_second: Vec::new() };
+    let case = |amount, server, calls| {
+        let (per_second, redis_us) = Default::default();
+        Case { amount, server, calls, per_second, redis_us }
+    };
     let mut conversations = Vec::new();
     for amount in [10, 64, 128, 256, 1000, 100_000] {
         let population = next.next(READERS, amount);
@@ -83,10 +88,13 @@ pub(crate) async fn measure(options: &Options) -> String {
         println!("growth: round {round} of {}", options.rounds);
         for case in families.iter_mut().flat_map(|(_, cases)| cases) {
             let lasts = Until::Elapsed(options.lasts / 2);
+            let before = cpu_seconds(redis.id());
             let came_to = run(&case.server.address, &case.calls, SATURATE, lasts).await;
+            let spent = cpu_seconds(redis.id()) - before;
             // The first is to warm up.
             if round > 0 {
                 case.per_second.push(came_to.per_second());
+                case.redis_us.push(spent * 1e6 / came_to.calls as f64);
             }
         }
     }
@@ -131,13 +139,16 @@ fn text(families: &[(&str, Vec<Case<'_>>)]) -> String {
         let ratio = median(&last.per_second) / median(&first.per_second);
         let amounts = cases.iter().map(|case| thousands(case.amount));
         let calls = cases.iter().map(|case| thousands(median(&case.per_second) as u64));
+        let redis_us = cases.iter().map(|case| format!("{:.1}", median(&case.redis_us)));
         let verdict = Bound::AtLeast(0.9).verdict(ratio);
         let _ = write!(
             text,
-            "\n| {name} | {} | last / first | |\n|{}\n| calls/s | {} | {ratio:.2} | {verdict} |\n",
+            "\n| {name} | {} | last / first | |\n|{}\n| calls/s | {} | {ratio:.2} | {verdict} |\n\
+             | CPU of Redis, µs a call | {} | | |\n",
             amounts.collect::<Vec<_>>().join(" | "),
             " --- |".repeat(cases.len() + 3),
             calls.collect::<Vec<_>>().join(" | "),
+            redis_us.collect::<Vec<_>>().join(" | "),
         );
     }
     text
