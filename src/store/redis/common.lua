@@ -1,224 +1,160 @@
 -- What the scripts share: it stands in front of each.
 --
--- A script is isolated, but nothing rolls back. So each reads and validates everything before its
--- first write, and every command on a reader's own keys goes through pcall: one reader's error is not
--- its neighbours'. IDs are compared as text, since a Lua number is a float.
+-- A script is isolated, but nothing rolls back. So whatever can fail does so before anything is
+-- written that would not be given back, and what belongs to one mark is guarded by `pcall`: one
+-- reader's error is not its neighbours'. Errors are texts that begin with a code: Redis's, or
+-- CORRUPT, which is ours. IDs are compared as text, since a Lua number is a float.
+--
+-- Most of Redis's time goes into this. What costs are commands, a tenth of a mark each; strings, as
+-- Lua hashes every byte of each that is made, sent or replied; numbers that become text; and
+-- functions, as they are made anew for each call of a script: so what is rare is apart, and made
+-- where it is needed.
+
+local call, pcall, find = redis.call, pcall, string.find
 
 local MAX_ID = '9223372036854775807'
 
--- Redis's clock, asked once a script at most, and only where it is needed.
-local clock_ms
+-- Redis's clock, asked once a script at most, and only where it is needed: ms since 1970, and the
+-- same as text.
+local clock_ms, clock
 local function now_ms()
   if not clock_ms then
     local time = redis.call('TIME')
     clock_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+    clock = string.format('%d', clock_ms)
   end
   return clock_ms
 end
 
-local function greater(a, b)
-  if #a ~= #b then return #a > #b end
-  return a > b
-end
+-- No sign, no zero in front, no fraction.
+local CANONICAL = '^[1-9]%d*$'
 
-local function is_id(text)
-  return string.find(text, '^[1-9]%d*$') and (#text < 19 or not greater(text, MAX_ID))
-end
-
--- Whole and small enough for a float to hold exactly: a count of calls, ms since 1970. Canonical, as
--- INCR takes no other: it would fail where the mark is half done.
+-- Whole, canonical, and what a float holds exactly.
 local function is_count(text)
-  return #text <= 15 and (text == '0' or string.find(text, '^[1-9]%d*$'))
+  return text == '0' or #text <= 15 and find(text, CANONICAL)
 end
 
-local function failed(reply)
-  return type(reply) == 'table' and reply.err ~= nil
-end
-
--- A whole number as text. Lua writes 14 digits as they are, and format, which is slower, all.
-local function digits(number)
-  if number < 1e14 then return tostring(number) end
-  return string.format('%.0f', number)
-end
-
--- What is known of a reader's window: there is none, there is one, or one that has no end.
-local NONE, OPEN, ENDLESS = 0, 1, 2
-
--- A reader's quota, of marks or of reads: what was used, when it resets, which window there is; nil and
--- what is wrong. A window without end is to be given one.
-local function read_quota(key, window_ms)
-  local used = redis.pcall('GET', key)
-  if not used then return 0, now_ms() + window_ms, NONE end
-  if failed(used) then return nil, used.err end
-  if not is_count(used) then return nil, 'CORRUPT the quota is no number' end
-  local reset_at_ms = redis.pcall('PEXPIRETIME', key)
-  if failed(reset_at_ms) then return nil, reset_at_ms.err end
-  if reset_at_ms > 0 then return tonumber(used), reset_at_ms, OPEN end
-  return tonumber(used), now_ms() + window_ms, ENDLESS
-end
-
--- Takes one call of the quota: what is used then, or nil and what is wrong.
-local function take(key, used, reset_at_ms, window)
-  local reply
-  if window == NONE then
-    reply = redis.pcall('SET', key, '1', 'PXAT', digits(reset_at_ms))
-  else
-    reply = redis.pcall('INCR', key)
-    if not failed(reply) and window == ENDLESS then
-      reply = redis.pcall('PEXPIREAT', key, digits(reset_at_ms))
+-- Takes calls of a reader's quota, of marks or of reads, before it is known which are served: what
+-- was used before, when the window ends, whether Redis knows that end, and how many were taken; or
+-- nil and what is wrong.
+local function take(key, calls, limit, window_ms)
+  local reply = redis.pcall('INCRBY', key, calls)
+  local used = tonumber(reply)
+  if not used then
+    -- A Redis that is full, or takes no writes, still tells whose quota is used up.
+    used = redis.pcall('GET', key)
+    if type(used) ~= 'string' or not is_count(used) or tonumber(used) < limit then
+      return nil, reply.err
     end
+    calls, used = 0, tonumber(used)
   end
-  if failed(reply) then return nil, reply.err end
-  return used + 1
+  used = used - calls
+  if used < 0 or used >= 1e15 then
+    redis.call('INCRBY', key, -calls)
+    return nil, 'CORRUPT the quota is no count'
+  end
+  local reset_at_ms = call('PEXPIRETIME', key)
+  if reset_at_ms >= 0 then return used, reset_at_ms, true, calls end
+  return used, now_ms() + window_ms, false, calls
 end
 
--- Nothing is left of the quota: for how many ms, or nil and what is wrong. From then on the window has
--- an end.
-local function deny(key, reset_at_ms, window)
-  if window == ENDLESS then
-    local set = redis.pcall('PEXPIREAT', key, digits(reset_at_ms))
-    if failed(set) then return nil, set.err end
+-- Gives back what was taken and not served, and gives a window its end.
+local function settle(key, used, taken, served, reset_at_ms, has_end)
+  local unserved = taken - served
+  if unserved > 0 then
+    if used + served == 0 and not has_end then
+      -- It was not there.
+      redis.call('DEL', key)
+      return
+    end
+    redis.call('INCRBY', key, -unserved)
   end
-  return math.max(0, reset_at_ms - now_ms())
+  if not has_end then redis.call('PEXPIREAT', key, reset_at_ms) end
 end
 
--- The reply of a reader of cursors for whom nothing is left.
-local function over_quota(key, reset_at_ms, window)
-  local left_ms, problem = deny(key, reset_at_ms, window)
-  if not left_ms then return {'error', problem} end
-  return {'over_quota', reset_at_ms, left_ms}
+-- Reads for one of a reader's quota of reads, and returns what is replied: `read` adds to it. ARGV
+-- begins with the reads served in a window, and the window's ms.
+local function read_for_one(key, read)
+  local limit = tonumber(ARGV[1])
+  local used, reset_at_ms, has_end, taken = take(key, '1', limit, tonumber(ARGV[2]))
+  if not used then return {'error', reset_at_ms} end
+  local reply, served = {'read', used + 1, reset_at_ms}, 1
+  if used >= limit then
+    reply, served = {'over_quota', reset_at_ms, math.max(0, reset_at_ms - now_ms())}, 0
+  else
+    local done, problem = pcall(read, reply)
+    if not done then reply, served = {'error', problem}, 0 end
+  end
+  settle(key, used, taken, served, reset_at_ms, has_end)
+  return reply
 end
 
 -- Where a reader's cursors are. Up to 64 conversations: in one hash, the reader's. From then on in
--- buckets, by linear hashing (Litwin, VLDB 1980): the reader's hash holds nothing but their number N,
--- and a conversation is in the bucket that the low bits of its hash name. With m the greatest power of
--- two up to N, those are the bits of 2m, or where that bucket is not there yet, of m.
+-- buckets, by linear hashing (Litwin, VLDB 1980): the reader's hash holds nothing but their number
+-- N, and a conversation is in the bucket that the low bits of its hash name. With m the greatest
+-- power of two up to N, those are the bits of 2m, or where that bucket is not there yet, of m.
+local made
+local function buckets()
+  if made then return made end
+  local sha1hex, sub, format = redis.sha1hex, string.sub, string.format
 
-local function hash(recipient)
-  return tonumber(string.sub(redis.sha1hex(recipient), 1, 8), 16)
-end
-
-local function level(buckets)
-  local _, exponent = math.frexp(buckets)
-  return 2 ^ (exponent - 1)
-end
-
-local function bucket_key(key, bucket)
-  return key .. ':' .. digits(bucket)
-end
-
-local function bucket_of(recipient, buckets)
-  local m = level(buckets)
-  local bucket = hash(recipient) % (2 * m)
-  if bucket >= buckets then bucket = bucket - m end
-  return bucket
-end
-
--- The number of a reader's buckets; 0 where there is one hash.
-local function count_buckets(key)
-  local buckets = redis.pcall('HGET', key, 'buckets')
-  if failed(buckets) then return nil, buckets.err end
-  if not buckets then return 0 end
-  if not is_count(buckets) or tonumber(buckets) < 2 then
-    return nil, 'CORRUPT the number of buckets is none'
+  local function level(count)
+    local _, exponent = math.frexp(count)
+    return 2 ^ (exponent - 1)
   end
-  return tonumber(buckets)
-end
 
-local function read_message(key, recipient)
-  local message = redis.pcall('HGET', key, recipient)
-  if not message then return false end
-  if failed(message) then return nil, message.err end
-  if not is_id(message) then return nil, 'CORRUPT the cursor is no ID' end
-  return message
-end
-
--- A conversation's cursor: the message, false where it was never set, the hash that it belongs into, and
--- how many buckets there are; nil and what is wrong. It is looked for in the reader's hash first, where
--- most have it: to look there for buckets as well would cost a fifth of a mark.
-local function read_cursor(key, recipient)
-  local message, problem = read_message(key, recipient)
-  if message then return message, key, 0 end
-  if problem then return nil, problem end
-  local buckets
-  buckets, problem = count_buckets(key)
-  if not buckets then return nil, problem end
-  if buckets == 0 then return false, key, 0 end
-  local bucket = bucket_key(key, bucket_of(recipient, buckets))
-  message, problem = read_message(bucket, recipient)
-  if problem then return nil, problem end
-  return message, bucket, buckets
-end
-
--- When a cursor advanced, of the hash that it is in: a text, or nil and what is wrong.
-local function read_time(key, recipient)
-  local read_at = redis.pcall('HGET', key, '-' .. recipient)
-  if failed(read_at) then return nil, read_at.err end
-  if not read_at or not is_count(read_at) then return nil, 'CORRUPT the cursor has no time' end
-  return read_at
-end
-
--- What one hash holds before it is split, and a bucket before another one is.
-local CONVERSATIONS_MAX = 64
-
--- What a bucket holds at least that is split: whoever picks recipients so that they share a bucket does
--- not make buckets without end that hold nothing.
-local SPLIT_MIN = 16
-
--- Values of one command. A Lua function takes some thousands, and a hash may hold more.
-local VALUES_MAX = 1000
-
-local function append(chunks, ...)
-  local chunk = chunks[#chunks]
-  if not chunk or #chunk >= VALUES_MAX then
-    chunk = {}
-    chunks[#chunks + 1] = chunk
+  local function key_of(key, bucket)
+    return format('%s:%d', key, bucket)
   end
-  for _, value in ipairs({...}) do chunk[#chunk + 1] = value end
-end
 
--- Looks, before anything is written, at what a new conversation makes of the hash that it belongs
--- into, of a reader with so many buckets. Where that is full the next bucket in turn is split in two, or the one hash into the first
--- two: {from, buckets, moved, left}, `moved` being what is written where, `left` what goes from there,
--- in values of one command each. Nothing otherwise.
-local function plan_split(key, full, there)
-  local fields = redis.pcall('HLEN', full)
-  if failed(fields) then return nil, fields.err end
-  if fields < 2 * CONVERSATIONS_MAX then return nil end
-  local from, buckets, first_new = key, 2, 0
-  if there > 0 then
-    from = bucket_key(key, there - level(there))
-    buckets, first_new = there + 1, there
-    fields = redis.pcall('HLEN', from)
-    if failed(fields) then return nil, fields.err end
-    if fields < 2 * SPLIT_MIN then return nil end
+  local function bucket_of(recipient, count)
+    local m = level(count)
+    local bucket = tonumber(sub(sha1hex(recipient), 1, 8), 16) % (2 * m)
+    if bucket >= count then bucket = bucket - m end
+    return bucket
   end
-  local moved, left = {}, {}
-  for bucket = first_new, buckets - 1 do
-    local into = bucket_key(key, bucket)
-    if redis.call('EXISTS', into) == 1 then return nil, 'CORRUPT a bucket is there before its time' end
-    moved[into] = {}
-  end
-  fields = redis.pcall('HGETALL', from)
-  if failed(fields) then return nil, fields.err end
-  for n = 1, #fields, 2 do
-    local name = fields[n]
-    local into = bucket_key(key, bucket_of(string.gsub(name, '^-', ''), buckets))
-    if moved[into] then
-      append(moved[into], name, fields[n + 1])
-      append(left, name)
+
+  -- How many a reader has; 0 where there is one hash.
+  local function count_of(key)
+    local count = call('HGET', key, 'buckets')
+    if not count then return 0 end
+    if not is_count(count) or tonumber(count) < 2 then
+      error('CORRUPT the number of buckets is none', 0)
     end
+    return tonumber(count)
   end
-  return {from = from, buckets = buckets, moved = moved, left = left}
+
+  -- The hash that a conversation belongs into, of a reader who has so many.
+  local function home_of(key, recipient, count)
+    if count == 0 then return key end
+    return key_of(key, bucket_of(recipient, count))
+  end
+
+  made = {
+    level = level, key_of = key_of, bucket_of = bucket_of, count_of = count_of, home_of = home_of,
+  }
+  return made
 end
 
--- Splits, and says where this conversation belongs from now on. Nothing here can fail: all that it
--- writes to was looked at, and all that it writes is there.
-local function do_split(key, split, recipient)
-  for into, chunks in pairs(split.moved) do
-    for _, chunk in ipairs(chunks) do redis.call('HSET', into, unpack(chunk)) end
+-- A conversation's cursor: the message, false where it was never set; the hash that it belongs
+-- into; how many buckets there are. It is looked for in the reader's hash first, where most have
+-- it.
+local function read_cursor(key, recipient)
+  local message = call('HGET', key, recipient)
+  if message then return message, key, 0 end
+  local count = buckets().count_of(key)
+  local home = made.home_of(key, recipient, count)
+  return home ~= key and call('HGET', home, recipient), home, count
+end
+
+local NO_ID = 'CORRUPT the cursor is no ID'
+
+-- Since when a cursor stands where it does, as text.
+local function read_time(message, home, recipient)
+  if not find(message, CANONICAL) or #message > 19 or #message == 19 and message > MAX_ID then
+    error(NO_ID, 0)
   end
-  for _, chunk in ipairs(split.left) do redis.call('HDEL', split.from, unpack(chunk)) end
-  redis.call('HSET', key, 'buckets', digits(split.buckets))
-  return bucket_key(key, bucket_of(recipient, split.buckets))
+  local read_at = call('HGET', home, '-' .. recipient)
+  if not read_at or not is_count(read_at) then error('CORRUPT the cursor has no time', 0) end
+  return read_at
 end

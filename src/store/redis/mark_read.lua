@@ -1,131 +1,231 @@
 -- Marks messages as read: for each mark quota, comparison, cursor and event in one atomic step.
 --
 -- KEYS[1]       the stream
--- KEYS[2r]      of reader r: the quota     string, PX: calls used in the window, decimal
--- KEYS[2r+1]    of reader r: the cursors   hash: <recipient> -> message ID,
---                                          -<recipient> -> ms since 1970 of the last advance;
---                                          or buckets -> N, and such hashes in <key>:0 .. <key>:N-1
+-- then          of each reader:
+--   the quota     string, PX: calls used in the window, decimal
+--   the cursors   hash: <recipient> -> message ID,
+--                       -<recipient> -> ms since 1970 of the last advance;
+--                 or buckets -> N, and such hashes in <key>:0 .. <key>:N-1
 -- ARGV[1..3]    calls served in a window, the window's ms, the stream's approximate length (0: any)
--- ARGV[4]       how many user objects follow
--- ARGV[5..]     of each: user ID, JSON object; a user without one appears with the ID alone
--- then          of each reader: user ID
--- then          of each mark: r, recipient, message ID, traceparent (empty: none); IDs are canonical
---               decimal, 1 .. 2^63-1
+-- ARGV[4]       marks of each reader
+-- ARGV[5]       values of each mark: 2, or 3 where there are traceparents
+-- ARGV[6]       how many user objects follow
+-- then          of each: user ID, JSON object; a user without one appears with the ID alone
+-- then          of each reader: user ID; of each of its marks: recipient, message ID, traceparent
+--               (empty: none). IDs are canonical decimal, 1 .. 2^63-1
 --
--- Returns one text, of a line a mark, in order:
---   advanced <cursor> <read_at_ms> <used> <reset_at_ms>
---   unchanged <cursor> <read_at_ms> <used> <reset_at_ms>
---   over_quota <reset_at_ms> <ttl_ms>
---   error <text>       nothing of this mark was written; the text begins with Redis's error code
+-- Returns of each mark, in order, one behind the other:
+--   read_at_ms, used, reset_at_ms       the cursor advanced: what begins with a number
+--   'unchanged', cursor, read_at_ms, used, reset_at_ms
+--   'over_quota', reset_at_ms, ttl_ms
+--   'error', text                       nothing of this mark was written
 --
--- The first write of a mark is XADD where there is an event (the write that a full Redis refuses), and
--- what follows cannot fail any more. This is the twin of `advances` in src/mark_read.rs and of
--- `payload` in src/event.rs.
---
--- Most of Redis's time goes into this script, so it calls as few commands as it can, and makes no
--- tables: results are several values.
+-- The first write is the quota's, which a full Redis refuses; once it took that it takes the rest.
+-- A mark's next write is XADD where there is an event, and what follows cannot fail any more. This
+-- is the twin of `advances` in src/mark_read.rs and of `payload` in src/event.rs.
 
+local KEYS, ARGV = KEYS, ARGV
 local STREAM = KEYS[1]
-local LIMIT, WINDOW_MS, STREAM_MAXLEN = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
-local USER_OBJECTS = tonumber(ARGV[4])
--- Where in ARGV the readers and the marks begin.
-local READER, MARK = 4 + 2 * USER_OBJECTS, 5 + 2 * USER_OBJECTS + (#KEYS - 1) / 2
+local LIMIT, WINDOW_MS = tonumber(ARGV[1]), tonumber(ARGV[2])
+local MARKS, VALUES, USER_OBJECTS = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 
 local objects = {}
 for n = 1, USER_OBJECTS do
-  objects[ARGV[3 + 2 * n]] = ARGV[4 + 2 * n]
-end
-
--- Of each reader, once the quota was read and as marks take of it.
-local used, reset_at_ms, window = {}, {}, {}
-
-local function user(id)
-  return '"' .. id .. '":' .. (objects[id] or '{"id":"' .. id .. '"}')
-end
-
-local function payload(reader, recipient, message, created_ms)
-  local users = user(reader)
-  if recipient ~= reader then users = users .. ',' .. user(recipient) end
-  return '{"direct_message_mark_read_events":[{"created_timestamp":"' .. created_ms
-    .. '","sender_id":"' .. reader
-    .. '","last_read_event_id":"' .. message
-    .. '","target":{"recipient_id":"' .. recipient
-    .. '"}}],"users":{' .. users .. '}}'
+  objects[ARGV[5 + 2 * n]] = ARGV[6 + 2 * n]
 end
 
 -- The stream is trimmed with the first event of a call, which makes room for all.
-local has_trimmed = STREAM_MAXLEN == '0'
-
+local trim_to = ARGV[3]
 local function add(...)
-  if has_trimmed then return redis.pcall('XADD', STREAM, '*', ...) end
-  has_trimmed = true
-  return redis.pcall('XADD', STREAM, 'MAXLEN', '~', STREAM_MAXLEN, '*', ...)
+  if trim_to == '0' then return call('XADD', STREAM, '*', ...) end
+  call('XADD', STREAM, 'MAXLEN', '~', trim_to, '*', ...)
+  trim_to = '0'
 end
 
-local function publish(event, traceparent)
-  local entry
+-- The payload is put together of all its parts at once: user objects are long.
+local function publish(reader, recipient, message, traceparent)
+  local open, object, close = '{"id":"', reader, '"}'
+  if objects[reader] then open, object, close = '', objects[reader], '' end
+  local comma, other, colon, other_open, other_object, other_close =
+    ',"', recipient, '":', '{"id":"', recipient, '"}'
+  if other == reader then
+    comma, other, colon, other_open, other_object, other_close = '', '', '', '', '', ''
+  elseif objects[other] then
+    other_open, other_object, other_close = '', objects[other], ''
+  end
+  local event = '{"direct_message_mark_read_events":[{"created_timestamp":"' .. clock
+    .. '","sender_id":"' .. reader
+    .. '","last_read_event_id":"' .. message
+    .. '","target":{"recipient_id":"' .. recipient
+    .. '"}}],"users":{"' .. reader .. '":' .. open .. object .. close
+    .. comma .. other .. colon .. other_open .. other_object .. other_close .. '}}'
   if traceparent == '' then
-    entry = add('payload', event)
+    add('payload', event)
   else
-    entry = add('payload', event, 'traceparent', traceparent)
+    add('payload', event, 'traceparent', traceparent)
   end
-  return entry.err
 end
 
--- Moves the cursor forward, and says when: a text, or nil and what is wrong.
-local function advance(r, key, bucket, buckets, known, recipient, message, traceparent)
-  local split, problem
+-- Values of one command. A Lua function takes some thousands, and a hash may hold more.
+local VALUES_MAX = 1000
+
+local function in_pieces(command, key, values)
+  for first = 1, #values, VALUES_MAX do
+    call(command, key, unpack(values, first, math.min(first + VALUES_MAX - 1, #values)))
+  end
+end
+
+-- A batch, that is several marks of a reader, reads its cursors before its first mark, with one
+-- command a hash, and writes them after its last one. Of each conversation: where the cursor
+-- stands, in which hash, and whether it got there in this batch; of each hash: what is to be
+-- written.
+local messages, homes, is_new, unwritten = {}, {}, {}, {}
+local bucket_count
+
+local function read_ahead(key, first)
+  bucket_count = buckets().count_of(key)
+  local recipients = {}
+  for arg = first, first + (MARKS - 1) * VALUES, VALUES do
+    local recipient = ARGV[arg]
+    local home = made.home_of(key, recipient, bucket_count)
+    homes[recipient] = home
+    recipients[home] = recipients[home] or {}
+    table.insert(recipients[home], recipient)
+  end
+  for home, those in pairs(recipients) do
+    for n, message in ipairs(call('HMGET', home, unpack(those))) do messages[those[n]] = message end
+  end
+end
+
+local function write_behind()
+  for home, values in pairs(unwritten) do in_pieces('HSET', home, values) end
+  unwritten = {}
+end
+
+-- Advances the first cursor of a conversation, and says in which hash. Where the hash that it
+-- belongs into is full, of a reader with so many buckets, the next bucket in turn is split in two
+-- before, or the one hash into the first two.
+local function begin_conversation(key, home, count, reader, recipient, message, traceparent)
+  -- What one hash holds before it is split, and a bucket before another one is.
+  local CONVERSATIONS_MAX = 64
+  -- What a bucket holds at least that is split: whoever picks recipients so that they share a
+  -- bucket does not make buckets without end that hold nothing.
+  local SPLIT_MIN = 16
+
+  -- Nothing, or the hash to be split, what goes from there, what of that comes where, and how many
+  -- buckets there are then. Whatever can fail is tried here, before anything is written.
+  local function plan_split()
+    if call('HLEN', home) < 2 * CONVERSATIONS_MAX then return nil end
+    local from, first_new, new_count = key, 0, 2
+    if count > 0 then
+      from, first_new, new_count = made.key_of(key, count - made.level(count)), count, count + 1
+      if call('HLEN', from) < 2 * SPLIT_MIN then return nil end
+    end
+    local moved, left = {}, {}
+    for bucket = first_new, new_count - 1 do
+      local into = made.key_of(key, bucket)
+      if call('EXISTS', into) == 1 then error('CORRUPT a bucket is there before its time', 0) end
+      moved[into] = {}
+    end
+    local fields = call('HGETALL', from)
+    for n = 1, #fields, 2 do
+      local values = moved[made.home_of(key, string.gsub(fields[n], '^-', ''), new_count)]
+      if values then
+        table.insert(left, fields[n])
+        table.insert(values, fields[n])
+        table.insert(values, fields[n + 1])
+      end
+    end
+    return from, left, moved, new_count
+  end
+
+  write_behind()
+  local from, left, moved, new_count = plan_split()
+  publish(reader, recipient, message, traceparent)
+  if from then
+    for into, values in pairs(moved) do in_pieces('HSET', into, values) end
+    in_pieces('HDEL', from, left)
+    call('HSET', key, 'buckets', new_count)
+    home = made.home_of(key, recipient, new_count)
+    messages, homes = {}, {}
+  end
+  call('HSET', home, recipient, message, '-' .. recipient, clock)
+  return home
+end
+
+-- Where the cursor stands and since when, if that is not behind the mark; nothing where it
+-- advances.
+local function mark(key, reader, recipient, message, traceparent)
+  local known, home, count = messages[recipient], homes[recipient], bucket_count
+  if known == nil then known, home, count = read_cursor(key, recipient) end
+  if known and (#known > #message or #known == #message and known >= message) then
+    return known, is_new[recipient] and clock or read_time(known, home, recipient)
+  end
+  -- What is no ID may be less as text; the greatest ID is above every message.
+  if known and not find(known, CANONICAL) then error(NO_ID, 0) end
+  now_ms()
   if not known then
-    split, problem = plan_split(key, bucket, buckets)
-    if problem then return nil, problem end
-  end
-  local read_at = digits(now_ms())
-  problem = publish(payload(ARGV[READER + r], recipient, message, read_at), traceparent)
-  if problem then return nil, problem end
-  if split then bucket = do_split(key, split, recipient) end
-  local written = redis.pcall('HSET', bucket, recipient, message, '-' .. recipient, read_at)
-  if failed(written) then return nil, written.err end
-  return read_at
-end
-
-local function err(text)
-  return 'error ' .. text
-end
-
-local function mark_read(r, recipient, message, traceparent)
-  local quota_key, key = KEYS[2 * r], KEYS[2 * r + 1]
-  if not used[r] then
-    local count, reset, state = read_quota(quota_key, WINDOW_MS)
-    if not count then return err(reset) end
-    used[r], reset_at_ms[r], window[r] = count, reset, state
-  end
-  if used[r] >= LIMIT then
-    local left_ms, problem = deny(quota_key, reset_at_ms[r], window[r])
-    if not left_ms then return err(problem) end
-    window[r] = OPEN
-    return 'over_quota ' .. digits(reset_at_ms[r]) .. ' ' .. digits(left_ms)
-  end
-
-  local known, bucket, buckets = read_cursor(key, recipient)
-  if known == nil then return err(bucket) end
-  local outcome, read_at, problem = 'unchanged ', nil, nil
-  if not known or greater(message, known) then
-    read_at, problem = advance(r, key, bucket, buckets, known, recipient, message, traceparent)
-    outcome, known = 'advanced ', message
+    home = begin_conversation(key, home, count, reader, recipient, message, traceparent)
   else
-    read_at, problem = read_time(bucket, recipient)
+    publish(reader, recipient, message, traceparent)
+    if MARKS == 1 then
+      call('HSET', home, recipient, message, '-' .. recipient, clock)
+      return
+    end
+    unwritten[home] = unwritten[home] or {}
+    local values = unwritten[home]
+    local n = #values
+    values[n + 1], values[n + 2] = recipient, message
+    values[n + 3], values[n + 4] = '-' .. recipient, clock
   end
-  if not read_at then return err(problem) end
-
-  local count
-  count, problem = take(quota_key, used[r], reset_at_ms[r], window[r])
-  if not count then return err(problem) end
-  used[r], window[r] = count, OPEN
-  return outcome .. known .. ' ' .. read_at .. ' ' .. digits(count) .. ' ' .. digits(reset_at_ms[r])
+  if MARKS > 1 then
+    messages[recipient], homes[recipient], is_new[recipient] = message, home, true
+  end
 end
 
-local replies = {}
-for arg = MARK, #ARGV, 4 do
-  replies[#replies + 1] = mark_read(tonumber(ARGV[arg]), ARGV[arg + 1], ARGV[arg + 2], ARGV[arg + 3])
+local replies, n = {}, 0
+local arg = 7 + 2 * USER_OBJECTS
+for key = 2, #KEYS, 2 do
+  local quota, cursors, reader = KEYS[key], KEYS[key + 1], ARGV[arg]
+  arg = arg + 1
+  local used, reset_at_ms, has_end, taken = take(quota, ARGV[4], LIMIT, WINDOW_MS)
+  if used and MARKS > 1 then
+    messages, homes, is_new = {}, {}, {}
+    pcall(read_ahead, cursors, arg)
+  end
+  local served = 0
+  for arg = arg, arg + (MARKS - 1) * VALUES, VALUES do
+    if not used then
+      replies[n + 1], replies[n + 2] = 'error', reset_at_ms
+      n = n + 2
+    elseif used + served >= LIMIT then
+      replies[n + 1], replies[n + 2], replies[n + 3] =
+        'over_quota', reset_at_ms, math.max(0, reset_at_ms - now_ms())
+      n = n + 3
+    else
+      local done, known, read_at =
+        pcall(mark, cursors, reader, ARGV[arg], ARGV[arg + 1], VALUES == 3 and ARGV[arg + 2] or '')
+      if not done then
+        replies[n + 1], replies[n + 2] = 'error', known
+        n = n + 2
+      else
+        served = served + 1
+        if known then
+          replies[n + 1], replies[n + 2], replies[n + 3] = 'unchanged', known, read_at
+          n = n + 3
+        else
+          replies[n + 1] = clock_ms
+          n = n + 1
+        end
+        replies[n + 1], replies[n + 2] = used + served, reset_at_ms
+        n = n + 2
+      end
+    end
+  end
+  arg = arg + MARKS * VALUES
+  if MARKS > 1 then write_behind() end
+  if used and (served < MARKS or not has_end) then
+    settle(quota, used, taken, served, reset_at_ms, has_end)
+  end
 end
-return table.concat(replies, '\n')
+return replies

@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use redis::{Cmd, Value};
 
-use super::errors::classify_text;
+use super::errors::{classify_text, unexpected};
 use super::keys;
 use super::script::{Script, integer, script, text};
-use crate::ids::UserId;
 use crate::mark_read::{Mark, Outcome, Quota, RateLimit, ReadCursor};
 use crate::store::{MarkResult, StoreError};
 use crate::telemetry::Traceparent;
@@ -34,40 +33,34 @@ impl MarkReadScript {
         Self { script: script!("mark_read.lua"), stream, stream_maxlen, rate_limit }
     }
 
-    /// Gives a call of the script its keys and arguments. Each reader and each user object goes
-    /// along once.
+    /// Gives a call of the script its keys and arguments: marks of one reader, or of any readers,
+    /// each by itself. Each user object goes along once.
     pub(super) fn fill(&self, mut call: Cmd, marks: &[TracedMark], users: &Users) -> Cmd {
-        let mut readers: Vec<UserId> = Vec::new();
-        let numbers: Vec<usize> = marks
-            .iter()
-            .map(|TracedMark { mark, .. }| {
-                // Most lists are one reader's, or each reader's first.
-                let known = readers.iter().rposition(|reader| *reader == mark.reader);
-                known.unwrap_or_else(|| {
-                    readers.push(mark.reader);
-                    readers.len() - 1
-                }) + 1
-            })
-            .collect();
+        let is_batch = marks.windows(2).all(|two| two[0].mark.reader == two[1].mark.reader);
+        let each = if is_batch { marks.len().max(1) } else { 1 };
+        let readers = marks.chunks(each);
         call.arg(1 + 2 * readers.len()).arg(&self.stream);
-        for reader in &readers {
-            call.arg(keys::quota(*reader)).arg(keys::cursors(*reader));
+        for TracedMark { mark, .. } in marks.iter().step_by(each) {
+            call.arg(keys::quota(mark.reader)).arg(keys::cursors(mark.reader));
         }
         call.arg(self.rate_limit.calls).arg(self.rate_limit.window_ms).arg(self.stream_maxlen);
+        let are_traced = marks.iter().any(|traced| traced.traceparent.is_some());
+        call.arg(each).arg(if are_traced { 3 } else { 2 });
         let users = users.iter();
         call.arg(users.len());
         for (user, object) in users {
             call.arg(user.get()).arg(object.as_str());
         }
-        for reader in &readers {
-            call.arg(reader.get());
-        }
-        for (TracedMark { mark, traceparent }, number) in marks.iter().zip(numbers) {
-            call.arg(number).arg(mark.recipient.get()).arg(mark.last_read_event_id.get());
-            match traceparent {
-                Some(traceparent) => call.arg(traceparent.to_string()),
-                None => call.arg(""),
-            };
+        for marks in readers {
+            call.arg(marks[0].mark.reader.get());
+            for TracedMark { mark, traceparent } in marks {
+                call.arg(mark.recipient.get()).arg(mark.last_read_event_id.get());
+                match traceparent {
+                    Some(traceparent) => call.arg(traceparent.to_string()),
+                    None if are_traced => call.arg(""),
+                    None => &mut call,
+                };
+            }
         }
         call
     }
@@ -78,46 +71,47 @@ impl MarkReadScript {
         marks: &[TracedMark],
         reply: &Value,
     ) -> Result<Vec<MarkResult>, StoreError> {
-        let mut lines = text(reply)?.split('\n');
-        let results = marks.iter().map(|TracedMark { mark, .. }| {
-            let line = lines.next().ok_or_else(|| StoreError::corrupt("a mark without a reply"))?;
-            self.result(mark, line)
-        });
-        let results = results.collect();
-        match lines.next() {
-            None => Ok(results),
+        let Value::Array(values) = reply else { return Err(unexpected(reply)) };
+        let mut values = values.iter();
+        let results = marks.iter().map(|traced| self.result(&traced.mark, &mut values)).collect();
+        match values.next() {
+            None => results,
             Some(_) => Err(StoreError::corrupt("a reply without a mark")),
         }
     }
 
-    fn result(&self, mark: &Mark, reply: &str) -> MarkResult {
-        // Only the shape is told of what makes no sense: values are IDs.
-        let senseless =
-            || StoreError::corrupt(format!("unexpected reply of {} bytes", reply.len()));
-        let (outcome, rest) = reply.split_once(' ').ok_or_else(senseless)?;
-        if outcome == "error" {
-            return Err(classify_text(rest));
+    /// What was replied of one mark: its values, and no more of them. That none are left, or that
+    /// they make no sense, is an error of all that were asked for.
+    fn result<'a>(
+        &self,
+        mark: &Mark,
+        values: &mut impl Iterator<Item = &'a Value>,
+    ) -> Result<MarkResult, StoreError> {
+        let mut next =
+            || values.next().ok_or_else(|| StoreError::corrupt("a mark without a reply"));
+        let recipient = mark.recipient;
+        let first = next()?;
+        if let Value::Int(_) = first {
+            let (last_read_event_id, read_at_ms) = (mark.last_read_event_id, integer(first)?);
+            let cursor = ReadCursor { recipient, last_read_event_id, read_at_ms };
+            let quota = self.rate_limit.quota(integer(next()?)?, integer(next()?)?);
+            return Ok(Ok(Outcome::Advanced { cursor, quota }));
         }
-        let mut numbers = rest.split(' ').map(|number| number.parse::<u64>().ok());
-        let mut next = || numbers.next().flatten().ok_or_else(senseless);
-        let cursor = match outcome {
-            "advanced" | "unchanged" => ReadCursor {
-                recipient: mark.recipient,
-                last_read_event_id: next()?.try_into().map_err(StoreError::corrupt)?,
-                read_at_ms: next()?,
-            },
-            "over_quota" => {
-                let quota = self.rate_limit.quota(self.rate_limit.calls, next()?);
-                let retry_after = Duration::from_millis(next()?);
-                return Ok(Outcome::OverQuota { quota, retry_after });
+        Ok(match text(first)? {
+            "unchanged" => {
+                let last_read_event_id = text(next()?)?.parse().map_err(StoreError::corrupt)?;
+                let read_at_ms = text(next()?)?.parse().map_err(StoreError::corrupt)?;
+                let cursor = ReadCursor { recipient, last_read_event_id, read_at_ms };
+                let quota = self.rate_limit.quota(integer(next()?)?, integer(next()?)?);
+                Ok(Outcome::Unchanged { cursor, quota })
             }
-            _ => return Err(senseless()),
-        };
-        let quota = self.rate_limit.quota(next()?, next()?);
-        Ok(if outcome == "advanced" {
-            Outcome::Advanced { cursor, quota }
-        } else {
-            Outcome::Unchanged { cursor, quota }
+            "over_quota" => {
+                let quota = self.rate_limit.quota(self.rate_limit.calls, integer(next()?)?);
+                let retry_after = Duration::from_millis(integer(next()?)?);
+                Ok(Outcome::OverQuota { quota, retry_after })
+            }
+            "error" => Err(classify_text(text(next()?)?)),
+            _ => return Err(unexpected(first)),
         })
     }
 }

@@ -10,27 +10,14 @@
 --   {'over_quota', reset_at_ms, ttl_ms}     nothing was read
 --   {'error', text}                         nothing was taken; text begins with Redis's error code
 
-local LIMIT, WINDOW_MS = tonumber(ARGV[1]), tonumber(ARGV[2])
-
-local function read_states()
-  local used, reset_at_ms, window = read_quota(KEYS[1], WINDOW_MS)
-  if not used then return {'error', reset_at_ms} end
-  if used >= LIMIT then return over_quota(KEYS[1], reset_at_ms, window) end
+local function read_states(reply)
   local cursors = {}
   for n = 1, #KEYS - 1 do
-    local message, key = read_cursor(KEYS[1 + n], ARGV[2 + n])
-    if message == nil then return {'error', key} end
-    cursors[n] = {}
-    if message then
-      local read_at, problem = read_time(key, ARGV[2 + n])
-      if not read_at then return {'error', problem} end
-      cursors[n] = {message, tonumber(read_at)}
-    end
+    local key, recipient = KEYS[1 + n], ARGV[2 + n]
+    local message, home = read_cursor(key, recipient)
+    cursors[n] = message and {message, tonumber(read_time(message, home, recipient))} or {}
   end
-  local problem
-  used, problem = take(KEYS[1], used, reset_at_ms, window)
-  if not used then return {'error', problem} end
-  return {'read', used, reset_at_ms, cursors}
+  reply[4] = cursors
 end
 
-return read_states()
+return read_for_one(KEYS[1], read_states)

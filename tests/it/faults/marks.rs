@@ -102,6 +102,92 @@ async fn a_stream_of_a_wrong_type_fails_advances_wholly_and_no_others() {
     assert_eq!((redis.cursors(2).await.len(), redis.used(2).await), (0, None));
 }
 
+/// Of what a list takes of the quota at once, marks that fail or are denied give back theirs.
+#[tokio::test]
+async fn a_quota_that_was_taken_in_vain_is_as_it_was() {
+    let redis = Arc::new(Redis::start().await);
+    let limit = RateLimit { calls: 6, ..LIMIT };
+    let key = "markread:quota:2";
+    for (there, used) in
+        [("DEL KEY", None), ("SET KEY 0 PX 90000", Some(0)), ("SET KEY 5 PX 90000", Some(5))]
+    {
+        let subject = Subject::on(Arc::clone(&redis), limit).await;
+        redis.run::<()>("FLUSHALL").await;
+        redis.run::<redis::Value>(&there.replace("KEY", key)).await;
+        redis.run::<()>(&format!("SET {STREAM} x")).await;
+        let expires: i64 = redis.run(&format!("PEXPIRETIME {key}")).await;
+
+        let marks = [mark(2, 7, 7), mark(2, 8, 7), mark(2, 7, 8)];
+        let results = subject.store().mark_read_all(&marks, None).await.unwrap();
+        assert!(
+            results.iter().all(|result| failed(result, StoreErrorKind::Corrupt)),
+            "{results:?}"
+        );
+        assert_eq!(redis.used(2).await, used, "{there}");
+        assert_eq!(redis.run::<i64>(&format!("PEXPIRETIME {key}")).await, expires, "{there}");
+
+        redis.run::<()>(&format!("DEL {STREAM}")).await;
+        let marks: Vec<_> = (1..=10).map(|to| mark(2, to, 7)).collect();
+        let results = subject.store().mark_read_all(&marks, None).await.unwrap();
+        let served = results.iter().filter(|result| advanced(result)).count();
+        assert_eq!(served, usize::try_from(6 - used.unwrap_or_default()).unwrap(), "{there}");
+        assert_eq!(redis.used(2).await, Some(6), "{there}");
+        assert_eq!(redis.cursors(2).await.len(), served, "{there}");
+        if used.is_some() {
+            assert_eq!(redis.run::<i64>(&format!("PEXPIRETIME {key}")).await, expires, "{there}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_full_redis_still_tells_whose_quota_is_used_up() {
+    let redis = Arc::new(Redis::start().await);
+    let subject = Subject::on(Arc::clone(&redis), RateLimit { calls: 3, ..LIMIT }).await;
+    for (reader, used) in [(1, "2 PX 90000"), (2, "3 PX 90000"), (3, "3"), (4, "007")] {
+        redis.run::<()>(&format!("SET markread:quota:{reader} {used}")).await;
+    }
+    redis.run::<()>("CONFIG SET maxmemory 1").await;
+    for reader in 1..=4 {
+        let results = subject.store().mark_read_all(&[mark(reader, 9, 7)], None).await.unwrap();
+        let is_over = matches!(results[0], Ok(Outcome::OverQuota { .. }));
+        assert_eq!(is_over, reader == 2 || reader == 3, "{reader}: {results:?}");
+        assert!(is_over || failed(&results[0], StoreErrorKind::Unavailable), "{results:?}");
+    }
+    let used: Vec<String> =
+        redis.run("MGET markread:quota:1 markread:quota:2 markread:quota:3 markread:quota:4").await;
+    assert_eq!(used, ["2", "3", "3", "007"]);
+    let ttl_ms: i64 = redis.run("PTTL markread:quota:3").await;
+    assert!(ttl_ms > 0, "a window without an end is given one");
+    assert!(redis.cursors(1).await.is_empty());
+}
+
+/// A list has its cursors read before its first mark, and written after its last one.
+#[tokio::test]
+async fn a_list_sees_what_it_did_itself_while_its_cursors_are_spread() {
+    let (redis, subject) = redis_with_store().await;
+    let first: Vec<_> = (1..=60).map(|to| mark(2, to, 7)).collect();
+    subject.store().mark_read_all(&first, None).await.unwrap();
+    // Advances before and behind the conversation that makes two buckets of one hash, the same again,
+    // what is behind, and what is further once more.
+    let again = |message| (50..=70).map(move |to| mark(2, to, message));
+    let marks: Vec<_> = again(8).chain(again(8)).chain(again(7)).chain(again(9)).collect();
+    let results = subject.store().mark_read_all(&marks, None).await.unwrap();
+    let stands = |result: &MarkResult| match result {
+        Ok(Outcome::Advanced { cursor, .. }) => (true, cursor.last_read_event_id.get()),
+        Ok(Outcome::Unchanged { cursor, .. }) => (false, cursor.last_read_event_id.get()),
+        _ => panic!("{result:?}"),
+    };
+    for (n, expected) in [(0, (true, 8)), (1, (false, 8)), (2, (false, 8)), (3, (true, 9))] {
+        let results = &results[21 * n..21 * (n + 1)];
+        assert!(results.iter().all(|result| stands(result) == expected), "{n}: {results:?}");
+    }
+    let expected: HashMap<_, _> = (1..=70).map(|to| (to, if to < 50 { 7 } else { 9 })).collect();
+    assert_eq!(redis.cursors(2).await, expected);
+    assert_eq!(redis.buckets(2).await, 2);
+    assert_eq!(redis.events().await.len(), 60 + 2 * 21);
+    assert_eq!(redis.used(2).await, Some(60 + 4 * 21));
+}
+
 #[tokio::test]
 async fn a_redis_that_fills_up_leaves_no_mark_half_done() {
     const LISTS: u64 = 1000;
