@@ -1,0 +1,277 @@
+//! What a call is made of, each part alone and all of them together, as far as it is the server's:
+//! `cargo bench --bench micro`, or some of it: `cargo bench --bench micro -- whole`.
+//!
+//! Times differ from machine to machine; what they are good for is a comparison before and after a
+//! change (`-- --save-baseline before`, then `-- --baseline before`). `instructions` counts, and
+//! has limits.
+
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "a bench ends where something fails"
+)]
+
+use std::cell::Cell;
+use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use criterion::{Criterion, criterion_group, criterion_main};
+use h2::client::SendRequest;
+use http::header::{AUTHORIZATION, CONTENT_TYPE, TE};
+use http::{HeaderMap, HeaderValue, Method, Request, Version};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use markread::deadline::Deadline;
+use markread::edge::{Edge, EdgeConfig};
+use markread::edge_guard::EdgeRate;
+use markread::event;
+use markread::health::{self, Sources};
+use markread::identity::jwt::{self, Expected, Secret, Verifier};
+use markread::identity::keys::Keys;
+use markread::identity::{Bearer, Identity, Presented};
+use markread::ids::{EventId, UserId};
+use markread::lifecycle::Lifecycle;
+use markread::mark_read::{Mark, Outcome, Quota, RateLimit, ReadCursor};
+use markread::metrics::{self, Metrics, RecordedMethod};
+use markread::peer::{Peer, Security};
+use markread::proto::MarkReadRequest;
+use markread::routing::{Asked, Rpc, Wire};
+use markread::service::Service;
+use markread::store::Store;
+use markread::store::memory::MemoryStore;
+use markread::telemetry::Traceparent;
+use markread::users::{UserObject, Users};
+use markread::watch::Hub;
+use mimalloc::MiMalloc;
+use prost::Message;
+use tokio::runtime::{Builder, Runtime};
+use tonic::Code;
+
+/// The server's.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
+
+const SECRET: &str = "a secret of the benches, long enough for HS256";
+const MARK_READ: &str = "http://localhost/markread.v1.MarkReadService/MarkRead";
+const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+const READER: u64 = 2_000_000_000;
+const RECIPIENT: u64 = 1_234_567_890_123_456_789;
+const FIRST_MESSAGE: u64 = 1_000_000_000_000_000_000;
+const CALL_TIMEOUT: Duration = Duration::from_secs(3600);
+/// More than are marked.
+const NO_LIMIT: RateLimit = RateLimit { calls: 999_999_999_999_999, window_ms: 900_000 };
+const STREAM_MAX_ENTRIES: usize = 1000;
+
+criterion_group!(benches, authentication, heads, messages, payloads, recording, marks, whole_call);
+criterion_main!(benches);
+
+fn authentication(criterion: &mut Criterion) {
+    let runtime = runtime();
+    let (identity, mut headers) = (identity(), HeaderMap::new());
+    headers.insert(AUTHORIZATION, token());
+    let deadline = deadline();
+    let presented =
+        Presented { headers: &headers, security: Security::Plain, signed: None, deadline };
+    criterion.bench_function("authenticate a token seen before", |bencher| {
+        bencher.to_async(&runtime).iter(async || identity.authenticate(&presented).await.unwrap());
+    });
+}
+
+fn heads(criterion: &mut Criterion) {
+    let request = head().version(Version::HTTP_2).header("traceparent", TRACEPARENT);
+    let request = request.body(()).unwrap();
+    assert_eq!(Asked::of(&request).wire, Wire::Grpc);
+    criterion.bench_function("routing", |bencher| {
+        bencher.iter(|| Asked::of(black_box(&request)));
+    });
+    criterion.bench_function("a traceparent", |bencher| {
+        bencher.iter(|| Traceparent::of(black_box(request.headers())).unwrap());
+    });
+    criterion.bench_function("a deadline", |bencher| {
+        bencher.iter(|| Deadline::starting_now(Wire::Grpc, request.headers(), CALL_TIMEOUT));
+    });
+}
+
+fn messages(criterion: &mut Criterion) {
+    let message = Bytes::from(request(FIRST_MESSAGE).encode_to_vec());
+    criterion.bench_function("a message into a mark", |bencher| {
+        bencher.iter(|| {
+            let request = MarkReadRequest::decode(black_box(message.clone())).unwrap();
+            Mark::of(
+                user(READER),
+                EventId::try_from(request.last_read_event_id).map_err(Into::into),
+                UserId::try_from(request.recipient_id).map_err(Into::into),
+            )
+            .unwrap()
+        });
+    });
+}
+
+fn payloads(criterion: &mut Criterion) {
+    let mark = mark(FIRST_MESSAGE);
+    let object = |id: UserId| {
+        let json = format!(r#"{{"id":"{id}","name":"{}"}}"#, "x".repeat(3000));
+        (id, UserObject::parse(json.as_bytes()).unwrap())
+    };
+    let tables = [
+        ("an event's payload", Users::default()),
+        (
+            "an event's payload, users of 3 KB",
+            Users::within_bounds([object(mark.reader), object(mark.recipient)]),
+        ),
+    ];
+    for (name, users) in tables {
+        criterion.bench_function(name, |bencher| {
+            bencher.iter(|| event::payload(black_box(&mark), 1_518_127_183_443, &users));
+        });
+    }
+}
+
+fn recording(criterion: &mut Criterion) {
+    let metrics = metrics_of_process();
+    let Mark { recipient, last_read_event_id, .. } = mark(FIRST_MESSAGE);
+    let cursor = ReadCursor { recipient, last_read_event_id, read_at_ms: 1_518_127_183_443 };
+    let quota = Quota { limit: 1000, remaining: 1, reset_at_ms: 1_518_127_183_443 };
+    let outcome = Ok(Outcome::Advanced { cursor, quota });
+    criterion.bench_function("count and time a mark", |bencher| {
+        bencher.iter(|| {
+            metrics.count_mark_read(black_box(&outcome));
+            metrics.record_call(RecordedMethod::Ours(Rpc::MarkRead), Code::Ok, Instant::now());
+        });
+    });
+}
+
+fn marks(criterion: &mut Criterion) {
+    let runtime = runtime();
+    let service = service(&store());
+    let deadline = deadline();
+    let message = Cell::new(FIRST_MESSAGE);
+    criterion.bench_function("a mark by the service, embedded store", |bencher| {
+        bencher.to_async(&runtime).iter(async || {
+            let outcome = service.mark_read(Ok(mark(next(&message))), deadline, None).await;
+            assert!(matches!(outcome, Ok(Outcome::Advanced { .. })));
+        });
+    });
+}
+
+/// From the connection's bytes to the answer's, with HTTP/2's client as the only part that is not
+/// the server's.
+fn whole_call(criterion: &mut Criterion) {
+    let runtime = runtime();
+    let client = runtime.block_on(connection());
+    let token = token();
+    let message = Cell::new(FIRST_MESSAGE);
+    criterion.bench_function("a whole call, embedded store", |bencher| {
+        bencher.to_async(&runtime).iter(async || {
+            let request = head().header(TE, "trailers").header(AUTHORIZATION, &token);
+            let mut client = client.clone().ready().await.unwrap();
+            let (answer, mut body) = client.send_request(request.body(()).unwrap(), false).unwrap();
+            body.send_data(frame(&self::request(next(&message))), true).unwrap();
+            let mut answer = answer.await.unwrap().into_body();
+            while let Some(data) = answer.data().await {
+                answer.flow_control().release_capacity(data.unwrap().len()).unwrap();
+            }
+            assert_eq!(answer.trailers().await.unwrap().unwrap()["grpc-status"], "0");
+        });
+    });
+}
+
+/// A connection of a client to an edge, in memory.
+async fn connection() -> SendRequest<Bytes> {
+    let lifecycle = Lifecycle::default();
+    let identity = identity();
+    let store = store();
+    let sources =
+        Sources { phase: lifecycle.watch(), store: store.health(), keys: identity.start() };
+    let (health, _) = health::server(sources).await;
+    let edge_rate = Some(EdgeRate { rate: 1_000_000_000, burst: 1_000_000_000 });
+    let config = EdgeConfig { call_timeout: CALL_TIMEOUT, edge_rate, identity };
+    let edge =
+        Edge::new(config, Arc::new(service(&store)), health, lifecycle, metrics_of_process())
+            .unwrap();
+    let (ours, theirs) = tokio::io::duplex(64 * 1024);
+    let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let service = edge.of_peer(Peer { address, security: Security::Plain });
+    let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    tokio::spawn(server.serve_connection(TokioIo::new(theirs), service));
+    let (client, connection) = h2::client::handshake(ours).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+fn store() -> Arc<dyn Store> {
+    Arc::new(MemoryStore::new(NO_LIMIT, NO_LIMIT, STREAM_MAX_ENTRIES))
+}
+
+fn service(store: &Arc<dyn Store>) -> Service {
+    let hub = Arc::new(Hub::new(Arc::clone(store)));
+    Service::new(Arc::clone(store), hub, metrics_of_process())
+}
+
+/// Metrics that go where a server's go.
+fn metrics_of_process() -> Arc<Metrics> {
+    // Whoever is first installs it.
+    if let Ok(page) = metrics::install() {
+        std::thread::spawn(move || {
+            loop {
+                std::thread::sleep(Duration::from_secs(5));
+                page.run_upkeep();
+            }
+        });
+    }
+    Arc::default()
+}
+
+fn identity() -> Identity {
+    let keys = Keys::only(Verifier::with_secret(&secret(), &Expected::default()));
+    Identity::Proven { bearer: Some(Bearer::Configured(keys)), oauth1: None }
+}
+
+fn secret() -> Secret {
+    Secret::from_file_contents(SECRET.into()).unwrap()
+}
+
+fn token() -> HeaderValue {
+    let token = jwt::issue(user(READER), &secret(), CALL_TIMEOUT, Expected::default()).unwrap();
+    format!("Bearer {token}").try_into().unwrap()
+}
+
+fn head() -> http::request::Builder {
+    Request::builder().method(Method::POST).uri(MARK_READ).header(CONTENT_TYPE, "application/grpc")
+}
+
+fn request(message: u64) -> MarkReadRequest {
+    MarkReadRequest { last_read_event_id: message, recipient_id: RECIPIENT }
+}
+
+fn frame(message: &impl Message) -> Bytes {
+    let mut frame = BytesMut::with_capacity(64);
+    frame.put_u8(0);
+    frame.put_u32(message.encoded_len().try_into().unwrap());
+    message.encode(&mut frame).unwrap();
+    frame.freeze()
+}
+
+fn mark(message: u64) -> Mark {
+    let (reader, recipient) = (user(READER), user(RECIPIENT));
+    Mark { reader, recipient, last_read_event_id: message.try_into().unwrap() }
+}
+
+fn user(id: u64) -> UserId {
+    id.try_into().unwrap()
+}
+
+fn next(message: &Cell<u64>) -> u64 {
+    message.replace(message.get() + 1)
+}
+
+fn deadline() -> Deadline {
+    Deadline::starting_now(Wire::Grpc, &HeaderMap::new(), CALL_TIMEOUT)
+}
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
