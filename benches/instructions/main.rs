@@ -1,0 +1,131 @@
+//! What a mark costs, in instructions: the server's and Redis's. They are nearly the same on a busy
+//! machine and on an idle one, so a regression shows where times would say nothing.
+//!
+//! `cargo bench --bench instructions` builds the release binary as users get it, runs it and a
+//! Redis of its own under valgrind's callgrind, marks over gRPC, prints a table, and fails where a
+//! figure is above its limit in `benches/instructions/limits.toml`. `-- --refresh` writes the
+//! figures there instead. The profiles stay in `target/tmp/instructions/`, for
+//! `callgrind_annotate`.
+
+#![allow(
+    clippy::as_conversions,
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "a bench prints, and ends where something fails"
+)]
+
+mod calls;
+mod counted;
+mod limits;
+
+#[allow(dead_code, unused_imports, reason = "the tests need more of it")]
+#[path = "../../tests/it/harness/mod.rs"]
+mod harness;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use calls::{Callers, KINDS};
+use counted::Counted;
+use harness::server::{SECRET, http1};
+use harness::{eventually, free_port};
+use limits::{Figure, Limits};
+
+/// How often marks of a kind are made and counted, once they were made uncounted. The least count
+/// is taken: all that comes in between only adds to it.
+const TIMES: u32 = 5;
+
+/// For how long it is counted what the processes do while nobody asks them anything.
+const IDLE: Duration = Duration::from_secs(6);
+
+/// For a program to be there: under valgrind it takes some fifty times as long.
+const START_LIMIT: Duration = Duration::from_secs(120);
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let binary = release_binary();
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("instructions");
+    let _ = std::fs::remove_dir_all(&dir);
+    std::fs::create_dir_all(&dir).unwrap();
+    let (redis, redis_port) = redis(&dir).await;
+    let (server, address) = server(&dir, &binary, redis_port).await;
+    let mut processes = [server, redis];
+
+    let callers = Callers::of(&address, &processes[1]).await;
+    Counted::idle_for(&mut processes, IDLE).await;
+    let mut figures = Vec::new();
+    for kind in &KINDS {
+        let mut least = [f64::INFINITY; 2];
+        for time in 0..=TIMES {
+            callers.mark(kind, &processes[1]).await;
+            for (process, least) in processes.iter_mut().zip(&mut least) {
+                let counted = process.instructions(kind.name);
+                if time > 0 {
+                    *least = counted.min(*least);
+                }
+            }
+        }
+        for (process, least) in processes.iter().zip(least) {
+            let instructions = (least / kind.marks() as f64).round() as u64;
+            figures.push(Figure { of: process.name, kind: kind.name, instructions });
+        }
+    }
+    let here = limits::Place::here();
+    if std::env::args().any(|word| word == "--refresh") {
+        limits::refresh(&here, &figures);
+    }
+    Limits::read().judge(&here, &figures)
+}
+
+/// Builds what is measured. What cargo builds for a bench has what development needs in it, such as
+/// a clock that tests can stop.
+fn release_binary() -> PathBuf {
+    let built = Command::new(env!("CARGO"))
+        .args(["build", "--locked", "--release", "--bin", "markread"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        // Cargo tells it to what it runs; to what it builds it would be another setting.
+        .env_remove("MARKREAD_REVISION")
+        .status();
+    assert!(built.unwrap().success(), "the release binary builds");
+    Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("release").join("markread")
+}
+
+/// A Redis that keeps nothing, and where it listens.
+async fn redis(dir: &Path) -> (Counted, u16) {
+    let port = free_port();
+    let mut command = Command::new("redis-server");
+    command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
+    command.arg("--dir").arg(dir);
+    let redis = Counted::start("redis", dir, &command);
+    let client = ::redis::Client::open(format!("redis://127.0.0.1:{port}")).unwrap();
+    eventually("Redis listens", START_LIMIT, async || {
+        client.get_multiplexed_async_connection().await.ok()
+    })
+    .await;
+    (redis, port)
+}
+
+/// A server that is ready, and where it serves gRPC. Neither a quota nor a timeout is in the way.
+async fn server(dir: &Path, binary: &Path, redis_port: u16) -> (Counted, String) {
+    let [address, ops] = [(); 2].map(|()| format!("127.0.0.1:{}", free_port()));
+    let secret = dir.join("secret");
+    std::fs::write(&secret, SECRET).unwrap();
+    let mut command = harness::server::command(&["serve", "--listen", &address]);
+    let command = command.as_std_mut();
+    command.args(["--ops-listen", &ops, "--redis-url", &format!("redis://127.0.0.1:{redis_port}")]);
+    command.arg("--jwt-secret-file").arg(secret);
+    command.args(["--rate-limit", "999999999999", "--call-timeout", "60s"]);
+    let server = Counted::start_as("server", dir, binary, command);
+    let request = "GET /readyz HTTP/1.1\r\nhost: ops\r\nconnection: close\r\n\r\n";
+    eventually("the server is ready", START_LIMIT, async || {
+        http1(&ops, request).await.filter(|(head, _)| head.contains(" 200 "))
+    })
+    .await;
+    (server, address)
+}
