@@ -10,9 +10,7 @@
 -- functions, as they are made anew for each call of a script: so what is rare is apart, and made
 -- where it is needed.
 
-local call, pcall, find = redis.call, pcall, string.find
-
-local MAX_ID = '9223372036854775807'
+local call, find = redis.call, string.find
 
 -- Redis's clock, asked once a script at most, and only where it is needed: ms since 1970, and the
 -- same as text.
@@ -26,12 +24,9 @@ local function now_ms()
   return clock_ms
 end
 
--- No sign, no zero in front, no fraction.
-local CANONICAL = '^[1-9]%d*$'
-
 -- Whole, canonical, and what a float holds exactly.
 local function is_count(text)
-  return text == '0' or #text <= 15 and find(text, CANONICAL)
+  return text == '0' or #text <= 15 and string.find(text, '^[1-9]%d*$')
 end
 
 -- Takes calls of a reader's quota, of marks or of reads, before it is known which are served: what
@@ -96,7 +91,7 @@ end
 local made
 local function buckets()
   if made then return made end
-  local sha1hex, sub, format = redis.sha1hex, string.sub, string.format
+  local call, sha1hex, sub, format = redis.call, redis.sha1hex, string.sub, string.format
 
   local function level(count)
     local _, exponent = math.frexp(count)
@@ -147,14 +142,13 @@ local function read_cursor(key, recipient)
   return home ~= key and call('HGET', home, recipient), home, count
 end
 
-local NO_ID = 'CORRUPT the cursor is no ID'
-
 -- Since when a cursor stands where it does, as text.
 local function read_time(message, home, recipient)
-  if not find(message, CANONICAL) or #message > 19 or #message == 19 and message > MAX_ID then
-    error(NO_ID, 0)
+  if not string.find(message, '^[1-9]%d*$') or #message > 19
+    or #message == 19 and message > '9223372036854775807' then
+    error('CORRUPT the cursor is no ID', 0)
   end
-  local read_at = call('HGET', home, '-' .. recipient)
+  local read_at = redis.call('HGET', home, '-' .. recipient)
   if not read_at or not is_count(read_at) then error('CORRUPT the cursor has no time', 0) end
   return read_at
 end

@@ -11,11 +11,11 @@
 -- ARGV[4]       how many cursors are wanted from behind it
 --
 -- Returns
---   {'read', used, reset_at_ms, more, fields, …}    more: 1 where cursors follow behind these; then the
---                                                   fields and values of whole hashes. What stands
---                                                   before the place is among them
+--   {'read', used, reset_at_ms, more, fields, …}    more: 1 where cursors follow behind; then
+--                                                   the fields and values of whole hashes. What
+--                                                   stands before the place is among them
 --   {'over_quota', reset_at_ms, ttl_ms}             nothing was read
---   {'error', text}                                 nothing was taken; text begins with Redis's code
+--   {'error', text}                                 nothing was taken
 
 local FROM, WANTED = ARGV[3], tonumber(ARGV[4])
 

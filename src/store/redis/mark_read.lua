@@ -66,120 +66,143 @@ local function publish(reader, recipient, message, traceparent)
   end
 end
 
--- Values of one command. A Lua function takes some thousands, and a hash may hold more.
-local VALUES_MAX = 1000
+-- What is rare, and made where it is needed: batches and first cursors.
+local rare
+local function rarely()
+  if rare then return rare end
+  local call = redis.call
 
-local function in_pieces(command, key, values)
-  for first = 1, #values, VALUES_MAX do
-    call(command, key, unpack(values, first, math.min(first + VALUES_MAX - 1, #values)))
-  end
-end
-
--- A batch, that is several marks of a reader, reads its cursors before its first mark, with one
--- command a hash, and writes them after its last one. Of each conversation: where the cursor
--- stands, in which hash, and whether it got there in this batch; of each hash: what is to be
--- written.
-local messages, homes, is_new, unwritten = {}, {}, {}, {}
-local bucket_count
-
-local function read_ahead(key, first)
-  bucket_count = buckets().count_of(key)
-  local recipients = {}
-  for arg = first, first + (MARKS - 1) * VALUES, VALUES do
-    local recipient = ARGV[arg]
-    local home = made.home_of(key, recipient, bucket_count)
-    homes[recipient] = home
-    recipients[home] = recipients[home] or {}
-    table.insert(recipients[home], recipient)
-  end
-  for home, those in pairs(recipients) do
-    for n, message in ipairs(call('HMGET', home, unpack(those))) do messages[those[n]] = message end
-  end
-end
-
-local function write_behind()
-  for home, values in pairs(unwritten) do in_pieces('HSET', home, values) end
-  unwritten = {}
-end
-
--- Advances the first cursor of a conversation, and says in which hash. Where the hash that it
--- belongs into is full, of a reader with so many buckets, the next bucket in turn is split in two
--- before, or the one hash into the first two.
-local function begin_conversation(key, home, count, reader, recipient, message, traceparent)
-  -- What one hash holds before it is split, and a bucket before another one is.
-  local CONVERSATIONS_MAX = 64
-  -- What a bucket holds at least that is split: whoever picks recipients so that they share a
-  -- bucket does not make buckets without end that hold nothing.
-  local SPLIT_MIN = 16
-
-  -- Nothing, or the hash to be split, what goes from there, what of that comes where, and how many
-  -- buckets there are then. Whatever can fail is tried here, before anything is written.
-  local function plan_split()
-    if call('HLEN', home) < 2 * CONVERSATIONS_MAX then return nil end
-    local from, first_new, new_count = key, 0, 2
-    if count > 0 then
-      from, first_new, new_count = made.key_of(key, count - made.level(count)), count, count + 1
-      if call('HLEN', from) < 2 * SPLIT_MIN then return nil end
+  -- A Lua function takes some thousands of values, and a hash may hold more.
+  local function in_pieces(command, key, values)
+    for first = 1, #values, 1000 do
+      call(command, key, unpack(values, first, math.min(first + 999, #values)))
     end
-    local moved, left = {}, {}
-    for bucket = first_new, new_count - 1 do
-      local into = made.key_of(key, bucket)
-      if call('EXISTS', into) == 1 then error('CORRUPT a bucket is there before its time', 0) end
-      moved[into] = {}
-    end
-    local fields = call('HGETALL', from)
-    for n = 1, #fields, 2 do
-      local values = moved[made.home_of(key, string.gsub(fields[n], '^-', ''), new_count)]
-      if values then
-        table.insert(left, fields[n])
-        table.insert(values, fields[n])
-        table.insert(values, fields[n + 1])
+  end
+
+  -- A batch, that is several marks of a reader, has its cursors read before its first mark, with
+  -- one command a hash, and written after its last one. Of each conversation: where the cursor
+  -- stands, in which hash, and whether it got there in this batch; of each hash: what is to be
+  -- written.
+  local function begin_batch(key, first)
+    local batch = {messages = {}, homes = {}, is_new = {}, unwritten = {}}
+    local function read_ahead()
+      batch.count = buckets().count_of(key)
+      local recipients = {}
+      for arg = first, first + (MARKS - 1) * VALUES, VALUES do
+        local recipient = ARGV[arg]
+        local home = made.home_of(key, recipient, batch.count)
+        batch.homes[recipient] = home
+        recipients[home] = recipients[home] or {}
+        table.insert(recipients[home], recipient)
+      end
+      for home, those in pairs(recipients) do
+        for n, message in ipairs(call('HMGET', home, unpack(those))) do
+          batch.messages[those[n]] = message
+        end
       end
     end
-    return from, left, moved, new_count
+    -- What cannot be read is read again by its mark, and fails there.
+    pcall(read_ahead)
+    return batch
   end
 
-  write_behind()
-  local from, left, moved, new_count = plan_split()
-  publish(reader, recipient, message, traceparent)
-  if from then
-    for into, values in pairs(moved) do in_pieces('HSET', into, values) end
-    in_pieces('HDEL', from, left)
-    call('HSET', key, 'buckets', new_count)
-    home = made.home_of(key, recipient, new_count)
-    messages, homes = {}, {}
+  local function write_behind(batch)
+    for home, values in pairs(batch.unwritten) do in_pieces('HSET', home, values) end
+    batch.unwritten = {}
   end
-  call('HSET', home, recipient, message, '-' .. recipient, clock)
-  return home
+
+  -- Advances the first cursor of a conversation, and says in which hash. Where the hash that it
+  -- belongs into is full, of a reader with so many buckets, the next bucket in turn is split in two
+  -- before, or the one hash into the first two.
+  local function begin_conversation(
+    batch, key, home, count, reader, recipient, message, traceparent)
+    -- What the one hash holds before it is split, and a bucket before another one is. Redis looks
+    -- at one field after the other: a bucket is short for speed, and not shorter for memory.
+    local HASH_MAX, BUCKET_MAX = 64, 32
+    -- What a bucket holds at least that is split: whoever picks recipients so that they share a
+    -- bucket does not make buckets without end that hold nothing.
+    local SPLIT_MIN = 10
+
+    -- Nothing, or the hash to be split, what goes from there, what of that comes where, and how
+    -- many buckets there are then. Whatever can fail is tried here, before anything is written.
+    local function plan_split()
+      if call('HLEN', home) < 2 * (count == 0 and HASH_MAX or BUCKET_MAX) then return nil end
+      local from, first_new, new_count = key, 0, 2
+      if count > 0 then
+        from, first_new, new_count = made.key_of(key, count - made.level(count)), count, count + 1
+        if call('HLEN', from) < 2 * SPLIT_MIN then return nil end
+      end
+      local moved, left = {}, {}
+      for bucket = first_new, new_count - 1 do
+        local into = made.key_of(key, bucket)
+        if call('EXISTS', into) == 1 then error('CORRUPT a bucket is there before its time', 0) end
+        moved[into] = {}
+      end
+      local fields = call('HGETALL', from)
+      for n = 1, #fields, 2 do
+        local values = moved[made.home_of(key, string.gsub(fields[n], '^-', ''), new_count)]
+        if values then
+          table.insert(left, fields[n])
+          table.insert(values, fields[n])
+          table.insert(values, fields[n + 1])
+        end
+      end
+      return from, left, moved, new_count
+    end
+
+    if batch then write_behind(batch) end
+    local from, left, moved, new_count = plan_split()
+    publish(reader, recipient, message, traceparent)
+    if from then
+      for into, values in pairs(moved) do in_pieces('HSET', into, values) end
+      in_pieces('HDEL', from, left)
+      call('HSET', key, 'buckets', new_count)
+      home = made.home_of(key, recipient, new_count)
+      if batch then batch.messages, batch.homes = {}, {} end
+    end
+    call('HSET', home, recipient, message, '-' .. recipient, clock)
+    return home
+  end
+
+  rare = {
+    begin_batch = begin_batch, write_behind = write_behind,
+    begin_conversation = begin_conversation,
+  }
+  return rare
 end
 
--- Where the cursor stands and since when, if that is not behind the mark; nothing where it
--- advances.
-local function mark(key, reader, recipient, message, traceparent)
-  local known, home, count = messages[recipient], homes[recipient], bucket_count
+-- Where the cursor stands and since when, if that is not behind the mark; nothing if it advances.
+local function mark(batch, key, reader, recipient, message, traceparent)
+  local known, home, count
+  if batch then
+    known, home, count = batch.messages[recipient], batch.homes[recipient], batch.count
+  end
   if known == nil then known, home, count = read_cursor(key, recipient) end
   if known and (#known > #message or #known == #message and known >= message) then
-    return known, is_new[recipient] and clock or read_time(known, home, recipient)
+    if batch and batch.is_new[recipient] then return known, clock end
+    return known, read_time(known, home, recipient)
   end
   -- What is no ID may be less as text; the greatest ID is above every message.
-  if known and not find(known, CANONICAL) then error(NO_ID, 0) end
+  if known and not find(known, '^[1-9]%d*$') then error('CORRUPT the cursor is no ID', 0) end
   now_ms()
   if not known then
-    home = begin_conversation(key, home, count, reader, recipient, message, traceparent)
+    home = rarely().begin_conversation(
+      batch, key, home, count, reader, recipient, message, traceparent)
   else
     publish(reader, recipient, message, traceparent)
-    if MARKS == 1 then
+    if not batch then
       call('HSET', home, recipient, message, '-' .. recipient, clock)
       return
     end
-    unwritten[home] = unwritten[home] or {}
-    local values = unwritten[home]
+    local values = batch.unwritten[home] or {}
+    batch.unwritten[home] = values
     local n = #values
     values[n + 1], values[n + 2] = recipient, message
     values[n + 3], values[n + 4] = '-' .. recipient, clock
   end
-  if MARKS > 1 then
-    messages[recipient], homes[recipient], is_new[recipient] = message, home, true
+  if batch then
+    batch.messages[recipient], batch.homes[recipient] = message, home
+    batch.is_new[recipient] = true
   end
 end
 
@@ -189,10 +212,7 @@ for key = 2, #KEYS, 2 do
   local quota, cursors, reader = KEYS[key], KEYS[key + 1], ARGV[arg]
   arg = arg + 1
   local used, reset_at_ms, has_end, taken = take(quota, ARGV[4], LIMIT, WINDOW_MS)
-  if used and MARKS > 1 then
-    messages, homes, is_new = {}, {}, {}
-    pcall(read_ahead, cursors, arg)
-  end
+  local batch = MARKS > 1 and used and rarely().begin_batch(cursors, arg)
   local served = 0
   for arg = arg, arg + (MARKS - 1) * VALUES, VALUES do
     if not used then
@@ -203,8 +223,9 @@ for key = 2, #KEYS, 2 do
         'over_quota', reset_at_ms, math.max(0, reset_at_ms - now_ms())
       n = n + 3
     else
+      local traceparent = VALUES == 3 and ARGV[arg + 2] or ''
       local done, known, read_at =
-        pcall(mark, cursors, reader, ARGV[arg], ARGV[arg + 1], VALUES == 3 and ARGV[arg + 2] or '')
+        pcall(mark, batch, cursors, reader, ARGV[arg], ARGV[arg + 1], traceparent)
       if not done then
         replies[n + 1], replies[n + 2] = 'error', known
         n = n + 2
@@ -223,7 +244,7 @@ for key = 2, #KEYS, 2 do
     end
   end
   arg = arg + MARKS * VALUES
-  if MARKS > 1 then write_behind() end
+  if batch then rare.write_behind(batch) end
   if used and (served < MARKS or not has_end) then
     settle(quota, used, taken, served, reset_at_ms, has_end)
   end

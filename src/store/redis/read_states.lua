@@ -6,9 +6,9 @@
 -- ARGV[2+n]     of cursor n: the recipient, canonical decimal
 --
 -- Returns
---   {'read', used, reset_at_ms, cursors}    of each cursor {message, read_at_ms}, or {} where none is set
+--   {'read', used, reset_at_ms, cursors}    of each cursor {message, read_at_ms}; {} where none is
 --   {'over_quota', reset_at_ms, ttl_ms}     nothing was read
---   {'error', text}                         nothing was taken; text begins with Redis's error code
+--   {'error', text}                         nothing was taken
 
 local function read_states(reply)
   local cursors = {}
