@@ -9,7 +9,7 @@ use crate::harness::{Redis, Server};
 use crate::load::{Calls, Pace, Until, run};
 use crate::process::cpu_seconds;
 use crate::report::{Bound, thousands};
-use crate::rounds::{SATURATE, UNLIMITED};
+use crate::rounds::UNLIMITED;
 use crate::workloads::{FIRST_READER, Population};
 
 /// Readers that make the calls: where each has 100,000 conversations few will do, and where
@@ -89,7 +89,7 @@ pub(crate) async fn measure(options: &Options) -> String {
         for case in families.iter_mut().flat_map(|(_, cases)| cases) {
             let lasts = Until::Elapsed(options.lasts / 2);
             let before = cpu_seconds(redis.id());
-            let came_to = run(&case.server.address, &case.calls, SATURATE, lasts).await;
+            let came_to = run(&case.server.address, &case.calls, options.saturate(), lasts).await;
             let spent = cpu_seconds(redis.id()) - before;
             // The first is to warm up.
             if round > 0 {

@@ -4,7 +4,8 @@
 //! `cargo bench --bench throughput` starts its own Redis and servers, and writes tables, a chart
 //! and ratios to `docs/performance.md`, `docs/performance.svg` and `target/throughput.json`.
 //! `-- --seconds N` makes a round longer, `-- --rounds N` makes more of them,
-//! `-- --worker-threads N` gives the servers more threads. `-- --only PART` measures the part
+//! `-- --worker-threads N` gives the servers more threads, `-- --at-once N` makes so many calls at
+//! once on each of eight connections. `-- --only PART` measures the part
 //! `throughput`, `growth` or `memory`, prints it, and writes nothing.
 
 #![allow(
@@ -47,6 +48,15 @@ pub(crate) struct Options {
     pub(crate) lasts: Duration,
     pub(crate) rounds: u64,
     pub(crate) worker_threads: String,
+    /// Calls at once on each connection.
+    pub(crate) at_once: usize,
+}
+
+impl Options {
+    /// As many calls as a server is kept busy by.
+    pub(crate) fn saturate(&self) -> load::Pace {
+        load::Pace::Saturate { connections: rounds::CONNECTIONS, at_once: self.at_once }
+    }
 }
 
 fn main() {
@@ -63,6 +73,7 @@ fn main() {
         lasts: Duration::from_secs(number("--seconds", 3)),
         rounds: number("--rounds", 5),
         worker_threads: number("--worker-threads", 1).to_string(),
+        at_once: number("--at-once", 64) as usize,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(measure(&options, option("--only").as_deref()));

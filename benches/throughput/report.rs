@@ -28,13 +28,13 @@ pub(crate) fn write(options: &Options, throughput: &Throughput, parts: &[String]
 
 /// The rounds, as text.
 pub(crate) fn rounds(options: &Options, throughput: &Throughput) -> String {
-    let Options { lasts, rounds, worker_threads } = options;
+    let Options { lasts, rounds, worker_threads, at_once } = options;
     let readers = workloads::READERS;
     let conversations = workloads::CONVERSATIONS;
     let mut text = format!(
         "## Calls\n\n\
          {rounds} rounds of {} s in turn. Medians; the spread is from the least to the most round. \
-         128 calls at once (batches: 16)\non 8 connections, by {readers} readers in turn, of \
+         {} calls at once (batches: 16)\non 8 connections, by {readers} readers in turn, of \
          {conversations} conversations each (batches: 100). All advance but where\nit says \
          otherwise. Bearer tokens, the edge guard at its default, {worker_threads} worker thread, \
          Redis without persistence.\n\n\
@@ -49,6 +49,7 @@ pub(crate) fn rounds(options: &Options, throughput: &Throughput) -> String {
          | | calls/s | spread | server | Redis | generator | p50 | p99 | p99.9 |\n\
          | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
         lasts.as_secs(),
+        at_once * crate::rounds::CONNECTIONS,
         100.0 * throughput.advanced,
     );
     for measured in &throughput.measured {

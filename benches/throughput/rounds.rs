@@ -22,8 +22,7 @@ use crate::redis_load::{Repetition, Step, naive};
 use crate::workloads;
 
 pub(crate) const CONNECTIONS: usize = 8;
-pub(crate) const SATURATE: Pace = Pace::Saturate { connections: CONNECTIONS, at_once: 16 };
-/// A batch is as much work for Redis as a hundred marks: 128 would wait for each other too long.
+/// A batch is as much work for Redis as a hundred marks: more would wait for each other too long.
 const BATCHES: Pace = Pace::Saturate { connections: CONNECTIONS, at_once: 2 };
 const LONE: Pace = Pace::Saturate { connections: 1, at_once: 1 };
 
@@ -42,9 +41,9 @@ struct Workload {
 }
 
 impl Workload {
-    fn new(server: &Server, calls: Arc<Calls>) -> Self {
+    fn new(server: &Server, calls: Arc<Calls>, saturate: Pace) -> Self {
         let (address, server) = (server.address.clone(), server.id());
-        Self { calls, address, server, saturate: SATURATE }
+        Self { calls, address, server, saturate }
     }
 
     async fn run(&self, pace: Pace, lasts: Duration) -> Round {
@@ -58,7 +57,8 @@ impl Workload {
 }
 
 pub(crate) async fn measure(options: &Options) -> Throughput {
-    let Options { lasts, rounds, worker_threads } = options;
+    let Options { lasts, rounds, worker_threads, .. } = options;
+    let saturate = options.saturate();
     let mut redis = Redis::start().await;
     let threads = ["--worker-threads", worker_threads];
     let server = Server::on_with(&redis, &[&threads[..], &UNLIMITED].concat()).await;
@@ -69,17 +69,17 @@ pub(crate) async fn measure(options: &Options) -> Throughput {
         calls: workloads::noop(),
         address: at_once.address.clone(),
         server: at_once.id(),
-        saturate: SATURATE,
+        saturate,
     };
-    let batch = Workload { saturate: BATCHES, ..Workload::new(&server, workloads::batch()) };
+    let batch = Workload::new(&server, workloads::batch(), BATCHES);
     let workloads = [
         noop,
-        Workload::new(&server, workloads::advancing()),
-        Workload::new(&server, workloads::unchanged()),
-        Workload::new(&stingy, workloads::limited()),
+        Workload::new(&server, workloads::advancing(), saturate),
+        Workload::new(&server, workloads::unchanged(), saturate),
+        Workload::new(&stingy, workloads::limited(), saturate),
         batch,
-        Workload::new(&server, workloads::state()),
-        Workload::new(&server, workloads::http()),
+        Workload::new(&server, workloads::state(), saturate),
+        Workload::new(&server, workloads::http(), saturate),
     ];
     let [noop, advancing, _, _, batch, _, http] = &workloads;
     // So that what advances does not begin conversations, and what is to be a no-op is one.
