@@ -142,9 +142,7 @@ impl Edge {
             return Either::Left(Box::pin(async move { Ok(front.health(asked, request).await) }));
         }
         if front.lifecycle.phase() == Phase::Draining {
-            return Either::Left(Box::pin(async move {
-                Ok(refuse(&front.metrics, asked, Refusal::Draining))
-            }));
+            return Either::Left(refused(&front.metrics, asked, Refusal::Draining));
         }
         match &self.guarded {
             Some(guarded) => Either::Right(guarded.clone().call(request)),
@@ -275,7 +273,7 @@ impl tower::Service<Request<Incoming>> for Methods {
     fn call(&mut self, request: Request<Incoming>) -> Answering {
         let routes = Arc::clone(&self.0);
         let Some(&arrival) = request.extensions().get::<Arrival>() else {
-            return refused(routes, Asked::of(&request), Refusal::Internal);
+            return refused(&routes.metrics, Asked::of(&request), Refusal::Internal);
         };
         let asked = arrival.asked;
         match asked.target {
@@ -300,19 +298,21 @@ impl tower::Service<Request<Incoming>> for Methods {
                     async move { Ok(routes.stream(&routes.reflection_v1alpha, request).await) },
                 )
             }
-            Target::Unknown => refused(routes, asked, Refusal::Unknown),
-            Target::WrongHttpMethod => refused(routes, asked, Refusal::WrongHttpMethod),
+            Target::Unknown => refused(&routes.metrics, asked, Refusal::Unknown),
+            Target::WrongHttpMethod => refused(&routes.metrics, asked, Refusal::WrongHttpMethod),
             Target::WrongContentType => {
-                refused(routes, asked, Refusal::WrongContentType { takes: GRPC })
+                refused(&routes.metrics, asked, Refusal::WrongContentType { takes: GRPC })
             }
             // The edge answers it in front of the guard.
-            Target::Health => refused(routes, asked, Refusal::Internal),
+            Target::Health => refused(&routes.metrics, asked, Refusal::Internal),
         }
     }
 }
 
-fn refused(routes: Arc<Routes>, asked: Asked, refusal: Refusal) -> Answering {
-    Box::pin(async move { Ok(refuse(&routes.metrics, asked, refusal)) })
+/// What is refused before there is anything to wait for.
+fn refused(metrics: &Arc<Metrics>, asked: Asked, refusal: Refusal) -> Answering {
+    let metrics = Arc::clone(metrics);
+    Box::pin(async move { Ok(refuse(&metrics, asked, refusal)) })
 }
 
 impl Routes {

@@ -67,9 +67,6 @@ impl UserReader {
         let now = Instant::now();
         let reader = self.recall(mark.reader, now)?;
         let recipient = self.recall(mark.recipient, now)?;
-        if reader.is_none() && recipient.is_none() {
-            return Some(Users::default());
-        }
         let objects = [(mark.reader, reader), (mark.recipient, recipient)];
         let objects = objects.into_iter().filter_map(|(user, object)| Some((user, object?)));
         Some(Users::within_bounds(objects))
