@@ -28,7 +28,7 @@ pub(crate) struct Kind {
     in_call: u64,
     /// Readers who take turns.
     readers: u64,
-    /// Whether all readers call at once, while Redis stands still: the first two are alone with it
+    /// Whether all readers call at once, while Redis stands still: the first three are alone with it
     /// then, and the others share a step, at whatever pace things go.
     together: bool,
     /// Whether each mark is further than its cursor.

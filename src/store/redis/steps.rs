@@ -25,8 +25,9 @@ use crate::mark_read::Outcome;
 use crate::store::{MarkResult, StoreError};
 use crate::users::Users;
 
-/// Single marks' steps that are with Redis at once.
-const TURNS: usize = 2;
+/// Single marks' steps that are with Redis at once. With two it waits while the server answers those of
+/// both.
+const TURNS: usize = 3;
 
 /// Marks that share a step: for so long nobody else is served.
 const SHARED_MAX_MARKS: usize = 64;

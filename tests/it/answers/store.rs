@@ -123,7 +123,7 @@ async fn marks_given_up_while_replicas_are_waited_for_do_not_run_long_after() {
     for answer in calls.join_all().await {
         assert_store_unavailable(&answer.unwrap_err());
     }
-    // Two steps of 100 ms may still be with Redis. Marks share them, so that many were done.
+    // Three steps of 100 ms may still be with Redis. Marks share them, so that many were done.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let used = redis.used(READER).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
