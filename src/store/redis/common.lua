@@ -10,7 +10,8 @@
 -- functions, as they are made anew for each call of a script: so what is rare is apart, and made
 -- where it is needed.
 
-local call, find = redis.call, string.find
+local call, try, find = redis.call, redis.pcall, string.find
+local KEYS, ARGV, tonumber = KEYS, ARGV, tonumber
 
 -- Redis's clock, asked once a script at most, and only where it is needed: ms since 1970, and the
 -- same as text.
@@ -33,11 +34,11 @@ end
 -- was used before, when the window ends, whether Redis knows that end, and how many were taken; or
 -- nil and what is wrong.
 local function take(key, calls, limit, window_ms)
-  local reply = redis.pcall('INCRBY', key, calls)
+  local reply = try('INCRBY', key, calls)
   local used = tonumber(reply)
   if not used then
     -- A Redis that is full, or takes no writes, still tells whose quota is used up.
-    used = redis.pcall('GET', key)
+    used = try('GET', key)
     if type(used) ~= 'string' or not is_count(used) or tonumber(used) < limit then
       return nil, reply.err
     end
@@ -91,20 +92,30 @@ end
 local made
 local function buckets()
   if made then return made end
-  local call, sha1hex, sub, format = redis.call, redis.sha1hex, string.sub, string.format
+  local call, sub, format = redis.call, string.sub, string.format
 
+  local level_of, m
   local function level(count)
-    local _, exponent = math.frexp(count)
-    return 2 ^ (exponent - 1)
+    if count ~= level_of then
+      local _, exponent = math.frexp(count)
+      level_of, m = count, 2 ^ (exponent - 1)
+    end
+    return m
   end
 
   local function key_of(key, bucket)
     return format('%s:%d', key, bucket)
   end
 
+  -- A step of Park and Miller's generator (CACM, July 1993) from the ID's last 15 digits: what a
+  -- float holds exactly, all the way. `place` in reads.rs is its twin.
+  local function hash_of(recipient)
+    return tonumber(sub(recipient, -15)) % 2147483647 * 48271 % 2147483647
+  end
+
   local function bucket_of(recipient, count)
     local m = level(count)
-    local bucket = tonumber(sub(sha1hex(recipient), 1, 8), 16) % (2 * m)
+    local bucket = hash_of(recipient) % (2 * m)
     if bucket >= count then bucket = bucket - m end
     return bucket
   end

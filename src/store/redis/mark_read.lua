@@ -24,7 +24,6 @@
 -- A mark's next write is XADD where there is an event, and what follows cannot fail any more. This
 -- is the twin of `advances` in src/mark_read.rs and of `payload` in src/event.rs.
 
-local KEYS, ARGV = KEYS, ARGV
 local STREAM = KEYS[1]
 local LIMIT, WINDOW_MS = tonumber(ARGV[1]), tonumber(ARGV[2])
 local MARKS, VALUES, USER_OBJECTS = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -42,35 +41,11 @@ local function add(...)
   trim_to = '0'
 end
 
--- The payload is put together of all its parts at once: user objects are long.
-local function publish(reader, recipient, message, traceparent)
-  local open, object, close = '{"id":"', reader, '"}'
-  if objects[reader] then open, object, close = '', objects[reader], '' end
-  local comma, other, colon, other_open, other_object, other_close =
-    ',"', recipient, '":', '{"id":"', recipient, '"}'
-  if other == reader then
-    comma, other, colon, other_open, other_object, other_close = '', '', '', '', '', ''
-  elseif objects[other] then
-    other_open, other_object, other_close = '', objects[other], ''
-  end
-  local event = '{"direct_message_mark_read_events":[{"created_timestamp":"' .. clock
-    .. '","sender_id":"' .. reader
-    .. '","last_read_event_id":"' .. message
-    .. '","target":{"recipient_id":"' .. recipient
-    .. '"}}],"users":{"' .. reader .. '":' .. open .. object .. close
-    .. comma .. other .. colon .. other_open .. other_object .. other_close .. '}}'
-  if traceparent == '' then
-    add('payload', event)
-  else
-    add('payload', event, 'traceparent', traceparent)
-  end
-end
-
 -- What is rare, and made where it is needed: batches and first cursors.
 local rare
 local function rarely()
   if rare then return rare end
-  local call = redis.call
+  local call, insert = redis.call, table.insert
 
   -- A Lua function takes some thousands of values, and a hash may hold more.
   local function in_pieces(command, key, values)
@@ -86,18 +61,23 @@ local function rarely()
   local function begin_batch(key, first)
     local batch = {messages = {}, homes = {}, is_new = {}, unwritten = {}}
     local function read_ahead()
-      batch.count = buckets().count_of(key)
-      local recipients = {}
+      local messages, homes, count = batch.messages, batch.homes, buckets().count_of(key)
+      batch.count = count
+      local bucket_of, keys, recipients = made.bucket_of, {}, {}
       for arg = first, first + (MARKS - 1) * VALUES, VALUES do
-        local recipient = ARGV[arg]
-        local home = made.home_of(key, recipient, batch.count)
-        batch.homes[recipient] = home
-        recipients[home] = recipients[home] or {}
-        table.insert(recipients[home], recipient)
+        local recipient, home = ARGV[arg], key
+        if count > 0 then
+          local bucket = bucket_of(recipient, count)
+          home = keys[bucket] or made.key_of(key, bucket)
+          keys[bucket] = home
+        end
+        homes[recipient] = home
+        local those = recipients[home]
+        if those then those[#those + 1] = recipient else recipients[home] = {recipient} end
       end
       for home, those in pairs(recipients) do
         for n, message in ipairs(call('HMGET', home, unpack(those))) do
-          batch.messages[those[n]] = message
+          messages[those[n]] = message
         end
       end
     end
@@ -111,11 +91,11 @@ local function rarely()
     batch.unwritten = {}
   end
 
-  -- Advances the first cursor of a conversation, and says in which hash. Where the hash that it
-  -- belongs into is full, of a reader with so many buckets, the next bucket in turn is split in two
-  -- before, or the one hash into the first two.
-  local function begin_conversation(
-    batch, key, home, count, reader, recipient, message, traceparent)
+  -- Plans where the first cursor of a conversation goes. Where the hash that it belongs into is
+  -- full, of a reader with so many buckets, the next bucket in turn is split in two before, or the
+  -- one hash into the first two: then what goes from where, what of that comes where, and how many
+  -- buckets there are afterwards. Whatever can fail is tried here, before anything is written.
+  local function plan_beginning(batch, key, home, count)
     -- What the one hash holds before it is split, and a bucket before another one is. Redis looks
     -- at one field after the other: a bucket is short for speed, and not shorter for memory.
     local HASH_MAX, BUCKET_MAX = 64, 32
@@ -123,41 +103,38 @@ local function rarely()
     -- bucket does not make buckets without end that hold nothing.
     local SPLIT_MIN = 10
 
-    -- Nothing, or the hash to be split, what goes from there, what of that comes where, and how
-    -- many buckets there are then. Whatever can fail is tried here, before anything is written.
-    local function plan_split()
-      if call('HLEN', home) < 2 * (count == 0 and HASH_MAX or BUCKET_MAX) then return nil end
-      local from, first_new, new_count = key, 0, 2
-      if count > 0 then
-        from, first_new, new_count = made.key_of(key, count - made.level(count)), count, count + 1
-        if call('HLEN', from) < 2 * SPLIT_MIN then return nil end
-      end
-      local moved, left = {}, {}
-      for bucket = first_new, new_count - 1 do
-        local into = made.key_of(key, bucket)
-        if call('EXISTS', into) == 1 then error('CORRUPT a bucket is there before its time', 0) end
-        moved[into] = {}
-      end
-      local fields = call('HGETALL', from)
-      for n = 1, #fields, 2 do
-        local values = moved[made.home_of(key, string.gsub(fields[n], '^-', ''), new_count)]
-        if values then
-          table.insert(left, fields[n])
-          table.insert(values, fields[n])
-          table.insert(values, fields[n + 1])
-        end
-      end
-      return from, left, moved, new_count
-    end
-
     if batch then write_behind(batch) end
-    local from, left, moved, new_count = plan_split()
-    publish(reader, recipient, message, traceparent)
-    if from then
-      for into, values in pairs(moved) do in_pieces('HSET', into, values) end
-      in_pieces('HDEL', from, left)
-      call('HSET', key, 'buckets', new_count)
-      home = made.home_of(key, recipient, new_count)
+    if call('HLEN', home) < 2 * (count == 0 and HASH_MAX or BUCKET_MAX) then return nil end
+    local from, first_new, new_count = key, 0, 2
+    if count > 0 then
+      from, first_new, new_count = made.key_of(key, count - made.level(count)), count, count + 1
+      if call('HLEN', from) < 2 * SPLIT_MIN then return nil end
+    end
+    local moved, left = {}, {}
+    for bucket = first_new, new_count - 1 do
+      local into = made.key_of(key, bucket)
+      if call('EXISTS', into) == 1 then error('CORRUPT a bucket is there before its time', 0) end
+      moved[into] = {}
+    end
+    local fields = call('HGETALL', from)
+    for n = 1, #fields, 2 do
+      local values = moved[made.home_of(key, string.gsub(fields[n], '^-', ''), new_count)]
+      if values then
+        insert(left, fields[n])
+        insert(values, fields[n])
+        insert(values, fields[n + 1])
+      end
+    end
+    return {from = from, left = left, moved = moved, count = new_count}
+  end
+
+  -- Sets the first cursor of a conversation as planned, and says in which hash.
+  local function begin(plan, batch, key, home, recipient, message)
+    if plan then
+      for into, values in pairs(plan.moved) do in_pieces('HSET', into, values) end
+      in_pieces('HDEL', plan.from, plan.left)
+      call('HSET', key, 'buckets', plan.count)
+      home = made.home_of(key, recipient, plan.count)
       if batch then batch.messages, batch.homes = {}, {} end
     end
     call('HSET', home, recipient, message, '-' .. recipient, clock)
@@ -166,7 +143,7 @@ local function rarely()
 
   rare = {
     begin_batch = begin_batch, write_behind = write_behind,
-    begin_conversation = begin_conversation,
+    plan_beginning = plan_beginning, begin = begin,
   }
   return rare
 end
@@ -178,24 +155,54 @@ local function mark(batch, key, reader, recipient, message, traceparent)
     known, home, count = batch.messages[recipient], batch.homes[recipient], batch.count
   end
   if known == nil then known, home, count = read_cursor(key, recipient) end
-  if known and (#known > #message or #known == #message and known >= message) then
-    if batch and batch.is_new[recipient] then return known, clock end
-    return known, read_time(known, home, recipient)
-  end
-  -- What is no ID may be less as text; the greatest ID is above every message.
-  if known and not find(known, '^[1-9]%d*$') then error('CORRUPT the cursor is no ID', 0) end
-  now_ms()
-  if not known then
-    home = rarely().begin_conversation(
-      batch, key, home, count, reader, recipient, message, traceparent)
-  else
-    publish(reader, recipient, message, traceparent)
-    if not batch then
-      call('HSET', home, recipient, message, '-' .. recipient, clock)
-      return
+  local plan
+  if known then
+    if #known > #message or #known == #message and known >= message then
+      if batch and batch.is_new[recipient] then return known, clock end
+      return known, read_time(known, home, recipient)
     end
-    local values = batch.unwritten[home] or {}
-    batch.unwritten[home] = values
+    -- What is no ID may be less as text; the greatest ID is above every message.
+    if not find(known, '^[1-9]%d*$') then error('CORRUPT the cursor is no ID', 0) end
+  else
+    plan = rarely().plan_beginning(batch, key, home, count)
+  end
+  if not clock then now_ms() end
+
+  -- The payload is put together of all its parts at once: user objects are long.
+  local open, object, close = '{"id":"', reader, '"}'
+  if objects[reader] then open, object, close = '', objects[reader], '' end
+  local comma, other, colon, other_open, other_object, other_close =
+    ',"', recipient, '":', '{"id":"', recipient, '"}'
+  if other == reader then
+    comma, other, colon, other_open, other_object, other_close = '', '', '', '', '', ''
+  elseif objects[other] then
+    other_open, other_object, other_close = '', objects[other], ''
+  end
+  local event = '{"direct_message_mark_read_events":[{"created_timestamp":"' .. clock
+    .. '","sender_id":"' .. reader
+    .. '","last_read_event_id":"' .. message
+    .. '","target":{"recipient_id":"' .. recipient
+    .. '"}}],"users":{"' .. reader .. '":' .. open .. object .. close
+    .. comma .. other .. colon .. other_open .. other_object .. other_close .. '}}'
+  if traceparent then
+    add('payload', event, 'traceparent', traceparent)
+  elseif trim_to == '0' then
+    call('XADD', STREAM, '*', 'payload', event)
+  else
+    add('payload', event)
+  end
+
+  if not known then
+    home = rare.begin(plan, batch, key, home, recipient, message)
+  elseif not batch then
+    call('HSET', home, recipient, message, '-' .. recipient, clock)
+    return
+  else
+    local values = batch.unwritten[home]
+    if not values then
+      values = {}
+      batch.unwritten[home] = values
+    end
     local n = #values
     values[n + 1], values[n + 2] = recipient, message
     values[n + 3], values[n + 4] = '-' .. recipient, clock
@@ -223,7 +230,7 @@ for key = 2, #KEYS, 2 do
         'over_quota', reset_at_ms, math.max(0, reset_at_ms - now_ms())
       n = n + 3
     else
-      local traceparent = VALUES == 3 and ARGV[arg + 2] or ''
+      local traceparent = VALUES == 3 and ARGV[arg + 2] ~= '' and ARGV[arg + 2]
       local done, known, read_at =
         pcall(mark, batch, cursors, reader, ARGV[arg], ARGV[arg + 1], traceparent)
       if not done then

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use aws_lc_rs::digest;
 use redis::{Cmd, Value};
 
 use super::errors::unexpected;
@@ -126,12 +125,12 @@ impl ReadScripts {
 }
 
 /// Where a conversation stands in a reader's list: by its hash with the bits reversed, as in
-/// `list_cursors.lua`, then by recipient.
+/// `list_cursors.lua`, then by recipient. The hash is that of `hash_of` in `common.lua`.
 fn place(recipient: UserId) -> (u32, UserId) {
-    let text = recipient.to_string();
-    let digest = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes());
-    let hash = digest.as_ref().first_chunk().copied().map(u32::from_be_bytes);
-    (hash.unwrap_or_default().reverse_bits(), recipient)
+    const MODULUS: u64 = 2_147_483_647;
+    let last_15_digits = recipient.get() % 1_000_000_000_000_000;
+    let hash = last_15_digits % MODULUS * 48_271 % MODULUS;
+    (u32::try_from(hash).unwrap_or_default().reverse_bits(), recipient)
 }
 
 /// The cursors in one hash: `<recipient>` and `-<recipient>` with their values, in any order.
