@@ -78,6 +78,7 @@ impl Script {
 #[derive(serde::Serialize)]
 pub(crate) struct Ratios {
     pub(crate) mark_read_over_noop: f64,
+    pub(crate) mark_read_over_noop_of_the_whole: f64,
     pub(crate) mark_read_over_script_p16: f64,
     pub(crate) redis_us_per_call: f64,
     pub(crate) lone_call_over_parts: f64,

@@ -61,8 +61,8 @@ impl Options {
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
-    if arguments.next().is_some_and(|role| role == noop::ROLE) {
-        noop::serve(arguments);
+    if let Some(role) = arguments.next().as_deref().and_then(noop::Role::of) {
+        noop::serve(role, arguments);
         return;
     }
     let option = |name: &str| std::env::args().skip_while(|word| word != name).nth(1);

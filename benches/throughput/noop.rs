@@ -1,15 +1,24 @@
-//! The wire's limit: a server that answers at once. It is this very program, started once more, and
-//! serves the service's own methods on the service's own listener, with the settings that `markread
-//! serve` has by default, its runtime and its allocator. It has no guard, no identity and no store.
+//! Servers that answer at once. Each is this very program, started once more, and serves on the
+//! service's own listener, with the settings that `markread serve` has by default, its runtime and
+//! its allocator. The bare one is the wire's limit: the generated service, without guard, identity
+//! and store. The whole one is the service, guard and tokens and all, on a store that does nothing.
 
 use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
 
 use hyper_util::service::TowerToHyperService;
 use markread::config::{self, Command, ServeConfig};
+use markread::edge::{Edge, EdgeConfig};
+use markread::entry_id::EntryId;
 use markread::grpc::MESSAGE_MAX_BYTES;
+use markread::health::{self, Sources};
+use markread::identity::oauth1::Nonce;
+use markread::ids::UserId;
 use markread::lifecycle::Lifecycle;
 use markread::listener::Listener;
-use markread::mark_read::Quota;
+use markread::mark_read::{self, Mark, Outcome, Quota};
+use markread::metrics::{self, Metrics};
 use markread::proto::mark_read_service_server::{MarkReadService, MarkReadServiceServer};
 use markread::proto::{
     BatchGetReadStatesRequest, BatchGetReadStatesResponse, BatchMarkReadRequest,
@@ -17,27 +26,60 @@ use markread::proto::{
     ListReadCursorsResponse, MarkReadRequest, MarkReadResponse, ReadCursor,
     WatchMarkReadEventsRequest, WatchMarkReadEventsResponse,
 };
+use markread::read_state::{Conversation, CursorPage, ReadOutcome};
+use markread::service::Service;
 use markread::status::insert_rate_limit;
+use markread::store::{Entries, MarkResult, NonceUse, Store, StoreError, StoreHealth, StreamSpan};
+use markread::telemetry::Traceparent;
+use markread::watch::Hub;
 use prost_types::Timestamp;
+use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Child;
 use tokio::runtime::Builder;
+use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
-/// The first argument that makes this program that server.
-pub(crate) const ROLE: &str = "noop";
+use crate::harness::server::SECRET;
 
-/// That server.
+/// What the first argument makes of this program.
+#[derive(Clone, Copy)]
+pub(crate) enum Role {
+    Bare,
+    Whole,
+}
+
+impl Role {
+    const NAMES: [(&str, Self); 2] = [("noop", Self::Bare), ("storeless", Self::Whole)];
+
+    pub(crate) fn of(argument: &str) -> Option<Self> {
+        Self::NAMES.iter().find(|(name, _)| *name == argument).map(|(_, role)| *role)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Bare => Self::NAMES[0].0,
+            Self::Whole => Self::NAMES[1].0,
+        }
+    }
+}
+
+/// Such a server.
 pub(crate) struct Noop {
     process: Child,
     pub(crate) address: String,
+    _dir: TempDir,
 }
 
 impl Noop {
     /// With so many threads.
-    pub(crate) async fn start(worker_threads: &str) -> Self {
+    pub(crate) async fn start(role: Role, worker_threads: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let secret = dir.path().join("secret");
+        std::fs::write(&secret, SECRET).unwrap();
         let mut process = tokio::process::Command::new(std::env::current_exe().unwrap())
-            .args([ROLE, "--worker-threads", worker_threads])
+            .args([role.name(), "--worker-threads", worker_threads, "--jwt-secret-file"])
+            .arg(secret)
             .env_clear()
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -45,7 +87,7 @@ impl Noop {
             .unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
         let address = lines.next_line().await.unwrap().expect("it says where it listens");
-        Self { process, address }
+        Self { process, address, _dir: dir }
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -53,12 +95,12 @@ impl Noop {
     }
 }
 
-/// Is that server, with these flags of `serve`, until it is ended.
-pub(crate) fn serve(flags: impl Iterator<Item = String>) {
-    let own = ["markread", "serve", "--dev", "--listen", "127.0.0.1:0"].map(str::to_owned);
-    let parsed = config::parse(own.into_iter().chain(flags).map(Into::into));
+/// Is such a server, with these flags of `serve`, until it is ended.
+pub(crate) fn serve(role: Role, flags: impl Iterator<Item = String>) {
+    let own = ["markread", "serve", "--listen", "127.0.0.1:0", "--redis-url", "redis://127.0.0.1"];
+    let parsed = config::parse(own.map(str::to_owned).into_iter().chain(flags).map(Into::into));
     let Ok(Command::Serve(config)) = parsed else { panic!("flags of serve: {parsed:?}") };
-    let ServeConfig { listen, limits, worker_threads, .. } = *config;
+    let ServeConfig { listen, limits, worker_threads, edge, .. } = *config;
     // As src/main.rs does.
     let mut runtime = if worker_threads == 1 {
         Builder::new_current_thread()
@@ -69,12 +111,39 @@ pub(crate) fn serve(flags: impl Iterator<Item = String>) {
     runtime.block_on(async {
         let listener = Listener::bind(listen, limits).unwrap();
         println!("{}", listener.local_addr().unwrap());
-        let service =
-            MarkReadServiceServer::new(AtOnce).max_decoding_message_size(MESSAGE_MAX_BYTES);
-        let service_of = move |_| TowerToHyperService::new(service.clone());
-        listener.serve(service_of, Lifecycle::default()).await;
+        let lifecycle = Lifecycle::default();
+        match role {
+            Role::Bare => {
+                let service =
+                    MarkReadServiceServer::new(AtOnce).max_decoding_message_size(MESSAGE_MAX_BYTES);
+                let service_of = move |_| TowerToHyperService::new(service.clone());
+                listener.serve(service_of, lifecycle).await;
+            }
+            Role::Whole => {
+                let edge = storeless(edge, &lifecycle).await;
+                listener.serve(move |peer| edge.of_peer(peer), lifecycle).await;
+            }
+        }
     });
 }
+
+/// The service as `markread serve` puts it together, on a store that does nothing.
+async fn storeless(config: EdgeConfig, lifecycle: &Lifecycle) -> Edge {
+    let page = metrics::install().unwrap();
+    tokio::spawn(metrics::upkeep(page));
+    let metrics = Arc::new(Metrics::default());
+    let store: Arc<dyn Store> = Arc::new(AtOnce);
+    let keys = config.identity.start();
+    let sources = Sources { phase: lifecycle.watch(), store: store.health(), keys };
+    let (health, _) = health::server(sources).await;
+    let hub = Arc::new(Hub::new(Arc::clone(&store)));
+    let service = Arc::new(Service::new(store, hub, Arc::clone(&metrics)));
+    Edge::new(config, service, health, lifecycle.clone(), metrics).unwrap()
+}
+
+/// No reader comes to the end of it.
+const QUOTA: Quota =
+    Quota { limit: 999_999_999_999, remaining: 999_999_000_000, reset_at_ms: 1_518_127_183_443 };
 
 struct AtOnce;
 
@@ -89,12 +158,7 @@ impl MarkReadService for AtOnce {
         let read_at = Some(Timestamp { seconds: 1_518_127_183, nanos: 443_000_000 });
         let cursor = Some(ReadCursor { recipient_id, last_read_event_id, read_at });
         let mut response = Response::new(MarkReadResponse { cursor, advanced: true });
-        let quota = Quota {
-            limit: 999_999_999_999,
-            remaining: 999_999_000_000,
-            reset_at_ms: 1_518_127_183_443,
-        };
-        insert_rate_limit(response.metadata_mut().as_mut(), quota);
+        insert_rate_limit(response.metadata_mut().as_mut(), QUOTA);
         Ok(response)
     }
 
@@ -135,6 +199,69 @@ impl MarkReadService for AtOnce {
     ) -> Result<Response<Self::WatchMarkReadEventsStream>, Status> {
         Err(not_this_one())
     }
+}
+
+#[tonic::async_trait]
+impl Store for AtOnce {
+    async fn mark_read(&self, mark: Mark, _: Option<Traceparent>) -> MarkResult {
+        let Mark { recipient, last_read_event_id, .. } = mark;
+        let read_at_ms = QUOTA.reset_at_ms;
+        let cursor = mark_read::ReadCursor { recipient, last_read_event_id, read_at_ms };
+        Ok(Outcome::Advanced { cursor, quota: QUOTA })
+    }
+
+    async fn mark_read_all(
+        &self,
+        _: &[Mark],
+        _: Option<Traceparent>,
+    ) -> Result<Vec<MarkResult>, StoreError> {
+        Err(not_of_this_store())
+    }
+
+    async fn next_entries(&self, _: EntryId, _: Duration) -> Result<Entries, StoreError> {
+        Err(not_of_this_store())
+    }
+
+    async fn entries(&self, _: EntryId, _: usize) -> Result<Entries, StoreError> {
+        Err(not_of_this_store())
+    }
+
+    async fn newest_entries(&self, _: usize) -> Result<Entries, StoreError> {
+        Err(not_of_this_store())
+    }
+
+    async fn stream_span(&self) -> Result<StreamSpan, StoreError> {
+        Err(not_of_this_store())
+    }
+
+    async fn read_states(
+        &self,
+        _: UserId,
+        _: &[Conversation],
+    ) -> Result<ReadOutcome<Vec<Option<mark_read::ReadCursor>>>, StoreError> {
+        Err(not_of_this_store())
+    }
+
+    async fn list_cursors(
+        &self,
+        _: UserId,
+        _: Option<UserId>,
+        _: usize,
+    ) -> Result<ReadOutcome<CursorPage>, StoreError> {
+        Err(not_of_this_store())
+    }
+
+    async fn use_nonce(&self, _: Nonce) -> Result<NonceUse, StoreError> {
+        Err(not_of_this_store())
+    }
+
+    fn health(&self) -> watch::Receiver<StoreHealth> {
+        watch::channel(StoreHealth::Ready { warnings: Vec::new() }).1
+    }
+}
+
+fn not_of_this_store() -> StoreError {
+    StoreError::corrupt("only marks are answered at once")
 }
 
 fn not_this_one() -> Status {

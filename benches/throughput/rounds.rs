@@ -16,7 +16,7 @@ use crate::figures::{Measured, Ratios, Script, Throughput, median};
 use crate::harness::server::SECRET;
 use crate::harness::{Redis, Server};
 use crate::load::{Calls, Pace, Round, Until, run};
-use crate::noop::Noop;
+use crate::noop::{Noop, Role};
 use crate::process::{cpu_seconds, rss_bytes};
 use crate::redis_load::{Repetition, Step, naive};
 use crate::workloads;
@@ -46,6 +46,11 @@ impl Workload {
         Self { calls, address, server, saturate }
     }
 
+    fn at_once(server: &Noop, calls: Arc<Calls>, saturate: Pace) -> Self {
+        let (address, server) = (server.address.clone(), server.id());
+        Self { calls, address, server, saturate }
+    }
+
     async fn run(&self, pace: Pace, lasts: Duration) -> Round {
         run(&self.address, &self.calls, pace, Until::Elapsed(lasts)).await
     }
@@ -63,17 +68,13 @@ pub(crate) async fn measure(options: &Options) -> Throughput {
     let threads = ["--worker-threads", worker_threads];
     let server = Server::on_with(&redis, &[&threads[..], &UNLIMITED].concat()).await;
     let stingy = Server::on_with(&redis, &[&threads[..], &["--rate-limit", "1"]].concat()).await;
-    let at_once = Noop::start(worker_threads).await;
+    let bare = Noop::start(Role::Bare, worker_threads).await;
+    let whole = Noop::start(Role::Whole, worker_threads).await;
 
-    let noop = Workload {
-        calls: workloads::noop(),
-        address: at_once.address.clone(),
-        server: at_once.id(),
-        saturate,
-    };
     let batch = Workload::new(&server, workloads::batch(), BATCHES);
     let workloads = [
-        noop,
+        Workload::at_once(&bare, workloads::noop(), saturate),
+        Workload::at_once(&whole, workloads::noop_of_the_whole(), saturate),
         Workload::new(&server, workloads::advancing(), saturate),
         Workload::new(&server, workloads::unchanged(), saturate),
         Workload::new(&stingy, workloads::limited(), saturate),
@@ -81,7 +82,7 @@ pub(crate) async fn measure(options: &Options) -> Throughput {
         Workload::new(&server, workloads::state(), saturate),
         Workload::new(&server, workloads::http(), saturate),
     ];
-    let [noop, advancing, _, _, batch, _, http] = &workloads;
+    let [noop, _, advancing, _, _, batch, _, http] = &workloads;
     // So that what advances does not begin conversations, and what is to be a no-op is one.
     for (workload, turns) in
         [(advancing, workloads::CURSORS), (batch, workloads::READERS), (http, workloads::CURSORS)]
@@ -126,6 +127,8 @@ pub(crate) async fn measure(options: &Options) -> Throughput {
     let single = of("mark_read, advancing");
     let ratios = Ratios {
         mark_read_over_noop: single.per_second() / of("noop").per_second(),
+        mark_read_over_noop_of_the_whole: single.per_second()
+            / of("noop of the whole server").per_second(),
         mark_read_over_script_p16: single.per_second() / scripts[0].per_second(),
         redis_us_per_call: single.redis_us(),
         lone_call_over_parts: median(&lone_us) / median(&parts_us),

@@ -108,9 +108,14 @@ fn rising(number: u64) -> MarkReadRequest {
     MarkReadRequest { last_read_event_id: FIRST_MESSAGE + number, recipient_id }
 }
 
-/// The very calls of [`advancing`], for a server that answers them at once.
+/// The very calls of [`advancing`], for servers that answer them at once.
 pub(crate) fn noop() -> Arc<Calls> {
     marks("noop")
+}
+
+/// The same once more.
+pub(crate) fn noop_of_the_whole() -> Arc<Calls> {
+    marks("noop of the whole server")
 }
 
 /// Marks that all advance a cursor.
