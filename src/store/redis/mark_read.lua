@@ -14,8 +14,9 @@
 -- then          of each reader: user ID; of each of its marks: recipient, message ID, traceparent
 --               (empty: none). IDs are canonical decimal, 1 .. 2^63-1
 --
--- Returns of each mark, in order, one behind the other:
---   read_at_ms, used, reset_at_ms       the cursor advanced: what begins with a number
+-- Returns when the cursors advanced that did, ms since 1970 (0: none); then of each mark, in order,
+-- one behind the other:
+--   used, reset_at_ms                   the cursor advanced: what begins with a number
 --   'unchanged', cursor, read_at_ms, used, reset_at_ms
 --   'over_quota', reset_at_ms, ttl_ms
 --   'error', text                       nothing of this mark was written
@@ -213,7 +214,7 @@ local function mark(batch, key, reader, recipient, message, traceparent)
   end
 end
 
-local replies, n = {}, 0
+local replies, n = {0}, 1
 local arg = 7 + 2 * USER_OBJECTS
 for key = 2, #KEYS, 2 do
   local quota, cursors, reader = KEYS[key], KEYS[key + 1], ARGV[arg]
@@ -241,9 +242,6 @@ for key = 2, #KEYS, 2 do
         if known then
           replies[n + 1], replies[n + 2], replies[n + 3] = 'unchanged', known, read_at
           n = n + 3
-        else
-          replies[n + 1] = clock_ms
-          n = n + 1
         end
         replies[n + 1], replies[n + 2] = used + served, reset_at_ms
         n = n + 2
@@ -256,4 +254,5 @@ for key = 2, #KEYS, 2 do
     settle(quota, used, taken, served, reset_at_ms, has_end)
   end
 end
+replies[1] = clock_ms or 0
 return replies

@@ -72,8 +72,12 @@ impl MarkReadScript {
         reply: &Value,
     ) -> Result<Vec<MarkResult>, StoreError> {
         let Value::Array(values) = reply else { return Err(unexpected(reply)) };
-        let mut values = values.iter();
-        let results = marks.iter().map(|traced| self.result(&traced.mark, &mut values)).collect();
+        let Some((advanced_at_ms, values)) = values.split_first() else {
+            return Err(unexpected(reply));
+        };
+        let (advanced_at_ms, mut values) = (integer(advanced_at_ms)?, values.iter());
+        let result = |traced: &TracedMark| self.result(&traced.mark, advanced_at_ms, &mut values);
+        let results = marks.iter().map(result).collect();
         match values.next() {
             None => results,
             Some(_) => Err(StoreError::corrupt("a reply without a mark")),
@@ -85,6 +89,7 @@ impl MarkReadScript {
     fn result<'a>(
         &self,
         mark: &Mark,
+        advanced_at_ms: u64,
         values: &mut impl Iterator<Item = &'a Value>,
     ) -> Result<MarkResult, StoreError> {
         let mut next =
@@ -92,9 +97,9 @@ impl MarkReadScript {
         let recipient = mark.recipient;
         let first = next()?;
         if let Value::Int(_) = first {
-            let (last_read_event_id, read_at_ms) = (mark.last_read_event_id, integer(first)?);
+            let (last_read_event_id, read_at_ms) = (mark.last_read_event_id, advanced_at_ms);
             let cursor = ReadCursor { recipient, last_read_event_id, read_at_ms };
-            let quota = self.rate_limit.quota(integer(next()?)?, integer(next()?)?);
+            let quota = self.rate_limit.quota(integer(first)?, integer(next()?)?);
             return Ok(Ok(Outcome::Advanced { cursor, quota }));
         }
         Ok(match text(first)? {
