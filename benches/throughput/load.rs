@@ -115,6 +115,7 @@ pub(crate) async fn run(address: &str, calls: &Arc<Calls>, pace: Pace, until: Un
     let connections = Connections::open(address, connections).await;
     let uri = uri(address, calls);
     let mut working = JoinSet::new();
+    let mut latencies_us = Vec::new();
     let began = Instant::now();
     match pace {
         Pace::Saturate { at_once, .. } => {
@@ -131,6 +132,10 @@ pub(crate) async fn run(address: &str, calls: &Arc<Calls>, pace: Pace, until: Un
             let mut number = 0_u32;
             while began.elapsed() < lasts {
                 tick.notified().await;
+                // What is done with would take memory, and the time to get it.
+                while let Some(done) = working.try_join_next() {
+                    latencies_us.append(&mut done.unwrap());
+                }
                 loop {
                     let due = began + Duration::from_secs_f64(f64::from(number) / per_second);
                     if due > Instant::now() {
@@ -150,7 +155,7 @@ pub(crate) async fn run(address: &str, calls: &Arc<Calls>, pace: Pace, until: Un
             }
         }
     }
-    let mut latencies_us = working.join_all().await.concat();
+    latencies_us.append(&mut working.join_all().await.concat());
     let took = began.elapsed();
     latencies_us.sort_unstable();
     calls.answered.fetch_add(latencies_us.len() as u64, Ordering::Relaxed);
