@@ -3,10 +3,13 @@
 //! tonic answers an expired deadline as CANCELLED; the contract says `DEADLINE_EXCEEDED` for the
 //! caller's own, and UNAVAILABLE where the call timeout ran out while Redis was waited for.
 
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName};
-use tokio::time::{Instant, timeout_at};
+use pin_project_lite::pin_project;
+use tokio::time::{Instant, Timeout, timeout_at};
 
 use crate::routing::Wire;
 use crate::status::Refusal;
@@ -46,19 +49,37 @@ impl Deadline {
         self.caller_gives_up_at.is_some_and(|at| at <= Instant::now() + slack)
     }
 
-    /// Waits for the call's answer no longer than until the deadline.
-    ///
-    /// # Errors
-    ///
-    /// [`Refusal::DeadlineExceeded`] past the caller's own deadline, [`Refusal::RequestTimeout`]
-    /// past the server's: the request did not arrive whole.
-    pub async fn bound<T>(self, call: impl Future<Output = T>) -> Result<T, Refusal> {
+    /// Waits for the call's answer no longer than until the deadline. Past the caller's own it comes
+    /// to [`Refusal::DeadlineExceeded`], past the server's to [`Refusal::RequestTimeout`]: the request
+    /// did not arrive whole.
+    pub fn bound<F: Future>(self, call: F) -> Bound<F> {
         let server = self.call_ends_at + GRACE;
-        let (at, refusal) = match self.caller_gives_up_at {
-            Some(caller) if caller < server => (caller, Refusal::DeadlineExceeded),
-            _ => (server, Refusal::RequestTimeout),
-        };
-        timeout_at(at, call).await.map_err(|_| refusal)
+        let callers = self.caller_gives_up_at.filter(|caller| *caller < server);
+        Bound { call: timeout_at(callers.unwrap_or(server), call), is_callers: callers.is_some() }
+    }
+}
+
+pin_project! {
+    /// A call that is waited for until its deadline. Not an async function: that one would hold the
+    /// call twice, and a server as many of them as there are calls.
+    #[derive(Debug)]
+    pub struct Bound<F> {
+        #[pin]
+        call: Timeout<F>,
+        is_callers: bool,
+    }
+}
+
+impl<F: Future> Future for Bound<F> {
+    type Output = Result<F::Output, Refusal>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let answered = ready!(this.call.poll(cx));
+        Poll::Ready(answered.map_err(|_| match this.is_callers {
+            true => Refusal::DeadlineExceeded,
+            false => Refusal::RequestTimeout,
+        }))
     }
 }
 
