@@ -143,9 +143,15 @@ local function buckets()
 end
 
 -- A conversation's cursor: the message, false where it was never set; the hash that it belongs
--- into; how many buckets there are. It is looked for in the reader's hash first, where most have
--- it.
-local function read_cursor(key, recipient)
+-- into; how many buckets there are, where that was looked at. It is looked for in the reader's hash
+-- first, where most have it; but where it would be in so many buckets as there were once, if that
+-- is known. It is in one hash only, so where it is found, there it is.
+local function read_cursor(key, recipient, buckets_once)
+  if buckets_once then
+    local home = buckets().key_of(key, made.bucket_of(recipient, buckets_once))
+    local message = call('HGET', home, recipient)
+    if message then return message, home end
+  end
   local message = call('HGET', key, recipient)
   if message then return message, key, 0 end
   local count = buckets().count_of(key)

@@ -9,8 +9,9 @@
 -- ARGV[1..3]    calls served in a window, the window's ms, the stream's approximate length (0: any)
 -- ARGV[4]       marks of each reader
 -- ARGV[5]       values of each mark: 2, or 3 where there are traceparents
--- ARGV[6]       how many user objects follow
--- then          of each: user ID, JSON object; a user without one appears with the ID alone
+-- ARGV[6..7]    how many user objects follow, and how many readers whose buckets were counted once
+-- then          of each object: user ID, JSON object; a user without one appears with the ID alone
+-- then          of each such reader: ID, number of buckets. It may be another by now
 -- then          of each reader: user ID; of each of its marks: recipient, message ID, traceparent
 --               (empty: none). IDs are canonical decimal, 1 .. 2^63-1
 --
@@ -20,6 +21,7 @@
 --   'unchanged', cursor, read_at_ms, used, reset_at_ms
 --   'over_quota', reset_at_ms, ttl_ms
 --   'error', text                       nothing of this mark was written
+-- and then of each reader whose buckets were counted: ID, number of buckets
 --
 -- The first write is the quota's, which a full Redis refuses; once it took that it takes the rest.
 -- A mark's next write is XADD where there is an event, and what follows cannot fail any more. This
@@ -27,12 +29,19 @@
 
 local STREAM = KEYS[1]
 local LIMIT, WINDOW_MS = tonumber(ARGV[1]), tonumber(ARGV[2])
-local MARKS, VALUES, USER_OBJECTS = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local MARKS, VALUES = tonumber(ARGV[4]), tonumber(ARGV[5])
 
-local objects = {}
-for n = 1, USER_OBJECTS do
-  objects[ARGV[5 + 2 * n]] = ARGV[6 + 2 * n]
+local arg = 8
+local objects, buckets_once = {}, {}
+for _ = 1, tonumber(ARGV[6]) do
+  objects[ARGV[arg]] = ARGV[arg + 1]
+  arg = arg + 2
 end
+for _ = 1, tonumber(ARGV[7]) do
+  buckets_once[ARGV[arg]] = tonumber(ARGV[arg + 1])
+  arg = arg + 2
+end
+local buckets_now = {}
 
 -- The stream is trimmed with the first event of a call, which makes room for all.
 local trim_to = ARGV[3]
@@ -155,7 +164,10 @@ local function mark(batch, key, reader, recipient, message, traceparent)
   if batch then
     known, home, count = batch.messages[recipient], batch.homes[recipient], batch.count
   end
-  if known == nil then known, home, count = read_cursor(key, recipient) end
+  if known == nil then
+    known, home, count = read_cursor(key, recipient, buckets_once[reader])
+    if count and count > 0 then buckets_now[reader] = count end
+  end
   local plan
   if known then
     if #known > #message or #known == #message and known >= message then
@@ -215,7 +227,6 @@ local function mark(batch, key, reader, recipient, message, traceparent)
 end
 
 local replies, n = {0}, 1
-local arg = 7 + 2 * USER_OBJECTS
 for key = 2, #KEYS, 2 do
   local quota, cursors, reader = KEYS[key], KEYS[key + 1], ARGV[arg]
   arg = arg + 1
@@ -255,4 +266,8 @@ for key = 2, #KEYS, 2 do
   end
 end
 replies[1] = clock_ms or 0
+for reader, count in pairs(buckets_now) do
+  replies[n + 1], replies[n + 2] = reader, count
+  n = n + 2
+end
 return replies

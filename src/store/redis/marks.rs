@@ -2,15 +2,20 @@
 
 use std::time::Duration;
 
+use quick_cache::sync::Cache;
 use redis::{Cmd, Value};
 
 use super::errors::{classify_text, unexpected};
 use super::keys;
 use super::script::{Script, integer, script, text};
+use crate::ids::UserId;
 use crate::mark_read::{Mark, Outcome, Quota, RateLimit, ReadCursor};
 use crate::store::{MarkResult, StoreError};
 use crate::telemetry::Traceparent;
 use crate::users::Users;
+
+/// Readers whose number of buckets is remembered.
+const CAPACITY_READERS: usize = 64 * 1024;
 
 /// A mark, and its event's place in a trace.
 #[derive(Clone, Copy, Debug)]
@@ -26,11 +31,15 @@ pub(super) struct MarkReadScript {
     stream: String,
     stream_maxlen: u64,
     rate_limit: RateLimit,
+    /// How many buckets readers had when their last mark was done that did not know. It may be another
+    /// number by now: it only says where to look first.
+    buckets: Cache<UserId, u64>,
 }
 
 impl MarkReadScript {
     pub(super) fn new(stream: String, stream_maxlen: u64, rate_limit: RateLimit) -> Self {
-        Self { script: script!("mark_read.lua"), stream, stream_maxlen, rate_limit }
+        let (script, buckets) = (script!("mark_read.lua"), Cache::new(CAPACITY_READERS));
+        Self { script, stream, stream_maxlen, rate_limit, buckets }
     }
 
     /// Gives a call of the script its keys and arguments: marks of one reader, or of any readers,
@@ -47,9 +56,20 @@ impl MarkReadScript {
         let are_traced = marks.iter().any(|traced| traced.traceparent.is_some());
         call.arg(each).arg(if are_traced { 3 } else { 2 });
         let users = users.iter();
-        call.arg(users.len());
+        // A batch looks at the number of buckets once, whatever it is told.
+        let singles = if is_batch && marks.len() > 1 { &[] } else { marks };
+        let buckets: Vec<_> = singles
+            .iter()
+            .filter_map(|TracedMark { mark, .. }| {
+                Some((mark.reader, self.buckets.get(&mark.reader)?))
+            })
+            .collect();
+        call.arg(users.len()).arg(buckets.len());
         for (user, object) in users {
             call.arg(user.get()).arg(object.as_str());
+        }
+        for (reader, count) in buckets {
+            call.arg(reader.get()).arg(count);
         }
         for marks in readers {
             call.arg(marks[0].mark.reader.get());
@@ -65,7 +85,7 @@ impl MarkReadScript {
         call
     }
 
-    /// What the script replied, one result a mark.
+    /// What the script replied, one result a mark; and remembers how many buckets there are.
     pub(super) fn results(
         &self,
         marks: &[TracedMark],
@@ -78,10 +98,12 @@ impl MarkReadScript {
         let (advanced_at_ms, mut values) = (integer(advanced_at_ms)?, values.iter());
         let result = |traced: &TracedMark| self.result(&traced.mark, advanced_at_ms, &mut values);
         let results = marks.iter().map(result).collect();
-        match values.next() {
-            None => results,
-            Some(_) => Err(StoreError::corrupt("a reply without a mark")),
+        while let Some(reader) = values.next() {
+            let reader = text(reader)?.parse().map_err(StoreError::corrupt)?;
+            let count = values.next().ok_or_else(|| StoreError::corrupt("uncounted buckets"))?;
+            self.buckets.insert(reader, integer(count)?);
         }
+        results
     }
 
     /// What was replied of one mark: its values, and no more of them. That none are left, or that

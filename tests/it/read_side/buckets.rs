@@ -87,6 +87,52 @@ async fn recipients_that_share_a_bucket_are_each_marked_once() {
     assert!(buckets < 64, "{buckets} buckets, most of them of nothing");
 }
 
+#[tokio::test]
+async fn a_conversation_in_buckets_that_were_counted_is_found_at_once() {
+    let (redis, subject) = subject().await;
+    mark_all(&subject, 1..=1_000).await;
+    // Counts them.
+    subject.mark_one(mark(READER, 1, MESSAGE + 1)).await;
+    let before = redis.calls("hget").await;
+    for recipient in 1..=50 {
+        let outcome = subject.mark_one(mark(READER, recipient, MESSAGE + 2)).await;
+        assert!(matches!(outcome, Outcome::Advanced { .. }), "{outcome:?}");
+    }
+    assert_eq!(redis.calls("hget").await - before, 50);
+}
+
+#[tokio::test]
+async fn buckets_that_were_counted_once_may_be_others_by_now() {
+    let (redis, subject) = subject().await;
+    mark_all(&subject, 1..=100).await;
+    subject.mark_one(mark(READER, 1, MESSAGE + 1)).await;
+    let counted = redis.buckets(READER).await;
+
+    let other = Subject::on(Arc::clone(&redis), MANY).await;
+    mark_all(&other, 101..=2_000).await;
+    assert!(redis.buckets(READER).await > counted);
+    for recipient in (1..=100).chain(2_001..=2_010) {
+        let outcome = subject.mark_one(mark(READER, recipient, MESSAGE + 2)).await;
+        assert!(matches!(outcome, Outcome::Advanced { .. }), "{outcome:?}");
+        let outcome = subject.mark_one(mark(READER, recipient, MESSAGE)).await;
+        assert!(matches!(outcome, Outcome::Unchanged { .. }), "{outcome:?}");
+    }
+    let cursors = redis.cursors(READER).await;
+    let further = cursors.values().filter(|message| **message == MESSAGE + 2).count();
+    assert_eq!((cursors.len(), further), (2_010, 110));
+    // None is left where it was.
+    let mut fields = 0;
+    for bucket in 0..redis.buckets(READER).await {
+        fields += redis.run::<u64>(&format!("HLEN markread:cursors:{READER}:{bucket}")).await;
+    }
+    assert_eq!(fields, 2 * 2_010);
+
+    // Nor is it where the reader's conversations fit in one hash again.
+    redis.run::<()>("FLUSHDB").await;
+    subject.mark_one(mark(READER, 1, MESSAGE)).await;
+    assert_eq!(redis.cursors(READER).await, [(1, MESSAGE)].into());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_that_cannot_be_leaves_the_mark_undone() {
     let (redis, subject) = subject().await;
