@@ -165,7 +165,7 @@ impl Redis {
         self.run(&format!("GET markread:quota:{reader}")).await
     }
 
-    /// How often a command was called, scripts' own calls aside.
+    /// How often a command was called, by scripts too.
     pub(crate) async fn calls(&self, command: &str) -> u64 {
         let stats: String = self.run("INFO commandstats").await;
         let line = stats.lines().find(|line| line.starts_with(&format!("cmdstat_{command}:")));
