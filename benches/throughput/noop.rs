@@ -50,16 +50,14 @@ pub(crate) enum Role {
 }
 
 impl Role {
-    const NAMES: [(&str, Self); 2] = [("noop", Self::Bare), ("storeless", Self::Whole)];
-
     pub(crate) fn of(argument: &str) -> Option<Self> {
-        Self::NAMES.iter().find(|(name, _)| *name == argument).map(|(_, role)| *role)
+        [Self::Bare, Self::Whole].into_iter().find(|role| role.name() == argument)
     }
 
     fn name(self) -> &'static str {
         match self {
-            Self::Bare => Self::NAMES[0].0,
-            Self::Whole => Self::NAMES[1].0,
+            Self::Bare => "noop",
+            Self::Whole => "storeless",
         }
     }
 }

@@ -41,14 +41,8 @@ struct Workload {
 }
 
 impl Workload {
-    fn new(server: &Server, calls: Arc<Calls>, saturate: Pace) -> Self {
-        let (address, server) = (server.address.clone(), server.id());
-        Self { calls, address, server, saturate }
-    }
-
-    fn at_once(server: &Noop, calls: Arc<Calls>, saturate: Pace) -> Self {
-        let (address, server) = (server.address.clone(), server.id());
-        Self { calls, address, server, saturate }
+    fn new(address: &str, server: u32, calls: Arc<Calls>, saturate: Pace) -> Self {
+        Self { calls, address: address.to_owned(), server, saturate }
     }
 
     async fn run(&self, pace: Pace, lasts: Duration) -> Round {
@@ -71,16 +65,16 @@ pub(crate) async fn measure(options: &Options) -> Throughput {
     let bare = Noop::start(Role::Bare, worker_threads).await;
     let whole = Noop::start(Role::Whole, worker_threads).await;
 
-    let batch = Workload::new(&server, workloads::batch(), BATCHES);
+    let batch = Workload::new(&server.address, server.id(), workloads::batch(), BATCHES);
     let workloads = [
-        Workload::at_once(&bare, workloads::noop(), saturate),
-        Workload::at_once(&whole, workloads::noop_of_the_whole(), saturate),
-        Workload::new(&server, workloads::advancing(), saturate),
-        Workload::new(&server, workloads::unchanged(), saturate),
-        Workload::new(&stingy, workloads::limited(), saturate),
+        Workload::new(&bare.address, bare.id(), workloads::noop(), saturate),
+        Workload::new(&whole.address, whole.id(), workloads::noop_of_the_whole(), saturate),
+        Workload::new(&server.address, server.id(), workloads::advancing(), saturate),
+        Workload::new(&server.address, server.id(), workloads::unchanged(), saturate),
+        Workload::new(&stingy.address, stingy.id(), workloads::limited(), saturate),
         batch,
-        Workload::new(&server, workloads::state(), saturate),
-        Workload::new(&server, workloads::http(), saturate),
+        Workload::new(&server.address, server.id(), workloads::state(), saturate),
+        Workload::new(&server.address, server.id(), workloads::http(), saturate),
     ];
     let [noop, _, advancing, _, _, batch, _, http] = &workloads;
     // So that what advances does not begin conversations, and what is to be a no-op is one.

@@ -55,7 +55,7 @@ end
 local rare
 local function rarely()
   if rare then return rare end
-  local call, insert = redis.call, table.insert
+  local call = redis.call
 
   -- A Lua function takes some thousands of values, and a hash may hold more.
   local function in_pieces(command, key, values)
@@ -73,6 +73,7 @@ local function rarely()
     local function read_ahead()
       local messages, homes, count = batch.messages, batch.homes, buckets().count_of(key)
       batch.count = count
+      -- A bucket is named once: that costs as much as to find a cursor in it.
       local bucket_of, keys, recipients = made.bucket_of, {}, {}
       for arg = first, first + (MARKS - 1) * VALUES, VALUES do
         local recipient, home = ARGV[arg], key
@@ -130,9 +131,9 @@ local function rarely()
     for n = 1, #fields, 2 do
       local values = moved[made.home_of(key, string.gsub(fields[n], '^-', ''), new_count)]
       if values then
-        insert(left, fields[n])
-        insert(values, fields[n])
-        insert(values, fields[n + 1])
+        table.insert(left, fields[n])
+        table.insert(values, fields[n])
+        table.insert(values, fields[n + 1])
       end
     end
     return {from = from, left = left, moved = moved, count = new_count}
@@ -199,8 +200,6 @@ local function mark(batch, key, reader, recipient, message, traceparent)
     .. comma .. other .. colon .. other_open .. other_object .. other_close .. '}}'
   if traceparent then
     add('payload', event, 'traceparent', traceparent)
-  elseif trim_to == '0' then
-    call('XADD', STREAM, '*', 'payload', event)
   else
     add('payload', event)
   end

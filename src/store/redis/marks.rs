@@ -57,7 +57,7 @@ impl MarkReadScript {
         call.arg(each).arg(if are_traced { 3 } else { 2 });
         let users = users.iter();
         // A batch looks at the number of buckets once, whatever it is told.
-        let singles = if is_batch && marks.len() > 1 { &[] } else { marks };
+        let singles = if each > 1 { &[] } else { marks };
         let buckets: Vec<_> = singles
             .iter()
             .filter_map(|TracedMark { mark, .. }| {
