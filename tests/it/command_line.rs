@@ -1,8 +1,7 @@
-//! What is said on the command line: help, tokens, and in one line what is wrong.
+//! What is said on the command line: help, and in one line what is wrong.
 
 use std::collections::HashMap;
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::Duration;
@@ -10,9 +9,11 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::time::timeout;
 
-use super::harness::caller::{Credentials, number};
+use super::harness::caller::number;
 use super::harness::server::{SECRET, command};
 use super::harness::{READER, RECIPIENT, Redis, Server, openssl};
+
+mod tokens;
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -348,70 +349,4 @@ async fn version_says_which_markread_this_is() {
     assert!(version.status.success() && version.stderr.is_empty());
     let version = String::from_utf8(version.stdout).unwrap();
     assert!(version.starts_with(concat!("markread ", env!("CARGO_PKG_VERSION"))), "{version}");
-}
-
-#[tokio::test]
-async fn a_token_is_one_line_that_a_server_with_the_secret_takes() {
-    let files = Files::new();
-    let secret = files.secret();
-    let redis = Redis::start().await;
-    let server = Server::on(&redis).await;
-    for ttl in [&[][..], &["--ttl", "5m"]] {
-        let user = READER.to_string();
-        let args = [&["token", "--user", &user, "--jwt-secret-file", &secret], ttl].concat();
-        let output = run(&args, &[]).await;
-        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
-        let stdout = String::from_utf8(output.stdout).unwrap();
-        let token = stdout.strip_suffix('\n').unwrap();
-        assert_eq!(token.split('.').count(), 3, "{token}");
-        assert!(token.chars().all(|char| char.is_ascii_alphanumeric() || ".-_".contains(char)));
-        let caller = server.stranger(Credentials::Authorization(format!("Bearer {token}")));
-        caller.mark(RECIPIENT, 1).await.unwrap();
-    }
-    assert_eq!(redis.used(READER).await, Some(2), "the reader is the token's user");
-}
-
-#[tokio::test]
-async fn a_token_in_a_file_is_its_owners_alone() {
-    let files = Files::new();
-    let secret = files.secret();
-    let output = files.write("token", "readable to all");
-    let args = ["token", "--user", "1", "--jwt-secret-file", &secret, "--output"];
-    let made = run(&[&args[..], &[&output]].concat(), &[]).await;
-    assert!(made.status.success() && made.stdout.is_empty() && made.stderr.is_empty(), "{made:?}");
-    let token = std::fs::read_to_string(&output).unwrap();
-    assert_eq!(token.strip_suffix('\n').unwrap().split('.').count(), 3, "{token}");
-    let permissions = std::fs::metadata(&output).unwrap().permissions();
-    assert_eq!(permissions.mode() & 0o777, 0o600);
-    let line = refused(1, &[&args[..], &["/nowhere/token"]].concat(), &[]).await;
-    assert!(line.contains("--output /nowhere/token"), "{line}");
-}
-
-#[tokio::test]
-async fn a_token_that_cannot_be_made_is_one_line() {
-    let files = Files::new();
-    let secret = files.secret();
-    let short = files.write("short", "x".repeat(31));
-    let user = ["token", "--user", "1"];
-    let file = ["--jwt-secret-file", &secret];
-    for (args, words) in [
-        (vec!["token"], ["--user", "--jwt-secret-file"]),
-        (user.to_vec(), ["--jwt-secret-file", "<FILE>"]),
-        ([&["token"], &file[..]].concat(), ["--user", "<ID>"]),
-        (
-            [&user[..], &["--jwt-secret-file", &short]].concat(),
-            ["--jwt-secret-file", "at least 32"],
-        ),
-        ([&user[..], &file, &["--ttl", "0s"]].concat(), ["--ttl", "at least 1ms"]),
-        ([&user[..], &file, &["--ttl", "soon"]].concat(), ["--ttl", "1h"]),
-        ([&user[..], &file, &["--bogus"]].concat(), ["--bogus", "--help"]),
-    ] {
-        let line = refused(2, &args, &[]).await;
-        assert!(words.iter().all(|word| line.contains(word)), "{line}");
-    }
-    for user in ["0", "", "me", "-1", "01", "1.0", "9223372036854775808"] {
-        let user = format!("--user={user}");
-        let line = refused(2, &[&["token", &user], &file[..]].concat(), &[]).await;
-        assert!(line.contains("--user"), "{line}");
-    }
 }
