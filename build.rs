@@ -20,7 +20,7 @@ fn compile_proto(out_dir: &Path) -> Result<(), Box<dyn Error>> {
     fs::write(out_dir.join("markread.v1.bin"), encoded)?;
     tonic_prost_build::configure()
         .build_transport(false)
-        .codec_path("crate::grpc::codec::SmallBuffers")
+        .codec_path("crate::proto::codec::SmallBuffers")
         .compile_fds(descriptors)?;
     Ok(())
 }

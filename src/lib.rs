@@ -43,6 +43,7 @@ pub mod mark_read;
 pub mod metrics;
 pub mod ops;
 pub mod peer;
+pub mod proto;
 pub mod read_state;
 pub mod reread;
 pub mod routing;
@@ -55,20 +56,3 @@ pub mod tls;
 pub mod until_drain;
 pub mod users;
 pub mod watch;
-
-/// The messages, client and server of `proto/markread/v1/mark_read.proto`.
-#[allow(
-    missing_docs,
-    unreachable_pub,
-    clippy::pedantic,
-    clippy::as_conversions,
-    clippy::doc_lazy_continuation,
-    clippy::allow_attributes_without_reason,
-    reason = "generated code"
-)]
-pub mod proto {
-    tonic::include_proto!("markread.v1");
-
-    /// The descriptors that reflection serves.
-    pub const FILE_DESCRIPTOR_SET: &[u8] = tonic::include_file_descriptor_set!("markread.v1");
-}

@@ -11,13 +11,13 @@ use tonic_types::StatusExt;
 
 use super::{Client, ClientConfig, connect};
 use crate::ids::{EventId, UserId};
+use crate::proto::codes::code_name;
 use crate::proto::watch_mark_read_events_response::Update;
 use crate::proto::{
     BatchGetReadStatesRequest, ListReadCursorsRequest, MarkReadEvent, MarkReadRequest,
     MarkReadResponse, ReadCursor, ReadState, WatchMarkReadEventsRequest,
     WatchMarkReadEventsResponse,
 };
-use crate::status::codes::code_name;
 
 /// The cursors of a page, as many as there may be.
 const PAGE_CURSORS: i32 = 1000;

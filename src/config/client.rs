@@ -14,7 +14,7 @@ use crate::client::{ClientConfig, Credentials, PrivateKey};
 use crate::entry_id::EntryId;
 use crate::files::{about, read};
 use crate::mark_read::BATCH_MAX_ITEMS;
-use crate::status::codes::{CODE_NAMES, code_named};
+use crate::proto::codes::{CODE_NAMES, code_named};
 
 impl MarkArgs {
     pub(super) fn validate(self) -> Result<Command, String> {

@@ -20,7 +20,6 @@ use crate::service::Service;
 use crate::status::{Refusal, insert_rate_limit};
 use crate::telemetry::Traceparent;
 
-pub mod codec;
 pub mod one_message;
 mod page_token;
 mod updates;

@@ -15,7 +15,6 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 use crate::mark_read::{BadField, Quota};
 use crate::proto;
 
-pub mod codes;
 mod http_answer;
 
 /// The body of every answer, of gRPC and of plain HTTP alike.

@@ -19,9 +19,10 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::SPANS;
 use super::traceparent::{Traceparent, tracestate};
-use crate::routing::{Asked, Rpc, Target, Wire};
+use crate::proto::Rpc;
+use crate::proto::codes::code_name;
+use crate::routing::{Asked, Target, Wire};
 use crate::status::Body;
-use crate::status::codes::code_name;
 
 /// A call in its trace.
 #[derive(Debug)]
