@@ -25,16 +25,17 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE, TE};
 use http::{HeaderMap, HeaderValue, Method, Request, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use markread::deadline::Deadline;
+use markread::domain::{
+    Mark, MessageId, Outcome, Quota, RateLimit, ReadCursor, UserId, UserObject, Users,
+    event_payload,
+};
 use markread::edge::{Edge, EdgeConfig};
 use markread::edge_guard::EdgeRate;
-use markread::event;
 use markread::health::{self, Sources};
 use markread::identity::jwt::{self, Expected, Secret, Verifier};
 use markread::identity::keys::Keys;
 use markread::identity::{Bearer, Identity, Presented};
-use markread::ids::{EventId, UserId};
 use markread::lifecycle::Lifecycle;
-use markread::mark_read::{Mark, Outcome, Quota, RateLimit, ReadCursor};
 use markread::metrics::{self, Metrics, RecordedMethod};
 use markread::peer::{Peer, Security};
 use markread::proto::MarkReadRequest;
@@ -44,7 +45,6 @@ use markread::service::Service;
 use markread::store::Store;
 use markread::store::memory::MemoryStore;
 use markread::telemetry::Traceparent;
-use markread::users::{UserObject, Users};
 use markread::watch::Hub;
 use mimalloc::MiMalloc;
 use prost::Message;
@@ -105,7 +105,7 @@ fn messages(criterion: &mut Criterion) {
             let request = MarkReadRequest::decode(black_box(message.clone())).unwrap();
             Mark::of(
                 user(READER),
-                EventId::try_from(request.last_read_event_id).map_err(Into::into),
+                MessageId::try_from(request.last_read_event_id).map_err(Into::into),
                 UserId::try_from(request.recipient_id).map_err(Into::into),
             )
             .unwrap()
@@ -128,7 +128,7 @@ fn payloads(criterion: &mut Criterion) {
     ];
     for (name, users) in tables {
         criterion.bench_function(name, |bencher| {
-            bencher.iter(|| event::payload(black_box(&mark), 1_518_127_183_443, &users));
+            bencher.iter(|| event_payload(black_box(&mark), 1_518_127_183_443, &users));
         });
     }
 }

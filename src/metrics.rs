@@ -7,7 +7,7 @@ use metrics::{Counter, Histogram, counter, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tonic::Code;
 
-use crate::mark_read::Outcome;
+use crate::domain::Outcome;
 use crate::proto::Rpc;
 use crate::proto::codes::{CODE_NAMES, code_index, code_name};
 use crate::status::Refusal;

@@ -7,12 +7,11 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout_at;
 
 use crate::deadline::Deadline;
-use crate::entry_id::EntryId;
-use crate::identity::oauth1::Nonce;
-use crate::ids::UserId;
-use crate::mark_read::{BadField, FieldProblem, Mark, Outcome, Quota};
+use crate::domain::{
+    BadField, Conversation, CursorPage, EntryId, FieldProblem, Mark, Nonce, Outcome, Quota,
+    ReadOutcome, ReadState, UserId,
+};
 use crate::metrics::Metrics;
-use crate::read_state::{Conversation, CursorPage, ReadOutcome, ReadState};
 use crate::status::{Flaw, Refusal};
 use crate::store::{NonceUse, Store, StoreError, StoreErrorKind};
 use crate::telemetry::{Throttle, Traceparent, in_call};

@@ -9,15 +9,14 @@ use std::time::Duration;
 
 use hyper_util::service::TowerToHyperService;
 use markread::config::{self, Command, ServeConfig};
+use markread::domain::{
+    self, Conversation, CursorPage, EntryId, Mark, Nonce, Outcome, Quota, ReadOutcome, UserId,
+};
 use markread::edge::{Edge, EdgeConfig};
-use markread::entry_id::EntryId;
 use markread::grpc::MESSAGE_MAX_BYTES;
 use markread::health::{self, Sources};
-use markread::identity::oauth1::Nonce;
-use markread::ids::UserId;
 use markread::lifecycle::Lifecycle;
 use markread::listener::Listener;
-use markread::mark_read::{self, Mark, Outcome, Quota};
 use markread::metrics::{self, Metrics};
 use markread::proto::mark_read_service_server::{MarkReadService, MarkReadServiceServer};
 use markread::proto::{
@@ -26,7 +25,6 @@ use markread::proto::{
     ListReadCursorsResponse, MarkReadRequest, MarkReadResponse, ReadCursor,
     WatchMarkReadEventsRequest, WatchMarkReadEventsResponse,
 };
-use markread::read_state::{Conversation, CursorPage, ReadOutcome};
 use markread::service::Service;
 use markread::status::insert_rate_limit;
 use markread::store::{Entries, MarkResult, NonceUse, Store, StoreError, StoreHealth, StreamSpan};
@@ -204,7 +202,7 @@ impl Store for AtOnce {
     async fn mark_read(&self, mark: Mark, _: Option<Traceparent>) -> MarkResult {
         let Mark { recipient, last_read_event_id, .. } = mark;
         let read_at_ms = QUOTA.reset_at_ms;
-        let cursor = mark_read::ReadCursor { recipient, last_read_event_id, read_at_ms };
+        let cursor = domain::ReadCursor { recipient, last_read_event_id, read_at_ms };
         Ok(Outcome::Advanced { cursor, quota: QUOTA })
     }
 
@@ -236,7 +234,7 @@ impl Store for AtOnce {
         &self,
         _: UserId,
         _: &[Conversation],
-    ) -> Result<ReadOutcome<Vec<Option<mark_read::ReadCursor>>>, StoreError> {
+    ) -> Result<ReadOutcome<Vec<Option<domain::ReadCursor>>>, StoreError> {
         Err(not_of_this_store())
     }
 

@@ -10,7 +10,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 use super::{Client, ClientConfig, connect};
-use crate::ids::{EventId, UserId};
+use crate::domain::{MessageId, UserId};
 use crate::proto::codes::code_name;
 use crate::proto::watch_mark_read_events_response::Update;
 use crate::proto::{
@@ -30,14 +30,14 @@ pub enum Ask {
         /// The other user of the conversation.
         recipient: UserId,
         /// The message.
-        last_read_event_id: EventId,
+        last_read_event_id: MessageId,
     },
     /// Show what was read in conversations with these.
     State {
         /// The other users; none means all whom the caller has read.
         recipients: Vec<UserId>,
         /// What the caller must have read of each of them.
-        at_least: Option<EventId>,
+        at_least: Option<MessageId>,
     },
     /// Print events as they come.
     Watch {
@@ -146,7 +146,7 @@ fn event_json(event: &MarkReadEvent) -> String {
     .to_string()
 }
 
-async fn mark(mut client: Client, recipient: UserId, message: EventId) -> Result<Answer, Status> {
+async fn mark(mut client: Client, recipient: UserId, message: MessageId) -> Result<Answer, Status> {
     let (last_read_event_id, recipient_id) = (message.get(), recipient.get());
     let request = MarkReadRequest { last_read_event_id, recipient_id };
     let MarkReadResponse { cursor, advanced } = client.mark_read(request).await?.into_inner();
@@ -162,7 +162,7 @@ async fn mark(mut client: Client, recipient: UserId, message: EventId) -> Result
 async fn state(
     mut client: Client,
     recipients: &[UserId],
-    at_least: Option<EventId>,
+    at_least: Option<MessageId>,
 ) -> Result<Answer, Status> {
     if recipients.is_empty() {
         return Ok(Answer { text: all(client).await?, missed: None });

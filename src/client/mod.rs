@@ -12,7 +12,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri};
 use tonic::{Request, Status};
 
-use crate::ids::UserId;
+use crate::domain::UserId;
 pub use crate::proto::mark_read_service_client::MarkReadServiceClient;
 
 pub mod commands;

@@ -11,9 +11,8 @@ use super::args::{ClientArgs, ExpectArgs, HealthcheckArgs, MarkArgs, StateArgs, 
 use crate::client::commands::{Ask, Format};
 use crate::client::healthcheck::HealthcheckConfig;
 use crate::client::{ClientConfig, Credentials, PrivateKey};
-use crate::entry_id::EntryId;
+use crate::domain::{BATCH_MAX_ITEMS, EntryId};
 use crate::files::{about, read};
-use crate::mark_read::BATCH_MAX_ITEMS;
 use crate::proto::codes::{CODE_NAMES, code_named};
 
 impl MarkArgs {

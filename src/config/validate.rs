@@ -6,12 +6,12 @@ use std::time::Duration;
 use super::args::{ExpectedArgs, RedisArgs, ServeArgs, TokenArgs};
 use super::traces;
 use super::{Backend, ServeConfig, TokenConfig};
+use crate::domain::RateLimit;
 use crate::edge::EdgeConfig;
 use crate::edge_guard::EdgeRate;
 use crate::files::{about, read};
 use crate::identity::jwt::{Expected, Secret};
 use crate::listener::Limits;
-use crate::mark_read::RateLimit;
 use crate::store::redis::{RedisAddress, RedisConfig, RedisFiles, ReplicasAck};
 
 const DEFAULT_REDIS_URL: &str = "redis://127.0.0.1:6379";

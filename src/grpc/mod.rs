@@ -6,16 +6,13 @@ use std::time::SystemTime;
 use tonic::{Request, Response, Status};
 
 use crate::deadline::Deadline;
-use crate::entry_id::InvalidEntryId;
-use crate::ids::{EventId, UserId};
-use crate::mark_read::{
-    BATCH_MAX_ITEMS, BadField, FieldProblem, Mark, Outcome, PAGE_MAX_CURSORS, Quota, RECIPIENT_ID,
-    ReadCursor,
+use crate::domain::{
+    BATCH_MAX_ITEMS, BadField, FieldProblem, InvalidEntryId, Mark, MessageId, Outcome,
+    PAGE_MAX_CURSORS, Quota, RECIPIENT_ID, ReadCursor, ReadState, UserId,
 };
 use crate::proto;
 use crate::proto::batch_mark_read_result;
 use crate::proto::mark_read_service_server::{MarkReadService, MarkReadServiceServer};
-use crate::read_state::ReadState;
 use crate::service::Service;
 use crate::status::{Refusal, insert_rate_limit};
 use crate::telemetry::Traceparent;
@@ -174,7 +171,7 @@ fn call<T>(request: &Request<T>) -> Result<Call, Status> {
 
 /// The command in a request, by this reader.
 fn command(request: &proto::MarkReadRequest, reader: UserId) -> Result<Mark, Vec<BadField>> {
-    let last_read_event_id = EventId::try_from(request.last_read_event_id);
+    let last_read_event_id = MessageId::try_from(request.last_read_event_id);
     let recipient = UserId::try_from(request.recipient_id);
     Mark::of(reader, last_read_event_id.map_err(Into::into), recipient.map_err(Into::into))
 }

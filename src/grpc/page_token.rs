@@ -7,7 +7,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::ids::UserId;
+use crate::domain::UserId;
 
 /// How tokens are made: another way is another version.
 const VERSION: u8 = 1;

@@ -9,8 +9,7 @@ use tokio_stream::Stream;
 use tonic::Status;
 
 use super::timestamp;
-use crate::entry_id::EntryId;
-use crate::event::Event;
+use crate::domain::{EntryId, Event};
 use crate::proto;
 use crate::proto::watch_mark_read_events_response::Update as Answer;
 use crate::service::Service;

@@ -9,8 +9,7 @@ use http::{HeaderMap, HeaderValue, Version};
 use http_body::Body;
 use http_body_util::BodyExt;
 
-use crate::ids::InvalidId;
-use crate::mark_read::FieldProblem;
+use crate::domain::{FieldProblem, InvalidId};
 use crate::status::Refusal;
 
 /// The largest body, in bytes: CONTRACT section 8.
@@ -149,8 +148,8 @@ mod tests {
     use http_body_util::Full;
 
     use super::*;
-    use crate::ids::UserId;
-    use crate::mark_read::RECIPIENT_ID;
+    use crate::domain::RECIPIENT_ID;
+    use crate::domain::UserId;
 
     fn recipient(query: &str, body: &str) -> Result<u64, FieldProblem> {
         let form = Form::new(query.as_bytes(), body.as_bytes());

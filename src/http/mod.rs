@@ -4,8 +4,7 @@
 use http::{Response, StatusCode};
 
 use crate::deadline::Deadline;
-use crate::ids::UserId;
-use crate::mark_read::{LAST_READ_EVENT_ID, Mark, Outcome, Quota, RECIPIENT_ID};
+use crate::domain::{LAST_READ_EVENT_ID, Mark, Outcome, Quota, RECIPIENT_ID, UserId};
 use crate::service::Service;
 use crate::status::{Body, Refusal, insert_rate_limit};
 use crate::telemetry::Traceparent;

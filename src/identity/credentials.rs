@@ -7,7 +7,7 @@ use aws_lc_rs::hmac;
 use serde::Deserialize;
 
 use super::oauth1::encode;
-use crate::ids::UserId;
+use crate::domain::UserId;
 
 /// Credentials by consumer key, then access token.
 #[derive(Debug, Default)]

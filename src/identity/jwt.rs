@@ -12,8 +12,8 @@ use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, encode};
 use serde::{Deserialize, Serialize};
 
+use crate::domain::UserId;
 use crate::files::without_newline;
-use crate::ids::UserId;
 use crate::status::{Flaw, Refusal};
 
 /// How far clocks may differ, in seconds, when `exp` and `nbf` are looked at.

@@ -12,9 +12,9 @@ use tokio::sync::watch;
 use self::jwks::{Jwks, KeysState};
 use self::jwt::Verified;
 use self::keys::{Check, Keys};
-use self::oauth1::{Nonce, OAuth1, Signed};
+use self::oauth1::{OAuth1, Signed};
 use crate::deadline::Deadline;
-use crate::ids::UserId;
+use crate::domain::{Nonce, UserId};
 use crate::peer::Security;
 use crate::status::{Flaw, Refusal};
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
-use aws_lc_rs::{digest, hmac};
+use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::request::Parts;
@@ -14,8 +14,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 
 use super::credentials::{Credential, Credentials};
 use super::sha256;
+use crate::domain::{Nonce, UserId};
 use crate::http::form::Form;
-use crate::ids::UserId;
 use crate::reread::Reread;
 use crate::status::{Flaw, Refusal};
 
@@ -48,15 +48,6 @@ pub struct Signed<'a> {
     pub form: &'a Form,
     /// Whether it came over TLS.
     pub scheme: Scheme,
-}
-
-/// A nonce that was used, by a signature that holds. It may be used once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Nonce {
-    /// The signature's time, in seconds since 1970.
-    pub timestamp: u64,
-    /// The SHA-256 of the nonce and of whose it is.
-    pub digest: [u8; digest::SHA256_OUTPUT_LEN],
 }
 
 impl OAuth1 {

@@ -4,7 +4,7 @@ use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICAT
 use http::{HeaderValue, StatusCode};
 
 use super::{Body, Flaw, Refusal, insert_rate_limit, whole_seconds};
-use crate::mark_read::BadField;
+use crate::domain::BadField;
 
 /// The challenges of a 401: RFC 6750 section 3, RFC 5849 section 3.5.1.
 const BEARER: &str = "Bearer realm=\"markread\"";

@@ -12,7 +12,7 @@ use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
-use crate::mark_read::{BadField, Quota};
+use crate::domain::{BadField, Quota};
 use crate::proto;
 
 mod http_answer;

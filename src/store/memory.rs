@@ -10,15 +10,12 @@ use tokio::time::timeout_at;
 use super::{
     Entries, MarkResult, NONCE_KEPT_MS, NonceUse, Store, StoreError, StoreHealth, StreamSpan,
 };
-use crate::entry_id::EntryId;
-use crate::event;
-use crate::identity::oauth1::Nonce;
-use crate::ids::UserId;
-use crate::mark_read::{Mark, Outcome, Quota, RateLimit, ReadCursor, advances};
+use crate::domain::{
+    Conversation, CursorPage, EntryId, Mark, Nonce, Outcome, Quota, RateLimit, ReadCursor,
+    ReadOutcome, UserId, UserObject, Users, advances, distinct_users, event_payload,
+};
 use crate::metrics::{self, StoreTimer};
-use crate::read_state::{Conversation, CursorPage, ReadOutcome};
 use crate::telemetry::Traceparent;
-use crate::users::{UserObject, Users, distinct_users};
 
 /// How many windows are opened between two sweeps of those that have ended.
 const WINDOWS_BETWEEN_SWEEPS: u32 = 1024;
@@ -210,7 +207,7 @@ impl MemoryStore {
             _ => {
                 let &Mark { recipient, last_read_event_id, .. } = mark;
                 let cursor = ReadCursor { recipient, last_read_event_id, read_at_ms: now_ms };
-                state.publish(event::payload(mark, now_ms, users), now_ms, self.stream_max_entries);
+                state.publish(event_payload(mark, now_ms, users), now_ms, self.stream_max_entries);
                 state.cursors.insert(conversation, cursor);
                 Outcome::Advanced { cursor, quota }
             }

@@ -10,12 +10,9 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::entry_id::EntryId;
-use crate::event::Event;
-use crate::identity::oauth1::Nonce;
-use crate::ids::UserId;
-use crate::mark_read::{Mark, Outcome, ReadCursor};
-use crate::read_state::{Conversation, CursorPage, ReadOutcome};
+use crate::domain::{
+    Conversation, CursorPage, EntryId, Event, Mark, Nonce, Outcome, ReadCursor, ReadOutcome, UserId,
+};
 use crate::telemetry::Traceparent;
 
 pub mod memory;

@@ -14,9 +14,7 @@ use tokio::time::{interval, sleep, timeout};
 use tracing::Instrument;
 
 use self::state::{State, Watcher, concerns};
-use crate::entry_id::EntryId;
-use crate::event::Event;
-use crate::ids::UserId;
+use crate::domain::{EntryId, Event, UserId};
 use crate::metrics;
 use crate::store::{Entries, Store, StoreError, StreamSpan};
 

@@ -6,9 +6,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::Update;
-use crate::entry_id::EntryId;
-use crate::event::Event;
-use crate::ids::UserId;
+use crate::domain::{EntryId, Event, UserId};
 use crate::metrics;
 use crate::store::Entries;
 

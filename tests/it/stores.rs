@@ -4,9 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use markread::identity::oauth1::Nonce;
-use markread::ids::UserId;
-use markread::mark_read::{Mark, Outcome, Quota, RateLimit};
+use markread::domain::{Mark, Nonce, Outcome, Quota, RateLimit, UserId};
 use markread::store::memory::MemoryStore;
 use markread::store::redis::{RedisAddress, RedisConfig, RedisFiles, RedisStore};
 use markread::store::{NonceUse, Store, StoreHealth};

@@ -4,9 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use markread::ids::UserId;
-use markread::mark_read::{Mark, Outcome, RateLimit};
-use markread::read_state::{Conversation, ReadOutcome};
+use markread::domain::{Conversation, Mark, Outcome, RateLimit, ReadOutcome, UserId};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 

@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 
 use quick_cache::sync::Cache;
 
-use crate::ids::UserId;
-use crate::mark_read::Quota;
+use crate::domain::{Quota, UserId};
 
 /// How many readers are remembered; beyond that Redis is asked again.
 const CAPACITY_READERS: usize = 100_000;

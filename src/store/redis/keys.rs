@@ -1,7 +1,6 @@
 //! Every key in Redis: CONTRACT section 6. No other file builds one.
 
-use crate::identity::oauth1::Nonce;
-use crate::ids::UserId;
+use crate::domain::{Nonce, UserId};
 
 /// Names the layout of all other keys: a hash of `version` and `partitions`.
 pub(super) const LAYOUT: &str = "markread:layout";

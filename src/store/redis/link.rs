@@ -21,7 +21,7 @@ use super::durability::Warnings;
 use super::errors::{classify, server_text};
 use super::keys;
 use super::survey::Survey;
-use crate::mark_read::RateLimit;
+use crate::domain::RateLimit;
 use crate::metrics;
 use crate::store::{StoreError, StoreHealth};
 

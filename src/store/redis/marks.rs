@@ -8,11 +8,9 @@ use redis::{Cmd, Value};
 use super::errors::{classify_text, unexpected};
 use super::keys;
 use super::script::{Script, integer, script, text};
-use crate::ids::UserId;
-use crate::mark_read::{Mark, Outcome, Quota, RateLimit, ReadCursor};
+use crate::domain::{Mark, Outcome, Quota, RateLimit, ReadCursor, UserId, Users};
 use crate::store::{MarkResult, StoreError};
 use crate::telemetry::Traceparent;
-use crate::users::Users;
 
 /// Readers whose number of buckets is remembered.
 const CAPACITY_READERS: usize = 64 * 1024;

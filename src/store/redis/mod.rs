@@ -32,14 +32,12 @@ use self::users::UserReader;
 use super::{
     Entries, MarkResult, NONCE_KEPT_MS, NonceUse, Store, StoreError, StoreHealth, StreamSpan,
 };
-use crate::entry_id::EntryId;
-use crate::identity::oauth1::Nonce;
-use crate::ids::UserId;
-use crate::mark_read::{Mark, Outcome, RateLimit, ReadCursor};
+use crate::domain::{
+    Conversation, CursorPage, EntryId, Mark, Nonce, Outcome, RateLimit, ReadCursor, ReadOutcome,
+    UserId, Users,
+};
 use crate::metrics::{self, StoreTimer};
-use crate::read_state::{Conversation, CursorPage, ReadOutcome};
 use crate::telemetry::Traceparent;
-use crate::users::Users;
 
 mod address;
 mod denials;

@@ -8,9 +8,7 @@ use super::errors::unexpected;
 use super::keys;
 use super::marks::refused;
 use super::script::{Script, integer, script, text};
-use crate::ids::UserId;
-use crate::mark_read::{RateLimit, ReadCursor};
-use crate::read_state::{Conversation, CursorPage, ReadOutcome};
+use crate::domain::{Conversation, CursorPage, RateLimit, ReadCursor, ReadOutcome, UserId};
 use crate::store::StoreError;
 
 /// The scripts, and the quota that every call of them carries.

@@ -21,9 +21,8 @@ use super::errors::{classify, lost_script};
 use super::link::Link;
 use super::marks::TracedMark;
 use super::{ReplicasAck, Scripts};
-use crate::mark_read::Outcome;
+use crate::domain::{Outcome, Users};
 use crate::store::{MarkResult, StoreError};
-use crate::users::Users;
 
 /// Single marks' steps that are with Redis at once. With two it waits while the server answers those of
 /// both.

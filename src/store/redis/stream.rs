@@ -7,7 +7,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{RedisResult, Value, cmd, pipe};
 
 use super::errors::{classify, unexpected};
-use crate::entry_id::EntryId;
+use crate::domain::EntryId;
 use crate::store::{Entries, StoreError, StreamSpan};
 
 /// The most entries of one read: of 6 KB each that is 6 MB.

@@ -8,7 +8,7 @@ use redis::{FromRedisValue, RedisResult, cmd};
 
 use super::durability::{self, Warnings};
 use super::stream;
-use crate::entry_id::EntryId;
+use crate::domain::EntryId;
 use crate::metrics;
 use crate::store::StreamSpan;
 

@@ -11,11 +11,9 @@ use redis::{RedisResult, pipe};
 use super::errors::{classify, is_wrong_type};
 use super::keys;
 use super::spans::Spans;
-use crate::ids::UserId;
-use crate::mark_read::Mark;
+use crate::domain::{Mark, USER_OBJECT_MAX_BYTES, UserId, UserObject, Users, distinct_users};
 use crate::metrics::StoreTimer;
 use crate::store::StoreError;
-use crate::users::{USER_OBJECT_MAX_BYTES, UserObject, Users, distinct_users};
 
 /// How long a user object, or that there is none, is remembered. An event may be older by as long
 /// as its call takes, and is to show what was stored 5 s ago at the most.

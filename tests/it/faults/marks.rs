@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use markread::mark_read::{Outcome, RateLimit};
+use markread::domain::{Outcome, RateLimit};
 use markread::store::{MarkResult, StoreErrorKind};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};

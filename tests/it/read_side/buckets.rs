@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use markread::mark_read::{Outcome, RateLimit};
+use markread::domain::{Outcome, RateLimit};
 use markread::store::StoreErrorKind;
 
 use super::super::harness::{MESSAGE, READER, Redis};

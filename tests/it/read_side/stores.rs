@@ -2,9 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use markread::ids::UserId;
-use markread::mark_read::{Outcome, Quota, RateLimit, ReadCursor};
-use markread::read_state::{Conversation, ReadOutcome};
+use markread::domain::{Conversation, Outcome, Quota, RateLimit, ReadCursor, ReadOutcome, UserId};
 
 use super::super::harness::{MESSAGE, READER, RECIPIENT};
 use super::super::stores::{LIMIT, READ_LIMIT, Subject, behaviours, mark};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use markread::mark_read::RateLimit;
+use markread::domain::RateLimit;
 use serde_json::{Value, json};
 use tonic::Code;
 

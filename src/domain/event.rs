@@ -5,16 +5,13 @@
 
 use serde::Deserialize;
 
-use crate::entry_id::EntryId;
-use crate::ids::UserId;
-use crate::mark_read::Mark;
-use crate::users::Users;
+use crate::domain::{EntryId, Mark, UserId, Users};
 
 /// The payload of a mark that advanced its cursor at `created_ms`, in milliseconds since 1970.
 ///
 /// IDs and times are strings of digits, and user objects are JSON, so nothing in it needs escaping.
 /// When reader and recipient are one user, that user stands once in `users`.
-pub fn payload(mark: &Mark, created_ms: u64, users: &Users) -> String {
+pub fn event_payload(mark: &Mark, created_ms: u64, users: &Users) -> String {
     let Mark { reader, recipient, last_read_event_id } = mark;
     let user = |id: UserId| match users.get(id) {
         Some(object) => format!(r#""{id}":{}"#, object.as_str()),
@@ -79,7 +76,7 @@ struct PayloadTarget<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::users::UserObject;
+    use crate::domain::UserObject;
 
     fn mark(reader: u64, recipient: u64) -> Mark {
         Mark {
@@ -92,14 +89,18 @@ mod tests {
     #[test]
     fn the_payload_is_the_contracts_json() {
         assert_eq!(
-            payload(&mark(2_244_994_945, 3_805_104_374), 1_518_127_183_443, &Users::default()),
+            event_payload(
+                &mark(2_244_994_945, 3_805_104_374),
+                1_518_127_183_443,
+                &Users::default()
+            ),
             r#"{"direct_message_mark_read_events":[{"created_timestamp":"1518127183443","sender_id":"2244994945","last_read_event_id":"8754578330382663743","target":{"recipient_id":"3805104374"}}],"users":{"2244994945":{"id":"2244994945"},"3805104374":{"id":"3805104374"}}}"#
         );
     }
 
     #[test]
     fn a_reader_who_is_the_recipient_stands_once_in_users() {
-        let payload = payload(&mark(7, 7), 1, &Users::default());
+        let payload = event_payload(&mark(7, 7), 1, &Users::default());
         let payload: serde_json::Value = serde_json::from_str(&payload).unwrap();
         assert_eq!(payload["users"], serde_json::json!({ "7": { "id": "7" } }));
     }
@@ -108,7 +109,7 @@ mod tests {
     fn a_user_object_stands_in_it_byte_for_byte() {
         let object = UserObject::parse(br#" {"id":7, "name":"\u00e9"} "#).unwrap();
         let users = Users::within_bounds([(7.try_into().unwrap(), object)]);
-        let payload = payload(&mark(7, 8), 1, &users);
+        let payload = event_payload(&mark(7, 8), 1, &users);
         let expected = r#""users":{"7":{"id":7, "name":"\u00e9"},"8":{"id":"8"}}}"#;
         assert!(payload.ends_with(expected), "{payload}");
     }
@@ -120,7 +121,7 @@ mod tests {
             UserObject::parse(br#"{"id":7,"direct_message_mark_read_events":[]}"#).unwrap();
         let users = Users::within_bounds([(7.try_into().unwrap(), object)]);
         let mark = mark(7, 8);
-        let payload = payload(&mark, 9, &users);
+        let payload = event_payload(&mark, 9, &users);
         assert_eq!(Event::parse(id, &payload), Some(Event { id, mark, created_ms: 9 }));
         for other in ["", "{}", "[]", &payload[1..], &payload.replace("\"8\"", "8")] {
             assert_eq!(Event::parse(id, other), None, "{other}");

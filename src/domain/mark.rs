@@ -6,8 +6,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::entry_id::InvalidEntryId;
-use crate::ids::{EventId, InvalidId, MAX_ID, UserId};
+use crate::domain::{InvalidEntryId, InvalidId, MAX_ID, MessageId, UserId};
 
 /// A command: the reader has read up to this message of this conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +16,7 @@ pub struct Mark {
     /// The other user of the conversation, who gets the read receipt.
     pub recipient: UserId,
     /// The most recent message that was read.
-    pub last_read_event_id: EventId,
+    pub last_read_event_id: MessageId,
 }
 
 impl Mark {
@@ -28,7 +27,7 @@ impl Mark {
     /// The bad fields, in the order of the contract's parameters.
     pub fn of(
         reader: UserId,
-        last_read_event_id: Result<EventId, FieldProblem>,
+        last_read_event_id: Result<MessageId, FieldProblem>,
         recipient: Result<UserId, FieldProblem>,
     ) -> Result<Self, Vec<BadField>> {
         match (last_read_event_id, recipient) {
@@ -130,7 +129,7 @@ pub struct ReadCursor {
     /// The other user of the conversation, seen from the cursor's reader.
     pub recipient: UserId,
     /// The greatest message ID that was read.
-    pub last_read_event_id: EventId,
+    pub last_read_event_id: MessageId,
     /// When the cursor last advanced, in milliseconds since 1970.
     pub read_at_ms: u64,
 }
@@ -208,7 +207,7 @@ impl Quota {
 
 /// The rule: a cursor moves forward, or it does not move. A conversation that was never read has
 /// no cursor, which every message is ahead of.
-pub fn advances(cursor: Option<EventId>, to: EventId) -> bool {
+pub fn advances(cursor: Option<MessageId>, to: MessageId) -> bool {
     cursor.is_none_or(|cursor| to > cursor)
 }
 
@@ -218,10 +217,10 @@ mod tests {
 
     #[test]
     fn a_cursor_advances_to_greater_ids_only() {
-        let id = |id: u64| EventId::try_from(id).unwrap();
+        let id = |id: u64| MessageId::try_from(id).unwrap();
         let table = [
             (None, 1, true),
-            (None, crate::ids::MAX_ID, true),
+            (None, crate::domain::MAX_ID, true),
             (Some(1), 1, false),
             (Some(1), 2, true),
             (Some(2), 1, false),
@@ -230,7 +229,7 @@ mod tests {
             (Some(8_754_578_330_382_663_742), 8_754_578_330_382_663_743, true),
             (Some(8_754_578_330_382_663_743), 8_754_578_330_382_663_742, false),
             (Some(999_999_999_999_999_999), 1_000_000_000_000_000_000, true),
-            (Some(crate::ids::MAX_ID), crate::ids::MAX_ID, false),
+            (Some(crate::domain::MAX_ID), crate::domain::MAX_ID, false),
         ];
         for (cursor, to, expected) in table {
             assert_eq!(advances(cursor.map(id), id(to)), expected, "{cursor:?} to {to}");

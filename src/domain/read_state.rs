@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use crate::ids::UserId;
-use crate::mark_read::{Quota, ReadCursor};
+use crate::domain::{Quota, ReadCursor, UserId};
 
 /// A conversation, as its reader sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -81,7 +81,7 @@ id! {
 
 id! {
     /// A direct message's ID: the seed's word for a message is event.
-    EventId
+    MessageId
 }
 
 /// Canonical decimal: ASCII digits, no sign, no leading zero. The empty text is missing.
@@ -108,12 +108,12 @@ mod tests {
     fn integers_from_1_to_the_greatest_are_ids_and_no_others() {
         for id in [1, 2, 3_805_104_374, 8_754_578_330_382_663_743, MAX_ID] {
             assert_eq!(UserId::try_from(id).map(UserId::get), Ok(id));
-            assert_eq!(id.to_string().parse::<EventId>().map(EventId::get), Ok(id));
+            assert_eq!(id.to_string().parse::<MessageId>().map(MessageId::get), Ok(id));
         }
-        assert_eq!(EventId::try_from(0), Err(InvalidId::Missing));
+        assert_eq!(MessageId::try_from(0), Err(InvalidId::Missing));
         for id in [MAX_ID + 1, u64::MAX] {
-            assert_eq!(EventId::try_from(id), Err(InvalidId::TooLarge));
-            assert_eq!(id.to_string().parse::<EventId>(), Err(InvalidId::TooLarge));
+            assert_eq!(MessageId::try_from(id), Err(InvalidId::TooLarge));
+            assert_eq!(id.to_string().parse::<MessageId>(), Err(InvalidId::TooLarge));
         }
     }
 
@@ -132,8 +132,8 @@ mod tests {
 
     #[test]
     fn neighbours_that_a_float_cannot_tell_apart_stay_apart() {
-        let lower: EventId = "8754578330382663742".parse().unwrap();
-        let upper: EventId = "8754578330382663743".parse().unwrap();
+        let lower: MessageId = "8754578330382663742".parse().unwrap();
+        let upper: MessageId = "8754578330382663743".parse().unwrap();
         assert!(lower < upper);
         assert_eq!(upper.to_string(), "8754578330382663743");
     }

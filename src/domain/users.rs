@@ -8,8 +8,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::ids::UserId;
-use crate::mark_read::Mark;
+use crate::domain::{Mark, UserId};
 
 /// The longest value that is taken, in bytes.
 pub const USER_OBJECT_MAX_BYTES: usize = 64 * 1024;
