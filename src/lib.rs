@@ -41,7 +41,6 @@ pub mod metrics;
 pub mod ops;
 pub mod peer;
 pub mod proto;
-pub mod reread;
 pub mod routing;
 pub mod serve;
 pub mod service;

@@ -14,8 +14,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use webpki::EndEntityCert;
 
+use crate::files::Reread;
 use crate::peer::Security;
-use crate::reread::Reread;
 
 /// The files of a server with TLS.
 #[derive(Clone, Debug)]

@@ -3,6 +3,10 @@
 use std::fs;
 use std::path::Path;
 
+mod reread;
+
+pub use self::reread::Reread;
+
 /// Reads a file.
 ///
 /// # Errors
