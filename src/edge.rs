@@ -21,11 +21,11 @@ use crate::edge_guard::{EdgeRate, Guarded, Limited, guard};
 use crate::health::HealthServer;
 use crate::identity::Identity;
 use crate::lifecycle::{Lifecycle, Phase};
-use crate::metrics::{Metrics, RecordedMethod};
 use crate::peer::Peer;
 use crate::routing::{Asked, Target};
 use crate::service::Service;
 use crate::status::{Body, Refusal};
+use crate::telemetry::metrics::{Metrics, RecordedMethod};
 use crate::telemetry::{CallSpan, CallTrace, Traceparent};
 use crate::until_drain::UntilDrain;
 

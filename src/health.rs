@@ -8,9 +8,9 @@ use tonic_health::server::{HealthReporter, HealthService};
 use crate::grpc::MESSAGE_MAX_BYTES;
 use crate::identity::jwks::KeysState;
 use crate::lifecycle::Phase;
-use crate::metrics;
 use crate::proto::mark_read_service_server::SERVICE_NAME;
 use crate::store::StoreHealth;
+use crate::telemetry::metrics;
 
 /// tonic's health server.
 pub type HealthServer = health_server::HealthServer<HealthService>;

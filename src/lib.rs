@@ -37,7 +37,6 @@ pub mod http;
 pub mod identity;
 pub mod lifecycle;
 pub mod listener;
-pub mod metrics;
 pub mod ops;
 pub mod peer;
 pub mod proto;

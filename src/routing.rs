@@ -3,9 +3,9 @@
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Request, Response, Version};
 
-use crate::metrics::RecordedMethod;
 use crate::proto::Rpc;
 use crate::status::{Body, Refusal};
+use crate::telemetry::metrics::RecordedMethod;
 
 /// What is known of a request once its head has been read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

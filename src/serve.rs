@@ -15,12 +15,12 @@ use crate::health::{self, Sources};
 use crate::identity::Identity;
 use crate::lifecycle::{Lifecycle, Phase};
 use crate::listener::{Limits, Listener};
-use crate::metrics::{self, Metrics};
 use crate::ops;
 use crate::service::Service;
 use crate::store::Store;
 use crate::store::memory::MemoryStore;
 use crate::store::redis::{LayoutMismatch, RedisStore};
+use crate::telemetry::metrics::{self, Metrics};
 use crate::watch::Hub;
 
 /// Why a server did not serve.

@@ -11,9 +11,9 @@ use crate::domain::{
     BadField, Conversation, CursorPage, EntryId, FieldProblem, Mark, Nonce, Outcome, Quota,
     ReadOutcome, ReadState, UserId,
 };
-use crate::metrics::Metrics;
 use crate::status::{Flaw, Refusal};
 use crate::store::{NonceUse, Store, StoreError, StoreErrorKind};
+use crate::telemetry::metrics::Metrics;
 use crate::telemetry::{Throttle, Traceparent, in_call};
 use crate::watch::{Hub, WatchError, Watching};
 

@@ -17,7 +17,6 @@ use markread::grpc::MESSAGE_MAX_BYTES;
 use markread::health::{self, Sources};
 use markread::lifecycle::Lifecycle;
 use markread::listener::Listener;
-use markread::metrics::{self, Metrics};
 use markread::proto::mark_read_service_server::{MarkReadService, MarkReadServiceServer};
 use markread::proto::{
     BatchGetReadStatesRequest, BatchGetReadStatesResponse, BatchMarkReadRequest,
@@ -29,6 +28,7 @@ use markread::service::Service;
 use markread::status::insert_rate_limit;
 use markread::store::{Entries, MarkResult, NonceUse, Store, StoreError, StoreHealth, StreamSpan};
 use markread::telemetry::Traceparent;
+use markread::telemetry::metrics::{self, Metrics};
 use markread::watch::Hub;
 use prost_types::Timestamp;
 use tempfile::TempDir;

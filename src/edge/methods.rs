@@ -19,11 +19,11 @@ use crate::http::form::Form;
 use crate::identity::oauth1::Signed;
 use crate::identity::{Identity, Presented, Proof};
 use crate::lifecycle::Lifecycle;
-use crate::metrics::Metrics;
 use crate::proto::Rpc;
 use crate::routing::{Asked, Target};
 use crate::service::Service;
 use crate::status::{Body, Refusal};
+use crate::telemetry::metrics::Metrics;
 use crate::until_drain::UntilDrain;
 
 /// All methods. Clones share everything.

@@ -14,8 +14,8 @@ use crate::domain::{
     Conversation, CursorPage, EntryId, Mark, Nonce, Outcome, Quota, RateLimit, ReadCursor,
     ReadOutcome, UserId, UserObject, Users, advances, distinct_users, event_payload,
 };
-use crate::metrics::{self, StoreTimer};
 use crate::telemetry::Traceparent;
+use crate::telemetry::metrics::{self, StoreTimer};
 
 /// How many windows are opened between two sweeps of those that have ended.
 const WINDOWS_BETWEEN_SWEEPS: u32 = 1024;

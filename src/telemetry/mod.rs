@@ -20,6 +20,7 @@ use tracing_subscriber::{EnvFilter, Registry, fmt, registry};
 
 mod call;
 mod export;
+pub mod metrics;
 mod traceparent;
 
 pub use self::call::{CallSpan, CallTrace, in_call};

@@ -15,8 +15,8 @@ use tracing::Instrument;
 
 use self::state::{State, Watcher, concerns};
 use crate::domain::{EntryId, Event, UserId};
-use crate::metrics;
 use crate::store::{Entries, Store, StoreError, StreamSpan};
+use crate::telemetry::metrics;
 
 mod state;
 

@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 use super::Update;
 use crate::domain::{EntryId, Event, UserId};
-use crate::metrics;
 use crate::store::Entries;
+use crate::telemetry::metrics;
 
 /// Events that are kept for those who come back.
 const RING_MAX_EVENTS: usize = 100_000;

@@ -22,8 +22,8 @@ use super::errors::{classify, server_text};
 use super::keys;
 use super::survey::Survey;
 use crate::domain::RateLimit;
-use crate::metrics;
 use crate::store::{StoreError, StoreHealth};
+use crate::telemetry::metrics;
 
 /// How often Redis is asked whether it is there. Off after two failures, on after one success.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);

@@ -36,8 +36,8 @@ use crate::domain::{
     Conversation, CursorPage, EntryId, Mark, Nonce, Outcome, RateLimit, ReadCursor, ReadOutcome,
     UserId, Users,
 };
-use crate::metrics::{self, StoreTimer};
 use crate::telemetry::Traceparent;
+use crate::telemetry::metrics::{self, StoreTimer};
 
 mod address;
 mod denials;

@@ -9,8 +9,8 @@ use redis::{FromRedisValue, RedisResult, cmd};
 use super::durability::{self, Warnings};
 use super::stream;
 use crate::domain::EntryId;
-use crate::metrics;
 use crate::store::StreamSpan;
+use crate::telemetry::metrics;
 
 /// How many consumer groups are told of: each is a series of its own.
 const GROUPS_MAX: usize = 32;

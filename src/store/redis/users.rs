@@ -12,8 +12,8 @@ use super::errors::{classify, is_wrong_type};
 use super::keys;
 use super::spans::Spans;
 use crate::domain::{Mark, USER_OBJECT_MAX_BYTES, UserId, UserObject, Users, distinct_users};
-use crate::metrics::StoreTimer;
 use crate::store::StoreError;
+use crate::telemetry::metrics::StoreTimer;
 
 /// How long a user object, or that there is none, is remembered. An event may be older by as long
 /// as its call takes, and is to show what was stored 5 s ago at the most.
