@@ -7,7 +7,7 @@ use tonic_health::server::{HealthReporter, HealthService};
 
 use crate::grpc::MESSAGE_MAX_BYTES;
 use crate::identity::jwks::KeysState;
-use crate::lifecycle::Phase;
+use crate::net::lifecycle::Phase;
 use crate::proto::mark_read_service_server::SERVICE_NAME;
 use crate::store::StoreHealth;
 use crate::telemetry::metrics;

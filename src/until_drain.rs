@@ -8,7 +8,7 @@ use http::Response;
 use http_body::{Body as HttpBody, Frame};
 use pin_project_lite::pin_project;
 
-use crate::lifecycle::Lifecycle;
+use crate::net::lifecycle::Lifecycle;
 use crate::status::{Body, Refusal};
 
 pin_project! {
@@ -67,7 +67,7 @@ mod tests {
     use http_body_util::BodyExt;
 
     use super::*;
-    use crate::lifecycle::Phase;
+    use crate::net::lifecycle::Phase;
 
     struct Endless;
 

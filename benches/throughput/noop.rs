@@ -15,8 +15,8 @@ use markread::domain::{
 use markread::edge::{Edge, EdgeConfig};
 use markread::grpc::MESSAGE_MAX_BYTES;
 use markread::health::{self, Sources};
-use markread::lifecycle::Lifecycle;
-use markread::listener::Listener;
+use markread::net::lifecycle::Lifecycle;
+use markread::net::listener::Listener;
 use markread::proto::mark_read_service_server::{MarkReadService, MarkReadServiceServer};
 use markread::proto::{
     BatchGetReadStatesRequest, BatchGetReadStatesResponse, BatchMarkReadRequest,

@@ -8,7 +8,7 @@ use markread::deadline::Deadline;
 use markread::identity::jwt::{Expected, Secret, Verifier};
 use markread::identity::keys::Keys;
 use markread::identity::{Bearer, Identity, Presented};
-use markread::peer::Security;
+use markread::net::peer::Security;
 use markread::routing::Wire;
 
 use crate::Options;

@@ -13,7 +13,7 @@ use crate::identity::jwt::Verifier;
 use crate::identity::keys::Keys;
 use crate::identity::oauth1::{OAuth1, Origin};
 use crate::identity::{Bearer, Identity};
-use crate::tls::{Tls, TlsFiles};
+use crate::net::tls::{Tls, TlsFiles};
 
 impl ServeArgs {
     pub(super) fn identity(&self) -> Result<Identity, String> {

@@ -19,10 +19,10 @@ use crate::client::healthcheck::HealthcheckConfig;
 use crate::domain::{RateLimit, UserId};
 use crate::edge::EdgeConfig;
 use crate::identity::jwt::{Expected, Secret};
-use crate::listener::Limits;
+use crate::net::listener::Limits;
+use crate::net::tls::Tls;
 use crate::store::redis::RedisConfig;
 use crate::telemetry::{LogFormat, TracesConfig};
-use crate::tls::Tls;
 
 mod args;
 mod client;

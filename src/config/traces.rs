@@ -11,8 +11,8 @@ use rustls::pki_types::pem::PemObject;
 use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 
 use crate::files;
+use crate::net::tls::certificates;
 use crate::telemetry::TracesConfig;
-use crate::tls::certificates;
 
 const SAMPLERS: [&str; 6] = [
     "always_on",

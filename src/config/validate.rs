@@ -11,7 +11,7 @@ use crate::edge::EdgeConfig;
 use crate::edge_guard::EdgeRate;
 use crate::files::{about, read};
 use crate::identity::jwt::{Expected, Secret};
-use crate::listener::Limits;
+use crate::net::listener::Limits;
 use crate::store::redis::{RedisAddress, RedisConfig, RedisFiles, ReplicasAck};
 
 const DEFAULT_REDIS_URL: &str = "redis://127.0.0.1:6379";

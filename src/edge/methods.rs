@@ -18,7 +18,7 @@ use crate::grpc::{self, Call, Grpc, MESSAGE_MAX_BYTES};
 use crate::http::form::Form;
 use crate::identity::oauth1::Signed;
 use crate::identity::{Identity, Presented, Proof};
-use crate::lifecycle::Lifecycle;
+use crate::net::lifecycle::Lifecycle;
 use crate::proto::Rpc;
 use crate::routing::{Asked, Target};
 use crate::service::Service;

@@ -15,7 +15,7 @@ use self::keys::{Check, Keys};
 use self::oauth1::{OAuth1, Signed};
 use crate::deadline::Deadline;
 use crate::domain::{Nonce, UserId};
-use crate::peer::Security;
+use crate::net::peer::Security;
 use crate::status::{Flaw, Refusal};
 
 pub mod credentials;

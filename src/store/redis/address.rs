@@ -13,7 +13,7 @@ use rustls::{ClientConfig, RootCertStore};
 
 use super::link::tcp_settings;
 use crate::files::{about, read, without_newline};
-use crate::tls::certificates;
+use crate::net::tls::certificates;
 
 /// Where Redis is. Its files are read for each attempt to connect: a password or a certificate that
 /// was renewed is used without a restart.

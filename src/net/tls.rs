@@ -15,7 +15,7 @@ use tokio_rustls::server::TlsStream;
 use webpki::EndEntityCert;
 
 use crate::files::Reread;
-use crate::peer::Security;
+use crate::net::peer::Security;
 
 /// The files of a server with TLS.
 #[derive(Clone, Debug)]

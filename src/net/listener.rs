@@ -24,11 +24,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 
-use crate::handshake::Handshake;
-use crate::lifecycle::Lifecycle;
-use crate::peer::{Peer, Security};
+use crate::net::first_bytes::Handshake;
+use crate::net::lifecycle::Lifecycle;
+use crate::net::peer::{Peer, Security};
+use crate::net::tls::Tls;
 use crate::telemetry::Throttle;
-use crate::tls::Tls;
 
 /// The largest list of request headers, in bytes: CONTRACT section 4.
 pub const HEADER_LIST_MAX_BYTES: u32 = 16 * 1024;

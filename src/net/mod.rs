@@ -1,0 +1,7 @@
+//! Connections: accepted, secured, bounded, drained.
+
+mod first_bytes;
+pub mod lifecycle;
+pub mod listener;
+pub mod peer;
+pub mod tls;
