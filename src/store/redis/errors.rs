@@ -27,7 +27,7 @@ const PASSING_CODES: [&str; 17] = [
 ];
 
 /// An error that Redis gave as text: its first word is the code.
-pub(super) fn classify_text(text: &str) -> StoreError {
+pub(crate) fn classify_text(text: &str) -> StoreError {
     let code = text.split(' ').next().unwrap_or_default();
     // Past `maxclients` Redis says no more than ERR.
     if PASSING_CODES.contains(&code) || text.starts_with("ERR max number of clients") {
@@ -38,7 +38,7 @@ pub(super) fn classify_text(text: &str) -> StoreError {
 }
 
 /// An error of the redis crate: the server's own by its text, any other is the connection's.
-pub(super) fn classify(error: RedisError) -> StoreError {
+pub(crate) fn classify(error: RedisError) -> StoreError {
     match server_text(&error) {
         Some(text) => classify_text(&text),
         None => StoreError::unavailable(error),
@@ -46,7 +46,7 @@ pub(super) fn classify(error: RedisError) -> StoreError {
 }
 
 /// What Redis said itself, its code first; of several commands the first that failed.
-pub(super) fn server_text(error: &RedisError) -> Option<String> {
+pub(crate) fn server_text(error: &RedisError) -> Option<String> {
     if let Some(code) = error.code() {
         return Some(format!("{code} {}", error.detail().unwrap_or_default()));
     }
@@ -56,17 +56,17 @@ pub(super) fn server_text(error: &RedisError) -> Option<String> {
 }
 
 /// Whether Redis does not know the script.
-pub(super) fn lost_script(error: &RedisError) -> bool {
+pub(crate) fn lost_script(error: &RedisError) -> bool {
     error.kind() == redis::ErrorKind::Server(ServerErrorKind::NoScript)
 }
 
 /// Whether a key holds something else than the command is for.
-pub(super) fn is_wrong_type(error: &RedisError) -> bool {
+pub(crate) fn is_wrong_type(error: &RedisError) -> bool {
     error.code() == Some("WRONGTYPE")
 }
 
 /// A reply of a shape that the script never gives. Only the shape is told: values are IDs.
-pub(super) fn unexpected(reply: &Value) -> StoreError {
+pub(crate) fn unexpected(reply: &Value) -> StoreError {
     StoreError::corrupt(match reply {
         Value::Array(items) => format!("unexpected reply: an array of {}", items.len()),
         Value::BulkString(bytes) => format!("unexpected reply: a string of {} bytes", bytes.len()),

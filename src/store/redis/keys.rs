@@ -3,31 +3,31 @@
 use crate::domain::{Nonce, UserId};
 
 /// Names the layout of all other keys: a hash of `version` and `partitions`.
-pub(super) const LAYOUT: &str = "markread:layout";
+pub(crate) const LAYOUT: &str = "markread:layout";
 
 /// How many calls a reader has used in the window that is open.
-pub(super) fn quota(reader: UserId) -> String {
+pub(crate) fn quota(reader: UserId) -> String {
     format!("markread:quota:{reader}")
 }
 
 /// How many reads a reader has used in the window that is open.
-pub(super) fn read_quota(reader: UserId) -> String {
+pub(crate) fn read_quota(reader: UserId) -> String {
     format!("markread:read_quota:{reader}")
 }
 
 /// A reader's cursors, or where they are many the number of their buckets: the scripts append
 /// `:<bucket>` to it.
-pub(super) fn cursors(reader: UserId) -> String {
+pub(crate) fn cursors(reader: UserId) -> String {
     format!("markread:cursors:{reader}")
 }
 
 /// A user object, which is not ours.
-pub(super) fn user(prefix: &str, user: UserId) -> String {
+pub(crate) fn user(prefix: &str, user: UserId) -> String {
     format!("{prefix}{user}")
 }
 
 /// A nonce that was used.
-pub(super) fn nonce(nonce: &Nonce) -> String {
+pub(crate) fn nonce(nonce: &Nonce) -> String {
     use std::fmt::Write;
     let mut key = format!("markread:oauth1:{}:", nonce.timestamp);
     for byte in nonce.digest {

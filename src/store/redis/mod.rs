@@ -20,15 +20,15 @@ use redis::{Cmd, Pipeline, Value, cmd, pipe};
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 
-use self::denials::Denials;
+use self::connection::link::{Keeper, Link};
 use self::errors::{classify, lost_script};
-use self::link::{Keeper, Link};
-use self::marks::{MarkReadScript, TracedMark};
+use self::marks::denials::Denials;
+use self::marks::group_commit::Steps;
+use self::marks::script_call::{MarkReadScript, TracedMark};
+use self::marks::users::UserReader;
 use self::reads::ReadScripts;
-use self::script::Script;
+use self::scripts::Script;
 use self::spans::Spans;
-use self::steps::Steps;
-use self::users::UserReader;
 use super::{
     Entries, MarkResult, NONCE_KEPT_MS, NonceUse, Store, StoreError, StoreHealth, StreamSpan,
 };
@@ -39,23 +39,18 @@ use crate::domain::{
 use crate::telemetry::Traceparent;
 use crate::telemetry::metrics::{self, StoreTimer};
 
-mod address;
-mod denials;
-mod durability;
+mod connection;
 mod errors;
 mod keys;
-mod link;
 mod marks;
+mod probe;
 mod reads;
-mod script;
+mod scripts;
 mod spans;
-mod steps;
 mod stream;
-mod survey;
-mod users;
 
-pub use self::address::{RedisAddress, RedisFiles};
-pub use self::link::LayoutMismatch;
+pub use self::connection::address::{RedisAddress, RedisFiles};
+pub use self::connection::link::LayoutMismatch;
 
 /// Calls that may wait for Redis at once; one more is refused. At a millisecond a call that is four
 /// million calls a second: it is reached only by a Redis that hangs.

@@ -6,27 +6,27 @@ use redis::{Cmd, Value};
 
 use super::errors::unexpected;
 use super::keys;
-use super::marks::refused;
-use super::script::{Script, integer, script, text};
+use super::marks::script_call::refused;
+use super::scripts::{Script, integer, script, text};
 use crate::domain::{Conversation, CursorPage, RateLimit, ReadCursor, ReadOutcome, UserId};
 use crate::store::StoreError;
 
 /// The scripts, and the quota that every call of them carries.
 #[derive(Debug)]
-pub(super) struct ReadScripts {
-    pub(super) states: Script,
-    pub(super) list: Script,
+pub(crate) struct ReadScripts {
+    pub(crate) states: Script,
+    pub(crate) list: Script,
     rate_limit: RateLimit,
 }
 
 impl ReadScripts {
-    pub(super) fn new(rate_limit: RateLimit) -> Self {
+    pub(crate) fn new(rate_limit: RateLimit) -> Self {
         let (states, list) = (script!("read_states.lua"), script!("list_cursors.lua"));
         Self { states, list, rate_limit }
     }
 
     /// Gives a call of `states` its keys and arguments.
-    pub(super) fn fill_states(
+    pub(crate) fn fill_states(
         &self,
         mut call: Cmd,
         caller: UserId,
@@ -44,7 +44,7 @@ impl ReadScripts {
     }
 
     /// What `states` replied.
-    pub(super) fn states_read(
+    pub(crate) fn states_read(
         &self,
         conversations: &[Conversation],
         reply: &Value,
@@ -74,7 +74,7 @@ impl ReadScripts {
     }
 
     /// Gives a call of `list` its keys and arguments.
-    pub(super) fn fill_list(
+    pub(crate) fn fill_list(
         &self,
         mut call: Cmd,
         caller: UserId,
@@ -88,7 +88,7 @@ impl ReadScripts {
     }
 
     /// What `list` replied: the page is cut out of the hashes that it read.
-    pub(super) fn page_read(
+    pub(crate) fn page_read(
         &self,
         after: Option<UserId>,
         limit: usize,

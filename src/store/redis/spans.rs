@@ -15,7 +15,7 @@ use crate::telemetry::{SPANS, in_traced_call};
 
 /// What is told of the Redis that is asked.
 #[derive(Debug)]
-pub(super) struct Spans {
+pub(crate) struct Spans {
     address: String,
     port: Option<i64>,
     /// The number of its database.
@@ -23,7 +23,7 @@ pub(super) struct Spans {
 }
 
 impl Spans {
-    pub(super) fn of(redis: &ConnectionInfo) -> Self {
+    pub(crate) fn of(redis: &ConnectionInfo) -> Self {
         let (address, port) = match redis.addr() {
             ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
                 (host.clone(), Some(i64::from(*port)))
@@ -34,12 +34,12 @@ impl Spans {
     }
 
     /// A call of a script that does so many of what its name says.
-    pub(super) fn script(&self, name: &'static str, count: usize) -> Asking {
+    pub(crate) fn script(&self, name: &'static str, count: usize) -> Asking {
         self.begin("EVALSHA", Some(name), count)
     }
 
     /// A command, or so many in one go.
-    pub(super) fn command(&self, name: &'static str, count: usize) -> Asking {
+    pub(crate) fn command(&self, name: &'static str, count: usize) -> Asking {
         self.begin(name, None, count)
     }
 
@@ -70,14 +70,14 @@ impl Spans {
 
 /// A question to Redis that is traced. One that is given up is told of as well.
 #[derive(Debug)]
-pub(super) struct Asking {
+pub(crate) struct Asking {
     span: Span,
     ended: bool,
 }
 
 impl Asking {
     /// Waits for the answer.
-    pub(super) fn of<T, F>(self, asked: F) -> impl Future<Output = Result<T, StoreError>>
+    pub(crate) fn of<T, F>(self, asked: F) -> impl Future<Output = Result<T, StoreError>>
     where
         F: Future<Output = Result<T, StoreError>>,
     {
@@ -85,7 +85,7 @@ impl Asking {
     }
 
     /// Waits for an answer that may be good and hold failures nevertheless.
-    pub(super) fn of_many<T, F>(
+    pub(crate) fn of_many<T, F>(
         self,
         asked: F,
         failure: fn(&T) -> Option<&StoreError>,

@@ -20,7 +20,7 @@ type Entry = (String, HashMap<String, String>);
 type Info = HashMap<String, Value>;
 
 /// Waits for entries behind this one.
-pub(super) async fn next(
+pub(crate) async fn next(
     connection: &mut MultiplexedConnection,
     stream: &str,
     after: EntryId,
@@ -37,7 +37,7 @@ pub(super) async fn next(
 }
 
 /// Reads entries behind this one.
-pub(super) async fn range(
+pub(crate) async fn range(
     connection: &mut MultiplexedConnection,
     stream: &str,
     after: EntryId,
@@ -51,7 +51,7 @@ pub(super) async fn range(
 }
 
 /// Reads the newest entries, in pieces: to read thousands at once would hold up everybody else.
-pub(super) async fn newest(
+pub(crate) async fn newest(
     connection: &mut MultiplexedConnection,
     stream: &str,
     limit: usize,
@@ -72,10 +72,10 @@ pub(super) async fn newest(
 }
 
 /// The commands of [`span`].
-pub(super) const SPAN_COMMANDS: usize = 2;
+pub(crate) const SPAN_COMMANDS: usize = 2;
 
 /// Asks what the stream spans.
-pub(super) async fn span(
+pub(crate) async fn span(
     connection: &mut MultiplexedConnection,
     stream: &str,
 ) -> Result<StreamSpan, StoreError> {
@@ -120,5 +120,5 @@ fn parse(entries: &[Entry]) -> Result<Entries, StoreError> {
 }
 
 fn id(value: &Value) -> Result<EntryId, StoreError> {
-    super::script::text(value)?.parse().map_err(StoreError::corrupt)
+    super::scripts::text(value)?.parse().map_err(StoreError::corrupt)
 }

@@ -16,7 +16,7 @@ const CHECKED_READERS: usize = 64;
 
 /// What Redis has denied, for as long as it would deny it again.
 #[derive(Debug)]
-pub(super) struct Denials {
+pub(crate) struct Denials {
     readers: Cache<UserId, Denial>,
     generation: AtomicU64,
 }
@@ -30,22 +30,22 @@ struct Denial {
 
 /// When Redis was asked: before or after everything was forgotten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Generation(u64);
+pub(crate) struct Generation(u64);
 
 impl Denials {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { readers: Cache::new(CAPACITY_READERS), generation: AtomicU64::new(0) }
     }
 
     /// To be taken before Redis is asked: a denial that was on its way when everything was
     /// forgotten is forgotten too.
-    pub(super) fn generation(&self) -> Generation {
+    pub(crate) fn generation(&self) -> Generation {
         Generation(self.generation.load(Ordering::Acquire))
     }
 
     /// Remembers that Redis denied this reader, until Redis's own reset at the latest. A reset
     /// past the end of time, which a key may hold, is not worth remembering.
-    pub(super) fn remember(
+    pub(crate) fn remember(
         &self,
         reader: UserId,
         quota: Quota,
@@ -58,7 +58,7 @@ impl Denials {
     }
 
     /// The used-up quota of a reader who is known to be denied now, and for how long.
-    pub(super) fn of(&self, reader: UserId) -> Option<(Quota, Duration)> {
+    pub(crate) fn of(&self, reader: UserId) -> Option<(Quota, Duration)> {
         let denial = self.readers.get(&reader)?;
         let left = denial.until.checked_duration_since(Instant::now())?;
         let holds = !left.is_zero() && denial.generation == self.generation();
@@ -66,13 +66,13 @@ impl Denials {
     }
 
     /// Some of the readers who are denied now, to be held against what Redis says.
-    pub(super) fn some_readers(&self) -> Vec<UserId> {
+    pub(crate) fn some_readers(&self) -> Vec<UserId> {
         let readers = self.readers.iter().map(|(reader, _)| reader);
         readers.filter(|reader| self.of(*reader).is_some()).take(CHECKED_READERS).collect()
     }
 
     /// Forgets everything: another Redis may answer, or this one was flushed.
-    pub(super) fn forget(&self) {
+    pub(crate) fn forget(&self) {
         self.generation.fetch_add(1, Ordering::AcqRel);
     }
 }

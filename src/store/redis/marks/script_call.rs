@@ -5,10 +5,10 @@ use std::time::Duration;
 use quick_cache::sync::Cache;
 use redis::{Cmd, Value};
 
-use super::errors::{classify_text, unexpected};
-use super::keys;
-use super::script::{Script, integer, script, text};
 use crate::domain::{Mark, Outcome, Quota, RateLimit, ReadCursor, UserId, Users};
+use crate::store::redis::errors::{classify_text, unexpected};
+use crate::store::redis::keys;
+use crate::store::redis::scripts::{Script, integer, script, text};
 use crate::store::{MarkResult, StoreError};
 use crate::telemetry::Traceparent;
 
@@ -17,15 +17,15 @@ const CAPACITY_READERS: usize = 64 * 1024;
 
 /// A mark, and its event's place in a trace.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct TracedMark {
-    pub(super) mark: Mark,
-    pub(super) traceparent: Option<Traceparent>,
+pub(crate) struct TracedMark {
+    pub(crate) mark: Mark,
+    pub(crate) traceparent: Option<Traceparent>,
 }
 
 /// The script, and the settings that every call of it carries.
 #[derive(Debug)]
-pub(super) struct MarkReadScript {
-    pub(super) script: Script,
+pub(crate) struct MarkReadScript {
+    pub(crate) script: Script,
     stream: String,
     stream_maxlen: u64,
     rate_limit: RateLimit,
@@ -35,14 +35,14 @@ pub(super) struct MarkReadScript {
 }
 
 impl MarkReadScript {
-    pub(super) fn new(stream: String, stream_maxlen: u64, rate_limit: RateLimit) -> Self {
+    pub(crate) fn new(stream: String, stream_maxlen: u64, rate_limit: RateLimit) -> Self {
         let (script, buckets) = (script!("mark_read.lua"), Cache::new(CAPACITY_READERS));
         Self { script, stream, stream_maxlen, rate_limit, buckets }
     }
 
     /// Gives a call of the script its keys and arguments: marks of one reader, or of any readers,
     /// each by itself. Each user object goes along once.
-    pub(super) fn fill(&self, mut call: Cmd, marks: &[TracedMark], users: &Users) -> Cmd {
+    pub(crate) fn fill(&self, mut call: Cmd, marks: &[TracedMark], users: &Users) -> Cmd {
         let is_batch = marks.windows(2).all(|two| two[0].mark.reader == two[1].mark.reader);
         let each = if is_batch { marks.len().max(1) } else { 1 };
         let readers = marks.chunks(each);
@@ -84,7 +84,7 @@ impl MarkReadScript {
     }
 
     /// What the script replied, one result a mark; and remembers how many buckets there are.
-    pub(super) fn results(
+    pub(crate) fn results(
         &self,
         marks: &[TracedMark],
         reply: &Value,
@@ -142,7 +142,7 @@ impl MarkReadScript {
 }
 
 /// What the scripts that read reply where they do not do what they were asked.
-pub(super) fn refused(
+pub(crate) fn refused(
     fields: &[Value],
     rate_limit: RateLimit,
 ) -> Result<(Quota, Duration), StoreError> {

@@ -14,14 +14,14 @@ use redis::{AsyncConnectionConfig, PushInfo, PushKind, RedisError, RedisResult, 
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::Scripts;
-use super::address::RedisAddress;
-use super::denials::Denials;
-use super::durability::Warnings;
-use super::errors::{classify, server_text};
-use super::keys;
-use super::survey::Survey;
 use crate::domain::RateLimit;
+use crate::store::redis::Scripts;
+use crate::store::redis::connection::address::RedisAddress;
+use crate::store::redis::errors::{classify, server_text};
+use crate::store::redis::keys;
+use crate::store::redis::marks::denials::Denials;
+use crate::store::redis::probe::durability::Warnings;
+use crate::store::redis::probe::stats::Survey;
 use crate::store::{StoreError, StoreHealth};
 use crate::telemetry::metrics;
 
@@ -56,30 +56,30 @@ const PARTITIONS: &str = "1";
 
 /// What calls need of the connection.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(crate) struct Link {
     connection: ArcSwapOption<MultiplexedConnection>,
     tail: ArcSwapOption<MultiplexedConnection>,
     health: watch::Sender<StoreHealth>,
 }
 
 impl Link {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let health = watch::Sender::new(StoreHealth::Away("not connected yet".to_owned()));
         let (connection, tail) = (ArcSwapOption::empty(), ArcSwapOption::empty());
         Self { connection, tail, health }
     }
 
     /// The connection, where there is one: a call does not wait for it to come back.
-    pub(super) fn connection(&self) -> Result<MultiplexedConnection, StoreError> {
+    pub(crate) fn connection(&self) -> Result<MultiplexedConnection, StoreError> {
         there(&self.connection)
     }
 
     /// The connection that waits for the stream's entries, and so is of no other use.
-    pub(super) fn tail(&self) -> Result<MultiplexedConnection, StoreError> {
+    pub(crate) fn tail(&self) -> Result<MultiplexedConnection, StoreError> {
         there(&self.tail)
     }
 
-    pub(super) fn health(&self) -> watch::Receiver<StoreHealth> {
+    pub(crate) fn health(&self) -> watch::Receiver<StoreHealth> {
         self.health.subscribe()
     }
 }
@@ -136,7 +136,7 @@ impl From<RedisError> for Problem {
 }
 
 /// Small commands go out at once, and a machine that is gone is noticed.
-pub(super) fn tcp_settings() -> TcpSettings {
+pub(crate) fn tcp_settings() -> TcpSettings {
     let settings = TcpSettings::default().set_nodelay(true);
     #[cfg(target_os = "linux")]
     let settings = settings.set_user_timeout(TCP_USER_TIMEOUT);
@@ -150,7 +150,7 @@ struct Connections {
 }
 
 /// Keeps the link's connection.
-pub(super) struct Keeper {
+pub(crate) struct Keeper {
     address: RedisAddress,
     scripts: Arc<Scripts>,
     stream: String,
@@ -164,7 +164,7 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    pub(super) fn new(
+    pub(crate) fn new(
         address: RedisAddress,
         scripts: Arc<Scripts>,
         stream: String,
@@ -187,7 +187,7 @@ impl Keeper {
     }
 
     /// Keeps on for ever, unless the first Redis met has another layout.
-    pub(super) async fn run(mut self) -> LayoutMismatch {
+    pub(crate) async fn run(mut self) -> LayoutMismatch {
         loop {
             let lost = Arc::new(Notify::new());
             let problem = match timeout(CONNECT_TIMEOUT, self.connect(Arc::clone(&lost))).await {

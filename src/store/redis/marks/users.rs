@@ -8,11 +8,11 @@ use quick_cache::sync::Cache;
 use redis::aio::MultiplexedConnection;
 use redis::{RedisResult, pipe};
 
-use super::errors::{classify, is_wrong_type};
-use super::keys;
-use super::spans::Spans;
 use crate::domain::{Mark, USER_OBJECT_MAX_BYTES, UserId, UserObject, Users, distinct_users};
 use crate::store::StoreError;
+use crate::store::redis::errors::{classify, is_wrong_type};
+use crate::store::redis::keys;
+use crate::store::redis::spans::Spans;
 use crate::telemetry::metrics::StoreTimer;
 
 /// How long a user object, or that there is none, is remembered. An event may be older by as long
@@ -30,7 +30,7 @@ const CAPACITY_USERS: usize = 256 * 1024;
 
 /// Reads user objects.
 #[derive(Debug)]
-pub(super) struct UserReader {
+pub(crate) struct UserReader {
     key_prefix: String,
     remembered: Cache<UserId, Remembered, Weigh>,
     timer: StoreTimer,
@@ -55,13 +55,13 @@ impl Weighter<UserId, Remembered> for Weigh {
 }
 
 impl UserReader {
-    pub(super) fn new(key_prefix: String, spans: Arc<Spans>) -> Self {
+    pub(crate) fn new(key_prefix: String, spans: Arc<Spans>) -> Self {
         let remembered = Cache::with_weighter(CAPACITY_USERS, CAPACITY_BYTES, Weigh);
         Self { key_prefix, remembered, timer: StoreTimer::new("read_users"), spans }
     }
 
     /// The user objects of a mark's reader and recipient, where both are remembered.
-    pub(super) fn known(&self, mark: &Mark) -> Option<Users> {
+    pub(crate) fn known(&self, mark: &Mark) -> Option<Users> {
         let now = Instant::now();
         let reader = self.recall(mark.reader, now)?;
         let recipient = self.recall(mark.recipient, now)?;
@@ -72,7 +72,7 @@ impl UserReader {
 
     /// The user objects of the readers and recipients, the first mark's first. Those that are not
     /// remembered cost one round trip together.
-    pub(super) async fn users_of(
+    pub(crate) async fn users_of(
         &self,
         marks: &[Mark],
         connection: &mut MultiplexedConnection,

@@ -16,12 +16,12 @@ use redis::{Cmd, RedisResult, Value, pipe};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 
-use super::denials::Denials;
-use super::errors::{classify, lost_script};
-use super::link::Link;
-use super::marks::TracedMark;
-use super::{ReplicasAck, Scripts};
 use crate::domain::{Outcome, Users};
+use crate::store::redis::connection::link::Link;
+use crate::store::redis::errors::{classify, lost_script};
+use crate::store::redis::marks::denials::Denials;
+use crate::store::redis::marks::script_call::TracedMark;
+use crate::store::redis::{ReplicasAck, Scripts};
 use crate::store::{MarkResult, StoreError};
 
 /// Single marks' steps that are with Redis at once. With two it waits while the server answers those of
@@ -38,7 +38,7 @@ const SHARED_MAX_BYTES: usize = 1024 * 1024;
 const WAITING_MAX: usize = 16;
 
 /// What it takes to step, and who waits to.
-pub(super) struct Steps {
+pub(crate) struct Steps {
     scripts: Arc<Scripts>,
     link: Arc<Link>,
     denials: Arc<Denials>,
@@ -74,7 +74,7 @@ struct Shared {
 struct Turn(Arc<Steps>);
 
 impl Steps {
-    pub(super) fn new(
+    pub(crate) fn new(
         scripts: Arc<Scripts>,
         link: Arc<Link>,
         denials: Arc<Denials>,
@@ -86,7 +86,7 @@ impl Steps {
     }
 
     /// Does one mark, in a step of its own or with others.
-    pub(super) async fn do_one(self: &Arc<Self>, mark: TracedMark, users: Users) -> MarkResult {
+    pub(crate) async fn do_one(self: &Arc<Self>, mark: TracedMark, users: Users) -> MarkResult {
         match self.ask_for_turn(mark, users) {
             // On the heap: under load most marks wait, and each would carry the room for it.
             Ok((turn, users)) => Box::pin(self.step_alone(turn, mark, users)).await,
@@ -104,7 +104,7 @@ impl Steps {
     }
 
     /// Does marks in order, in one step.
-    pub(super) async fn step(
+    pub(crate) async fn step(
         &self,
         marks: &[TracedMark],
         users: &Users,

@@ -10,11 +10,11 @@ const FORGETS: &str =
     "Redis persists nothing, a restart loses every read cursor: set appendonly yes";
 
 /// One sentence each.
-pub(super) type Warnings = Vec<&'static str>;
+pub(crate) type Warnings = Vec<&'static str>;
 
 /// The settings that may lose data, by what INFO tells. Managed ones do not let their configuration be
 /// read: then snapshots are taken for granted.
-pub(super) async fn warnings(
+pub(crate) async fn warnings(
     info: &HashMap<&str, &str>,
     connection: &mut MultiplexedConnection,
 ) -> Warnings {

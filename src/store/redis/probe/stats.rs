@@ -6,10 +6,10 @@ use std::collections::{BTreeSet, HashMap};
 use redis::aio::MultiplexedConnection;
 use redis::{FromRedisValue, RedisResult, cmd};
 
-use super::durability::{self, Warnings};
-use super::stream;
 use crate::domain::EntryId;
 use crate::store::StreamSpan;
+use crate::store::redis::probe::durability::{self, Warnings};
+use crate::store::redis::stream;
 use crate::telemetry::metrics;
 
 /// How many consumer groups are told of: each is a series of its own.
@@ -17,7 +17,7 @@ const GROUPS_MAX: usize = 32;
 
 /// What was told of, so that what is gone is told no more.
 #[derive(Debug, Default)]
-pub(super) struct Survey {
+pub(crate) struct Survey {
     groups: BTreeSet<String>,
     /// Evicted keys, as that run of Redis counts them.
     evicted_keys: (String, u64),
@@ -33,7 +33,7 @@ struct Group {
 
 impl Survey {
     /// Looks around once, and gives the settings that may lose data where Redis tells.
-    pub(super) async fn take(
+    pub(crate) async fn take(
         &mut self,
         connection: &mut MultiplexedConnection,
         stream: &str,

@@ -11,9 +11,9 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
-use super::link::tcp_settings;
 use crate::files::{about, read, without_newline};
 use crate::net::tls::certificates;
+use crate::store::redis::connection::link::tcp_settings;
 
 /// Where Redis is. Its files are read for each attempt to connect: a password or a certificate that
 /// was renewed is used without a restart.
@@ -80,7 +80,7 @@ impl RedisAddress {
     }
 
     /// What is known of it without the files.
-    pub(super) fn info(&self) -> &ConnectionInfo {
+    pub(crate) fn info(&self) -> &ConnectionInfo {
         &self.info
     }
 

@@ -1,0 +1,4 @@
+//! What operators learn of Redis.
+
+pub(crate) mod durability;
+pub(crate) mod stats;
