@@ -44,4 +44,3 @@ pub mod status;
 pub mod store;
 pub mod telemetry;
 pub mod until_drain;
-pub mod watch;

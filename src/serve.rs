@@ -17,11 +17,11 @@ use crate::net::lifecycle::{Lifecycle, Phase};
 use crate::net::listener::{Limits, Listener};
 use crate::ops;
 use crate::service::Service;
+use crate::service::watch::Hub;
 use crate::store::Store;
 use crate::store::memory::MemoryStore;
 use crate::store::redis::{LayoutMismatch, RedisStore};
 use crate::telemetry::metrics::{self, Metrics};
-use crate::watch::Hub;
 
 /// Why a server did not serve.
 #[derive(Debug)]

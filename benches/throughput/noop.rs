@@ -25,11 +25,11 @@ use markread::proto::{
     WatchMarkReadEventsRequest, WatchMarkReadEventsResponse,
 };
 use markread::service::Service;
+use markread::service::watch::Hub;
 use markread::status::insert_rate_limit;
 use markread::store::{Entries, MarkResult, NonceUse, Store, StoreError, StoreHealth, StreamSpan};
 use markread::telemetry::Traceparent;
 use markread::telemetry::metrics::{self, Metrics};
-use markread::watch::Hub;
 use prost_types::Timestamp;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};

@@ -11,11 +11,13 @@ use crate::domain::{
     BadField, Conversation, CursorPage, EntryId, FieldProblem, Mark, Nonce, Outcome, Quota,
     ReadOutcome, ReadState, UserId,
 };
+use crate::service::watch::{Hub, WatchError, Watching};
 use crate::status::{Flaw, Refusal};
 use crate::store::{NonceUse, Store, StoreError, StoreErrorKind};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::{Throttle, Traceparent, in_call};
-use crate::watch::{Hub, WatchError, Watching};
+
+pub mod watch;
 
 /// Watches that are opened at once. Thousands come back together when a server goes; they queue here,
 /// each as long as its call may take, and leave the store to the calls beside them.
