@@ -31,12 +31,12 @@ use markread::domain::{
 };
 use markread::edge::{Edge, EdgeConfig};
 use markread::edge_guard::EdgeRate;
-use markread::health::{self, Sources};
 use markread::identity::jwt::{self, Expected, Secret, Verifier};
 use markread::identity::keys::Keys;
 use markread::identity::{Bearer, Identity, Presented};
 use markread::net::lifecycle::Lifecycle;
 use markread::net::peer::{Peer, Security};
+use markread::ops::health::{self, Sources};
 use markread::proto::MarkReadRequest;
 use markread::proto::Rpc;
 use markread::routing::{Asked, Wire};

@@ -31,7 +31,6 @@ pub mod edge;
 pub mod edge_guard;
 pub mod files;
 pub mod grpc;
-pub mod health;
 pub mod http;
 pub mod identity;
 pub mod net;

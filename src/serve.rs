@@ -11,11 +11,11 @@ use tokio::time::{sleep, timeout};
 
 use crate::config::{Backend, ServeConfig};
 use crate::edge::Edge;
-use crate::health::{self, Sources};
 use crate::identity::Identity;
 use crate::net::lifecycle::{Lifecycle, Phase};
 use crate::net::listener::{Limits, Listener};
-use crate::ops;
+use crate::ops::health::{self, Sources};
+use crate::ops::pages;
 use crate::service::Service;
 use crate::service::watch::Hub;
 use crate::store::Store;
@@ -71,7 +71,7 @@ pub async fn serve(config: ServeConfig) -> Result<(), ServeError> {
     let (health, reporting) = health::server(sources.clone()).await;
     tokio::spawn(reporting);
     tokio::spawn(metrics::upkeep(page.clone()));
-    tokio::spawn(serve_ops(ops_listener, ops::router(page, sources)));
+    tokio::spawn(serve_ops(ops_listener, pages::router(page, sources)));
     let hub = Arc::new(Hub::new(Arc::clone(&store)));
     tokio::spawn(Arc::clone(&hub).keep());
     let service = Arc::new(Service::new(store, hub, Arc::clone(&metrics)));

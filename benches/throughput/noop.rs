@@ -14,9 +14,9 @@ use markread::domain::{
 };
 use markread::edge::{Edge, EdgeConfig};
 use markread::grpc::MESSAGE_MAX_BYTES;
-use markread::health::{self, Sources};
 use markread::net::lifecycle::Lifecycle;
 use markread::net::listener::Listener;
+use markread::ops::health::{self, Sources};
 use markread::proto::mark_read_service_server::{MarkReadService, MarkReadServiceServer};
 use markread::proto::{
     BatchGetReadStatesRequest, BatchGetReadStatesResponse, BatchMarkReadRequest,

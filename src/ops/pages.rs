@@ -8,7 +8,7 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 
-use crate::health::{Readiness, Sources};
+use crate::ops::health::{Readiness, Sources};
 
 /// What the port tells of.
 #[derive(Clone)]
