@@ -24,13 +24,14 @@ use h2::client::SendRequest;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, TE};
 use http::{HeaderMap, HeaderValue, Method, Request, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use markread::deadline::Deadline;
 use markread::domain::{
     Mark, MessageId, Outcome, Quota, RateLimit, ReadCursor, UserId, UserObject, Users,
     event_payload,
 };
+use markread::edge::deadline::Deadline;
+use markread::edge::guard::EdgeRate;
+use markread::edge::routing::{Asked, Wire};
 use markread::edge::{Edge, EdgeConfig};
-use markread::edge_guard::EdgeRate;
 use markread::identity::jwt::{self, Expected, Secret, Verifier};
 use markread::identity::keys::Keys;
 use markread::identity::{Bearer, Identity, Presented};
@@ -39,7 +40,6 @@ use markread::net::peer::{Peer, Security};
 use markread::ops::health::{self, Sources};
 use markread::proto::MarkReadRequest;
 use markread::proto::Rpc;
-use markread::routing::{Asked, Wire};
 use markread::service::Service;
 use markread::service::watch::Hub;
 use markread::store::Store;

@@ -25,21 +25,14 @@
 
 pub mod client;
 pub mod config;
-pub mod deadline;
 pub mod domain;
 pub mod edge;
-pub mod edge_guard;
 pub mod files;
-pub mod grpc;
-pub mod http;
 pub mod identity;
 pub mod net;
 pub mod ops;
 pub mod proto;
-pub mod routing;
 pub mod serve;
 pub mod service;
-pub mod status;
 pub mod store;
 pub mod telemetry;
-pub mod until_drain;

@@ -12,8 +12,9 @@ use markread::config::{self, Command, ServeConfig};
 use markread::domain::{
     self, Conversation, CursorPage, EntryId, Mark, Nonce, Outcome, Quota, ReadOutcome, UserId,
 };
+use markread::edge::answer::insert_rate_limit;
+use markread::edge::grpc::MESSAGE_MAX_BYTES;
 use markread::edge::{Edge, EdgeConfig};
-use markread::grpc::MESSAGE_MAX_BYTES;
 use markread::net::lifecycle::Lifecycle;
 use markread::net::listener::Listener;
 use markread::ops::health::{self, Sources};
@@ -26,7 +27,6 @@ use markread::proto::{
 };
 use markread::service::Service;
 use markread::service::watch::Hub;
-use markread::status::insert_rate_limit;
 use markread::store::{Entries, MarkResult, NonceUse, Store, StoreError, StoreHealth, StreamSpan};
 use markread::telemetry::Traceparent;
 use markread::telemetry::metrics::{self, Metrics};

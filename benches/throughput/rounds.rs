@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use markread::deadline::Deadline;
+use markread::edge::deadline::Deadline;
+use markread::edge::routing::Wire;
 use markread::identity::jwt::{Expected, Secret, Verifier};
 use markread::identity::keys::Keys;
 use markread::identity::{Bearer, Identity, Presented};
 use markread::net::peer::Security;
-use markread::routing::Wire;
 
 use crate::Options;
 use crate::figures::{Measured, Ratios, Script, Throughput, median};

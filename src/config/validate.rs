@@ -8,7 +8,7 @@ use super::traces;
 use super::{Backend, ServeConfig, TokenConfig};
 use crate::domain::RateLimit;
 use crate::edge::EdgeConfig;
-use crate::edge_guard::EdgeRate;
+use crate::edge::guard::EdgeRate;
 use crate::files::{about, read};
 use crate::identity::jwt::{Expected, Secret};
 use crate::net::listener::Limits;

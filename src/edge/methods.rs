@@ -13,18 +13,18 @@ use tower::util::BoxCloneSyncService;
 use tower::{Service as _, ServiceExt};
 
 use super::Arrival;
-use crate::grpc::one_message::OneMessage;
-use crate::grpc::{self, Call, Grpc, MESSAGE_MAX_BYTES};
-use crate::http::form::Form;
+use crate::edge::answer::{Body, Refusal};
+use crate::edge::grpc::one_message::OneMessage;
+use crate::edge::grpc::{self, Call, Grpc, MESSAGE_MAX_BYTES};
+use crate::edge::http::form::Form;
+use crate::edge::routing::{Asked, Target};
+use crate::edge::until_drain::UntilDrain;
 use crate::identity::oauth1::Signed;
 use crate::identity::{Identity, Presented, Proof};
 use crate::net::lifecycle::Lifecycle;
 use crate::proto::Rpc;
-use crate::routing::{Asked, Target};
 use crate::service::Service;
-use crate::status::{Body, Refusal};
 use crate::telemetry::metrics::Metrics;
-use crate::until_drain::UntilDrain;
 
 /// All methods. Clones share everything.
 #[derive(Clone)]
@@ -176,7 +176,8 @@ impl Routes {
         if let Some(nonce) = proof.nonce {
             self.service.use_nonce(nonce, deadline).await?;
         }
-        Ok(crate::http::mark_read(&self.service, proof.reader, &form, deadline, traceparent).await)
+        Ok(crate::edge::http::mark_read(&self.service, proof.reader, &form, deadline, traceparent)
+            .await)
     }
 
     async fn stream(&self, service: &BoxService, request: Request<Incoming>) -> Response<Body> {

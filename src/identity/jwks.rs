@@ -22,8 +22,8 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::jwt::{Expected, Verified};
 use super::keys::{Check, Keys};
-use crate::deadline::Deadline;
-use crate::status::{Flaw, Refusal};
+use crate::edge::answer::{Flaw, Refusal};
+use crate::edge::deadline::Deadline;
 use crate::telemetry::Throttle;
 
 /// Between two fetches, unless a token asks for one: CONTRACT section 4, "Identity".

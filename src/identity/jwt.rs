@@ -13,8 +13,8 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, deco
 use serde::{Deserialize, Serialize};
 
 use crate::domain::UserId;
+use crate::edge::answer::{Flaw, Refusal};
 use crate::files::without_newline;
-use crate::status::{Flaw, Refusal};
 
 /// How far clocks may differ, in seconds, when `exp` and `nbf` are looked at.
 const LEEWAY_SECONDS: u64 = 30;

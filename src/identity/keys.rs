@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::jwt::{Expected, Verified, Verifier};
 use super::sha256;
-use crate::status::{Flaw, Refusal};
+use crate::edge::answer::{Flaw, Refusal};
 
 /// How many verified tokens are remembered, at about 200 bytes each.
 const REMEMBERED_TOKENS: usize = 50_000;

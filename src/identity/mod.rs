@@ -13,10 +13,10 @@ use self::jwks::{Jwks, KeysState};
 use self::jwt::Verified;
 use self::keys::{Check, Keys};
 use self::oauth1::{OAuth1, Signed};
-use crate::deadline::Deadline;
 use crate::domain::{Nonce, UserId};
+use crate::edge::answer::{Flaw, Refusal};
+use crate::edge::deadline::Deadline;
 use crate::net::peer::Security;
-use crate::status::{Flaw, Refusal};
 
 pub mod credentials;
 pub mod jwks;
@@ -216,7 +216,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::routing::Wire;
+    use crate::edge::routing::Wire;
 
     fn headers(pairs: &[(HeaderName, &'static str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();

@@ -15,9 +15,9 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use super::credentials::{Credential, Credentials};
 use super::sha256;
 use crate::domain::{Nonce, UserId};
+use crate::edge::answer::{Flaw, Refusal};
+use crate::edge::http::form::Form;
 use crate::files::Reread;
-use crate::http::form::Form;
-use crate::status::{Flaw, Refusal};
 
 /// How far a signature's time may be from ours, in seconds: CONTRACT section 8.
 const WINDOW_SECONDS: u64 = 300;

@@ -5,7 +5,7 @@ use tonic_health::ServingStatus;
 use tonic_health::pb::health_server;
 use tonic_health::server::{HealthReporter, HealthService};
 
-use crate::grpc::MESSAGE_MAX_BYTES;
+use crate::edge::grpc::MESSAGE_MAX_BYTES;
 use crate::identity::jwks::KeysState;
 use crate::net::lifecycle::Phase;
 use crate::proto::mark_read_service_server::SERVICE_NAME;

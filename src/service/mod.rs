@@ -6,13 +6,13 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tokio::time::timeout_at;
 
-use crate::deadline::Deadline;
 use crate::domain::{
     BadField, Conversation, CursorPage, EntryId, FieldProblem, Mark, Nonce, Outcome, Quota,
     ReadOutcome, ReadState, UserId,
 };
+use crate::edge::answer::{Flaw, Refusal};
+use crate::edge::deadline::Deadline;
 use crate::service::watch::{Hub, WatchError, Watching};
-use crate::status::{Flaw, Refusal};
 use crate::store::{NonceUse, Store, StoreError, StoreErrorKind};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::{Throttle, Traceparent, in_call};

@@ -19,10 +19,10 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::SPANS;
 use super::traceparent::{Traceparent, tracestate};
+use crate::edge::answer::Body;
+use crate::edge::routing::{Asked, Target, Wire};
 use crate::proto::Rpc;
 use crate::proto::codes::code_name;
-use crate::routing::{Asked, Target, Wire};
-use crate::status::Body;
 
 /// A call in its trace.
 #[derive(Debug)]

@@ -8,9 +8,9 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 use tonic::Code;
 
 use crate::domain::Outcome;
+use crate::edge::answer::Refusal;
 use crate::proto::Rpc;
 use crate::proto::codes::{CODE_NAMES, code_index, code_name};
-use crate::status::Refusal;
 use crate::store::StreamSpan;
 
 const MARK_READ_TOTAL: &str = "markread_mark_read_total";

@@ -16,7 +16,7 @@ use tower_governor::key_extractor::KeyExtractor;
 use tower_governor::{GovernorError, GovernorLayer};
 
 use crate::edge::Arrival;
-use crate::status::Body;
+use crate::edge::answer::Body;
 
 /// How often the peers are dropped whose calls have all been given back.
 const IDLE_SWEEP_INTERVAL: Duration = Duration::from_secs(60);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use http::{Method, Request, Response};
+use ::http::{Method, Request, Response};
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 use tokio_util::either::Either;
@@ -16,20 +16,27 @@ use tonic::{Code, Status};
 use tower::{Service as _, ServiceExt};
 
 use self::methods::{Answering, Methods, message_problem, refuse, refused};
-use crate::deadline::{Bound, Deadline};
-use crate::edge_guard::{EdgeRate, Guarded, Limited, guard};
+use crate::edge::answer::{Body, Refusal};
+use crate::edge::deadline::{Bound, Deadline};
+use crate::edge::guard::{EdgeRate, Guarded, Limited, guard};
+use crate::edge::routing::{Asked, Target};
+use crate::edge::until_drain::UntilDrain;
 use crate::identity::Identity;
 use crate::net::lifecycle::{Lifecycle, Phase};
 use crate::net::peer::Peer;
 use crate::ops::health::HealthServer;
-use crate::routing::{Asked, Target};
 use crate::service::Service;
-use crate::status::{Body, Refusal};
 use crate::telemetry::metrics::{Metrics, RecordedMethod};
 use crate::telemetry::{CallSpan, CallTrace, Traceparent};
-use crate::until_drain::UntilDrain;
 
+pub mod answer;
+pub mod deadline;
+pub mod grpc;
+pub mod guard;
+pub mod http;
 mod methods;
+pub mod routing;
+mod until_drain;
 
 /// How an [`Edge`] treats calls.
 #[derive(Debug)]

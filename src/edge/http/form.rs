@@ -10,7 +10,7 @@ use http_body::Body;
 use http_body_util::BodyExt;
 
 use crate::domain::{FieldProblem, InvalidId};
-use crate::status::Refusal;
+use crate::edge::answer::Refusal;
 
 /// The largest body, in bytes: CONTRACT section 8.
 pub const BODY_MAX_BYTES: usize = 8 * 1024;

@@ -10,11 +10,11 @@ use tonic::Status;
 
 use super::timestamp;
 use crate::domain::{EntryId, Event};
+use crate::edge::answer::{Flaw, Refusal};
 use crate::proto;
 use crate::proto::watch_mark_read_events_response::Update as Answer;
 use crate::service::Service;
 use crate::service::watch::{Update, Watching};
-use crate::status::{Flaw, Refusal};
 
 /// The answers of one call. It ends with its token, or when the watcher is too slow.
 pub struct Updates {

@@ -3,10 +3,10 @@
 
 use http::{Response, StatusCode};
 
-use crate::deadline::Deadline;
 use crate::domain::{LAST_READ_EVENT_ID, Mark, Outcome, Quota, RECIPIENT_ID, UserId};
+use crate::edge::answer::{Body, Refusal, insert_rate_limit};
+use crate::edge::deadline::Deadline;
 use crate::service::Service;
-use crate::status::{Body, Refusal, insert_rate_limit};
 use crate::telemetry::Traceparent;
 
 pub mod form;

@@ -11,8 +11,8 @@ use http::{HeaderMap, HeaderName};
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Timeout, timeout_at};
 
-use crate::routing::Wire;
-use crate::status::Refusal;
+use crate::edge::answer::Refusal;
+use crate::edge::routing::Wire;
 
 /// The header of the gRPC protocol; other clients do not send it.
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");

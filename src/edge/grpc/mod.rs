@@ -5,16 +5,16 @@ use std::time::SystemTime;
 
 use tonic::{Request, Response, Status};
 
-use crate::deadline::Deadline;
 use crate::domain::{
     BATCH_MAX_ITEMS, BadField, FieldProblem, InvalidEntryId, Mark, MessageId, Outcome,
     PAGE_MAX_CURSORS, Quota, RECIPIENT_ID, ReadCursor, ReadState, UserId,
 };
+use crate::edge::answer::{Refusal, insert_rate_limit};
+use crate::edge::deadline::Deadline;
 use crate::proto;
 use crate::proto::batch_mark_read_result;
 use crate::proto::mark_read_service_server::{MarkReadService, MarkReadServiceServer};
 use crate::service::Service;
-use crate::status::{Refusal, insert_rate_limit};
 use crate::telemetry::Traceparent;
 
 pub mod one_message;

@@ -8,8 +8,8 @@ use http::Response;
 use http_body::{Body as HttpBody, Frame};
 use pin_project_lite::pin_project;
 
+use crate::edge::answer::{Body, Refusal};
 use crate::net::lifecycle::Lifecycle;
-use crate::status::{Body, Refusal};
 
 pin_project! {
     /// A streaming answer that ends with UNAVAILABLE `DRAINING` when the drain begins.

@@ -3,8 +3,8 @@
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Request, Response, Version};
 
+use crate::edge::answer::{Body, Refusal};
 use crate::proto::Rpc;
-use crate::status::{Body, Refusal};
 use crate::telemetry::metrics::RecordedMethod;
 
 /// What is known of a request once its head has been read.
