@@ -23,8 +23,8 @@
 //!
 //! `ARCHITECTURE.md` has the map with its reasons.
 
+pub mod cli;
 pub mod client;
-pub mod config;
 pub mod domain;
 pub mod edge;
 pub mod files;
@@ -32,7 +32,6 @@ pub mod identity;
 pub mod net;
 pub mod ops;
 pub mod proto;
-pub mod serve;
 pub mod service;
 pub mod store;
 pub mod telemetry;

@@ -8,11 +8,11 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use markread::client::commands;
-use markread::client::healthcheck::healthcheck;
-use markread::config::{self, Command, ServeConfig, Stop, TokenConfig};
+use markread::cli::commands::ask;
+use markread::cli::commands::healthcheck::healthcheck;
+use markread::cli::config::{self, Command, ServeConfig, Stop, TokenConfig};
+use markread::cli::serve::{self, ServeError};
 use markread::identity::jwt;
-use markread::serve::{self, ServeError};
 use markread::telemetry::{self, Traces};
 use mimalloc::MiMalloc;
 use tokio::runtime::Builder;
@@ -30,7 +30,7 @@ fn main() -> ExitCode {
         Ok(Command::Serve(config)) => serve(*config),
         Ok(Command::Token(config)) => token(config),
         Ok(Command::Ask(config, ask, expected)) => {
-            client(commands::ask(*config, ask, expected, |line| writeln!(stdout(), "{line}")))
+            client(ask::ask(*config, ask, expected, |line| writeln!(stdout(), "{line}")))
         }
         Ok(Command::Healthcheck(config)) => client(healthcheck(config)),
         Err(Stop::Said(text)) => say(text.trim_end()),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::service::TowerToHyperService;
-use markread::config::{self, Command, ServeConfig};
+use markread::cli::config::{self, Command, ServeConfig};
 use markread::domain::{
     self, Conversation, CursorPage, EntryId, Mark, Nonce, Outcome, Quota, ReadOutcome, UserId,
 };

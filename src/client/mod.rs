@@ -15,9 +15,6 @@ use tonic::{Request, Status};
 use crate::domain::UserId;
 pub use crate::proto::mark_read_service_client::MarkReadServiceClient;
 
-pub mod commands;
-pub mod healthcheck;
-
 /// How long it may take to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -109,7 +106,7 @@ pub fn connect(config: ClientConfig) -> Result<Client, tonic::transport::Error> 
 }
 
 /// Where to connect to, and over https, whom to trust there and as whom.
-fn endpoint(
+pub(crate) fn endpoint(
     address: Uri,
     ca: Option<Vec<u8>>,
     certificate: Option<(Vec<u8>, PrivateKey)>,

@@ -129,7 +129,7 @@ async fn every_line_about_a_call_carries_its_trace() {
 #[tokio::test]
 async fn a_failed_call_is_told_with_its_trace_where_only_warnings_are_heard() {
     let redis = Redis::start().await;
-    let warnings = [("RUST_LOG", "warn,markread::serve=info")];
+    let warnings = [("RUST_LOG", "warn,markread::cli::serve=info")];
     let server = Server::on_in(&redis, &[], &warnings).await;
     server.wait_until_ready().await;
     redis.run::<()>(&format!("SET markread:cursors:{READER} x")).await;

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-pub(super) use self::client::{
+pub(in crate::cli) use self::client::{
     ClientArgs, ExpectArgs, HealthcheckArgs, MarkArgs, StateArgs, WatchArgs,
 };
-pub(super) use self::serve::{RedisArgs, ServeArgs};
+pub(in crate::cli) use self::serve::{RedisArgs, ServeArgs};
 
 mod client;
 mod serve;
@@ -21,9 +21,9 @@ const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Read state for direct messages, as a service.
 #[derive(Parser)]
 #[command(name = "markread", version = version())]
-pub(in crate::config) struct Cli {
+pub(in crate::cli) struct Cli {
     #[command(subcommand)]
-    pub(in crate::config) command: CliCommand,
+    pub(in crate::cli) command: CliCommand,
 }
 
 fn version() -> &'static str {
@@ -34,7 +34,7 @@ const TRACES: &str = "Traces go to the OpenTelemetry Collector at OTEL_EXPORTER_
                       the other standard OTEL_* variables say [default: off]";
 
 #[derive(Subcommand)]
-pub(in crate::config) enum CliCommand {
+pub(in crate::cli) enum CliCommand {
     /// Serves gRPC on Redis, or with --dev on an embedded store.
     #[command(after_help = TRACES)]
     Serve(Box<ServeArgs>),
@@ -52,37 +52,37 @@ pub(in crate::config) enum CliCommand {
 }
 
 #[derive(Args)]
-pub(in crate::config) struct TokenArgs {
+pub(in crate::cli) struct TokenArgs {
     /// User ID that the token is for
     #[arg(long, value_name = "ID", env = "MARKREAD_USER", hide_env_values = true)]
-    pub(in crate::config) user: String,
+    pub(in crate::cli) user: String,
 
     /// File with the secret, as of serve
     #[arg(long, value_name = "FILE", env = "MARKREAD_JWT_SECRET_FILE", hide_env_values = true)]
-    pub(in crate::config) jwt_secret_file: PathBuf,
+    pub(in crate::cli) jwt_secret_file: PathBuf,
 
     /// How long the token holds
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = positive_duration)]
     #[arg(env = "MARKREAD_TTL", hide_env_values = true)]
-    pub(in crate::config) ttl: Duration,
+    pub(in crate::cli) ttl: Duration,
 
     /// File to write the token to, which only its owner may read [default: standard output]
     #[arg(long, value_name = "FILE", env = "MARKREAD_OUTPUT", hide_env_values = true)]
-    pub(in crate::config) output: Option<PathBuf>,
+    pub(in crate::cli) output: Option<PathBuf>,
 
     #[command(flatten)]
-    pub(in crate::config) expected: ExpectedArgs,
+    pub(in crate::cli) expected: ExpectedArgs,
 }
 
 #[derive(Args)]
-pub(in crate::config) struct ExpectedArgs {
+pub(in crate::cli) struct ExpectedArgs {
     /// Issuer (iss) of tokens
     #[arg(long, value_name = "TEXT", env = "MARKREAD_JWT_ISSUER", hide_env_values = true)]
-    pub(in crate::config) jwt_issuer: Option<String>,
+    pub(in crate::cli) jwt_issuer: Option<String>,
 
     /// Audience (aud) of tokens
     #[arg(long, value_name = "TEXT", env = "MARKREAD_JWT_AUDIENCE", hide_env_values = true)]
-    pub(in crate::config) jwt_audience: Option<String>,
+    pub(in crate::cli) jwt_audience: Option<String>,
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {

@@ -9,7 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use crate::config::{Backend, ServeConfig};
+use crate::cli::config::{Backend, ServeConfig};
 use crate::edge::Edge;
 use crate::identity::Identity;
 use crate::net::lifecycle::{Lifecycle, Phase};

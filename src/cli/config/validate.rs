@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::args::{ExpectedArgs, RedisArgs, ServeArgs, TokenArgs};
 use super::traces;
 use super::{Backend, ServeConfig, TokenConfig};
+use crate::cli::args::{ExpectedArgs, RedisArgs, ServeArgs, TokenArgs};
 use crate::domain::RateLimit;
 use crate::edge::EdgeConfig;
 use crate::edge::guard::EdgeRate;

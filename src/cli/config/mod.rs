@@ -12,10 +12,10 @@ use clap::Parser;
 use clap::error::{ContextKind, ErrorKind};
 use tonic::Code;
 
-use self::args::{Cli, CliCommand};
+use crate::cli::args::{Cli, CliCommand};
+use crate::cli::commands::ask::Ask;
+use crate::cli::commands::healthcheck::HealthcheckConfig;
 use crate::client::ClientConfig;
-use crate::client::commands::Ask;
-use crate::client::healthcheck::HealthcheckConfig;
 use crate::domain::{RateLimit, UserId};
 use crate::edge::EdgeConfig;
 use crate::identity::jwt::{Expected, Secret};
@@ -24,7 +24,6 @@ use crate::net::tls::Tls;
 use crate::store::redis::RedisConfig;
 use crate::telemetry::{LogFormat, TracesConfig};
 
-mod args;
 mod client;
 mod identity;
 mod traces;

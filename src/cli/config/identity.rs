@@ -5,8 +5,8 @@ use std::sync::Arc;
 use http::Uri;
 use http::uri::Scheme;
 
-use super::args::ServeArgs;
 use super::validate::read_secret;
+use crate::cli::args::ServeArgs;
 use crate::files::{about, read};
 use crate::identity::jwks::Jwks;
 use crate::identity::jwt::Verifier;

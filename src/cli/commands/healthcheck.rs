@@ -7,8 +7,8 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use super::commands::failure;
-use super::endpoint;
+use super::ask::failure;
+use crate::client::endpoint;
 
 /// How long all of it may take.
 const TIMEOUT: Duration = Duration::from_secs(3);

@@ -9,7 +9,7 @@ use serde_json::json;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use super::{Client, ClientConfig, connect};
+use crate::client::{Client, ClientConfig, connect};
 use crate::domain::{MessageId, UserId};
 use crate::proto::codes::code_name;
 use crate::proto::watch_mark_read_events_response::Update;

@@ -7,9 +7,9 @@ use http::uri::{Authority, Scheme};
 use tonic::Code;
 
 use super::Command;
-use super::args::{ClientArgs, ExpectArgs, HealthcheckArgs, MarkArgs, StateArgs, WatchArgs};
-use crate::client::commands::{Ask, Format};
-use crate::client::healthcheck::HealthcheckConfig;
+use crate::cli::args::{ClientArgs, ExpectArgs, HealthcheckArgs, MarkArgs, StateArgs, WatchArgs};
+use crate::cli::commands::ask::{Ask, Format};
+use crate::cli::commands::healthcheck::HealthcheckConfig;
 use crate::client::{ClientConfig, Credentials, PrivateKey};
 use crate::domain::{BATCH_MAX_ITEMS, EntryId};
 use crate::files::{about, read};

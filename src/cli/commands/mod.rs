@@ -1,0 +1,4 @@
+//! Commands that are clients of a server.
+
+pub mod ask;
+pub mod healthcheck;
