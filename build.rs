@@ -1,4 +1,4 @@
-//! Compiles the proto in pure Rust, so that no `protoc` is needed, and notes the revision.
+//! Compiles the proto in pure Rust, without `protoc`, and records the revision.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -25,13 +25,13 @@ fn compile_proto(out_dir: &Path) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The revision that `markread --version` and `markread_build_info` name: what the environment
-/// says (an image is built without `.git`), else git's, else `unknown`.
+/// Returns the revision for `markread --version` and `markread_build_info`: the environment's, since an
+/// image is built without `.git`; otherwise git's; otherwise `unknown`.
 fn revision() -> String {
     if let Ok(revision) = env::var("MARKREAD_REVISION") {
         return revision;
     }
-    // Sources that were unpacked inside another repository are not of its revision.
+    // Sources unpacked inside another repository do not have its revision.
     let own = git(&["rev-parse", "--show-prefix"]).is_some_and(|prefix| prefix.is_empty());
     let revision = git(&["rev-parse", "--short=12", "HEAD"]).filter(|_| own);
     for watched in ["HEAD", "refs/heads"] {

@@ -1,9 +1,9 @@
-//! What a call is made of, each part alone and all of them together, as far as it is the server's:
-//! `cargo bench --bench micro`, or some of it: `cargo bench --bench micro -- whole`.
+//! Times of the parts of a call in the server, and of a whole call: `cargo bench --bench micro`, or
+//! some of them: `cargo bench --bench micro -- whole`.
 //!
-//! Times differ from machine to machine; what they are good for is a comparison before and after a
-//! change (`-- --save-baseline before`, then `-- --baseline before`). `instructions` counts, and
-//! has limits.
+//! Times differ between machines; use them to compare before and after a change:
+//! `-- --save-baseline before`, then `-- --baseline before`. The bench `instructions` counts
+//! instead, and has limits.
 
 #![allow(
     clippy::expect_used,
@@ -25,33 +25,32 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE, TE};
 use http::{HeaderMap, HeaderValue, Method, Request, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use markread::domain::{
-    Mark, MessageId, Outcome, Quota, RateLimit, ReadCursor, UserId, UserObject, Users,
-    event_payload,
+    Mark, MessageId, Outcome, RateLimit, UserId, UserObject, Users, event_payload,
 };
 use markread::edge::deadline::Deadline;
 use markread::edge::guard::EdgeRate;
-use markread::edge::routing::{Asked, Wire};
+use markread::edge::routing::{Protocol, Route};
 use markread::edge::{Edge, EdgeConfig};
-use markread::identity::jwt::{self, Expected, Secret, Verifier};
+use markread::identity::jwt::{self, ExpectedClaims, Secret, Verifier};
 use markread::identity::keys::Keys;
-use markread::identity::{Bearer, Identity, Presented};
+use markread::identity::{Bearer, Credentials, Identity};
 use markread::net::lifecycle::Lifecycle;
-use markread::net::peer::{Peer, Security};
+use markread::net::peer::{ClientAuth, Peer};
 use markread::ops::health::{self, Sources};
 use markread::proto::MarkReadRequest;
 use markread::proto::Rpc;
 use markread::service::Service;
 use markread::service::watch::Hub;
-use markread::store::Store;
 use markread::store::memory::MemoryStore;
+use markread::store::{EventLog, Store};
 use markread::telemetry::Traceparent;
-use markread::telemetry::metrics::{self, Metrics, RecordedMethod};
+use markread::telemetry::metrics::{self, MarkOutcome, Metrics};
 use mimalloc::MiMalloc;
 use prost::Message;
 use tokio::runtime::{Builder, Runtime};
 use tonic::Code;
 
-/// The server's.
+/// The same allocator as the server's.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
@@ -62,7 +61,7 @@ const READER: u64 = 2_000_000_000;
 const RECIPIENT: u64 = 1_234_567_890_123_456_789;
 const FIRST_MESSAGE: u64 = 1_000_000_000_000_000_000;
 const CALL_TIMEOUT: Duration = Duration::from_secs(3600);
-/// More than are marked.
+/// More than the bench marks.
 const NO_LIMIT: RateLimit = RateLimit { calls: 999_999_999_999_999, window_ms: 900_000 };
 const STREAM_MAX_ENTRIES: usize = 1000;
 
@@ -73,27 +72,28 @@ fn authentication(criterion: &mut Criterion) {
     let runtime = runtime();
     let (identity, mut headers) = (identity(), HeaderMap::new());
     headers.insert(AUTHORIZATION, token());
-    let deadline = deadline();
-    let presented =
-        Presented { headers: &headers, security: Security::Plain, signed: None, deadline };
+    let (client_auth, deadline) = (ClientAuth::Plaintext, deadline());
+    let credentials = Credentials { headers: &headers, client_auth, signed: None, deadline };
     criterion.bench_function("authenticate a token seen before", |bencher| {
-        bencher.to_async(&runtime).iter(async || identity.authenticate(&presented).await.unwrap());
+        bencher
+            .to_async(&runtime)
+            .iter(async || identity.authenticate(&credentials).await.unwrap());
     });
 }
 
 fn heads(criterion: &mut Criterion) {
     let request = head().version(Version::HTTP_2).header("traceparent", TRACEPARENT);
     let request = request.body(()).unwrap();
-    assert_eq!(Asked::of(&request).wire, Wire::Grpc);
+    assert_eq!(Route::new(&request).protocol, Protocol::Grpc);
     criterion.bench_function("routing", |bencher| {
-        bencher.iter(|| Asked::of(black_box(&request)));
+        bencher.iter(|| Route::new(black_box(&request)));
     });
     criterion.bench_function("a traceparent", |bencher| {
-        bencher.iter(|| Traceparent::of(black_box(request.headers())).unwrap());
+        bencher.iter(|| Traceparent::from_headers(black_box(request.headers())).unwrap());
     });
     criterion.bench_function("a deadline", |bencher| {
         bencher.iter(|| {
-            Deadline::of_call(Instant::now().into(), Wire::Grpc, request.headers(), CALL_TIMEOUT)
+            Deadline::new(Instant::now().into(), Protocol::Grpc, request.headers(), CALL_TIMEOUT)
         });
     });
 }
@@ -103,7 +103,7 @@ fn messages(criterion: &mut Criterion) {
     criterion.bench_function("a message into a mark", |bencher| {
         bencher.iter(|| {
             let request = MarkReadRequest::decode(black_box(message.clone())).unwrap();
-            Mark::of(
+            Mark::new(
                 user(READER),
                 MessageId::try_from(request.last_read_event_id).map_err(Into::into),
                 UserId::try_from(request.recipient_id).map_err(Into::into),
@@ -135,15 +135,11 @@ fn payloads(criterion: &mut Criterion) {
 
 fn recording(criterion: &mut Criterion) {
     let metrics = metrics_of_process();
-    let Mark { recipient, last_read_event_id, .. } = mark(FIRST_MESSAGE);
-    let cursor = ReadCursor { recipient, last_read_event_id, read_at_ms: 1_518_127_183_443 };
-    let quota = Quota { limit: 1000, remaining: 1, reset_at_ms: 1_518_127_183_443 };
-    let outcome = Ok(Outcome::Advanced { cursor, quota });
     criterion.bench_function("count and time a mark", |bencher| {
         let began = Instant::now();
         bencher.iter(|| {
-            metrics.count_mark_read(black_box(&outcome));
-            metrics.record_call(RecordedMethod::Ours(Rpc::MarkRead), Code::Ok, began.elapsed());
+            metrics.count_mark(black_box(MarkOutcome::Advanced));
+            metrics.record_call(Some(Rpc::MarkRead), Code::Ok, began.elapsed());
         });
     });
 }
@@ -155,14 +151,14 @@ fn marks(criterion: &mut Criterion) {
     let message = Cell::new(FIRST_MESSAGE);
     criterion.bench_function("a mark by the service, embedded store", |bencher| {
         bencher.to_async(&runtime).iter(async || {
-            let outcome = service.mark_read(Ok(mark(next(&message))), deadline, None).await;
+            let outcome = service.mark_read(mark(next(&message)), deadline, None).await;
             assert!(matches!(outcome, Ok(Outcome::Advanced { .. })));
         });
     });
 }
 
-/// From the connection's bytes to the answer's, with HTTP/2's client as the only part that is not
-/// the server's.
+/// From the bytes of the request to those of the answer. The HTTP/2 client is the only part that is
+/// not the server's.
 fn whole_call(criterion: &mut Criterion) {
     let runtime = runtime();
     let client = runtime.block_on(connection());
@@ -183,7 +179,7 @@ fn whole_call(criterion: &mut Criterion) {
     });
 }
 
-/// A connection of a client to an edge, in memory.
+/// Connects a client to an edge in memory.
 async fn connection() -> SendRequest<Bytes> {
     let lifecycle = Lifecycle::default();
     let identity = identity();
@@ -198,7 +194,7 @@ async fn connection() -> SendRequest<Bytes> {
             .unwrap();
     let (ours, theirs) = tokio::io::duplex(64 * 1024);
     let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
-    let service = edge.of_peer(Peer { address, security: Security::Plain });
+    let service = Arc::new(edge).for_peer(Peer { address, client_auth: ClientAuth::Plaintext });
     let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
     tokio::spawn(server.serve_connection(TokioIo::new(theirs), service));
     let (client, connection) = h2::client::handshake(ours).await.unwrap();
@@ -206,18 +202,19 @@ async fn connection() -> SendRequest<Bytes> {
     client
 }
 
-fn store() -> Arc<dyn Store> {
+fn store() -> Arc<MemoryStore> {
     Arc::new(MemoryStore::new(NO_LIMIT, NO_LIMIT, STREAM_MAX_ENTRIES))
 }
 
-fn service(store: &Arc<dyn Store>) -> Service {
-    let hub = Arc::new(Hub::new(Arc::clone(store)));
-    Service::new(Arc::clone(store), hub, metrics_of_process())
+fn service(store: &Arc<MemoryStore>) -> Service {
+    let log: Arc<dyn EventLog> = Arc::<MemoryStore>::clone(store);
+    let store: Arc<dyn Store> = Arc::<MemoryStore>::clone(store);
+    Service::new(store, Arc::new(Hub::new(log)))
 }
 
-/// Metrics that go where a server's go.
+/// Metrics with a server's recorder.
 fn metrics_of_process() -> Arc<Metrics> {
-    // Whoever is first installs it.
+    // The first call installs the recorder.
     if let Ok(page) = metrics::install() {
         std::thread::spawn(move || {
             loop {
@@ -230,8 +227,8 @@ fn metrics_of_process() -> Arc<Metrics> {
 }
 
 fn identity() -> Identity {
-    let keys = Keys::only(Verifier::with_secret(&secret(), &Expected::default()));
-    Identity::Proven { bearer: Some(Bearer::Configured(keys)), oauth1: None }
+    let keys = Keys::single(Verifier::with_secret(&secret(), &ExpectedClaims::default()));
+    Identity::Required { bearer: Some(Bearer::Configured(keys)), oauth1: None }
 }
 
 fn secret() -> Secret {
@@ -239,7 +236,8 @@ fn secret() -> Secret {
 }
 
 fn token() -> HeaderValue {
-    let token = jwt::issue(user(READER), &secret(), CALL_TIMEOUT, Expected::default()).unwrap();
+    let token =
+        jwt::issue(user(READER), &secret(), CALL_TIMEOUT, ExpectedClaims::default()).unwrap();
     format!("Bearer {token}").try_into().unwrap()
 }
 
@@ -272,8 +270,8 @@ fn next(message: &Cell<u64>) -> u64 {
     message.replace(message.get() + 1)
 }
 
-fn deadline() -> Deadline {
-    Deadline::of_call(Instant::now().into(), Wire::Grpc, &HeaderMap::new(), CALL_TIMEOUT)
+fn deadline() -> tokio::time::Instant {
+    tokio::time::Instant::now() + CALL_TIMEOUT
 }
 
 fn runtime() -> Runtime {

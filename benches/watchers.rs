@@ -1,8 +1,8 @@
-//! 5,000 watchers on one server, at 1,000 marks a second: what one costs in memory, how soon it hears
-//! of a mark, and what Redis is asked when all come back together.
+//! 5,000 watchers on one server at 1,000 marks a second: the memory of a watcher, the delay until
+//! it hears of a mark, and the reads in Redis when all come back together.
 //!
-//! `cargo bench --bench watchers` starts its own Redis and server, and loads both, from this process,
-//! for about a minute.
+//! `cargo bench --bench watchers` starts its own Redis and server, and loads both, from this
+//! process, for about a minute.
 
 #![allow(
     clippy::print_stdout,
@@ -21,29 +21,24 @@ use std::time::{Duration, Instant};
 use markread::proto::WatchMarkReadEventsRequest;
 use markread::proto::mark_read_service_client::MarkReadServiceClient;
 use markread::proto::watch_mark_read_events_response::Update;
+use markread_harness::caller::{Caller, Credentials};
+use markread_harness::{Redis, Server};
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 use tonic::transport::Channel;
 
-#[allow(dead_code, unused_imports, reason = "the tests need more of it")]
-#[path = "../tests/it/harness/mod.rs"]
-mod harness;
-
-use harness::caller::{Caller, Credentials};
-use harness::{Redis, Server};
-
 const WATCHERS: usize = 5000;
-/// Below the streams that a connection may have.
+/// Fewer than the streams that a connection may have.
 const WATCHERS_PER_CONNECTION: usize = 200;
 const MARKS_PER_MS: usize = 1;
 const LOAD: Duration = Duration::from_secs(20);
 const AWAY: Duration = Duration::from_secs(10);
-/// The users are those from this one on.
+/// The first of consecutive user IDs.
 const FIRST_USER: u64 = 1000;
 
-/// One event that one watcher was told of, as the message that was marked.
-struct Told {
+/// An event that a watcher received, by its message.
+struct Received {
     message: usize,
     at: Instant,
 }
@@ -57,19 +52,19 @@ async fn main() {
     println!("watchers: {WATCHERS}, on {} connections", bench.channels.len());
 
     let alone_kib = bench.rss_kib();
-    let (told, mut heard) = mpsc::unbounded_channel();
+    let (sender, mut receiver) = mpsc::unbounded_channel();
     let began = Instant::now();
-    let watching = Arc::clone(&bench).watch_all("", &told).await;
+    let watching = Arc::clone(&bench).watch_all("", &sender).await;
     println!("opened together: all in {:.0} ms", ms(began.elapsed()));
     let each_kib = (bench.rss_kib() - alone_kib) as f64 / WATCHERS as f64;
     println!("memory of an idle watcher, connection apart: {each_kib:.1} KiB");
-    println!("connections of Redis that wait: {}", blocked(&redis).await);
+    println!("connections that wait in Redis: {}", blocked(&redis).await);
 
     let sent = Arc::clone(&bench).load(LOAD).await;
     let mut delays = Vec::new();
     while delays.len() < 2 * sent {
-        let told = heard.recv().await.unwrap();
-        delays.push(told.at.duration_since(bench.sent_at(told.message).await));
+        let event = receiver.recv().await.unwrap();
+        delays.push(event.at.duration_since(bench.sent_at(event.message).await));
     }
     delays.sort_unstable();
     let of = |percent: usize| ms(delays[(delays.len() - 1) * percent / 100]);
@@ -81,22 +76,22 @@ async fn main() {
         of(100),
     );
 
-    // All go, and come back ten seconds later, while the marks go on.
+    // All watchers leave, and come back ten seconds later, while the marks go on.
     let place = newest(&redis).await;
     drop(watching);
     let load = tokio::spawn(Arc::clone(&bench).load(AWAY + AWAY / 2));
     tokio::time::sleep(AWAY).await;
-    let (told, mut heard) = mpsc::unbounded_channel();
+    let (sender, mut receiver) = mpsc::unbounded_channel();
     let before = redis.calls("xrange").await;
     let began = Instant::now();
-    let watching = Arc::clone(&bench).watch_all(&place, &told).await;
+    let watching = Arc::clone(&bench).watch_all(&place, &sender).await;
     println!("came back together: all in {:.0} ms", ms(began.elapsed()));
     let missed = load.await.unwrap();
     for _ in 0..2 * missed {
-        heard.recv().await.unwrap();
+        receiver.recv().await.unwrap();
     }
     let read = redis.calls("xrange").await - before;
-    println!("told of all {missed} marks since; reads of the backlog in Redis: {read}");
+    println!("received all {missed} missed marks; reads of the backlog in Redis: {read}");
     drop(watching);
 }
 
@@ -118,7 +113,7 @@ impl Bench {
             Caller::new(channel, Credentials::token_of(user))
         };
         let callers: Vec<_> = (0..WATCHERS).map(caller).collect();
-        // So that all connections are there.
+        // Opens all connections.
         for caller in callers.iter().step_by(WATCHERS_PER_CONNECTION) {
             caller.state(1).await.unwrap();
         }
@@ -131,16 +126,16 @@ impl Bench {
         }
     }
 
-    /// Watches as everybody, from behind this place, until what it gives is dropped.
+    /// Watches as every user from after this place, until the returned value is dropped.
     async fn watch_all(
         self: Arc<Self>,
         after: &str,
-        told: &mpsc::UnboundedSender<Told>,
+        sender: &mpsc::UnboundedSender<Received>,
     ) -> JoinSet<()> {
         let (opened, mut openings) = mpsc::unbounded_channel();
         let mut watching = JoinSet::new();
         for at in 0..WATCHERS {
-            let (bench, told, opened) = (Arc::clone(&self), told.clone(), opened.clone());
+            let (bench, sender, opened) = (Arc::clone(&self), sender.clone(), opened.clone());
             let after = after.to_owned();
             watching.spawn(async move {
                 let request = bench.callers[at].authenticated(WatchMarkReadEventsRequest { after });
@@ -152,7 +147,7 @@ impl Bench {
                 while let Some(update) = updates.message().await.unwrap() {
                     if let Some(Update::Event(event)) = update.update {
                         let message = event.last_read_event_id.try_into().unwrap();
-                        let _ = told.send(Told { message, at: Instant::now() });
+                        let _ = sender.send(Received { message, at: Instant::now() });
                     }
                 }
             });
@@ -163,7 +158,8 @@ impl Bench {
         watching
     }
 
-    /// Marks, each user in turn as the reader of the next, and says how many marks that were.
+    /// Makes marks, each user in turn as the reader and the next as the recipient, and returns how
+    /// many.
     async fn load(self: Arc<Self>, lasts: Duration) -> usize {
         let began = Instant::now();
         let first = self.sent.load(Ordering::Relaxed);

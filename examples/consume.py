@@ -1,9 +1,9 @@
-"""Consumes mark-read events as one of a group, each event by one consumer.
+"""Consumes mark-read events as a member of a consumer group, which gives each event to one consumer.
 
     python examples/consume.py REDIS_URL CONSUMER [EVENTS]
 
-What another consumer had taken and not finished within IDLE_MS is taken over: it is dead, or stuck.
-Ends after so many events; without a number, never.
+Takes over events that another consumer received but did not finish within IDLE_MS: that consumer is
+dead or stuck. Ends after EVENTS events, or never without that number.
 """
 
 import itertools
@@ -16,7 +16,7 @@ STREAM, GROUP, IDLE_MS = "direct_message_mark_read_events", "receipts", 2000
 
 
 def entries(server, consumer):
-    """What the dead have left, then what is new, for ever."""
+    """Yields events that dead consumers left, then new ones, without end."""
     while True:
         _, left, *_ = server.xautoclaim(STREAM, GROUP, consumer, min_idle_time=IDLE_MS, count=100)
         yield from left
@@ -26,7 +26,7 @@ def entries(server, consumer):
 
 
 def handle(payload):
-    """Here a service would notify the recipient. It may see an event twice, never not at all."""
+    """Replace with your work, such as a notification. It may get an event twice, but misses none."""
     event = payload["direct_message_mark_read_events"][0]
     reader = payload["users"][event["sender_id"]]
     name = reader.get("name", event["sender_id"])
@@ -42,7 +42,7 @@ def main(url, consumer, events=None):
             raise
     for entry, fields in itertools.islice(entries(server, consumer), int(events) if events else None):
         handle(json.loads(fields["payload"]))
-        # Only now is it done: a consumer that dies before leaves it to the others.
+        # Acknowledged after the work: if this consumer dies before that, another takes the event over.
         server.xack(STREAM, GROUP, entry)
 
 

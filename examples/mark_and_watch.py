@@ -1,4 +1,4 @@
-"""Marks a message as read, and sees the event as the other user's devices would.
+"""Marks a message as read, and watches the event as the other user's devices would.
 
     python -m grpc_tools.protoc -I proto --python_out=. --grpc_python_out=. \
         proto/markread/v1/mark_read.proto
@@ -23,7 +23,7 @@ def main(address="127.0.0.1:50051"):
         service = mark_read_pb2_grpc.MarkReadServiceStub(channel)
         watch = mark_read_pb2.WatchMarkReadEventsRequest()
         updates = service.WatchMarkReadEvents(watch, metadata=credentials(RECIPIENT))
-        # From now on: the first message says so, and where to resume.
+        # The first message is a heartbeat: the watch is open, and could be resumed from its ID.
         next(updates)
 
         mark = mark_read_pb2.MarkReadRequest(last_read_event_id=MESSAGE, recipient_id=RECIPIENT)

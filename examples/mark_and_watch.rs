@@ -1,11 +1,11 @@
-//! Marks a message as read, and sees the event as the other user's devices would.
+//! Marks a message as read, and watches the event as the other user's devices would.
 //!
 //! ```text
 //! markread serve --dev &
 //! cargo run --example mark_and_watch
 //! ```
 
-#![allow(clippy::print_stdout, reason = "an example shows what it got")]
+#![allow(clippy::print_stdout, reason = "an example prints its results")]
 
 use std::error::Error;
 
@@ -28,7 +28,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let watch = WatchMarkReadEventsRequest::default();
     let mut updates = client_of(RECIPIENT)?.watch_mark_read_events(watch).await?.into_inner();
-    // From now on: the first message says so, and where to resume.
+    // The first message is a heartbeat: the watch is open, and could be resumed from its ID.
     updates.message().await?;
 
     let mark = MarkReadRequest { last_read_event_id: MESSAGE, recipient_id: RECIPIENT };

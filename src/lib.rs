@@ -1,37 +1,54 @@
 //! Read state for direct messages, as a service: the semantics of Twitter's v1.1
 //! `POST direct_messages/mark_read.json` over gRPC, on Redis.
 //!
-//! A call's way is straight:
+//! For Rust services there is [`client`], with the messages in [`proto`]. The rest is the server, whose
+//! rooms are these, from the top; each imports only rooms below it:
 //!
 //! ```text
-//! bytes → listener → edge (edge guard, routing, identity) → grpc or http → service → store → reply
+//! cli                    flags, serve, the other commands; uses client
+//! edge  ops              the front door: gRPC and HTTP; health and the operators' pages
+//! service                the one place that decides; watches
+//! identity  store        authentication; cursors, quotas and events, in Redis or in memory
+//! net                    connections, TLS
+//! telemetry              logs, spans, metrics
+//! files                  files that flags name
+//! domain                 IDs, marks and their rule, quotas, events, refusals
+//! proto                  the wire: generated code, names of RPCs and codes
 //! ```
 //!
-//! Where to read on, in this order:
-//!
-//! - [`mark_read`]: the command, its outcomes, the rule that a cursor only moves forward;
-//!   [`ids`], [`event`] and [`users`] are its words, [`read_state`] its read side.
-//! - [`grpc`] and [`http`]: wire types into a command, an outcome back. [`proto`] is generated.
-//! - [`service`]: the one place that decides; [`store`]: the two that remember; [`watch`]: who is told
-//!   of events.
-//! - [`edge`], [`routing`], [`edge_guard`], [`identity`], [`deadline`]: what a call passes before.
-//! - [`status`]: every way a call is refused, and what the caller is told.
-//! - [`listener`], [`tls`], [`handshake`], [`peer`], [`lifecycle`], [`until_drain`]: connections, and
-//!   how they end. [`files`] and [`reread`]: files that flags name, and that change.
-//! - [`health`], [`ops`], [`metrics`], [`telemetry`]: what an operator sees.
-//! - [`config`], [`serve`]: settings, and how everything is put together. [`client`]: the other side.
-//!
-//! `ARCHITECTURE.md` has the map with its reasons.
+//! `ARCHITECTURE.md` has the way of a call through them.
 
-pub mod cli;
 pub mod client;
+#[doc(hidden)]
 pub mod domain;
-pub mod edge;
-pub mod files;
-pub mod identity;
-pub mod net;
-pub mod ops;
 pub mod proto;
+
+#[cfg(feature = "server")]
+#[doc(hidden)]
+pub mod cli;
+#[cfg(feature = "server")]
+#[doc(hidden)]
+pub mod edge;
+#[cfg(feature = "server")]
+#[doc(hidden)]
+pub mod files;
+#[cfg(feature = "server")]
+#[doc(hidden)]
+pub mod identity;
+#[cfg(feature = "server")]
+#[doc(hidden)]
+pub mod net;
+#[cfg(feature = "server")]
+#[doc(hidden)]
+pub mod ops;
+#[cfg(feature = "server")]
+#[doc(hidden)]
 pub mod service;
+#[cfg(feature = "server")]
+#[doc(hidden)]
 pub mod store;
+#[cfg(feature = "server")]
+#[doc(hidden)]
 pub mod telemetry;
+
+pub use domain::{InvalidId, MAX_ID, MessageId, UserId};

@@ -1,37 +1,37 @@
-//! The marks that are counted.
+//! The marks whose instructions are counted.
 
 use std::cell::Cell;
 
 use markread::proto::batch_mark_read_result::Result as ItemResult;
 use markread::proto::{BatchMarkReadRequest, BatchMarkReadResponse, MarkReadRequest};
+use markread_harness::Raw;
+use markread_harness::caller::Credentials;
+use markread_harness::raw::{MARK_READ, OpenCall, RawAnswer, frame};
 use nix::sys::signal::Signal;
 use prost::Message;
 use tonic::Code;
 
 use crate::counted::Counted;
-use crate::harness::Raw;
-use crate::harness::caller::Credentials;
-use crate::harness::raw::{Begun, MARK_READ, RawAnswer, frame};
 
 const BATCH_MARK_READ: &str = "/markread.v1.MarkReadService/BatchMarkRead";
 const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
 
-/// What stands in front of an answer's message.
+/// The prefix of an answer's message.
 const FRAME_HEAD_BYTES: usize = 5;
 
-/// Marks of one kind. They are few users': what is known of a user is forgotten after 4 s, and to
-/// look it up again is counted with whatever happens then.
+/// Marks of one kind. They have few users: a user's object is cached for 4 s, and looking it up
+/// again is counted with the marks of that time.
 pub(crate) struct Kind {
     pub(crate) name: &'static str,
     calls: u64,
-    /// Marks of a call; it is a batch where there are several.
+    /// Marks of a call; several are a batch.
     in_call: u64,
     /// Readers who take turns.
     readers: u64,
-    /// Whether all readers call at once, while Redis stands still: the first three are alone with it
-    /// then, and the others share a step, at whatever pace things go.
+    /// Whether all readers call at once while Redis is stopped. The first three then have a script
+    /// call each and the others share one, however fast the machine is.
     together: bool,
-    /// Whether each mark is further than its cursor.
+    /// Whether each mark advances its cursor.
     advances: bool,
 }
 
@@ -52,7 +52,7 @@ pub(crate) const KINDS: [Kind; 4] = [
     Kind { name: "batch_advance", calls: 24, in_call: CONVERSATIONS, ..LONE },
 ];
 
-/// Makes all conversations of all readers.
+/// Creates all conversations of all readers.
 const BEGINNING: Kind = Kind { readers: READERS, calls: READERS, ..KINDS[3] };
 
 const READERS: u64 = 32;
@@ -60,7 +60,7 @@ const FIRST_READER: u64 = 2_000_000_000;
 const FIRST_RECIPIENT: u64 = 1_234_567_890_123_456_789;
 const FIRST_MESSAGE: u64 = 1_000_000_000_000_000_000;
 
-/// Conversations of each reader, and which of them is marked where one is.
+/// Conversations of each reader, and the one that single marks are for.
 const CONVERSATIONS: u64 = 50;
 const MARKED: u64 = CONVERSATIONS / 2;
 
@@ -84,7 +84,7 @@ impl Kind {
     }
 }
 
-/// All readers, on one connection, each with one token.
+/// All readers on one connection, each with a token.
 pub(crate) struct Callers {
     connection: Raw,
     tokens: Vec<Credentials>,
@@ -92,8 +92,8 @@ pub(crate) struct Callers {
 }
 
 impl Callers {
-    /// Callers of the server at this address, who have all their conversations.
-    pub(crate) async fn of(address: &str, redis: &Counted) -> Self {
+    /// Connects the readers to a server, and creates all their conversations.
+    pub(crate) async fn connect(address: &str, redis: &Counted) -> Self {
         let callers = Self {
             connection: Raw::connect(address).await,
             tokens: (FIRST_READER..FIRST_READER + READERS).map(Credentials::token_of).collect(),
@@ -103,7 +103,7 @@ impl Callers {
         callers
     }
 
-    /// Makes the marks of this kind, and sees that each came to what it is to come to.
+    /// Makes the marks of this kind, and checks every answer.
     pub(crate) async fn mark(&self, kind: &Kind, redis: &Counted) {
         let mut left = kind.calls;
         while left > 0 {
@@ -117,7 +117,7 @@ impl Callers {
                 begun.push(self.begin(kind, &self.tokens[(left % kind.readers) as usize]).await);
             }
             if kind.together {
-                self.all_taken_in().await;
+                self.wait_until_idle().await;
                 redis.signal(Signal::SIGCONT);
             }
             for begun in begun {
@@ -126,7 +126,7 @@ impl Callers {
         }
     }
 
-    async fn begin(&self, kind: &Kind, token: &Credentials) -> Begun {
+    async fn begin(&self, kind: &Kind, token: &Credentials) -> OpenCall {
         let (path, message) = if kind.in_call == 1 {
             (MARK_READ, self.request(kind, MARKED).encode_to_vec())
         } else {
@@ -139,9 +139,9 @@ impl Callers {
         begun
     }
 
-    /// Waits until the server has got as far as it can with what it was sent: one thread works on
-    /// calls in their order, and this one needs no Redis.
-    async fn all_taken_in(&self) {
+    /// Waits until the server has done all that it can without Redis: it has one thread that takes
+    /// calls in their order, and this call needs no Redis.
+    async fn wait_until_idle(&self) {
         let head = self.connection.grpc(HEALTH_CHECK, &Credentials::Nothing);
         let answer = self.connection.send(head, frame(&[])).await.unwrap();
         assert_eq!(answer.grpc_status().code(), Code::Ok);

@@ -9,23 +9,23 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::time::sleep;
 
-/// A process under callgrind. It ends with this.
+/// A process under callgrind, killed when this is dropped.
 pub(crate) struct Counted {
     pub(crate) name: &'static str,
     dir: PathBuf,
     process: Child,
     dumps: u32,
-    asked: Instant,
+    last_dump: Instant,
     idle_a_second: f64,
 }
 
 impl Counted {
-    /// Starts what the command says, in its environment.
+    /// Starts a command in its environment.
     pub(crate) fn start(name: &'static str, dir: &Path, command: &Command) -> Self {
         Self::start_as(name, dir, command.get_program().as_ref(), command)
     }
 
-    /// The same with another program.
+    /// Starts another program with the command's arguments and environment.
     pub(crate) fn start_as(
         name: &'static str,
         dir: &Path,
@@ -47,11 +47,10 @@ impl Counted {
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         let process = command.spawn().expect("valgrind is installed");
         let dir = dir.to_owned();
-        Self { name, dir, process, dumps: 0, asked: Instant::now(), idle_a_second: 0.0 }
+        Self { name, dir, process, dumps: 0, last_dump: Instant::now(), idle_a_second: 0.0 }
     }
 
-    /// Waits, and learns what they do anyway, such as probes: what of it falls into a count is no
-    /// part of a mark.
+    /// Measures what the processes do without calls, such as probes, which is no part of a mark.
     pub(crate) async fn idle_for(processes: &mut [Self], time: Duration) {
         for process in &mut *processes {
             process.dump("uncounted");
@@ -63,19 +62,19 @@ impl Counted {
         }
     }
 
-    /// How many instructions it has executed since it was asked last, without those that it would
-    /// have executed anyway. Their profile is kept by that name.
+    /// Returns the instructions since the last call, without those that an idle process executes.
+    /// Their profile is kept under the name `of`.
     pub(crate) fn instructions(&mut self, of: &str) -> f64 {
         let (executed, took) = self.dump(of);
         executed - self.idle_a_second * took.as_secs_f64()
     }
 
     fn dump(&mut self, of: &str) -> (f64, Duration) {
-        let took = self.asked.elapsed();
+        let took = self.last_dump.elapsed();
         let pid = format!("--pid={}", self.process.id());
         let dumped = Command::new("vgdb").args([&pipes(&self.dir), &pid, "dump"]).output().unwrap();
         assert!(dumped.status.success(), "{}", String::from_utf8_lossy(&dumped.stderr));
-        self.asked = Instant::now();
+        self.last_dump = Instant::now();
         self.dumps += 1;
         let profile = self.dir.join(format!("{}.{}", self.name, self.dumps));
         let text = fs::read_to_string(&profile).expect("a profile was dumped");
@@ -95,7 +94,7 @@ impl Drop for Counted {
     }
 }
 
-/// Where valgrind is told to dump.
+/// The prefix of the pipes through which valgrind takes commands.
 fn pipes(dir: &Path) -> String {
     option("--vgdb-prefix", dir, "vgdb")
 }

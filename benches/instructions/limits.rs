@@ -1,4 +1,4 @@
-//! What the figures may be: `limits.toml`, and what stands there is held against.
+//! The limits of the figures, in `limits.toml`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,7 +16,7 @@ pub(crate) struct Figure {
     pub(crate) instructions: u64,
 }
 
-/// What a figure depends on, beside our code.
+/// What a figure depends on besides the code.
 #[derive(Deserialize, PartialEq, Eq)]
 pub(crate) struct Place {
     architecture: String,
@@ -24,7 +24,7 @@ pub(crate) struct Place {
     redis: String,
 }
 
-/// The file.
+/// The contents of `limits.toml`.
 #[derive(Deserialize)]
 pub(crate) struct Limits {
     measured: String,
@@ -49,8 +49,8 @@ impl Limits {
         toml::from_str(&fs::read_to_string(FILE).unwrap()).expect(FILE)
     }
 
-    /// Prints the figures beside their limits, and fails where one is above. A figure of another
-    /// place says nothing, and is printed alone.
+    /// Prints the figures beside their limits, and fails if one is above. Figures of another place
+    /// are not comparable, and are printed alone.
     pub(crate) fn judge(&self, here: &Place, figures: &[Figure]) -> ExitCode {
         let Self { measured, margin_percent, place, instructions } = self;
         println!("{:8} {:16} {:>12} {:>12} {:>8}", "", "", "instructions", "limit", "of it");
@@ -70,8 +70,8 @@ impl Limits {
         }
         if here != place {
             println!(
-                "measured on {} with Redis {}, the limits on {} with Redis {}: what differs is not \
-                 compared",
+                "measured on {} with Redis {}, the limits on {} with Redis {}: figures that depend on \
+                 the difference are not compared",
                 here.architecture, here.redis, place.architecture, place.redis
             );
         }
@@ -81,7 +81,7 @@ impl Limits {
                 "\n{of} {kind}: a mark costs {now} instructions, more than {margin_percent} % above \
                  the {then} of {measured}\n  \
                  callgrind_annotate --threshold=100 target/tmp/instructions/{of}.{kind}\n  \
-                 tells where they go, and to take all figures as they are now:\n  \
+                 shows where they go. To accept all figures as they are now:\n  \
                  cargo bench --bench instructions -- --refresh"
             );
         }
@@ -94,7 +94,7 @@ impl Limits {
     }
 }
 
-/// Puts the figures into the file, with their place and date; what is said there stays.
+/// Writes the figures with their place and date into the file, and keeps its comments.
 pub(crate) fn refresh(here: &Place, figures: &[Figure]) {
     let mut section = String::new();
     let lines: Vec<String> = fs::read_to_string(FILE)

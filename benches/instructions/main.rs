@@ -1,11 +1,10 @@
-//! What a mark costs, in instructions: the server's and Redis's. They are nearly the same on a busy
-//! machine and on an idle one, so a regression shows where times would say nothing.
+//! Counts the instructions of a mark in the server and in Redis. They hardly depend on the load of
+//! the machine, so a regression shows that times would hide.
 //!
-//! `cargo bench --bench instructions` builds the release binary as users get it, runs it and a
-//! Redis of its own under valgrind's callgrind, marks over gRPC, prints a table, and fails where a
-//! figure is above its limit in `benches/instructions/limits.toml`. `-- --refresh` writes the
-//! figures there instead. The profiles stay in `target/tmp/instructions/`, for
-//! `callgrind_annotate`.
+//! `cargo bench --bench instructions` builds the release binary as users get it, runs it and its own
+//! Redis under valgrind's callgrind, marks over gRPC, prints a table, and fails if a figure is above
+//! its limit in `benches/instructions/limits.toml`. `-- --refresh` writes the figures there instead.
+//! The profiles stay in `target/tmp/instructions/`, for `callgrind_annotate`.
 
 #![allow(
     clippy::as_conversions,
@@ -23,28 +22,24 @@ mod calls;
 mod counted;
 mod limits;
 
-#[allow(dead_code, unused_imports, reason = "the tests need more of it")]
-#[path = "../../tests/it/harness/mod.rs"]
-mod harness;
-
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use calls::{Callers, KINDS};
 use counted::Counted;
-use harness::server::{SECRET, http1};
-use harness::{eventually, free_port};
 use limits::{Figure, Limits};
+use markread_harness::server::{SECRET, http1};
+use markread_harness::{eventually, free_port};
 
-/// How often marks of a kind are made and counted, once they were made uncounted. The least count
-/// is taken: all that comes in between only adds to it.
+/// How often the marks of a kind are counted, after a first time without counting. The least count
+/// is used, since everything else that happens only adds to it.
 const TIMES: u32 = 5;
 
-/// For how long it is counted what the processes do while nobody asks them anything.
+/// How long the instructions of idle processes are counted.
 const IDLE: Duration = Duration::from_secs(6);
 
-/// For a program to be there: under valgrind it takes some fifty times as long.
+/// The time for a program to start: valgrind makes it about fifty times as long.
 const START_LIMIT: Duration = Duration::from_secs(120);
 
 #[tokio::main(flavor = "current_thread")]
@@ -57,7 +52,7 @@ async fn main() -> ExitCode {
     let (server, address) = server(&dir, &binary, redis_port).await;
     let mut processes = [server, redis];
 
-    let callers = Callers::of(&address, &processes[1]).await;
+    let callers = Callers::connect(&address, &processes[1]).await;
     Counted::idle_for(&mut processes, IDLE).await;
     let mut figures = Vec::new();
     for kind in &KINDS {
@@ -83,20 +78,20 @@ async fn main() -> ExitCode {
     Limits::read().judge(&here, &figures)
 }
 
-/// Builds what is measured. What cargo builds for a bench has what development needs in it, such as
-/// a clock that tests can stop.
+/// Builds the release binary to measure. What Cargo builds for a bench has features of development
+/// dependencies, such as a clock that tests can pause.
 fn release_binary() -> PathBuf {
     let built = Command::new(env!("CARGO"))
         .args(["build", "--locked", "--release", "--bin", "markread"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
-        // Cargo tells it to what it runs; to what it builds it would be another setting.
+        // Cargo sets it for the running bench; this build would take it as a setting.
         .env_remove("MARKREAD_REVISION")
         .status();
     assert!(built.unwrap().success(), "the release binary builds");
     Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("release").join("markread")
 }
 
-/// A Redis that keeps nothing, and where it listens.
+/// Starts a Redis that persists nothing, and returns its port.
 async fn redis(dir: &Path) -> (Counted, u16) {
     let port = free_port();
     let mut command = Command::new("redis-server");
@@ -111,12 +106,12 @@ async fn redis(dir: &Path) -> (Counted, u16) {
     (redis, port)
 }
 
-/// A server that is ready, and where it serves gRPC. Neither a quota nor a timeout is in the way.
+/// Starts a server, and returns its address once it is ready. No quota or timeout applies.
 async fn server(dir: &Path, binary: &Path, redis_port: u16) -> (Counted, String) {
     let [address, ops] = [(); 2].map(|()| format!("127.0.0.1:{}", free_port()));
     let secret = dir.join("secret");
     std::fs::write(&secret, SECRET).unwrap();
-    let mut command = harness::server::command(&["serve", "--listen", &address]);
+    let mut command = markread_harness::binary::command(&["serve", "--listen", &address]);
     let command = command.as_std_mut();
     command.args(["--ops-listen", &ops, "--redis-url", &format!("redis://127.0.0.1:{redis_port}")]);
     command.arg("--jwt-secret-file").arg(secret);

@@ -1,4 +1,4 @@
-//! `docs/performance.svg`: a bar a workload, with the least and the most of its rounds.
+//! `docs/performance.svg`: a bar for each workload, with the least and the most of its rounds.
 
 use std::fmt::Write;
 
@@ -9,7 +9,7 @@ const LABELS: f64 = 250.0;
 const BARS: f64 = 400.0;
 const NUMBERS: f64 = 90.0;
 
-/// Readable on white as on black: the colours follow what the reader prefers.
+/// Readable on white and on black: the colours follow the reader's colour scheme.
 const STYLE: &str = "text{font:13px sans-serif;fill:#222}.bar{fill:#4477aa}.script{fill:#bb7733}\
     .spread{stroke:#222;stroke-width:1.5}\
     @media(prefers-color-scheme:dark){text{fill:#ddd}.bar{fill:#6699cc}.spread{stroke:#ddd}}";

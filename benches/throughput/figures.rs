@@ -1,15 +1,15 @@
-//! What the rounds came to.
+//! The figures of the rounds.
 
 use crate::load::Round;
 use crate::redis_load::Repetition;
 
-/// One workload.
+/// The figures of a workload.
 pub(crate) struct Measured {
     pub(crate) name: &'static str,
     pub(crate) calls_per_second: Vec<f64>,
-    /// CPU time of the server, of Redis, and of the generator, in µs a call.
+    /// CPU time of server, Redis and generator, in µs a call.
     cpu_us: [Vec<f64>; 3],
-    /// At half of peak load: the latencies, in µs, of 50, 99 and 99.9 %.
+    /// The latencies at half of the peak load in µs: p50, p99 and p99.9.
     pub(crate) at_half_us: [f64; 3],
 }
 
@@ -19,7 +19,7 @@ impl Measured {
         Self { name, calls_per_second, cpu_us, at_half_us }
     }
 
-    /// Adds a round, and the CPU seconds that server, Redis and generator spent on it.
+    /// Adds a round with the CPU seconds of server, Redis and generator.
     pub(crate) fn add(&mut self, round: &Round, cpu_seconds: [f64; 3]) {
         self.calls_per_second.push(round.per_second());
         for (all, seconds) in self.cpu_us.iter_mut().zip(cpu_seconds) {
@@ -48,7 +48,7 @@ impl Measured {
     }
 }
 
-/// A script through `redis-benchmark`.
+/// The figures of a script run by `redis-benchmark`.
 pub(crate) struct Script {
     pub(crate) name: &'static str,
     pub(crate) calls_per_second: Vec<f64>,
@@ -74,7 +74,7 @@ impl Script {
     }
 }
 
-/// The figures that are held against each other, all of one run.
+/// The ratios between figures of one run.
 #[derive(serde::Serialize)]
 pub(crate) struct Ratios {
     pub(crate) mark_read_over_noop: f64,
@@ -89,10 +89,10 @@ pub(crate) struct Ratios {
 pub(crate) struct Throughput {
     pub(crate) measured: Vec<Measured>,
     pub(crate) scripts: Vec<Script>,
-    /// The part of the script's own runs that advanced a cursor.
+    /// The share of the own script's runs that advanced a cursor.
     pub(crate) advanced: f64,
     pub(crate) ratios: Ratios,
-    /// Of the server and of Redis, at the end.
+    /// Resident memory of server and Redis at the end.
     pub(crate) rss_bytes: [u64; 2],
 }
 
@@ -109,7 +109,7 @@ pub(crate) fn extremes(values: &[f64]) -> (f64, f64) {
     (least, most)
 }
 
-/// From the least to the most, as a part of the median.
+/// The range from the least to the most, relative to the median.
 pub(crate) fn spread(values: &[f64]) -> f64 {
     let (least, most) = extremes(values);
     (most - least) / median(values)

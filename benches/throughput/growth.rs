@@ -1,29 +1,30 @@
-//! Whether a call costs more where more is stored.
+//! Whether a call costs more when more is stored.
 
 use std::fmt::Write;
 use std::sync::Arc;
 
+use markread_harness::{Redis, Server};
+
 use crate::Options;
 use crate::figures::median;
-use crate::harness::{Redis, Server};
 use crate::load::{Calls, Pace, Until, run};
 use crate::process::cpu_seconds;
 use crate::report::{Bound, thousands};
 use crate::rounds::UNLIMITED;
 use crate::workloads::{FIRST_READER, Population};
 
-/// Readers that make the calls: where each has 100,000 conversations few will do, and where
-/// conversations are few there are more than calls at once.
+/// Readers that make the calls: few where each has 100,000 conversations, and more than calls at
+/// once where each has few.
 const READERS: u64 = 10;
 const MANY_READERS: u64 = 500;
 
-/// Each call is up to 500 marks, which may split buckets: more at once would wait too long.
+/// Each call has up to 500 marks, which may split buckets: more at once would wait too long.
 const SEEDING: Pace = Pace::Saturate { connections: 2, at_once: 2 };
 
 const FEW_ENTRIES: u64 = 1000;
 const MANY_ENTRIES: u64 = 1_000_000;
 
-/// One amount of what is stored.
+/// The figures for one amount of stored data.
 struct Case<'a> {
     amount: u64,
     server: &'a Server,
@@ -32,7 +33,7 @@ struct Case<'a> {
     redis_us: Vec<f64>,
 }
 
-/// Populations, each of readers of its own.
+/// Makes populations with different readers.
 struct Populations(u64);
 
 impl Populations {
@@ -91,7 +92,7 @@ pub(crate) async fn measure(options: &Options) -> String {
             let before = cpu_seconds(redis.id());
             let came_to = run(&case.server.address, &case.calls, options.saturate(), lasts).await;
             let spent = cpu_seconds(redis.id()) - before;
-            // The first is to warm up.
+            // The first round is to warm up.
             if round > 0 {
                 case.per_second.push(came_to.per_second());
                 case.redis_us.push(spent * 1e6 / came_to.calls as f64);
@@ -103,7 +104,8 @@ pub(crate) async fn measure(options: &Options) -> String {
     text(&families)
 }
 
-/// Nearly all marks did so: where readers and conversations are few, one mark may overtake another.
+/// Asserts that nearly all marks advanced: with few readers and conversations, a mark may overtake
+/// another.
 async fn expect_advances(servers: &[&Server]) {
     let (mut advanced, mut unchanged) = (0.0, 0.0);
     for server in servers {
@@ -129,10 +131,10 @@ pub(crate) async fn seed(server: &Server, population: Population) {
 fn text(families: &[(&str, Vec<Case<'_>>)]) -> String {
     let mut text = format!(
         "## Growth\n\n\
-         Advancing `mark_read`, calls a second: medians of rounds in turn. For the first table \
-         {READERS} readers make the calls,\nfor the others {MANY_READERS}; each marks up to ten of \
-         its conversations in turn, so that the users are known to the server\nin all cases and \
-         only what is stored differs. The last against the first is to be 0.9 at least.\n"
+         Advancing `mark_read`, calls a second, medians of rounds taken in turn. {READERS} readers \
+         make the calls for the first table,\n{MANY_READERS} for the others. Each marks up to ten \
+         of its conversations in turn. So the server knows the users in all\ncases, and only what \
+         is stored differs. The target for last / first is at least 0.9.\n"
     );
     for (name, cases) in families {
         let [first, .., last] = &cases[..] else { unreachable!() };

@@ -1,5 +1,5 @@
-//! The generator: HTTP/2 calls that were encoded beforehand, on as few instructions as the `h2`
-//! crate allows, since it shares the machine with what it measures.
+//! The load generator: HTTP/2 calls that are encoded beforehand, with as few instructions as the
+//! `h2` crate allows, since it shares the machine with what it measures.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -14,31 +14,31 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-/// How often calls leave that are made evenly, and some 50 µs more. The runtime's own timer knows
-/// whole milliseconds only, which would be most of what a call takes.
+/// The interval at which evenly paced calls are sent, plus about 50 µs. The runtime's own timer has
+/// whole milliseconds only, which is more than most calls take.
 const TICK: Duration = Duration::from_micros(50);
 
-/// What is sent, call by call.
+/// The calls of a workload.
 pub(crate) struct Calls {
     pub(crate) name: &'static str,
     pub(crate) path: String,
     pub(crate) content_type: &'static str,
-    /// The `authorization` and the body of the call with this number.
+    /// Returns `authorization` and body of the call with this number.
     pub(crate) make: Box<dyn Fn(u64) -> (HeaderValue, Bytes) + Send + Sync>,
-    /// What `grpc-status`, or without it the HTTP status, has to be.
+    /// The expected `grpc-status`, or HTTP status where there is none.
     pub(crate) status: &'static str,
-    /// Numbers go on from round to round, so that what rises keeps rising.
+    /// The next number; it goes on from round to round, so that messages keep rising.
     pub(crate) next: AtomicU64,
-    /// How many were answered, in all rounds.
+    /// The number of answers in all rounds.
     pub(crate) answered: AtomicU64,
 }
 
-/// How calls are made.
+/// The pace of calls.
 #[derive(Clone, Copy)]
 pub(crate) enum Pace {
-    /// So many at once on each connection, each followed by the next.
+    /// This many at once on each connection, each followed by the next.
     Saturate { connections: usize, at_once: usize },
-    /// So many a second, whether or not those before were answered.
+    /// This many a second, whether or not earlier calls have been answered.
     Even { connections: usize, per_second: f64 },
 }
 
@@ -46,15 +46,15 @@ pub(crate) enum Pace {
 #[derive(Clone, Copy)]
 pub(crate) enum Until {
     Elapsed(Duration),
-    /// So many calls were made since the beginning of all.
+    /// The number of calls since the beginning of all rounds.
     Number(u64),
 }
 
-/// What a round came to.
+/// The figures of a round.
 pub(crate) struct Round {
     pub(crate) calls: u64,
     pub(crate) took: Duration,
-    /// Of each call, in µs, in order of size.
+    /// The latency of each call in µs, sorted.
     pub(crate) latencies_us: Vec<u32>,
 }
 
@@ -63,13 +63,13 @@ impl Round {
         self.calls as f64 / self.took.as_secs_f64()
     }
 
-    /// The latency, in µs, that so many in a thousand calls do not exceed.
+    /// The latency in µs that this many of a thousand calls do not exceed.
     pub(crate) fn permille_us(&self, permille: usize) -> f64 {
         f64::from(self.latencies_us[(self.latencies_us.len() - 1) * permille / 1000])
     }
 }
 
-/// Connections to one server, as long as this is there.
+/// Connections to one server, closed when this is dropped.
 pub(crate) struct Connections {
     address: String,
     open: Vec<SendRequest<Bytes>>,
@@ -83,7 +83,7 @@ impl Connections {
         for _ in 0..connections {
             let stream = TcpStream::connect(address).await.unwrap();
             stream.set_nodelay(true).unwrap();
-            // What came while the machine was busy may be many small frames at once.
+            // While the machine was busy, many small frames may have arrived.
             let mut http = h2::client::Builder::new();
             let handshake = http.enable_push(false).data_frame_budget(usize::MAX).handshake(stream);
             let (sender, connection) = handshake.await.unwrap();
@@ -93,14 +93,14 @@ impl Connections {
         Self { address: address.to_owned(), open, _driven: driven }
     }
 
-    /// Makes the next of these calls on each connection in turn, so many in all, one after another.
+    /// Makes `count` of these calls, one after another, on each connection in turn.
     pub(crate) async fn call_each(&mut self, calls: &Calls, count: usize) {
         for turn in 0..count {
             check(&mut self.begin(calls, turn).await, calls).await;
         }
     }
 
-    /// Begins the next of these calls on the connection whose turn it is.
+    /// Begins the next of these calls on a connection.
     pub(crate) async fn begin(&mut self, calls: &Calls, turn: usize) -> Response<RecvStream> {
         let number = calls.next.fetch_add(1, Ordering::Relaxed);
         let turn = turn % self.open.len();
@@ -109,7 +109,7 @@ impl Connections {
     }
 }
 
-/// Makes calls until then.
+/// Makes calls at this pace until then.
 pub(crate) async fn run(address: &str, calls: &Arc<Calls>, pace: Pace, until: Until) -> Round {
     let (Pace::Saturate { connections, .. } | Pace::Even { connections, .. }) = pace;
     let connections = Connections::open(address, connections).await;
@@ -132,7 +132,7 @@ pub(crate) async fn run(address: &str, calls: &Arc<Calls>, pace: Pace, until: Un
             let mut number = 0_u32;
             while began.elapsed() < lasts {
                 tick.notified().await;
-                // What is done with would take memory, and the time to get it.
+                // Finished tasks would take memory, and the time to allocate it.
                 while let Some(done) = working.try_join_next() {
                     latencies_us.append(&mut done.unwrap());
                 }
@@ -147,7 +147,8 @@ pub(crate) async fn run(address: &str, calls: &Arc<Calls>, pace: Pace, until: Un
                     working.spawn(async move {
                         let number = calls.next.fetch_add(1, Ordering::Relaxed);
                         call(&mut sender, &calls, uri, number).await;
-                        // From when it was due: what waits behind a slow one counts.
+                        // Counted from when the call was due, so that waiting behind a slow one
+                        // counts.
                         vec![micros(due.elapsed())]
                     });
                     number += 1;
@@ -211,13 +212,13 @@ async fn begin(
     answer.await.unwrap()
 }
 
-/// One call, whose answer has to be right.
+/// Makes a call and checks its answer.
 async fn call(sender: &mut SendRequest<Bytes>, calls: &Calls, uri: Uri, number: u64) {
     let mut answer = begin(sender, calls, uri, number).await;
     check(&mut answer, calls).await;
 }
 
-/// Reads an answer to its end.
+/// Reads an answer to its end and checks its status.
 async fn check(answer: &mut Response<RecvStream>, calls: &Calls) {
     let body = answer.body_mut();
     while let Some(data) = body.data().await {
@@ -237,7 +238,7 @@ fn micros(time: Duration) -> u32 {
     u32::try_from(time.as_micros()).unwrap_or(u32::MAX)
 }
 
-/// A thread that sleeps for [`TICK`] again and again.
+/// Starts a thread that notifies every [`TICK`].
 fn ticks() -> Arc<Notify> {
     let tick = Arc::new(Notify::new());
     let ticking = Arc::downgrade(&tick);

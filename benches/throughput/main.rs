@@ -1,11 +1,12 @@
-//! How fast the service is beside what it cannot do without: one exchange of gRPC, and one script
-//! in Redis. All in one run, in rounds that take turns, on one machine that everything shares.
+//! The service's throughput, beside that of its two indispensable parts: a gRPC exchange, and a
+//! script in Redis. Everything is measured in one run, in rounds that take turns, on one shared
+//! machine.
 //!
 //! `cargo bench --bench throughput` starts its own Redis and servers, and writes tables, a chart
 //! and ratios to `docs/performance.md`, `docs/performance.svg` and `target/throughput.json`.
 //! `-- --seconds N` makes a round longer, `-- --rounds N` makes more of them,
-//! `-- --worker-threads N` gives the servers more threads, `-- --at-once N` makes so many calls at
-//! once on each of eight connections. `-- --only PART` measures the part
+//! `-- --worker-threads N` gives the servers more threads, `-- --at-once N` makes N calls at once
+//! on each of eight connections. `-- --only PART` measures the part
 //! `throughput`, `growth` or `memory`, prints it, and writes nothing.
 
 #![allow(
@@ -32,10 +33,6 @@ mod report;
 mod rounds;
 mod workloads;
 
-#[allow(dead_code, unused_imports, reason = "the tests need more of it")]
-#[path = "../../tests/it/harness/mod.rs"]
-mod harness;
-
 use std::time::Duration;
 
 use mimalloc::MiMalloc;
@@ -43,7 +40,7 @@ use mimalloc::MiMalloc;
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
-/// What the command line says.
+/// The options of the command line.
 pub(crate) struct Options {
     pub(crate) lasts: Duration,
     pub(crate) rounds: u64,
@@ -53,7 +50,7 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// As many calls as a server is kept busy by.
+    /// The pace that keeps a server busy.
     pub(crate) fn saturate(&self) -> load::Pace {
         load::Pace::Saturate { connections: rounds::CONNECTIONS, at_once: self.at_once }
     }
@@ -61,7 +58,7 @@ impl Options {
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
-    if let Some(role) = arguments.next().as_deref().and_then(noop::Role::of) {
+    if let Some(role) = arguments.next().as_deref().and_then(noop::Role::parse) {
         noop::serve(role, arguments);
         return;
     }
@@ -86,7 +83,7 @@ async fn measure(options: &Options, only: Option<&str>) {
         }
         Some("memory") => println!("{}", memory::measure().await),
         Some("growth") => println!("{}", growth::measure(options).await),
-        Some(other) => panic!("--only {other}: throughput, memory or growth"),
+        Some(other) => panic!("--only must be throughput, memory or growth, got {other}"),
         None => {
             let throughput = rounds::measure(options).await;
             let parts = [growth::measure(options).await, memory::measure().await];

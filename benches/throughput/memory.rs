@@ -1,21 +1,20 @@
-//! What is kept costs in memory: in Redis cursors, quotas and events, in the server connections and
-//! watchers.
+//! Memory: of cursors, quotas and events in Redis, and of connections and watchers in the server.
 
 use std::fmt::Write;
 use std::time::Duration;
 
+use markread_harness::{Redis, Server};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::time::sleep;
 
 use crate::growth::seed;
-use crate::harness::{Redis, Server};
 use crate::load::Connections;
 use crate::process::rss_bytes;
 use crate::report::{Bound, thousands};
 use crate::rounds::UNLIMITED;
 use crate::workloads::{self, FIRST_READER, FIRST_RECIPIENT, Population};
 
-/// Conversations of a reader, and what a cursor may cost then, in bytes.
+/// Conversations of a reader, and the most bytes that a cursor may cost then.
 const CONVERSATIONS: [(u64, Option<Bound>); 9] = [
     (1, None),
     (5, None),
@@ -33,7 +32,7 @@ const CURSORS: u64 = 200_000;
 
 const WARM_UP: Population = Population { first_reader: 0, readers: 10, conversations: 500 };
 
-/// What Redis does ten times a second has been done.
+/// Time for what Redis does ten times a second.
 const SETTLES: Duration = Duration::from_secs(1);
 
 const ENTRIES: u64 = 20_000;
@@ -41,7 +40,7 @@ const ENTRIES_WITH_USERS: u64 = 2000;
 const USER_OBJECT_BYTES: usize = 3000;
 
 const CONNECTIONS: u64 = 10_000;
-/// Of one process that also has other files open.
+/// Of one process, which has a few other files open.
 const FILES: u64 = CONNECTIONS + 500;
 const WATCHERS: u64 = 5000;
 const WATCHERS_PER_CONNECTION: u64 = 200;
@@ -57,13 +56,13 @@ pub(crate) async fn measure() -> String {
     let watcher = watcher(&redis).await;
     format!(
         "## Memory\n\n{cursors}\n\
-         | what else | bytes |\n| --- | ---: |\n\
+         | other | bytes |\n| --- | ---: |\n\
          | an entry of the stream without user objects | {bare:.0} |\n\
-         | the same with two of {USER_OBJECT_BYTES} bytes | {with_users:.0} |\n\
-         | the server: 10,000 connections that are idle, each after a call | {} |\n\
-         | the server: a watcher that is idle, connection apart | {} |\n\n\
-         The server's are of its resident memory: of {} connections at once, and of {} watchers \
-         on {}.\n",
+         | the same with two user objects of {USER_OBJECT_BYTES} bytes | {with_users:.0} |\n\
+         | in the server: 10,000 idle connections, each after one call | {} |\n\
+         | in the server: an idle watcher, without its connection | {} |\n\n\
+         The server's figures are resident memory: with {} connections at once, and with {} \
+         watchers on {}.\n",
         thousands(connections as u64),
         thousands(watcher as u64),
         thousands(opened),
@@ -72,25 +71,25 @@ pub(crate) async fn measure() -> String {
     )
 }
 
-/// Of cursors and quotas, as text.
+/// The memory of cursors and quotas, as text.
 async fn cursors() -> String {
     let mut text = format!(
-        "Bytes a cursor in Redis, with recipients and messages of 19 digits: by `used_memory`, \
-         which has everything in it, of\n{} cursors; and by `MEMORY USAGE` of all keys of one \
-         reader.\n\n\
-         | conversations of a reader | `used_memory` | `MEMORY USAGE` | to reach | |\n\
+        "Bytes of Redis memory for a cursor, with recipient and message IDs of 19 digits. \
+         `used_memory` is Redis's total, with\n{} cursors; `MEMORY USAGE` is the sum of all keys \
+         of one reader.\n\n\
+         | conversations of a reader | `used_memory` | `MEMORY USAGE` | target | |\n\
          | ---: | ---: | ---: | ---: | --- |\n",
         thousands(CURSORS),
     );
     let (mut quotas, mut quota_bytes) = (0, 0.0);
     for (conversations, bound) in CONVERSATIONS {
-        // Of its own: tables of keys stay large when keys go.
+        // In its own Redis: hash tables of keys stay large when keys are deleted.
         let redis = Redis::start().await;
         let flags = [&UNLIMITED[..], &["--stream-maxlen", "100"]].concat();
         let server = Server::on_with(&redis, &flags).await;
         let readers = CURSORS / conversations;
         let population = Population { first_reader: FIRST_READER, readers, conversations };
-        // What the first marks bring with them, such as buffers, is not the cursors'.
+        // The first marks allocate more than cursors, such as buffers.
         let first = Population { first_reader: FIRST_READER + readers, ..WARM_UP };
         seed(&server, first).await;
         sleep(SETTLES).await;
@@ -99,26 +98,26 @@ async fn cursors() -> String {
         let with_quotas = used_memory(&redis).await;
         let keys = (FIRST_READER..).take(readers as usize);
         delete(&redis, keys.map(|reader| format!("markread:quota:{reader}"))).await;
-        // The table of keys that expire becomes small again.
+        // The table of expiring keys shrinks again.
         sleep(SETTLES).await;
         let after = used_memory(&redis).await;
         quotas += readers;
         quota_bytes += with_quotas - after;
         let each = (after - before) / population.cursors() as f64;
         let usage = usage_of_reader(&redis, FIRST_READER).await / conversations as f64;
-        let (to_reach, verdict) = match bound {
+        let (goal, verdict) = match bound {
             Some(bound) => (bound.to_string(), bound.verdict(each)),
             None => (String::new(), ""),
         };
         let amount = thousands(conversations);
-        let _ = writeln!(text, "| {amount} | {each:.1} | {usage:.1} | {to_reach} | {verdict} |");
+        let _ = writeln!(text, "| {amount} | {each:.1} | {usage:.1} | {goal} | {verdict} |");
     }
     let quota = quota_bytes / quotas as f64;
     let _ = write!(text, "\nA quota costs {quota:.0} bytes.\n");
     text
 }
 
-/// Of all keys that hold a reader's cursors.
+/// The memory of all keys that hold a reader's cursors.
 async fn usage_of_reader(redis: &Redis, reader: u64) -> f64 {
     let own = format!("markread:cursors:{reader}");
     let buckets = redis.buckets(reader).await;
@@ -140,7 +139,7 @@ async fn delete(redis: &Redis, keys: impl Iterator<Item = String>) {
     }
 }
 
-/// What Redis has allocated, its clients' buffers apart.
+/// The bytes that Redis has allocated, without its clients' buffers.
 async fn used_memory(redis: &Redis) -> f64 {
     let info: String = redis.run("INFO memory").await;
     let field = |name: &str| {
@@ -151,7 +150,7 @@ async fn used_memory(redis: &Redis) -> f64 {
     field("used_memory") - field("mem_clients_normal")
 }
 
-/// An entry of the stream, without user objects and with two.
+/// The bytes of a stream entry, without user objects and with two.
 async fn entries() -> [f64; 2] {
     let redis = Redis::start().await;
     let readers = Population { first_reader: FIRST_READER, readers: 40, conversations: 500 };
@@ -176,11 +175,11 @@ async fn entry(redis: &Redis, population: Population, entries: u64) -> f64 {
     (before - used_memory(redis).await) / entries as f64
 }
 
-/// What 10,000 connections cost a server, and how many it was measured of.
+/// The memory of a connection in the server, and how many were measured.
 async fn connections(redis: &Redis) -> (f64, u64) {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     let files = FILES.min(most);
-    // The server has the same.
+    // The server has the same limit.
     setrlimit(Resource::RLIMIT_NOFILE, files, most).unwrap();
     let count = files - (FILES - CONNECTIONS);
     let enough = ["--max-connections", "100000"];
@@ -194,7 +193,7 @@ async fn connections(redis: &Redis) -> (f64, u64) {
     (grown * CONNECTIONS as f64 / count as f64, count)
 }
 
-/// What a watcher costs a server.
+/// The memory of a watcher in the server.
 async fn watcher(redis: &Redis) -> f64 {
     let server = Server::on_with(redis, &UNLIMITED).await;
     let count = (WATCHERS / WATCHERS_PER_CONNECTION) as usize;

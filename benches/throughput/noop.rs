@@ -1,16 +1,17 @@
-//! Servers that answer at once. Each is this very program, started once more, and serves on the
-//! service's own listener, with the settings that `markread serve` has by default, its runtime and
-//! its allocator. The bare one is the wire's limit: the generated service, without guard, identity
-//! and store. The whole one is the service, guard and tokens and all, on a store that does nothing.
+//! Servers that answer at once. Each is this program, started again, and serves on the service's
+//! own listener with the default settings, the runtime and the allocator of `markread serve`. The
+//! bare server shows the limit of gRPC: the generated service without guard, identity and store.
+//! The whole server is the service with guard and tokens, on a store that does nothing.
 
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::service::TowerToHyperService;
-use markread::cli::config::{self, Command, ServeConfig};
+use markread::cli::config::ServeConfig;
+use markread::cli::{self, Command};
 use markread::domain::{
-    self, Conversation, CursorPage, EntryId, Mark, Nonce, Outcome, Quota, ReadOutcome, UserId,
+    self, Conversation, CursorPage, Mark, Nonce, Outcome, Position, Quota, ReadOutcome, UserId,
 };
 use markread::edge::answer::insert_rate_limit;
 use markread::edge::grpc::MESSAGE_MAX_BYTES;
@@ -27,9 +28,13 @@ use markread::proto::{
 };
 use markread::service::Service;
 use markread::service::watch::Hub;
-use markread::store::{Entries, MarkResult, NonceUse, Store, StoreError, StoreHealth, StreamSpan};
+use markread::store::{
+    Cursors, Entries, EventLog, LogBounds, MarkResult, Marks, NonceUse, Nonces, Store, StoreError,
+    StoreHealth,
+};
 use markread::telemetry::Traceparent;
 use markread::telemetry::metrics::{self, Metrics};
+use markread_harness::server::SECRET;
 use prost_types::Timestamp;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -38,9 +43,7 @@ use tokio::runtime::Builder;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
-use crate::harness::server::SECRET;
-
-/// What the first argument makes of this program.
+/// The kind of server, given as this program's first argument.
 #[derive(Clone, Copy)]
 pub(crate) enum Role {
     Bare,
@@ -48,7 +51,7 @@ pub(crate) enum Role {
 }
 
 impl Role {
-    pub(crate) fn of(argument: &str) -> Option<Self> {
+    pub(crate) fn parse(argument: &str) -> Option<Self> {
         [Self::Bare, Self::Whole].into_iter().find(|role| role.name() == argument)
     }
 
@@ -60,7 +63,7 @@ impl Role {
     }
 }
 
-/// Such a server.
+/// A process of such a server.
 pub(crate) struct Noop {
     process: Child,
     pub(crate) address: String,
@@ -68,7 +71,7 @@ pub(crate) struct Noop {
 }
 
 impl Noop {
-    /// With so many threads.
+    /// Starts a server with this many threads.
     pub(crate) async fn start(role: Role, worker_threads: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let secret = dir.path().join("secret");
@@ -91,13 +94,13 @@ impl Noop {
     }
 }
 
-/// Is such a server, with these flags of `serve`, until it is ended.
+/// Runs such a server with these flags of `serve` until the process is killed.
 pub(crate) fn serve(role: Role, flags: impl Iterator<Item = String>) {
     let own = ["markread", "serve", "--listen", "127.0.0.1:0", "--redis-url", "redis://127.0.0.1"];
-    let parsed = config::parse(own.map(str::to_owned).into_iter().chain(flags).map(Into::into));
+    let parsed = cli::parse(own.map(str::to_owned).into_iter().chain(flags).map(Into::into));
     let Ok(Command::Serve(config)) = parsed else { panic!("flags of serve: {parsed:?}") };
     let ServeConfig { listen, limits, worker_threads, edge, .. } = *config;
-    // As src/main.rs does.
+    // As src/cli/mod.rs does.
     let mut runtime = if worker_threads == 1 {
         Builder::new_current_thread()
     } else {
@@ -116,28 +119,30 @@ pub(crate) fn serve(role: Role, flags: impl Iterator<Item = String>) {
                 listener.serve(service_of, lifecycle).await;
             }
             Role::Whole => {
-                let edge = storeless(edge, &lifecycle).await;
-                listener.serve(move |peer| edge.of_peer(peer), lifecycle).await;
+                let edge = Arc::new(storeless(edge, &lifecycle).await);
+                listener.serve(move |peer| edge.for_peer(peer), lifecycle).await;
             }
         }
     });
 }
 
-/// The service as `markread serve` puts it together, on a store that does nothing.
+/// Builds the service as `markread serve` does, on a store that does nothing.
 async fn storeless(config: EdgeConfig, lifecycle: &Lifecycle) -> Edge {
     let page = metrics::install().unwrap();
-    tokio::spawn(metrics::upkeep(page));
+    tokio::spawn(metrics::run_upkeep(page));
     let metrics = Arc::new(Metrics::default());
     let store: Arc<dyn Store> = Arc::new(AtOnce);
     let keys = config.identity.start();
-    let sources = Sources { phase: lifecycle.watch(), store: store.health(), keys };
+    let (_, health) = watch::channel(StoreHealth::Ready { warnings: Vec::new() });
+    let sources = Sources { phase: lifecycle.watch(), store: health, keys };
     let (health, _) = health::server(sources).await;
-    let hub = Arc::new(Hub::new(Arc::clone(&store)));
-    let service = Arc::new(Service::new(store, hub, Arc::clone(&metrics)));
+    let log: Arc<dyn EventLog> = Arc::<dyn Store>::clone(&store);
+    let hub = Arc::new(Hub::new(log));
+    let service = Arc::new(Service::new(store, hub));
     Edge::new(config, service, health, lifecycle.clone(), metrics).unwrap()
 }
 
-/// No reader comes to the end of it.
+/// A quota that no reader uses up.
 const QUOTA: Quota =
     Quota { limit: 999_999_999_999, remaining: 999_999_000_000, reset_at_ms: 1_518_127_183_443 };
 
@@ -198,7 +203,7 @@ impl MarkReadService for AtOnce {
 }
 
 #[tonic::async_trait]
-impl Store for AtOnce {
+impl Marks for AtOnce {
     async fn mark_read(&self, mark: Mark, _: Option<Traceparent>) -> MarkResult {
         let Mark { recipient, last_read_event_id, .. } = mark;
         let read_at_ms = QUOTA.reset_at_ms;
@@ -213,12 +218,15 @@ impl Store for AtOnce {
     ) -> Result<Vec<MarkResult>, StoreError> {
         Err(not_of_this_store())
     }
+}
 
-    async fn next_entries(&self, _: EntryId, _: Duration) -> Result<Entries, StoreError> {
+#[tonic::async_trait]
+impl EventLog for AtOnce {
+    async fn wait_for_entries(&self, _: Position, _: Duration) -> Result<Entries, StoreError> {
         Err(not_of_this_store())
     }
 
-    async fn entries(&self, _: EntryId, _: usize) -> Result<Entries, StoreError> {
+    async fn entries(&self, _: Position, _: usize) -> Result<Entries, StoreError> {
         Err(not_of_this_store())
     }
 
@@ -226,10 +234,13 @@ impl Store for AtOnce {
         Err(not_of_this_store())
     }
 
-    async fn stream_span(&self) -> Result<StreamSpan, StoreError> {
+    async fn bounds(&self) -> Result<LogBounds, StoreError> {
         Err(not_of_this_store())
     }
+}
 
+#[tonic::async_trait]
+impl Cursors for AtOnce {
     async fn read_states(
         &self,
         _: UserId,
@@ -246,13 +257,12 @@ impl Store for AtOnce {
     ) -> Result<ReadOutcome<CursorPage>, StoreError> {
         Err(not_of_this_store())
     }
+}
 
+#[tonic::async_trait]
+impl Nonces for AtOnce {
     async fn use_nonce(&self, _: Nonce) -> Result<NonceUse, StoreError> {
         Err(not_of_this_store())
-    }
-
-    fn health(&self) -> watch::Receiver<StoreHealth> {
-        watch::channel(StoreHealth::Ready { warnings: Vec::new() }).1
     }
 }
 

@@ -1,12 +1,12 @@
-//! What a process has used, as Linux tells it.
+//! The CPU time and memory of a process on Linux.
 
 use std::fs;
 
-/// CPU time in seconds, of all threads that there are.
+/// CPU time in seconds, of all running threads.
 pub(crate) fn cpu_seconds(process: u32) -> f64 {
     let threads = fs::read_dir(format!("/proc/{process}/task")).unwrap();
     let ns: u64 = threads
-        // One that has ended meanwhile counts no more.
+        // A thread may end in the meantime.
         .filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("schedstat")).ok())
         .map(|times| times.split(' ').next().unwrap().parse::<u64>().unwrap())
         .sum();

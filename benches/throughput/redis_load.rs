@@ -1,20 +1,20 @@
-//! Redis's own limit: scripts through `redis-benchmark`.
+//! The limit of Redis: scripts run by `redis-benchmark`.
 //!
-//! What it puts in for [`RANDOM`] is a number below [`SIDE`], so calls are spread over the readers
-//! and conversations of the workloads. Messages begin with the number of the run: what a run marks
-//! first in a conversation advances, what it marks again does so by chance.
+//! It replaces [`RANDOM`] by a number below [`SIDE`], so calls are spread over the readers and
+//! conversations of the workloads. Messages begin with the number of the run: the first mark of a
+//! run in a conversation advances, later ones do so by chance.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use markread_harness::{Redis, Server};
 use tokio::process::Command;
 use tokio_stream::StreamExt;
 
-use crate::harness::{Redis, Server};
 use crate::process::cpu_seconds;
 use crate::workloads::{CURSORS, SIDE};
 
-/// What anybody would write first.
+/// The script that one would write first.
 const NAIVE: &str = "
 local used = redis.call('INCR', KEYS[1])
 if used == 1 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
@@ -28,13 +28,13 @@ const PAYLOAD: &str = r#"{"direct_message_mark_read_events":[{"created_timestamp
 
 const STREAM: &str = "direct_message_mark_read_events";
 
-/// Twelve digits of a number below [`SIDE`].
+/// Placeholder for a number below [`SIDE`], of twelve digits.
 const RANDOM: &str = "__rand_int__";
 const RANDOM_RECIPIENT: &str = "1234567__rand_int__";
 const RANDOM_MESSAGE: &str = "<run>__rand_int__";
 const FIRST_RUN: u64 = 1_000_000;
 
-/// As many calls as there are conversations: of these, most advance.
+/// As many calls as there are conversations: most of these advance.
 const STEPS: u64 = CURSORS;
 
 /// A command that `redis-benchmark` repeats.
@@ -45,7 +45,7 @@ pub(crate) struct Repeated {
     run: AtomicU64,
 }
 
-/// What repeating it came to.
+/// The figures of a repetition.
 pub(crate) struct Repetition {
     pub(crate) per_second: f64,
     pub(crate) median_us: f64,
@@ -58,7 +58,7 @@ impl Repeated {
         Self { port: redis.port.to_string(), redis: redis.id(), words, run }
     }
 
-    /// Runs it so many times.
+    /// Runs it this many times.
     pub(crate) async fn run(&self, clients: u32, pipeline: u32, times: u64) -> Repetition {
         let run = self.run.fetch_add(1, Ordering::Relaxed).to_string();
         let before = cpu_seconds(self.redis);
@@ -73,7 +73,7 @@ impl Repeated {
         let spent = cpu_seconds(self.redis) - before;
         let table = String::from_utf8(output.stdout).unwrap();
         let line = table.lines().last().unwrap();
-        // The name may have commas in it, and is quoted as the rest is: calls a second, then ms.
+        // The name may contain commas, and is quoted like the rest: calls a second, then ms.
         let fields: Vec<&str> = line.trim_matches('"').split("\",\"").collect();
         let [per_second, _, _, median_ms, ..] = fields[fields.len() - 7..] else { unreachable!() };
         let number = |text: &str| text.parse::<f64>().expect("a number");
@@ -95,21 +95,21 @@ pub(crate) async fn naive(redis: &Redis) -> Repeated {
     let keys = ["EVALSHA", &sha, "3", &quota, &cursors, "naive:events"];
     let words = [&keys[..], &["900000", RANDOM_RECIPIENT, RANDOM_MESSAGE, PAYLOAD]].concat();
     let naive = Repeated::new(redis, words.into_iter().map(str::to_owned).collect());
-    // So that nearly all conversations are there.
+    // Creates nearly all conversations.
     naive.run(50, 16, 4 * STEPS).await;
     naive
 }
 
-/// The very script, as this server sends it for one mark.
-pub(crate) struct Step {
+/// The service's own script, as the server sends it for one mark.
+pub(crate) struct OwnScript {
     redis: ::redis::aio::MultiplexedConnection,
     repeated: Repeated,
     advanced: AtomicU64,
     run: AtomicU64,
 }
 
-impl Step {
-    pub(crate) async fn of(redis: &Redis, server: &Server) -> Self {
+impl OwnScript {
+    pub(crate) async fn new(redis: &Redis, server: &Server) -> Self {
         let repeated = Repeated::new(redis, sent_for_one_mark(redis, server).await);
         repeated.run(50, 16, 4 * STEPS).await;
         let redis = redis.connection().await;
@@ -125,7 +125,7 @@ impl Step {
         repetition
     }
 
-    /// The part of its runs that advanced a cursor.
+    /// The share of its runs that advanced a cursor.
     pub(crate) fn advanced(&self) -> f64 {
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed) as f64;
         of(&self.advanced) / of(&self.run)
@@ -140,8 +140,8 @@ impl Step {
     }
 }
 
-/// What the server sends to Redis for one mark, with the reader in keys, the recipient and the
-/// message left to `redis-benchmark`.
+/// The command that the server sends to Redis for one mark, with placeholders for the reader in
+/// keys, the recipient and the message.
 async fn sent_for_one_mark(redis: &Redis, server: &Server) -> Vec<String> {
     const READER: u64 = 1_999_999_999;
     const RECIPIENT: u64 = 1_234_567_777_777_777_777;
@@ -155,7 +155,7 @@ async fn sent_for_one_mark(redis: &Redis, server: &Server) -> Vec<String> {
             break call.trim().to_owned();
         }
     };
-    // Each in quotes, and quotes in it behind a backslash.
+    // MONITOR prints each word in quotes, and quotes in it after a backslash.
     let words = call[1..call.len() - 1].split("\" \"");
     let words: Vec<String> = words.map(|word| word.replace("\\\"", "\"")).collect();
     let keys: usize = words[1].parse().unwrap();

@@ -10,11 +10,11 @@ use crate::Options;
 use crate::figures::{Throughput, spread};
 use crate::{chart, workloads};
 
-/// Writes what was measured, and gives it as text: the rounds, and the parts that are text already.
+/// Writes both files, and returns the text of the first.
 pub(crate) fn write(options: &Options, throughput: &Throughput, parts: &[String]) -> String {
     let text = format!(
-        "# Performance\n\nMeasured by `cargo bench --bench throughput` on one machine that the \
-         generator, the server and Redis\nshare: {}.\n\n{}\n{}",
+        "# Performance\n\nMeasured by `cargo bench --bench throughput` on one machine that the load \
+         generator, the server and Redis share:\n{}.\n\n{}\n{}",
         machine(),
         rounds(options, throughput),
         parts.join("\n"),
@@ -26,26 +26,30 @@ pub(crate) fn write(options: &Options, throughput: &Throughput, parts: &[String]
     text
 }
 
-/// The rounds, as text.
+/// The rounds as text.
 pub(crate) fn rounds(options: &Options, throughput: &Throughput) -> String {
     let Options { lasts, rounds, worker_threads, at_once } = options;
     let readers = workloads::READERS;
     let conversations = workloads::CONVERSATIONS;
     let mut text = format!(
         "## Calls\n\n\
-         {rounds} rounds of {} s in turn. Medians; the spread is from the least to the most round. \
-         {} calls at once (batches: 16)\non 8 connections, by {readers} readers in turn, of \
-         {conversations} conversations each (batches: 100). All advance but where\nit says \
-         otherwise. Bearer tokens, the edge guard at its default, {worker_threads} worker thread, \
-         Redis without persistence.\n\n\
-         - `noop` is the very calls of `mark_read, advancing` to a server that answers at once: \
-         the generated service on the same\n  listener, runtime and allocator, without guard, \
-         identity and store. That of the whole server is to the service itself,\n  guard and \
-         tokens and all, on a store that does nothing.\n\
-         - The naive script does INCR, PEXPIRE on the first, TIME, HGET, HSET and XADD, for as \
-         many readers and conversations.\n\
-         - The script is the service's own, as the server sends it for a single mark; {:.0} % of \
-         its runs here advanced a cursor.\n\n\
+         Medians of {rounds} rounds of {} s each, taken in turn; the spread is from the lowest to \
+         the highest round.\n\n\
+         | condition | value |\n| --- | --- |\n\
+         | calls at once | {} (batches: 16), on 8 connections |\n\
+         | readers | {readers} in turn, with {conversations} conversations each (batches: 100) |\n\
+         | marks | all advance, unless the row says otherwise |\n\
+         | server | bearer tokens, edge guard at its default, {worker_threads} worker thread |\n\
+         | Redis | without persistence |\n\n\
+         - `noop`: the calls of `mark_read, advancing`, sent to a server that answers at once. It \
+         is the generated service on\n  the same listener, runtime and allocator, without edge \
+         guard, identity and store.\n\
+         - `noop of the whole server`: the same calls to the service itself, with edge guard and \
+         tokens, on a store that\n  does nothing.\n\
+         - naive script: INCR, PEXPIRE (on the first call), TIME, HGET, HSET and XADD, for the \
+         same number of readers and\n  conversations.\n\
+         - script: the service's own, as the server sends it for a single mark; {:.0} % of its \
+         runs here advanced a cursor.\n\n\
          ![Calls a second](performance.svg)\n\n\
          | | calls/s | spread | server | Redis | generator | p50 | p99 | p99.9 |\n\
          | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
@@ -79,10 +83,9 @@ pub(crate) fn rounds(options: &Options, throughput: &Throughput) -> String {
     let [server, redis] = throughput.rss_bytes.map(|bytes| bytes / 1024 / 1024);
     let _ = write!(
         text,
-        "\nServer, Redis and generator: CPU seconds for 100,000 calls. p50, p99 and p99.9: ms, \
-         when calls come evenly at half\nthe rate. Resident memory after all this: the server \
-         {server} \
-         MiB, Redis {redis} MiB.\n\n{}",
+        "\n- *server*, *Redis*, *generator*: CPU seconds for 100,000 calls.\n\
+         - *p50*, *p99*, *p99.9*: ms, with calls at even intervals at half the rate.\n\
+         - Resident memory at the end: the server {server} MiB, Redis {redis} MiB.\n\n{}",
         ratios(throughput),
     );
     text
@@ -90,7 +93,7 @@ pub(crate) fn rounds(options: &Options, throughput: &Throughput) -> String {
 
 fn ratios(throughput: &Throughput) -> String {
     let ratios = &throughput.ratios;
-    let mut text = "| figure | measured | to reach | |\n| --- | ---: | ---: | --- |\n".to_owned();
+    let mut text = "| figure | measured | target | |\n| --- | ---: | ---: | --- |\n".to_owned();
     for (name, value, bound) in [
         ("advancing `mark_read` / `noop`", ratios.mark_read_over_noop, AtLeast(0.75)),
         (
@@ -105,15 +108,11 @@ fn ratios(throughput: &Throughput) -> String {
         ),
         ("CPU of Redis, µs a call", ratios.redis_us_per_call, AtMost(4.0)),
         (
-            "p50 of a lone call / of a lone `noop` and a lone script together",
+            "p50 of a lone call / sum of a lone `noop` and a lone script",
             ratios.lone_call_over_parts,
             AtMost(1.5),
         ),
-        (
-            "authentication of a token seen before / CPU of the server",
-            ratios.auth_share,
-            AtMost(0.05),
-        ),
+        ("CPU to check a token seen before / CPU of the server", ratios.auth_share, AtMost(0.05)),
         (
             "marks a second in batches of 100 / in single calls",
             ratios.batch_100_over_single,
@@ -125,7 +124,7 @@ fn ratios(throughput: &Throughput) -> String {
     text
 }
 
-/// What a figure is to reach.
+/// The goal of a figure.
 #[derive(Clone, Copy)]
 pub(crate) enum Bound {
     AtLeast(f64),
@@ -153,7 +152,7 @@ impl std::fmt::Display for Bound {
     }
 }
 
-/// Which machine this is, with what, and when.
+/// The machine, its software and the date.
 fn machine() -> String {
     let first = |program: &str, words: &[&str]| {
         let output = Command::new(program).args(words).output().expect("it is installed");
@@ -171,7 +170,7 @@ fn machine() -> String {
     format!("{cpus} CPUs ({model}), {kernel}, Redis {redis}, {rustc}, markread\n{version}, {date}")
 }
 
-/// A number as people read it: 1,000,000.
+/// A number with separators: 1,000,000.
 pub(crate) fn thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();

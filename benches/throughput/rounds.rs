@@ -1,24 +1,22 @@
-//! Rounds that take turns: the service's calls, calls that are answered at once, scripts in Redis.
+//! Rounds that take turns: calls of the service, calls that are answered at once, scripts in Redis.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use markread::edge::deadline::Deadline;
-use markread::edge::routing::Wire;
-use markread::identity::jwt::{Expected, Secret, Verifier};
+use markread::identity::jwt::{ExpectedClaims, Secret, Verifier};
 use markread::identity::keys::Keys;
-use markread::identity::{Bearer, Identity, Presented};
-use markread::net::peer::Security;
+use markread::identity::{Bearer, Credentials, Identity};
+use markread::net::peer::ClientAuth;
+use markread_harness::server::SECRET;
+use markread_harness::{Redis, Server};
 
 use crate::Options;
 use crate::figures::{Measured, Ratios, Script, Throughput, median};
-use crate::harness::server::SECRET;
-use crate::harness::{Redis, Server};
 use crate::load::{Calls, Pace, Round, Until, run};
 use crate::noop::{Noop, Role};
 use crate::process::{cpu_seconds, rss_bytes};
-use crate::redis_load::{Repetition, Step, naive};
+use crate::redis_load::{OwnScript, Repetition, naive};
 use crate::workloads;
 
 pub(crate) const CONNECTIONS: usize = 8;
@@ -26,13 +24,13 @@ pub(crate) const CONNECTIONS: usize = 8;
 const BATCHES: Pace = Pace::Saturate { connections: CONNECTIONS, at_once: 2 };
 const LONE: Pace = Pace::Saturate { connections: 1, at_once: 1 };
 
-/// No reader comes to the end of such a quota.
+/// Flags for a quota that no reader uses up.
 pub(crate) const UNLIMITED: [&str; 4] =
     ["--rate-limit", "999999999999", "--read-rate-limit", "999999999999"];
 
 const WARM_UP: Duration = Duration::from_secs(1);
 
-/// Calls, and the server that they are made to.
+/// Calls and their server.
 struct Workload {
     calls: Arc<Calls>,
     address: String,
@@ -49,7 +47,7 @@ impl Workload {
         run(&self.address, &self.calls, pace, Until::Elapsed(lasts)).await
     }
 
-    /// Runs until each of so many conversations or readers had its turn.
+    /// Runs until each of this many conversations or readers had its turn.
     async fn seed(&self, turns: u64) {
         run(&self.address, &self.calls, self.saturate, Until::Number(turns)).await;
     }
@@ -77,7 +75,7 @@ pub(crate) async fn measure(options: &Options) -> Throughput {
         Workload::new(&server.address, server.id(), workloads::http(), saturate),
     ];
     let [noop, _, advancing, _, _, batch, _, http] = &workloads;
-    // So that what advances does not begin conversations, and what is to be a no-op is one.
+    // So that advancing marks do not begin conversations, and no-ops are no-ops.
     for (workload, turns) in
         [(advancing, workloads::CURSORS), (batch, workloads::READERS), (http, workloads::CURSORS)]
     {
@@ -86,7 +84,8 @@ pub(crate) async fn measure(options: &Options) -> Throughput {
     for workload in &workloads {
         workload.run(workload.saturate, WARM_UP).await;
     }
-    let (naive, step) = (naive(&redis).await, Step::of(&redis, &server).await);
+    let naive_script = naive(&redis).await;
+    let own_script = OwnScript::new(&redis, &server).await;
 
     let mut measured: Vec<_> =
         workloads.iter().map(|workload| Measured::of(workload.calls.name)).collect();
@@ -102,11 +101,11 @@ pub(crate) async fn measure(options: &Options) -> Throughput {
             let after = processes.map(cpu_seconds);
             measured.add(&came_to, [0, 1, 2].map(|of| after[of] - before[of]));
         }
-        scripts[0].add(&naive.run(50, 16, 200_000).await);
-        scripts[1].add(&step.run(50, 16).await);
-        scripts[2].add(&step.run(50, 1).await);
+        scripts[0].add(&naive_script.run(50, 16, 200_000).await);
+        scripts[1].add(&own_script.run(50, 16).await);
+        scripts[2].add(&own_script.run(50, 1).await);
         let lone_noop_us = noop.run(LONE, *lasts / 3).await.permille_us(500);
-        let Repetition { median_us: lone_script_us, .. } = step.run(1, 1).await;
+        let Repetition { median_us: lone_script_us, .. } = own_script.run(1, 1).await;
         parts_us.push(lone_noop_us + lone_script_us);
         lone_us.push(advancing.run(LONE, *lasts / 3).await.permille_us(500));
     }
@@ -132,10 +131,16 @@ pub(crate) async fn measure(options: &Options) -> Throughput {
     };
     let rss_bytes = [server.id(), redis.id()].map(rss_bytes);
     redis.kill().await;
-    Throughput { measured, scripts: scripts.into(), advanced: step.advanced(), ratios, rss_bytes }
+    Throughput {
+        measured,
+        scripts: scripts.into(),
+        advanced: own_script.advanced(),
+        ratios,
+        rss_bytes,
+    }
 }
 
-/// What is said to advance did so, each call of it.
+/// Asserts that every mark of the advancing workloads advanced.
 async fn expect_advances(server: &Server, workloads: &[Workload]) {
     let answered = |name: &str| {
         let workload = workloads.iter().find(|workload| workload.calls.name == name).unwrap();
@@ -144,7 +149,7 @@ async fn expect_advances(server: &Server, workloads: &[Workload]) {
     let batches = answered("batch of 100") * workloads::BATCH_MARKS;
     let advancing = answered("mark_read, advancing") + answered("HTTP edge, advancing") + batches;
     for (outcome, expected) in [
-        // One was made to learn how it is sent to Redis.
+        // One mark was made to learn what is sent to Redis.
         ("advanced", advancing + 1),
         ("noop", answered("mark_read, no-op")),
     ] {
@@ -153,20 +158,20 @@ async fn expect_advances(server: &Server, workloads: &[Workload]) {
     }
 }
 
-/// What it costs to authenticate a token that was seen before, in µs.
+/// The time to authenticate a token that was seen before, in µs.
 async fn authentication_us() -> f64 {
     const TIMES: usize = 200_000;
     let secret = Secret::from_file_contents(SECRET.into()).unwrap();
-    let keys = Keys::only(Verifier::with_secret(&secret, &Expected::default()));
-    let identity = Identity::Proven { bearer: Some(Bearer::Configured(keys)), oauth1: None };
+    let keys = Keys::single(Verifier::with_secret(&secret, &ExpectedClaims::default()));
+    let identity = Identity::Required { bearer: Some(Bearer::Configured(keys)), oauth1: None };
     let callers: Vec<http::HeaderMap> = workloads::tokens()
         .map(|token| [(http::header::AUTHORIZATION, token)].into_iter().collect())
         .collect();
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(600);
     let authenticate = async |headers| {
-        let deadline =
-            Deadline::of_call(Instant::now().into(), Wire::Grpc, headers, Duration::from_secs(600));
-        let presented = Presented { headers, security: Security::Plain, signed: None, deadline };
-        identity.authenticate(&presented).await.unwrap();
+        let client_auth = ClientAuth::Plaintext;
+        let credentials = Credentials { headers, client_auth, signed: None, deadline };
+        identity.authenticate(&credentials).await.unwrap();
     };
     for headers in &callers {
         authenticate(headers).await;

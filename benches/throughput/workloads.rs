@@ -1,4 +1,4 @@
-//! What is called: each workload's calls, encoded beforehand as far as they can be.
+//! The calls of each workload, encoded beforehand as far as possible.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -8,13 +8,13 @@ use http::HeaderValue;
 use markread::proto::{
     BatchMarkReadRequest, GetReadStateRequest, MarkReadRequest, WatchMarkReadEventsRequest,
 };
+use markread_harness::caller::Credentials;
 use prost::Message;
 
-use crate::harness::caller::Credentials;
 use crate::load::Calls;
 
-/// Readers who take turns, each with so many conversations, which take turns too: numbers that
-/// `redis-benchmark` can be told as well, which knows one range of numbers only.
+/// Readers take turns, and so do the conversations of each. The numbers are such that
+/// `redis-benchmark` can do the same with its one range of random numbers.
 pub(crate) const SIDE: u64 = 30;
 pub(crate) const READERS: u64 = SIDE * SIDE;
 pub(crate) const CONVERSATIONS: u64 = SIDE;
@@ -29,12 +29,12 @@ pub(crate) const BATCH_MARKS: u64 = 100;
 /// Marks of a batch that fills a store: as many as a batch may have.
 const SEED_MARKS: u64 = 500;
 
-/// Conversations of a reader that are marked where many are there.
+/// Conversations that are marked of a reader who has many.
 const ACTIVE: u64 = 10;
 
 const SERVICE: &str = "/markread.v1.MarkReadService";
 
-/// The parts of a call to this method of the service.
+/// The constant parts of the calls to a method.
 struct Method {
     name: &'static str,
     path: String,
@@ -48,12 +48,12 @@ impl Method {
         Self { name, path, content_type: "application/grpc", status: "0" }
     }
 
-    /// Calls of readers in turn, each with its token; `body` is given the call's number.
+    /// Calls of all readers in turn, each with its token; `body` takes the call's number.
     fn calls(self, body: impl Fn(u64) -> Bytes + Send + Sync + 'static) -> Arc<Calls> {
         self.calls_in_turn(FIRST_READER.., READERS, body)
     }
 
-    /// The same, of so many of these readers.
+    /// Calls of the first `count` of these readers in turn.
     fn calls_in_turn(
         self,
         readers: impl IntoIterator<Item = u64>,
@@ -64,7 +64,7 @@ impl Method {
         self.calls_of(readers, move |number| (number % count, body(number)))
     }
 
-    /// Calls of these readers: `call` is given the call's number, and gives the reader's place and
+    /// Calls of these readers: `call` takes the call's number, and returns the reader's index and
     /// the body.
     fn calls_of(
         self,
@@ -102,18 +102,18 @@ pub(crate) fn tokens() -> impl Iterator<Item = HeaderValue> {
     (FIRST_READER..).take(READERS as usize).map(token)
 }
 
-/// A reader's conversations in turn, and messages that rise.
+/// Marks of a reader's conversations in turn, with rising messages.
 fn rising(number: u64) -> MarkReadRequest {
     let recipient_id = FIRST_RECIPIENT + number / READERS % CONVERSATIONS;
     MarkReadRequest { last_read_event_id: FIRST_MESSAGE + number, recipient_id }
 }
 
-/// The very calls of [`advancing`], for servers that answer them at once.
+/// The same calls as [`advancing`], for the bare server that answers at once.
 pub(crate) fn noop() -> Arc<Calls> {
     marks("noop")
 }
 
-/// The same once more.
+/// The same calls, for the whole server that answers at once.
 pub(crate) fn noop_of_the_whole() -> Arc<Calls> {
     marks("noop of the whole server")
 }
@@ -127,7 +127,7 @@ fn marks(name: &'static str) -> Arc<Calls> {
     Method::of_grpc(name, "MarkRead").calls(|number| frame(&rising(number)))
 }
 
-/// Marks of what was read already.
+/// Marks that change nothing.
 pub(crate) fn unchanged() -> Arc<Calls> {
     Method::of_grpc("mark_read, no-op", "MarkRead")
         .calls(|number| frame(&MarkReadRequest { last_read_event_id: 1, ..rising(number) }))
@@ -141,7 +141,7 @@ pub(crate) fn limited() -> Arc<Calls> {
 
 /// Batches of marks that all advance a cursor.
 pub(crate) fn batch() -> Arc<Calls> {
-    // Readers of their own: the others have few conversations.
+    // Other readers, since those of the other workloads have few conversations.
     let readers = FIRST_READER + READERS..;
     Method::of_grpc("batch of 100", "BatchMarkRead").calls_in_turn(readers, READERS, |number| {
         let mark = |at| MarkReadRequest {
@@ -152,13 +152,13 @@ pub(crate) fn batch() -> Arc<Calls> {
     })
 }
 
-/// Reads of what was read in a conversation.
+/// Reads of a conversation's state.
 pub(crate) fn state() -> Arc<Calls> {
     Method::of_grpc("get_read_state", "GetReadState")
         .calls(|number| frame(&GetReadStateRequest { recipient_id: rising(number).recipient_id }))
 }
 
-/// The seed's endpoint, with marks that all advance a cursor.
+/// Marks over HTTP that all advance a cursor.
 pub(crate) fn http() -> Arc<Calls> {
     let method = Method {
         name: "HTTP edge, advancing",
@@ -166,14 +166,14 @@ pub(crate) fn http() -> Arc<Calls> {
         content_type: "application/x-www-form-urlencoded",
         status: "204",
     };
-    // Readers of their own: the others' messages may be ahead.
+    // Other readers, since the messages of the other workloads may be ahead.
     method.calls_in_turn(FIRST_READER + 2 * READERS.., READERS, |number| {
         let MarkReadRequest { last_read_event_id, recipient_id } = rising(number);
         format!("last_read_event_id={last_read_event_id}&recipient_id={recipient_id}").into()
     })
 }
 
-/// What is in a store: readers from the first one on, and how many conversations each has.
+/// The stored data: consecutive readers, each with the same number of conversations.
 #[derive(Clone, Copy)]
 pub(crate) struct Population {
     pub(crate) first_reader: u64,
@@ -186,7 +186,7 @@ impl Population {
         self.readers * self.conversations
     }
 
-    /// Batches that set each cursor, and how many batches that are.
+    /// Batches that set every cursor, and their number.
     pub(crate) fn seed(self) -> (Arc<Calls>, u64) {
         let Self { first_reader, readers, conversations } = self;
         let batches = conversations.div_ceil(SEED_MARKS);
@@ -203,8 +203,8 @@ impl Population {
         (calls, readers * batches)
     }
 
-    /// Marks of so many of its readers, in up to [`ACTIVE`] of the conversations of each: whose
-    /// users the server knows, however many there are. All advance.
+    /// Marks of this many readers in up to [`ACTIVE`] conversations of each, so that the server
+    /// caches all users, however large the population is. All advance.
     pub(crate) fn advancing(self, active_readers: u64) -> Arc<Calls> {
         let Self { first_reader, readers, conversations } = self;
         let active = conversations.min(ACTIVE);
@@ -220,7 +220,7 @@ impl Population {
     }
 }
 
-/// Watches, each by a reader of its own.
+/// Watches of different readers.
 pub(crate) fn watches(count: u64) -> Arc<Calls> {
     let after_now = frame(&WatchMarkReadEventsRequest { after: String::new() });
     Method::of_grpc("watch", "WatchMarkReadEvents").calls_in_turn(

@@ -1,6 +1,203 @@
-//! The command line: flags and environment, and what each command does.
+//! The command line: reads flags and environment, which no other room does, and runs the commands.
+//!
+//! Every option is a flag and an environment variable `MARKREAD_<FLAG>` (`docs/configuration.md`).
+
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::io::{Write, stderr, stdout};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use clap::error::{ContextKind, ErrorKind};
+use tokio::runtime::Builder;
+use tonic::Code;
+
+use self::args::{Cli, CliCommand};
+use self::commands::client::{self, ClientCommand};
+use self::commands::healthcheck::{HealthcheckConfig, healthcheck};
+use self::commands::token;
+use self::config::{ServeConfig, TokenConfig};
+use self::serve::ServeError;
+use crate::client::ClientConfig;
+use crate::telemetry::{self, Traces};
 
 mod args;
-pub mod commands;
+mod commands;
 pub mod config;
 pub mod serve;
+
+/// Longest time that blocking tasks, such as a name lookup, may delay the exit.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// A command with its settings.
+#[derive(Debug)]
+pub enum Command {
+    /// Serve.
+    Serve(Box<ServeConfig>),
+    /// Print a signed token.
+    Token(TokenConfig),
+    /// Call a server as a client, and expect this status.
+    Client(Box<ClientConfig>, ClientCommand, Code),
+    /// Check that a server is serving.
+    Healthcheck(HealthcheckConfig),
+}
+
+/// Why the process exits without running a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Help or version was requested: this text, exit status 0.
+    Help(String),
+    /// A setting is invalid: this line, exit status 2.
+    Usage(String),
+}
+
+/// Runs the command of a command line, and returns the exit status.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    match parse(args) {
+        Ok(Command::Serve(config)) => serve(*config),
+        Ok(Command::Token(config)) => match token::run(config) {
+            Ok(Some(token)) => print(&token),
+            Ok(None) => ExitCode::SUCCESS,
+            Err(problem) => fail(1, problem),
+        },
+        Ok(Command::Client(config, command, expected)) => {
+            call(client::run(*config, command, expected, |line| writeln!(stdout(), "{line}")))
+        }
+        Ok(Command::Healthcheck(config)) => call(healthcheck(config)),
+        Err(Exit::Help(text)) => print(text.trim_end()),
+        Err(Exit::Usage(problem)) => fail(2, problem),
+    }
+}
+
+/// Reads the command line and the environment.
+///
+/// # Errors
+///
+/// [`Exit`], if no command is to be run.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Exit> {
+    let cli = Cli::try_parse_from(args).map_err(|error| exit(&error))?;
+    let command = match cli.command {
+        CliCommand::Serve(args) => args.validate().map(|config| Command::Serve(Box::new(config))),
+        CliCommand::Token(args) => args.validate().map(Command::Token),
+        CliCommand::Mark(args) => args.validate(),
+        CliCommand::State(args) => args.validate(),
+        CliCommand::Watch(args) => args.validate(),
+        CliCommand::Healthcheck(args) => args.validate(),
+    };
+    command.map_err(|problem| Exit::Usage(one_line(&problem)))
+}
+
+fn serve(mut config: ServeConfig) -> ExitCode {
+    let runtime = match serve_runtime(config.worker_threads).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(1, error),
+    };
+    let traces = config.traces.take().map(|traces| {
+        let _entered = runtime.enter();
+        Traces::start(traces)
+    });
+    let traces = match traces.transpose() {
+        Ok(traces) => traces,
+        Err(error) => return fail(2, format!("OTEL_EXPORTER_OTLP_*: {error}")),
+    };
+    telemetry::init(config.log_format, traces.as_ref());
+    let served = runtime.block_on(serve::serve(config));
+    // After the drain, while the runtime can still send.
+    if let Some(traces) = traces {
+        let _ = runtime.block_on(runtime.spawn_blocking(|| traces.flush()));
+    }
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(mismatch @ ServeError::Layout(_)) => fail(2, mismatch),
+        Err(failed @ ServeError::Failed(_)) => fail(1, failed),
+    }
+}
+
+/// One thread needs no scheduler that hands work to others.
+fn serve_runtime(threads: usize) -> Builder {
+    if threads == 1 {
+        return Builder::new_current_thread();
+    }
+    let mut builder = Builder::new_multi_thread();
+    builder.worker_threads(threads);
+    builder
+}
+
+fn call(call: impl Future<Output = Result<(), String>>) -> ExitCode {
+    let runtime = match Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(1, error),
+    };
+    match runtime.block_on(call) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => fail(1, problem),
+    }
+}
+
+fn print(text: &str) -> ExitCode {
+    match writeln!(stdout(), "{text}") {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn fail(status: u8, problem: impl Display) -> ExitCode {
+    // If standard error is closed, the exit status has to do.
+    let _ = writeln!(stderr(), "markread: {problem}");
+    ExitCode::from(status)
+}
+
+/// Turns clap's error into one line: its first paragraph, without the usage that follows.
+fn exit(error: &clap::Error) -> Exit {
+    let text = error.render().to_string();
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Help(text),
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
+            Exit::Usage(
+                "a command is missing: it must be serve, token, mark, state, watch or healthcheck \
+                 (see --help)"
+                    .to_owned(),
+            )
+        }
+        // The argument is not quoted: it may be a URL with a password, meant for --redis-url.
+        ErrorKind::UnknownArgument if !names_an_option(error) => Exit::Usage(
+            "unexpected argument: it is neither an option nor an option's value (see --help)"
+                .to_owned(),
+        ),
+        ErrorKind::InvalidUtf8 => {
+            let name = variable_that_is_not_utf8().unwrap_or_else(|| "a flag".to_owned());
+            Exit::Usage(format!("{name} is not UTF-8 text: its value must be UTF-8"))
+        }
+        kind => {
+            let problem = text.split("\n\nUsage:").next().unwrap_or_default();
+            let problem = problem.split("\n\nFor more").next().unwrap_or_default();
+            let problem = one_line(problem.trim_start_matches("error: "));
+            Exit::Usage(match kind {
+                ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand => {
+                    format!("{problem} (see --help)")
+                }
+                _ => problem,
+            })
+        }
+    }
+}
+
+/// clap does not say which value is not UTF-8.
+fn variable_that_is_not_utf8() -> Option<String> {
+    let invalid = std::env::vars_os().filter(|(_, value)| value.to_str().is_none());
+    invalid
+        .filter_map(|(name, _)| name.into_string().ok())
+        .find(|name| name.starts_with("MARKREAD_"))
+}
+
+fn names_an_option(error: &clap::Error) -> bool {
+    let argument = error.get(ContextKind::InvalidArg);
+    argument.is_some_and(|argument| argument.to_string().starts_with('-'))
+}
+
+fn one_line(text: &str) -> String {
+    let words: Vec<_> = text.split_whitespace().collect();
+    words.join(" ").chars().filter(|char| !char.is_control()).collect()
+}

@@ -1,4 +1,4 @@
-//! `markread serve`: puts everything together, says where it listens, serves, drains.
+//! `markread serve`: builds everything, logs its addresses, serves, drains.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use crate::cli::config::{Backend, ServeConfig};
+use super::config::{Backend, ServeConfig};
 use crate::edge::Edge;
 use crate::identity::Identity;
 use crate::net::lifecycle::{Lifecycle, Phase};
@@ -18,17 +18,17 @@ use crate::ops::health::{self, Sources};
 use crate::ops::pages;
 use crate::service::Service;
 use crate::service::watch::Hub;
-use crate::store::Store;
 use crate::store::memory::MemoryStore;
 use crate::store::redis::{LayoutMismatch, RedisStore};
+use crate::store::{EventLog, HealthReceiver, Store};
 use crate::telemetry::metrics::{self, Metrics};
 
-/// Why a server did not serve.
+/// Why a server could not serve.
 #[derive(Debug)]
 pub enum ServeError {
-    /// Redis was set up for a server with other settings: exit status 2.
+    /// Redis has another layout: exit status 2.
     Layout(LayoutMismatch),
-    /// Anything else: exit status 1.
+    /// Any other error: exit status 1.
     Failed(String),
 }
 
@@ -49,45 +49,47 @@ fn failed(what: &str, error: impl fmt::Display) -> ServeError {
 ///
 /// # Errors
 ///
-/// [`ServeError`], before anything was served, or when the first Redis met has another layout.
+/// [`ServeError`], before anything was served, or if the first Redis it meets has another layout.
 pub async fn serve(config: ServeConfig) -> Result<(), ServeError> {
     let ServeConfig { listen, ops_listen, tls, backend, edge, limits, drain_delay, drain, .. } =
         config;
     let mut signals = Signals::new().map_err(|error| failed("signals", error))?;
-    let listener = bind("--listen", listen, limits)?.behind(tls.clone());
+    let listener = bind("--listen", listen, limits)?.with_tls(tls.clone());
     let ops_listener = bind("--ops-listen", ops_listen, limits)?;
     let page = metrics::install().map_err(|error| failed("metrics", error))?;
     let metrics = Arc::new(Metrics::default());
     let lifecycle = Lifecycle::default();
-    let (store, mut keeper) = open_store(backend);
+    let OpenStore { store, health: store_health, mut supervisor } = open_store(backend);
 
-    tell_listening(&listener, &ops_listener);
-    warn_of(&edge.identity, tls.is_some());
+    log_addresses(&listener, &ops_listener);
+    warn_about(&edge.identity, tls.is_some());
     if let Some(tls) = tls {
-        tokio::spawn(tls.keep());
+        tokio::spawn(tls.run());
     }
     let keys = edge.identity.start();
-    let sources = Sources { phase: lifecycle.watch(), store: store.health(), keys };
+    let sources = Sources { phase: lifecycle.watch(), store: store_health, keys };
     let (health, reporting) = health::server(sources.clone()).await;
     tokio::spawn(reporting);
-    tokio::spawn(metrics::upkeep(page.clone()));
+    tokio::spawn(metrics::run_upkeep(page.clone()));
     tokio::spawn(serve_ops(ops_listener, pages::router(page, sources)));
-    let hub = Arc::new(Hub::new(Arc::clone(&store)));
-    tokio::spawn(Arc::clone(&hub).keep());
-    let service = Arc::new(Service::new(store, hub, Arc::clone(&metrics)));
+    let log: Arc<dyn EventLog> = Arc::<dyn Store>::clone(&store);
+    let hub = Arc::new(Hub::new(log));
+    tokio::spawn(Arc::clone(&hub).run());
+    let service = Arc::new(Service::new(store, hub));
     let edge = Edge::new(edge, service, health, lifecycle.clone(), metrics)
         .map_err(|error| failed("reflection", error))?;
+    let edge = Arc::new(edge);
     let mut served =
-        tokio::spawn(listener.serve(move |peer| edge.of_peer(peer), lifecycle.clone()));
+        tokio::spawn(listener.serve(move |peer| edge.for_peer(peer), lifecycle.clone()));
 
     tokio::select! {
         () = signals.next() => {}
-        ended = &mut keeper => return Err(match ended {
+        ended = &mut supervisor => return Err(match ended {
             Ok(mismatch) => ServeError::Layout(mismatch),
             Err(error) => failed("Redis", error),
         }),
-        // It ends in the drain only.
-        _ = &mut served => return Err(failed("--listen", "no connection is accepted any more")),
+        // It ends only while draining.
+        _ = &mut served => return Err(failed("--listen", "connections are no longer accepted")),
     }
     tracing::info!("leaving");
     lifecycle.advance(Phase::Leaving);
@@ -110,44 +112,55 @@ fn bind(flag: &str, address: SocketAddr, limits: Limits) -> Result<Listener, Ser
     Listener::bind(address, limits).map_err(|error| failed(&format!("{flag} {address}"), error))
 }
 
-/// The store, and a task that ends only when Redis turns out to have another layout.
-fn open_store(backend: Backend) -> (Arc<dyn Store>, JoinHandle<LayoutMismatch>) {
+/// A store in use.
+struct OpenStore {
+    store: Arc<dyn Store>,
+    health: HealthReceiver,
+    /// Ends only if Redis has another layout.
+    supervisor: JoinHandle<LayoutMismatch>,
+}
+
+fn open_store(backend: Backend) -> OpenStore {
     match backend {
         Backend::Redis(config) => {
-            let (store, keeper) = RedisStore::start(*config);
-            (store, keeper)
+            let (store, supervisor) = RedisStore::start(*config);
+            let health = store.health();
+            OpenStore { store, health, supervisor }
         }
         Backend::Memory { rate_limit, read_rate_limit, stream_max_entries } => {
             let store = Arc::new(MemoryStore::new(rate_limit, read_rate_limit, stream_max_entries));
-            (store, tokio::spawn(std::future::pending()))
+            let health = store.health();
+            OpenStore { store, health, supervisor: tokio::spawn(std::future::pending()) }
         }
     }
 }
 
-fn tell_listening(listener: &Listener, ops_listener: &Listener) {
+fn log_addresses(listener: &Listener, ops_listener: &Listener) {
     if let (Ok(grpc), Ok(ops)) = (listener.local_addr(), ops_listener.local_addr()) {
         let (grpc, ops) = (grpc.to_string(), ops.to_string());
         tracing::info!(grpc, ops, "listening");
     }
 }
 
-/// What an operator should know of who is let in.
-fn warn_of(identity: &Identity, tls: bool) {
+/// Warns about settings of identity.
+fn warn_about(identity: &Identity, tls: bool) {
     match identity {
         Identity::Dev => {
-            tracing::warn!("--dev: callers are whom they say, and everything is gone at the exit");
-        }
-        Identity::Proven { oauth1: Some(oauth1), .. } if !tls && !oauth1.knows_public_urls() => {
             tracing::warn!(
-                "OAuth 1.0a without --tls-cert and --public-url: only clients that sign http:// \
-                 are let in; name what they sign with --public-url where a proxy ends TLS"
+                "--dev: callers are not authenticated, and everything is lost at the exit"
             );
         }
-        Identity::Proven { .. } => {}
+        Identity::Required { oauth1: Some(oauth1), .. } if !tls && !oauth1.has_public_urls() => {
+            tracing::warn!(
+                "OAuth 1.0a without --tls-cert and --public-url: only clients that sign http:// are \
+                 accepted; if a proxy terminates TLS, set --public-url to what clients sign"
+            );
+        }
+        Identity::Required { .. } => {}
     }
 }
 
-/// The operators' port is there until the process is not, so it knows no drain.
+/// Serves the operators' port until the process exits, while draining too.
 async fn serve_ops(listener: Listener, pages: axum::Router) {
     listener.serve(move |_| TowerToHyperService::new(pages.clone()), Lifecycle::default()).await;
 }

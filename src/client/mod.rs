@@ -1,7 +1,7 @@
-//! A client, as a Rust service uses it, and as `markread mark` and `markread state` do.
+//! The client for Rust services.
 //!
-//! [`MarkReadServiceClient`] is the generated client: with [`crate::proto`] a service needs no
-//! `build.rs` of its own. [`connect`] makes one that says who it is.
+//! [`MarkReadServiceClient`] is the generated client; with [`crate::proto`] a service needs no `build.rs`
+//! of its own. [`connect`] creates one that sends credentials.
 
 use std::fmt;
 use std::time::Duration;
@@ -15,30 +15,40 @@ use tonic::{Request, Status};
 use crate::domain::UserId;
 pub use crate::proto::mark_read_service_client::MarkReadServiceClient;
 
-/// How long it may take to connect.
+/// Longest time to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a call may take: longer than a server waits for its store.
+/// Longest time of a call: longer than a server waits for its store.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a server may be silent until it is pinged, and then until it is taken for gone.
+/// Silence after which the server is pinged, and then the longest wait for its answer.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 
-/// A client that says who it is.
+/// A client that sends credentials.
 pub type Client = MarkReadServiceClient<InterceptedService<Channel, Credentials>>;
 
-/// Where a server is, and who calls it.
+/// Settings of a client.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
     /// `http://` or `https://`, host and port.
     pub address: Uri,
-    /// What a caller sends of itself.
+    /// Credentials that are sent with every call.
     pub credentials: Credentials,
-    /// Whom it trusts over https: the CAs in this PEM text, or the system's.
+    /// CAs of the server's certificate, PEM; `None` is the system's.
     pub ca: Option<Vec<u8>>,
-    /// Its own certificate and private key, PEM, where it has one.
+    /// The client's certificate chain and private key, PEM.
     pub certificate: Option<(Vec<u8>, PrivateKey)>,
 }
+
+/// The token contains characters that a header cannot have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("contains no token: it must be visible ASCII characters")]
+pub struct InvalidToken;
+
+/// No client can be created from the settings.
+#[derive(Debug, thiserror::Error)]
+#[error("invalid TLS settings: {0}")]
+pub struct ConnectError(#[from] tonic::transport::Error);
 
 /// A private key, PEM.
 #[derive(Clone)]
@@ -50,21 +60,22 @@ impl fmt::Debug for PrivateKey {
     }
 }
 
-/// What a caller sends of itself with every call.
+/// Credentials of a caller.
 #[derive(Clone, Debug, Default)]
 pub struct Credentials {
-    /// `authorization`, which is marked as a secret.
+    /// `authorization`, marked as sensitive.
     authorization: Option<MetadataValue<Ascii>>,
     user: Option<UserId>,
 }
 
 impl Credentials {
-    /// A bearer token, and whom a trusted client or one of `serve --dev` calls for.
+    /// Creates credentials from a bearer token, and from the user that is sent as `x-user-id`: to a server
+    /// with `--dev`, or by a trusted client.
     ///
     /// # Errors
     ///
-    /// What is wrong with the token, as the end of a sentence.
-    pub fn new(token: Option<&str>, user: Option<UserId>) -> Result<Self, &'static str> {
+    /// If the token cannot be sent in a header.
+    pub fn new(token: Option<&str>, user: Option<UserId>) -> Result<Self, InvalidToken> {
         let authorization = token.map(|token| {
             let header = format!("Bearer {}", token.trim()).parse::<MetadataValue<Ascii>>();
             header.map(|mut header| {
@@ -72,7 +83,7 @@ impl Credentials {
                 header
             })
         });
-        let authorization = authorization.transpose().map_err(|_| "holds no token")?;
+        let authorization = authorization.transpose().map_err(|_| InvalidToken)?;
         Ok(Self { authorization, user })
     }
 }
@@ -90,28 +101,28 @@ impl Interceptor for Credentials {
     }
 }
 
-/// A client of the server there. It connects with its first call, and again when it has to.
+/// Creates a client. It connects with its first call, and again when it has to.
 ///
 /// # Errors
 ///
-/// Where a certificate or a key is none.
-pub fn connect(config: ClientConfig) -> Result<Client, tonic::transport::Error> {
+/// If a certificate or a key is invalid.
+pub fn connect(config: ClientConfig) -> Result<Client, ConnectError> {
     let ClientConfig { address, credentials, ca, certificate } = config;
     let endpoint = endpoint(address, ca, certificate, None)?
-        // It bounds the time to an answer's head: a watch lasts.
+        // The timeout ends with an answer's head, so a watch may last.
         .timeout(CALL_TIMEOUT)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_INTERVAL);
     Ok(MarkReadServiceClient::with_interceptor(endpoint.connect_lazy(), credentials))
 }
 
-/// Where to connect to, and over https, whom to trust there and as whom.
+/// Creates an endpoint, with TLS for an `https://` address.
 pub(crate) fn endpoint(
     address: Uri,
     ca: Option<Vec<u8>>,
     certificate: Option<(Vec<u8>, PrivateKey)>,
     server_name: Option<String>,
-) -> Result<Endpoint, tonic::transport::Error> {
+) -> Result<Endpoint, ConnectError> {
     let is_https = address.scheme_str() == Some("https");
     let endpoint = Endpoint::from(address).connect_timeout(CONNECT_TIMEOUT);
     if !is_https {
@@ -128,5 +139,5 @@ pub(crate) fn endpoint(
     if let Some(server_name) = server_name {
         tls = tls.domain_name(server_name);
     }
-    endpoint.tls_config(tls)
+    Ok(endpoint.tls_config(tls)?)
 }

@@ -1,14 +1,14 @@
-//! IDs of stream entries: milliseconds since 1970, then a count within the millisecond.
+//! IDs of stream entries: milliseconds since 1970, then a number within the millisecond.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// The ID of an entry of the stream, ordered as Redis orders them.
+/// ID of a stream entry, ordered as Redis orders them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EntryId {
     /// Milliseconds since 1970.
     pub ms: u64,
-    /// The count within the millisecond.
+    /// Number of the entry within the millisecond.
     pub count: u64,
 }
 
@@ -16,11 +16,7 @@ impl EntryId {
     /// Before every entry.
     pub const ZERO: Self = Self { ms: 0, count: 0 };
 
-    /// The least that an entry can have: where an empty stream is, which is not [`Self::ZERO`], as that
-    /// is where somebody begins who wants everything.
-    pub const FIRST: Self = Self { ms: 0, count: 1 };
-
-    /// The ID right before this one.
+    /// Returns the ID right before this one.
     #[must_use]
     pub fn before(self) -> Self {
         match (self.ms, self.count) {
@@ -37,9 +33,9 @@ impl fmt::Display for EntryId {
     }
 }
 
-/// Why a text is no [`EntryId`].
+/// The text is not an [`EntryId`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("is no ID of an event")]
+#[error("is not the ID of a stream entry")]
 pub struct InvalidEntryId;
 
 impl FromStr for EntryId {
@@ -61,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_is_two_numbers_in_order() {
+    fn an_entry_id_is_two_numbers_in_order() {
         for text in ["0-0", "1518127183443-0", "18446744073709551615-18446744073709551615"] {
             assert_eq!(text.parse::<EntryId>().unwrap().to_string(), text);
         }

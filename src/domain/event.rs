@@ -1,16 +1,16 @@
-//! The mark-read event: CONTRACT section 7, the seed's webhook payload.
+//! The mark-read event: the payload of Twitter's webhook (`docs/contract.md`, "The event").
 //!
-//! The Redis script writes the same JSON (`src/store/redis/mark_read.lua`); the property test in
-//! `tests/it/twins.rs` demands equal bytes.
+//! The Redis script writes the same JSON (`src/store/redis/scripts/mark_read.lua`); the property test
+//! in `tests/it/twins.rs` compares the bytes.
 
 use serde::Deserialize;
 
-use crate::domain::{EntryId, Mark, UserId, Users};
+use super::{Mark, Position, UserId, Users};
 
-/// The payload of a mark that advanced its cursor at `created_ms`, in milliseconds since 1970.
+/// Returns the payload of a mark that advanced its cursor at `created_ms`, in milliseconds since 1970.
 ///
-/// IDs and times are strings of digits, and user objects are JSON, so nothing in it needs escaping.
-/// When reader and recipient are one user, that user stands once in `users`.
+/// IDs and times are strings of digits, and user objects are JSON, so nothing needs escaping. When
+/// reader and recipient are the same user, `users` has that user once.
 pub fn event_payload(mark: &Mark, created_ms: u64, users: &Users) -> String {
     let Mark { reader, recipient, last_read_event_id } = mark;
     let user = |id: UserId| match users.get(id) {
@@ -27,20 +27,20 @@ pub fn event_payload(mark: &Mark, created_ms: u64, users: &Users) -> String {
     )
 }
 
-/// An event, as those who watch are told it.
+/// An event, as watchers receive it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// The ID of its entry in the stream.
-    pub id: EntryId,
-    /// Whose cursor advanced, where, and to what.
+    /// Its position in the event log, from which a watcher resumes.
+    pub position: Position,
+    /// The mark that advanced the cursor.
     pub mark: Mark,
-    /// When, in milliseconds since 1970.
+    /// When the cursor advanced, in milliseconds since 1970.
     pub created_ms: u64,
 }
 
 impl Event {
-    /// The event in a payload of the stream; none where somebody else has put something there.
-    pub fn parse(id: EntryId, payload: &str) -> Option<Self> {
+    /// Parses the payload of an entry. Returns `None` if another program wrote something else.
+    pub fn parse(position: Position, payload: &str) -> Option<Self> {
         let Payload { direct_message_mark_read_events: [event] } =
             serde_json::from_str(payload).ok()?;
         let mark = Mark {
@@ -48,11 +48,11 @@ impl Event {
             recipient: event.target.recipient_id.parse().ok()?,
             last_read_event_id: event.last_read_event_id.parse().ok()?,
         };
-        Some(Self { id, mark, created_ms: event.created_timestamp.parse().ok()? })
+        Some(Self { position, mark, created_ms: event.created_timestamp.parse().ok()? })
     }
 }
 
-/// What of a payload is looked at.
+/// The members of a payload that are read.
 #[derive(Deserialize)]
 struct Payload<'a> {
     #[serde(borrow)]
@@ -76,6 +76,7 @@ struct PayloadTarget<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::EntryId;
     use crate::domain::UserObject;
 
     fn mark(reader: u64, recipient: u64) -> Mark {
@@ -87,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn the_payload_is_the_contracts_json() {
+    fn the_payload_is_twitters_json() {
         assert_eq!(
             event_payload(
                 &mark(2_244_994_945, 3_805_104_374),
@@ -99,14 +100,14 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_who_is_the_recipient_stands_once_in_users() {
+    fn a_reader_who_is_the_recipient_is_in_users_once() {
         let payload = event_payload(&mark(7, 7), 1, &Users::default());
         let payload: serde_json::Value = serde_json::from_str(&payload).unwrap();
         assert_eq!(payload["users"], serde_json::json!({ "7": { "id": "7" } }));
     }
 
     #[test]
-    fn a_user_object_stands_in_it_byte_for_byte() {
+    fn a_user_object_is_in_the_payload_byte_for_byte() {
         let object = UserObject::parse(br#" {"id":7, "name":"\u00e9"} "#).unwrap();
         let users = Users::within_bounds([(7.try_into().unwrap(), object)]);
         let payload = event_payload(&mark(7, 8), 1, &users);
@@ -115,16 +116,16 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_read_as_it_was_written() {
-        let id = EntryId { ms: 5, count: 6 };
+    fn an_event_is_parsed_as_it_was_written() {
+        let position = Position::from(EntryId { ms: 5, count: 6 });
         let object =
             UserObject::parse(br#"{"id":7,"direct_message_mark_read_events":[]}"#).unwrap();
         let users = Users::within_bounds([(7.try_into().unwrap(), object)]);
         let mark = mark(7, 8);
         let payload = event_payload(&mark, 9, &users);
-        assert_eq!(Event::parse(id, &payload), Some(Event { id, mark, created_ms: 9 }));
+        assert_eq!(Event::parse(position, &payload), Some(Event { position, mark, created_ms: 9 }));
         for other in ["", "{}", "[]", &payload[1..], &payload.replace("\"8\"", "8")] {
-            assert_eq!(Event::parse(id, other), None, "{other}");
+            assert_eq!(Event::parse(position, other), None, "{other}");
         }
     }
 }

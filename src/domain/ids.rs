@@ -1,7 +1,7 @@
 //! IDs of users and messages: integers from 1 to 2^63 − 1, in text canonical decimal.
 //!
-//! CONTRACT: "never a float". An ID is compared as the integer it is; the Redis script, whose
-//! numbers are floats, compares the text by length, then digit by digit.
+//! An ID is compared as an integer and never becomes a float. The Redis script, whose numbers are
+//! floats, compares the text by length, then digit by digit.
 
 use std::fmt;
 use std::num::NonZeroU64;
@@ -10,20 +10,23 @@ use std::str::FromStr;
 /// The greatest ID, 2^63 − 1.
 pub const MAX_ID: u64 = i64::MAX.cast_unsigned();
 
-/// Why something is no ID. The texts fit behind a field's name: "`recipient_id` is missing".
+/// Why a value is not an ID. The texts follow a field's name: "`recipient_id` is missing: …".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum InvalidId {
     /// Absent, or zero in protobuf, which cannot tell the two apart.
-    #[error("is missing: it takes an integer from 1 to 9223372036854775807")]
+    #[error("is missing: it must be an integer from 1 to 9223372036854775807")]
     Missing,
     /// Zero, in text.
-    #[error("is zero: it takes an integer from 1 to 9223372036854775807")]
+    #[error("is zero: it must be an integer from 1 to 9223372036854775807")]
     Zero,
     /// Above 2^63 − 1.
-    #[error("is too large: it takes an integer from 1 to 9223372036854775807")]
+    #[error("is too large: it must be an integer from 1 to 9223372036854775807")]
     TooLarge,
-    /// No canonical decimal: a sign, a leading zero, a space, a letter, an exponent.
-    #[error("is no number: it takes an integer from 1 to 9223372036854775807 in decimal digits")]
+    /// Not canonical decimal: a sign, a leading zero, a space, a letter, an exponent.
+    #[error(
+        "is not a number: it must be an integer from 1 to 9223372036854775807 in decimal digits"
+    )]
     NotDecimal,
 }
 
@@ -75,16 +78,16 @@ macro_rules! id {
 }
 
 id! {
-    /// A user's ID: the reader's or the recipient's.
+    /// ID of a user: the reader or the recipient.
     UserId
 }
 
 id! {
-    /// A direct message's ID: the seed's word for a message is event.
+    /// ID of a direct message. Twitter's API calls it an event: `last_read_event_id`.
     MessageId
 }
 
-/// Canonical decimal: ASCII digits, no sign, no leading zero. The empty text is missing.
+/// Parses canonical decimal: ASCII digits, no sign, no leading zero. Empty text means missing.
 fn parse_decimal(text: &str) -> Result<u64, InvalidId> {
     if text.is_empty() {
         return Err(InvalidId::Missing);
@@ -96,7 +99,7 @@ fn parse_decimal(text: &str) -> Result<u64, InvalidId> {
     if text == "0" {
         return Err(InvalidId::Zero);
     }
-    // Digits alone can only fail by being too many.
+    // Digits alone fail only if there are too many.
     text.parse().map_err(|_| InvalidId::TooLarge)
 }
 
@@ -105,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn integers_from_1_to_the_greatest_are_ids_and_no_others() {
+    fn ids_are_integers_from_1_to_the_greatest() {
         for id in [1, 2, 3_805_104_374, 8_754_578_330_382_663_743, MAX_ID] {
             assert_eq!(UserId::try_from(id).map(UserId::get), Ok(id));
             assert_eq!(id.to_string().parse::<MessageId>().map(MessageId::get), Ok(id));
@@ -118,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_canonical_decimal_or_no_id() {
+    fn text_must_be_canonical_decimal() {
         for text in
             ["+1", "-1", " 1", "1 ", "01", "00", "1e3", "0x10", "1.0", "٣", "１", "one", "1\n"]
         {
@@ -131,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_that_a_float_cannot_tell_apart_stay_apart() {
+    fn ids_that_are_equal_as_floats_stay_apart() {
         let lower: MessageId = "8754578330382663742".parse().unwrap();
         let upper: MessageId = "8754578330382663743".parse().unwrap();
         assert!(lower < upper);

@@ -1,31 +1,33 @@
-//! The domain: the command, its outcomes, the quota, and the rule that a cursor advances.
+//! Marks: the command, its outcomes, and the rule that a cursor only moves forward.
 //!
-//! Nothing here knows gRPC, HTTP or Redis. The rule has a twin in
-//! `src/store/redis/mark_read.lua`; the property test in `tests/it/twins.rs` holds them together.
+//! The rule has a twin in `src/store/redis/scripts/mark_read.lua`; the property test in
+//! `tests/it/twins.rs` compares the two.
 
-use std::fmt;
 use std::time::Duration;
 
-use crate::domain::{InvalidEntryId, InvalidId, MAX_ID, MessageId, UserId};
+use super::field::{BadField, FieldProblem, LAST_READ_EVENT_ID, RECIPIENT_ID};
+use super::ids::{MessageId, UserId};
+use super::quota::Quota;
+use super::refusal::Refusal;
 
-/// A command: the reader has read up to this message of this conversation.
+/// A command: "I have read up to this message of this person".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark {
-    /// Who has read: the authenticated caller.
+    /// The reader: the authenticated caller.
     pub reader: UserId,
     /// The other user of the conversation, who gets the read receipt.
     pub recipient: UserId,
-    /// The most recent message that was read.
+    /// The most recent message that the reader has read.
     pub last_read_event_id: MessageId,
 }
 
 impl Mark {
-    /// The command that a request's parameters make, or every one of them that is wrong.
+    /// Creates a command from a request's parameters.
     ///
     /// # Errors
     ///
-    /// The bad fields, in the order of the contract's parameters.
-    pub fn of(
+    /// Every parameter that is invalid, `last_read_event_id` first.
+    pub fn new(
         reader: UserId,
         last_read_event_id: Result<MessageId, FieldProblem>,
         recipient: Result<UserId, FieldProblem>,
@@ -44,85 +46,6 @@ impl Mark {
     }
 }
 
-/// The name of the parameter that says up to which message was read.
-pub const LAST_READ_EVENT_ID: &str = "last_read_event_id";
-
-/// The name of the parameter that says whose messages were read.
-pub const RECIPIENT_ID: &str = "recipient_id";
-
-/// A parameter that is missing or invalid.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BadField {
-    /// The field's name on the wire.
-    pub name: &'static str,
-    /// What is wrong with it.
-    pub problem: FieldProblem,
-}
-
-impl fmt::Display for BadField {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.name, self.problem)
-    }
-}
-
-/// What is wrong with a parameter. The texts fit behind its name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum FieldProblem {
-    /// It is no ID, or absent.
-    #[error(transparent)]
-    Id(#[from] InvalidId),
-    /// It is given more than once in one place.
-    #[error("is given more than once")]
-    Repeated,
-    /// It is given in the body and in the query, with different values.
-    #[error("differs between the body and the query")]
-    Conflicting,
-    /// A list of no items or of too many.
-    #[error("takes 1 to {BATCH_MAX_ITEMS} items")]
-    ItemCount,
-    /// A page that is too large, or of less than nothing.
-    #[error("is out of range: it takes 0 to {PAGE_MAX_CURSORS}")]
-    PageSize,
-    /// A token that was not given to this reader, or not like this.
-    #[error("is no token that this reader was given")]
-    PageToken,
-    /// No place in the stream.
-    #[error(transparent)]
-    EntryId(#[from] InvalidEntryId),
-    /// A place in the stream that cannot be yet.
-    #[error("is more than 60 s ahead of the store's clock")]
-    Ahead,
-}
-
-/// The most items of a batch.
-pub const BATCH_MAX_ITEMS: usize = 500;
-
-/// The most cursors of a page.
-pub const PAGE_MAX_CURSORS: usize = 1000;
-
-impl FieldProblem {
-    /// The values that stand in its text, by name.
-    pub fn bounds(self) -> Vec<(&'static str, String)> {
-        match self {
-            Self::Id(_) => vec![("min_id", "1".to_owned()), ("max_id", MAX_ID.to_string())],
-            Self::ItemCount => {
-                vec![("min_items", "1".to_owned()), ("max_items", BATCH_MAX_ITEMS.to_string())]
-            }
-            Self::PageSize => vec![
-                ("min_page_size", "0".to_owned()),
-                ("max_page_size", PAGE_MAX_CURSORS.to_string()),
-            ],
-            Self::Ahead => vec![("max_ahead_seconds", "60".to_owned())],
-            Self::Repeated | Self::Conflicting | Self::PageToken | Self::EntryId(_) => Vec::new(),
-        }
-    }
-
-    /// Whether the parameter is not there at all.
-    pub fn is_missing(self) -> bool {
-        self == Self::Id(InvalidId::Missing)
-    }
-}
-
 /// How far a reader has read a conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadCursor {
@@ -134,7 +57,7 @@ pub struct ReadCursor {
     pub read_at_ms: u64,
 }
 
-/// What a valid command came to.
+/// Outcome of a valid command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The cursor moved forward to the command's message, and one event was published.
@@ -144,23 +67,49 @@ pub enum Outcome {
         /// The quota after the step.
         quota: Quota,
     },
-    /// The cursor was there or further already; nothing was written but the quota.
+    /// The cursor was at or ahead of the message; only the quota was written.
     Unchanged {
-        /// The cursor, which did not move.
+        /// The cursor, unmoved.
         cursor: ReadCursor,
         /// The quota after the step.
         quota: Quota,
     },
-    /// The reader's quota is used up; nothing changed.
+    /// The reader's quota is used up, and nothing changed.
     OverQuota {
         /// The quota, with nothing left.
         quota: Quota,
-        /// How long until the window ends.
+        /// Time until the window ends.
         retry_after: Duration,
     },
 }
 
+/// A mark that was served: its reader had quota left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServedMark {
+    /// The cursor after the step.
+    pub cursor: ReadCursor,
+    /// Whether the mark moved it.
+    pub advanced: bool,
+    /// The quota after the step.
+    pub quota: Quota,
+}
+
 impl Outcome {
+    /// Returns the mark if it was served.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::OverQuota`].
+    pub fn served(self) -> Result<ServedMark, Refusal> {
+        match self {
+            Self::Advanced { cursor, quota } => Ok(ServedMark { cursor, advanced: true, quota }),
+            Self::Unchanged { cursor, quota } => Ok(ServedMark { cursor, advanced: false, quota }),
+            Self::OverQuota { quota, retry_after } => {
+                Err(Refusal::OverQuota { quota, retry_after })
+            }
+        }
+    }
+
     /// The quota after the step.
     pub fn quota(&self) -> Quota {
         match *self {
@@ -171,42 +120,8 @@ impl Outcome {
     }
 }
 
-/// The rate limit of each reader: CONTRACT section 5.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RateLimit {
-    /// Calls served in a window.
-    pub calls: u64,
-    /// The window's length in milliseconds.
-    pub window_ms: u64,
-}
-
-impl RateLimit {
-    /// The quota of a window with so many calls used, which ends then.
-    pub fn quota(self, used: u64, reset_at_ms: u64) -> Quota {
-        Quota { limit: self.calls, remaining: self.calls.saturating_sub(used), reset_at_ms }
-    }
-}
-
-/// What is left to a reader of a window.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Quota {
-    /// Calls served in a window.
-    pub limit: u64,
-    /// Calls left in this window.
-    pub remaining: u64,
-    /// When the window ends, in milliseconds since 1970 on the store's clock.
-    pub reset_at_ms: u64,
-}
-
-impl Quota {
-    /// When the window ends in Unix seconds, rounded up: a caller that waits until then is served.
-    pub fn reset_at_seconds(&self) -> u64 {
-        self.reset_at_ms.div_ceil(1000)
-    }
-}
-
-/// The rule: a cursor moves forward, or it does not move. A conversation that was never read has
-/// no cursor, which every message is ahead of.
+/// Returns whether a cursor moves to a message: only forward. A conversation that was never read has
+/// no cursor, and every message is ahead of that.
 pub fn advances(cursor: Option<MessageId>, to: MessageId) -> bool {
     cursor.is_none_or(|cursor| to > cursor)
 }
@@ -214,13 +129,14 @@ pub fn advances(cursor: Option<MessageId>, to: MessageId) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::MAX_ID;
 
     #[test]
     fn a_cursor_advances_to_greater_ids_only() {
         let id = |id: u64| MessageId::try_from(id).unwrap();
         let table = [
             (None, 1, true),
-            (None, crate::domain::MAX_ID, true),
+            (None, MAX_ID, true),
             (Some(1), 1, false),
             (Some(1), 2, true),
             (Some(2), 1, false),
@@ -229,18 +145,10 @@ mod tests {
             (Some(8_754_578_330_382_663_742), 8_754_578_330_382_663_743, true),
             (Some(8_754_578_330_382_663_743), 8_754_578_330_382_663_742, false),
             (Some(999_999_999_999_999_999), 1_000_000_000_000_000_000, true),
-            (Some(crate::domain::MAX_ID), crate::domain::MAX_ID, false),
+            (Some(MAX_ID), MAX_ID, false),
         ];
         for (cursor, to, expected) in table {
             assert_eq!(advances(cursor.map(id), id(to)), expected, "{cursor:?} to {to}");
         }
-    }
-
-    #[test]
-    fn a_reset_is_rounded_up_to_the_second() {
-        let quota = |reset_at_ms| Quota { limit: 1, remaining: 0, reset_at_ms };
-        assert_eq!(quota(1_000).reset_at_seconds(), 1);
-        assert_eq!(quota(1_001).reset_at_seconds(), 2);
-        assert_eq!(quota(1_999).reset_at_seconds(), 2);
     }
 }

@@ -1,21 +1,29 @@
-//! The words of the service: what a mark is, the rule that a cursor only moves forward, quotas, events.
-//! Nothing here knows gRPC, HTTP or Redis.
+//! The words of the service: IDs, marks and their rule, quotas, events, refusals. Nothing here
+//! imports gRPC, HTTP or Redis.
 
 mod entry_id;
 mod event;
+mod field;
 mod ids;
 mod mark;
 mod nonce;
+mod position;
+mod quota;
 mod read_state;
+mod refusal;
 mod users;
 
 pub use self::entry_id::{EntryId, InvalidEntryId};
 pub use self::event::{Event, event_payload};
-pub use self::ids::{InvalidId, MAX_ID, MessageId, UserId};
-pub use self::mark::{
-    BATCH_MAX_ITEMS, BadField, FieldProblem, LAST_READ_EVENT_ID, Mark, Outcome, PAGE_MAX_CURSORS,
-    Quota, RECIPIENT_ID, RateLimit, ReadCursor, advances,
+pub use self::field::{
+    AHEAD_MAX_SECONDS, BATCH_MAX_ITEMS, BadField, FieldProblem, LAST_READ_EVENT_ID,
+    PAGE_MAX_CURSORS, RECIPIENT_ID,
 };
+pub use self::ids::{InvalidId, MAX_ID, MessageId, UserId};
+pub use self::mark::{Mark, Outcome, ReadCursor, ServedMark, advances};
 pub use self::nonce::Nonce;
+pub use self::position::{InvalidPosition, Position};
+pub use self::quota::{Quota, RateLimit};
 pub use self::read_state::{Conversation, CursorPage, ReadOutcome, ReadState};
+pub use self::refusal::{Flaw, Refusal};
 pub use self::users::{USER_OBJECT_MAX_BYTES, UserObject, Users, distinct_users};

@@ -1,52 +1,52 @@
-//! The read side of the domain: who has read what of whom.
+//! The read side: how far the users of a conversation have read.
 
 use std::time::Duration;
 
-use crate::domain::{Quota, ReadCursor, UserId};
+use super::{Quota, ReadCursor, UserId};
 
-/// A conversation, as its reader sees it.
+/// A conversation, as seen by its reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conversation {
-    /// Whose cursor it has.
+    /// The user whose cursor it has.
     pub reader: UserId,
     /// The other user.
     pub recipient: UserId,
 }
 
 impl Conversation {
-    /// The same as the other user sees it.
+    /// Returns the conversation as the other user sees it.
     #[must_use]
     pub fn reversed(self) -> Self {
         Self { reader: self.recipient, recipient: self.reader }
     }
 }
 
-/// What the two users of a conversation have read. A cursor that was never set is none.
+/// How far the two users of a conversation have read. A cursor that was never set is `None`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadState {
     /// The other user.
     pub recipient: UserId,
-    /// What the caller has read of the other's messages.
+    /// How far the caller has read the other user's messages.
     pub mine: Option<ReadCursor>,
-    /// What the other has read of the caller's.
+    /// How far the other user has read the caller's messages.
     pub theirs: Option<ReadCursor>,
 }
 
-/// What a read came to.
+/// Outcome of a read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReadOutcome<T> {
-    /// It was done.
+    /// The read was served.
     Served {
-        /// What was read.
+        /// The result.
         read: T,
-        /// The quota of reads after it.
+        /// The read quota after it.
         quota: Quota,
     },
-    /// The caller's quota of reads is used up; nothing was read.
+    /// The caller's read quota is used up, and nothing was read.
     OverQuota {
         /// The quota, with nothing left.
         quota: Quota,
-        /// How long until the window ends.
+        /// Time until the window ends.
         retry_after: Duration,
     },
 }
@@ -54,8 +54,8 @@ pub enum ReadOutcome<T> {
 /// Some of a reader's cursors, in the store's order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CursorPage {
-    /// At most as many as were asked for.
+    /// At most as many as requested.
     pub cursors: Vec<ReadCursor>,
-    /// Whether cursors follow behind these.
+    /// True if more cursors follow.
     pub more: bool,
 }

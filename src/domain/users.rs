@@ -1,29 +1,28 @@
-//! Hydrated users: the user objects that stand in an event's payload, CONTRACT section 7.
+//! Hydrated users: the user objects in an event's payload (`docs/contract.md`, "The event").
 //!
-//! They are stored by somebody else, so they may be anything: what cannot stand in a payload as it
-//! is does not stand in it, and the user appears with the ID alone.
+//! Other programs store them, so a value can be anything. A value that cannot be embedded in a
+//! payload unchanged is left out, and the user appears with the ID alone.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::domain::{Mark, UserId};
+use super::{Mark, UserId};
 
-/// The longest value that is taken, in bytes.
+/// Longest user object that is embedded, in bytes.
 pub const USER_OBJECT_MAX_BYTES: usize = 64 * 1024;
 
-/// What all user objects of one call may come to, in bytes; further users appear with the ID alone.
+/// Bound of all user objects of one call, in bytes. Further users appear with the ID alone.
 const CALL_MAX_BYTES: usize = 4 * 1024 * 1024;
 
-/// The text of a user object, as it was stored but for the white space around it.
+/// Text of a user object: the stored value without the white space around it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserObject(Arc<str>);
 
 impl UserObject {
-    /// The user object in a stored value, where it is one: a JSON object (RFC 8259) that every
-    /// parser takes. Not one that is nested too deep for some, has numbers past a double's range, or
-    /// half of a surrogate pair.
+    /// Parses a stored value. Returns `None` unless it is a JSON object (RFC 8259) that every parser
+    /// accepts: deep nesting, numbers beyond a double's range and half a surrogate pair are refused.
     pub fn parse(value: &[u8]) -> Option<Self> {
         const WHITE_SPACE: [char; 4] = [' ', '\t', '\n', '\r'];
         if value.len() > USER_OBJECT_MAX_BYTES {
@@ -31,23 +30,23 @@ impl UserObject {
         }
         let text = std::str::from_utf8(value).ok()?.trim_matches(WHITE_SPACE);
         let parses = |text: &str| serde_json::from_str::<Value>(text).is_ok();
-        // Inside of a payload it is two levels deeper.
-        let stands = text.starts_with('{') && parses(text) && parses(&format!("[[{text}]]"));
-        stands.then(|| Self(text.into()))
+        // A payload nests it two levels deeper.
+        let is_embeddable = text.starts_with('{') && parses(text) && parses(&format!("[[{text}]]"));
+        is_embeddable.then(|| Self(text.into()))
     }
 
-    /// The text.
+    /// Returns the text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// The user objects of one call. A user who is not among them appears with the ID alone.
+/// User objects of one call. A user without one appears with the ID alone.
 #[derive(Clone, Debug, Default)]
 pub struct Users(HashMap<UserId, UserObject>);
 
 impl Users {
-    /// The objects that one call may carry, the first ones first.
+    /// Collects objects up to the bound of one call, in order.
     pub fn within_bounds(objects: impl IntoIterator<Item = (UserId, UserObject)>) -> Self {
         let mut bytes = 0;
         let fits = |(_, object): &(UserId, UserObject)| {
@@ -57,28 +56,28 @@ impl Users {
         Self(objects.into_iter().take_while(fits).collect())
     }
 
-    /// Adds those of another call.
+    /// Adds the objects of another call.
     pub fn extend(&mut self, others: Self) {
         self.0.extend(others.0);
     }
 
-    /// What the objects come to, in bytes.
+    /// Returns the total size of the objects, in bytes.
     pub fn bytes(&self) -> usize {
         self.0.values().map(|object| object.as_str().len()).sum()
     }
 
-    /// A user's object, where there is one.
+    /// Returns a user's object.
     pub fn get(&self, user: UserId) -> Option<&UserObject> {
         self.0.get(&user)
     }
 
-    /// All of them, in any order.
+    /// Iterates over all objects, in any order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (UserId, &UserObject)> {
         self.0.iter().map(|(user, object)| (*user, object))
     }
 }
 
-/// The readers and recipients of marks, each once, the first mark's first.
+/// Returns the readers and recipients of marks, each once, in the order of the marks.
 pub fn distinct_users(marks: &[Mark]) -> Vec<UserId> {
     let mut seen = HashSet::with_capacity(2 * marks.len());
     let users = marks.iter().flat_map(|mark| [mark.reader, mark.recipient]);
@@ -94,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_json_object_is_taken_byte_for_byte_without_the_space_around_it() {
+    fn a_json_object_is_embedded_byte_for_byte() {
         for object in
             ["{}", r#"{"id": 1.50,  "name":"\u00e9 🙂"}"#, r#"{"a":{"b":[1,null]},"a":2}"#]
         {
@@ -104,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_object_or_breaks_some_parser_is_not_taken() {
+    fn a_value_that_breaks_some_parser_is_left_out() {
         let deep = |levels| format!("{{\"a\":{}{}}}", "[".repeat(levels), "]".repeat(levels));
         for value in [
             "",
@@ -140,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_carries_objects_of_4_mib_at_most() {
+    fn a_call_carries_at_most_4_mib_of_objects() {
         let object = UserObject(format!("{{{}}}", " ".repeat(65_534)).into());
         let users = (1..=100).map(|id: u64| (id.try_into().unwrap(), object.clone()));
         let users = Users::within_bounds(users);

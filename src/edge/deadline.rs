@@ -1,89 +1,67 @@
-//! How long a call may take: the caller's own deadline and the server's call timeout.
+//! When a call ends: the caller's own deadline and the server's call timeout.
 //!
-//! tonic answers an expired deadline as CANCELLED; the contract says `DEADLINE_EXCEEDED` for the
-//! caller's own, and UNAVAILABLE where the call timeout ran out while Redis was waited for.
+//! tonic answers an expired deadline as CANCELLED. Here the caller's own is `DEADLINE_EXCEEDED`, and the
+//! call timeout is UNAVAILABLE if it ran out during a wait for the store.
 
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName};
-use pin_project_lite::pin_project;
-use tokio::time::{Instant, Timeout, timeout_at};
+use tokio::time::Instant;
 
-use crate::edge::answer::Refusal;
-use crate::edge::routing::Wire;
+use super::routing::Protocol;
+use crate::domain::Refusal;
 
-/// The header of the gRPC protocol; other clients do not send it.
+/// The header of the gRPC protocol with the caller's timeout.
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
-/// What the call timeout is exceeded by before a call is ended from outside: time for the one that
-/// waits for the store to answer first, since only it knows that the store is what is slow.
+/// Grace on top of the call timeout, so that the store's own wait ends first (UNAVAILABLE); past it the
+/// request never completed (`DEADLINE_EXCEEDED`).
 const GRACE: Duration = Duration::from_millis(100);
 
 /// When a call must have been answered.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline {
-    /// When the server's call timeout ends: a store that has not answered by then is unavailable.
-    pub call_ends_at: Instant,
-    caller_gives_up_at: Option<Instant>,
+    /// End of the server's call timeout. A store that has not answered by then is unavailable.
+    pub server: Instant,
+    caller: Option<Instant>,
 }
 
 impl Deadline {
-    /// The deadline of a call that began then. A `grpc-timeout` that does not parse means none,
-    /// as in every gRPC server; plain HTTP has no deadline of the caller's.
-    pub fn of_call(
+    /// Returns the deadline of a call. A malformed `grpc-timeout` is ignored, as in every gRPC server;
+    /// plain HTTP has none.
+    pub fn new(
         began: Instant,
-        wire: Wire,
+        protocol: Protocol,
         headers: &HeaderMap,
         call_timeout: Duration,
     ) -> Self {
-        let header = headers.get(GRPC_TIMEOUT).filter(|_| wire == Wire::Grpc);
+        let header = headers.get(GRPC_TIMEOUT).filter(|_| protocol == Protocol::Grpc);
         let timeout = header.and_then(|value| parse_timeout(value.as_bytes()));
-        let caller_gives_up_at = timeout.map(|timeout| began + timeout);
-        Self { call_ends_at: began + call_timeout, caller_gives_up_at }
+        let caller = timeout.map(|timeout| began + timeout);
+        Self { server: began + call_timeout, caller }
     }
 
-    /// Whether the caller has given up by now, or will within `slack`.
+    /// Returns whether the caller's deadline has passed, or will within `slack`.
     pub fn has_passed(self, slack: Duration) -> bool {
-        self.caller_gives_up_at.is_some_and(|at| at <= Instant::now() + slack)
+        self.caller.is_some_and(|at| at <= Instant::now() + slack)
     }
 
-    /// Waits for the call's answer no longer than until the deadline. Past the caller's own it comes
-    /// to [`Refusal::DeadlineExceeded`], past the server's to [`Refusal::RequestTimeout`]: the request
-    /// did not arrive whole.
-    pub fn bound<F: Future>(self, call: F) -> Bound<F> {
-        let server = self.call_ends_at + GRACE;
-        let callers = self.caller_gives_up_at.filter(|caller| *caller < server);
-        Bound { call: timeout_at(callers.unwrap_or(server), call), is_callers: callers.is_some() }
+    /// Returns when the edge ends the call.
+    pub fn end(self) -> Instant {
+        let server = self.server + GRACE;
+        self.caller.map_or(server, |caller| caller.min(server))
     }
-}
 
-pin_project! {
-    /// A call that is waited for until its deadline. Not an async function: that one would hold the
-    /// call twice, and a server as many of them as there are calls.
-    #[derive(Debug)]
-    pub struct Bound<F> {
-        #[pin]
-        call: Timeout<F>,
-        is_callers: bool,
+    /// Returns the refusal of a call that the edge ended.
+    pub fn refusal(self) -> Refusal {
+        match self.caller {
+            Some(caller) if caller < self.server + GRACE => Refusal::DeadlineExceeded,
+            _ => Refusal::RequestTimeout,
+        }
     }
 }
 
-impl<F: Future> Future for Bound<F> {
-    type Output = Result<F::Output, Refusal>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let answered = ready!(this.call.poll(cx));
-        Poll::Ready(answered.map_err(|_| match this.is_callers {
-            true => Refusal::DeadlineExceeded,
-            false => Refusal::RequestTimeout,
-        }))
-    }
-}
-
-/// `TimeoutValue TimeoutUnit` of the gRPC protocol: at most 8 digits and one of `HMSmun`.
+/// Parses `TimeoutValue TimeoutUnit` of the gRPC protocol: at most 8 digits and one of `HMSmun`.
 fn parse_timeout(value: &[u8]) -> Option<Duration> {
     let (unit, digits) = value.split_last()?;
     if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
@@ -127,26 +105,28 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_callers_deadline_and_the_servers_are_told_apart() {
-        let headers = |timeout: &'static str| {
-            HeaderMap::from_iter([(GRPC_TIMEOUT, http::HeaderValue::from_static(timeout))])
+    async fn the_earlier_of_both_deadlines_ends_the_call() {
+        let began = Instant::now();
+        let deadline = |protocol, timeout: Option<&'static str>| {
+            let value = timeout.map(|text| (GRPC_TIMEOUT, http::HeaderValue::from_static(text)));
+            Deadline::new(began, protocol, &value.into_iter().collect(), Duration::from_secs(2))
         };
-        let of_call = |wire, headers: HeaderMap| {
-            Deadline::of_call(Instant::now(), wire, &headers, Duration::from_secs(2))
-        };
-        let never = std::future::pending::<()>;
-
-        let short = of_call(Wire::Grpc, headers("100m"));
-        assert_eq!(short.bound(never()).await, Err(Refusal::DeadlineExceeded));
-        let long = of_call(Wire::Grpc, headers("10S"));
-        assert_eq!(long.bound(never()).await, Err(Refusal::RequestTimeout));
-        let none = of_call(Wire::Grpc, HeaderMap::new());
-        assert_eq!(none.bound(never()).await, Err(Refusal::RequestTimeout));
-        let past = of_call(Wire::Grpc, headers("0m"));
-        assert!(past.has_passed(Duration::ZERO));
-        let http = of_call(Wire::Http, headers("0m"));
-        assert!(!http.has_passed(Duration::ZERO));
-        let far = of_call(Wire::Grpc, headers("99999999H"));
-        assert_eq!(far.bound(async { 1 }).await, Ok(1));
+        let ms = Duration::from_millis;
+        let table = [
+            (Protocol::Grpc, Some("100m"), ms(100), Refusal::DeadlineExceeded),
+            (Protocol::Grpc, Some("10S"), ms(2100), Refusal::RequestTimeout),
+            (Protocol::Grpc, Some("99999999H"), ms(2100), Refusal::RequestTimeout),
+            (Protocol::Grpc, None, ms(2100), Refusal::RequestTimeout),
+            (Protocol::Http, Some("100m"), ms(2100), Refusal::RequestTimeout),
+        ];
+        for (protocol, timeout, end, refusal) in table {
+            let deadline = deadline(protocol, timeout);
+            assert_eq!(deadline.end() - began, end, "{timeout:?}");
+            assert_eq!(deadline.refusal(), refusal, "{timeout:?}");
+        }
+        assert!(deadline(Protocol::Grpc, Some("0m")).has_passed(Duration::ZERO));
+        assert!(!deadline(Protocol::Http, Some("0m")).has_passed(Duration::ZERO));
+        assert!(deadline(Protocol::Grpc, Some("50m")).has_passed(ms(50)));
+        assert!(!deadline(Protocol::Grpc, Some("50m")).has_passed(ms(49)));
     }
 }

@@ -1,31 +1,21 @@
-//! The edge guard: stops a client that has run away before it costs anything. It is no quota.
+//! The edge guard: stops a runaway client before it costs anything. It is not a quota.
 //!
-//! `tower_governor` counts calls per peer address. Its key, its refusal and the dropping of idle
-//! peers are ours: as they come, they fail every call under tonic, answer a bare HTTP 429, and
-//! never happen (DESIGN section 7).
+//! `tower_governor` configures and counts; its layer is not used. The layer answers a bare HTTP 429,
+//! creates a clock for each refusal, and never drops idle peers.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use governor::clock::Clock;
 use governor::middleware::NoOpMiddleware;
-use http::{Request, Response};
-use tower::Layer;
-use tower_governor::governor::{Governor, GovernorConfig, GovernorConfigBuilder};
-use tower_governor::key_extractor::KeyExtractor;
-use tower_governor::{GovernorError, GovernorLayer};
+use tower_governor::governor::{GovernorConfig, GovernorConfigBuilder};
+use tower_governor::key_extractor::PeerIpKeyExtractor;
 
-use crate::edge::Arrival;
-use crate::edge::answer::Body;
-
-/// How often the peers are dropped whose calls have all been given back.
+/// Time between two sweeps of idle peers: those whose calls have all been given back.
 const IDLE_SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
-/// In the extensions of an answer: the guard refused, for at least this long.
-#[derive(Clone, Copy, Debug)]
-pub struct Limited(pub Duration);
-
-/// How many calls a peer may make.
+/// Calls that a peer may make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EdgeRate {
     /// Calls a second.
@@ -34,23 +24,44 @@ pub struct EdgeRate {
     pub burst: u32,
 }
 
-/// A service behind the guard.
-pub type Guarded<S> = Governor<PeerKey, NoOpMiddleware, S, Body>;
-
-/// Puts the guard in front of a service. Both numbers are at least 1.
-pub fn guard<S>(rate: EdgeRate, service: S) -> Option<Guarded<S>> {
-    let period = Duration::from_secs(1) / rate.rate.max(1);
-    let config = GovernorConfigBuilder::default()
-        .period(period.max(Duration::from_nanos(1)))
-        .burst_size(rate.burst)
-        .key_extractor(PeerKey)
-        .finish()?;
-    let config = Arc::new(config);
-    tokio::spawn(drop_idle_peers(Arc::downgrade(&config)));
-    Some(GovernorLayer::new(config).error_handler(|error| refuse(&error)).layer(service))
+/// Counts calls per peer address: by IPv4 address or IPv6 /64, never by a forwarded header.
+#[derive(Debug)]
+pub struct Guard {
+    config: Arc<Config>,
 }
 
-async fn drop_idle_peers(config: Weak<GovernorConfig<PeerKey, NoOpMiddleware>>) {
+/// The extractor only determines the type of keys. They are made from the connection's address.
+type Config = GovernorConfig<PeerIpKeyExtractor, NoOpMiddleware>;
+
+impl Guard {
+    /// Creates a guard, and starts the task that drops idle peers. Both numbers are at least 1.
+    pub fn new(rate: EdgeRate) -> Option<Self> {
+        let period = Duration::from_secs(1) / rate.rate.max(1);
+        let config = GovernorConfigBuilder::default()
+            .period(period.max(Duration::from_nanos(1)))
+            .burst_size(rate.burst)
+            .key_extractor(PeerIpKeyExtractor)
+            .finish()?;
+        let config = Arc::new(config);
+        tokio::spawn(drop_idle_peers(Arc::downgrade(&config)));
+        Some(Self { config })
+    }
+
+    /// Counts a call of a peer.
+    ///
+    /// # Errors
+    ///
+    /// If the peer has no calls left: the time until the next one, in whole seconds, at least one.
+    pub fn check(&self, address: IpAddr) -> Result<(), Duration> {
+        let limiter = self.config.limiter();
+        limiter.check_key(&network(address)).map_err(|denied| {
+            let wait = denied.wait_time_from(limiter.clock().now());
+            Duration::from_secs(wait.as_secs() + 1)
+        })
+    }
+}
+
+async fn drop_idle_peers(config: Weak<Config>) {
     let mut interval = tokio::time::interval(IDLE_SWEEP_INTERVAL);
     loop {
         interval.tick().await;
@@ -60,33 +71,7 @@ async fn drop_idle_peers(config: Weak<GovernorConfig<PeerKey, NoOpMiddleware>>) 
     }
 }
 
-/// Only marks the answer: how a refusal reads depends on the protocol, which the caller knows.
-fn refuse(error: &GovernorError) -> Response<Body> {
-    let wait_seconds = match error {
-        // Whole seconds, rounded down: one more is enough.
-        GovernorError::TooManyRequests { wait_time, .. } => wait_time + 1,
-        GovernorError::UnableToExtractKey | GovernorError::Other { .. } => 1,
-    };
-    let mut response = Response::new(Body::empty());
-    response.extensions_mut().insert(Limited(Duration::from_secs(wait_seconds)));
-    response
-}
-
-/// Peers are told apart by IPv4 address or IPv6 /64, never by a forwarded header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PeerKey;
-
-impl KeyExtractor for PeerKey {
-    type Key = IpAddr;
-
-    fn extract<T>(&self, request: &Request<T>) -> Result<IpAddr, GovernorError> {
-        let arrival = request.extensions().get::<Arrival>();
-        arrival
-            .map(|arrival| network(arrival.peer.address))
-            .ok_or(GovernorError::UnableToExtractKey)
-    }
-}
-
+/// Returns the address that a peer is counted by: its IPv4 address or its IPv6 /64.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {
@@ -101,8 +86,18 @@ fn network(address: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
+    #[tokio::test]
+    async fn a_peer_that_used_up_its_burst_waits_and_others_do_not() {
+        let guard = Guard::new(EdgeRate { rate: 1, burst: 2 }).unwrap();
+        let [peer, other] = ["192.0.2.1", "192.0.2.2"].map(|address| address.parse().unwrap());
+        assert_eq!((guard.check(peer), guard.check(peer)), (Ok(()), Ok(())));
+        let wait = guard.check(peer).unwrap_err();
+        assert!((1..=2).contains(&wait.as_secs()) && wait.subsec_nanos() == 0, "{wait:?}");
+        assert_eq!(guard.check(other), Ok(()));
+    }
+
     #[test]
-    fn peers_are_told_apart_by_ipv4_address_and_ipv6_network() {
+    fn peers_differ_by_ipv4_address_and_ipv6_network() {
         let same = |a: &str, b: &str| network(a.parse().unwrap()) == network(b.parse().unwrap());
         assert!(same("192.0.2.1", "::ffff:192.0.2.1"));
         assert!(!same("192.0.2.1", "192.0.2.2"));

@@ -1,260 +1,280 @@
-//! What every request passes, in the order of CONTRACT section 4: draining, edge guard, routing,
-//! identity; then the method itself.
+//! The front door. Every request passes, in this order (`docs/contract.md`, "Answers"): draining, edge
+//! guard, routing, identity; then its method in [`grpc`] or [`http`].
 
 use std::convert::Infallible;
 use std::fmt;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use ::http::{Method, Request, Response};
+use ::http::{HeaderMap, Method, Request, Response};
 use hyper::body::Incoming;
-use pin_project_lite::pin_project;
-use tokio_util::either::Either;
-use tonic::{Code, Status};
-use tower::{Service as _, ServiceExt};
+use tonic_health::pb::health_server::HealthServer;
+use tonic_health::server::HealthService;
+use tower::ServiceExt;
 
-use self::methods::{Answering, Methods, message_problem, refuse, refused};
-use crate::edge::answer::{Body, Refusal};
-use crate::edge::deadline::{Bound, Deadline};
-use crate::edge::guard::{EdgeRate, Guarded, Limited, guard};
-use crate::edge::routing::{Asked, Target};
-use crate::edge::until_drain::UntilDrain;
-use crate::identity::Identity;
+use self::answer::{Answer, Body, MarkOutcomes};
+use self::arrival::{Arrival, Caller};
+use self::call::{CallFuture, MethodFuture};
+use self::deadline::Deadline;
+use self::guard::{EdgeRate, Guard};
+use self::reflection::Reflection;
+use self::routing::{Route, Target};
+use self::trace::CallTrace;
+use self::until_drain::UntilDrain;
+use crate::domain::Refusal;
+use crate::identity::oauth1::SignedRequest;
+use crate::identity::{Authenticated, Credentials, Identity};
 use crate::net::lifecycle::{Lifecycle, Phase};
 use crate::net::peer::Peer;
-use crate::ops::health::HealthServer;
+use crate::proto::Rpc;
 use crate::service::Service;
-use crate::telemetry::metrics::{Metrics, RecordedMethod};
-use crate::telemetry::{CallSpan, CallTrace, Traceparent};
+use crate::telemetry::metrics::Metrics;
 
 pub mod answer;
+pub mod arrival;
+mod call;
 pub mod deadline;
 pub mod grpc;
 pub mod guard;
 pub mod http;
-mod methods;
+mod reflection;
 pub mod routing;
+pub mod trace;
 mod until_drain;
 
-/// How an [`Edge`] treats calls.
+/// Settings of an [`Edge`].
 #[derive(Debug)]
 pub struct EdgeConfig {
     /// Bounds every unary call.
     pub call_timeout: Duration,
-    /// How many calls a peer may make; none where the guard is off.
+    /// Calls that a peer may make; `None` turns the guard off.
     pub edge_rate: Option<EdgeRate>,
-    /// How callers prove who they are.
+    /// How callers authenticate.
     pub identity: Identity,
 }
 
-/// The one service of the gRPC port. Clones share everything.
-#[derive(Clone)]
+/// Serves the requests of the gRPC port.
 pub struct Edge {
-    front: Arc<Front>,
-    behind_guard: Methods,
-    /// The same with the guard in front of it, where there is one.
-    guarded: Option<Guarded<Methods>>,
-}
-
-/// What stands in front of the guard.
-struct Front {
     call_timeout: Duration,
+    guard: Option<Guard>,
+    identity: Identity,
+    service: Arc<Service>,
+    health: HealthServer<HealthService>,
+    reflection: Reflection,
     lifecycle: Lifecycle,
     metrics: Arc<Metrics>,
-    health: HealthServer,
-}
-
-/// What the guard makes of [`Answering`].
-type Asking = <Guarded<Methods> as tower::Service<Request<Incoming>>>::Future;
-
-/// What is known of a request once its head was read; in its extensions.
-#[derive(Clone, Copy, Debug)]
-pub struct Arrival {
-    /// Who asks.
-    pub peer: Peer,
-    /// What for.
-    pub asked: Asked,
-    /// How long it may take.
-    pub deadline: Deadline,
-    /// What its events tell of its trace.
-    pub traceparent: Option<Traceparent>,
 }
 
 impl Edge {
-    /// An edge in front of the service.
+    /// Creates an edge in front of a service.
     ///
     /// # Errors
     ///
-    /// When the descriptors that reflection serves do not decode.
+    /// If the descriptors for reflection are invalid.
     pub fn new(
         config: EdgeConfig,
         service: Arc<Service>,
-        health: HealthServer,
+        health: HealthServer<HealthService>,
         lifecycle: Lifecycle,
         metrics: Arc<Metrics>,
     ) -> Result<Self, tonic_reflection::server::Error> {
         let EdgeConfig { call_timeout, edge_rate, identity } = config;
-        let behind_guard =
-            Methods::new(identity, service, lifecycle.clone(), Arc::clone(&metrics))?;
-        let guarded = edge_rate.and_then(|rate| guard(rate, behind_guard.clone()));
-        let front = Arc::new(Front { call_timeout, lifecycle, metrics, health });
-        Ok(Self { front, behind_guard, guarded })
+        Ok(Self {
+            call_timeout,
+            guard: edge_rate.and_then(Guard::new),
+            identity,
+            service,
+            health: health.max_decoding_message_size(grpc::MESSAGE_MAX_BYTES),
+            reflection: Reflection::new()?,
+            lifecycle,
+            metrics,
+        })
     }
 
-    /// The service of one connection.
-    pub fn of_peer(&self, peer: Peer) -> PeerEdge {
-        PeerEdge { edge: self.clone(), peer }
+    /// Returns the service of one connection.
+    pub fn for_peer(self: &Arc<Self>, peer: Peer) -> PeerService {
+        PeerService { edge: Arc::clone(self), peer }
     }
 
-    /// Decides who answers. What stands behind the guard is always ready.
-    fn answer(&self, asked: Asked, request: Request<Incoming>) -> Either<Answering, Asking> {
-        let front = Arc::clone(&self.front);
-        // Health is answered whatever else: in the drain, and to a peer that the guard stops.
-        if asked.target == Target::Health {
-            return Either::Left(Box::pin(async move { Ok(front.health(asked, request).await) }));
+    /// Refuses a request early, or starts its method.
+    fn start(self: &Arc<Self>, arrival: Arrival, request: Request<Incoming>) -> MethodFuture {
+        let Arrival { peer, route, .. } = arrival;
+        let edge = Arc::clone(self);
+        // Health is answered in any case: while draining, and to a peer that the guard stops.
+        if route.target != Target::Health
+            && let Err(refusal) = self.admit(peer)
+        {
+            return refused(route, refusal);
         }
-        if front.lifecycle.phase() == Phase::Draining {
-            return Either::Left(refused(&front.metrics, asked, Refusal::Draining));
-        }
-        match &self.guarded {
-            Some(guarded) => Either::Right(guarded.clone().call(request)),
-            None => Either::Left(self.behind_guard.clone().call(request)),
-        }
-    }
-}
-
-impl Front {
-    async fn health(&self, asked: Asked, request: Request<Incoming>) -> Response<Body> {
-        let Ok(response) = self.health.clone().oneshot(request).await;
-        match message_problem(&response) {
-            Some(refusal) => asked.refuse(refusal),
-            None => UntilDrain::wrap(response, &self.lifecycle),
-        }
-    }
-
-    /// What the guard says is put in the words of the caller's protocol.
-    fn tell_limited(&self, asked: Asked, response: Response<Body>) -> Response<Body> {
-        match response.extensions().get() {
-            Some(&Limited(wait)) => {
-                self.metrics.count_edge_limited();
-                refuse(&self.metrics, asked, Refusal::EdgeLimited(wait))
+        match route.target {
+            Target::Health => Box::pin(async move { edge.health(route, request).await }),
+            Target::Rpc(rpc) => Box::pin(async move { edge.rpc(rpc, arrival, request).await }),
+            Target::MarkReadJson => {
+                Box::pin(async move { edge.mark_read_json(arrival, request).await })
             }
-            None => response,
+            Target::Reflection(version) => Box::pin(async move {
+                let response = edge.reflection.serve(version, request).await;
+                Answer::new(UntilDrain::wrap(response, &edge.lifecycle))
+            }),
+            Target::Unknown => refused(route, Refusal::Unknown),
+            Target::WrongHttpMethod => refused(route, Refusal::WrongHttpMethod),
+            Target::WrongContentType => {
+                refused(route, Refusal::WrongContentType { accepts: grpc::CONTENT_TYPE })
+            }
+        }
+    }
+
+    /// Refuses a peer's call while draining, or if the peer makes too many.
+    fn admit(&self, peer: Peer) -> Result<(), Refusal> {
+        if self.lifecycle.phase() == Phase::Draining {
+            return Err(Refusal::Draining);
+        }
+        let Some(guard) = &self.guard else { return Ok(()) };
+        guard.check(peer.address).map_err(|wait| {
+            self.metrics.count_edge_limited();
+            Refusal::EdgeLimited(wait)
+        })
+    }
+
+    async fn rpc(&self, rpc: Rpc, arrival: Arrival, request: Request<Incoming>) -> Answer {
+        let caller = match self.authenticate(&arrival, request.headers()).await {
+            Ok(caller) => caller,
+            Err(refusal) => return Answer::refused(arrival.route, refusal),
+        };
+        let (service, arrival) = (&self.service, &arrival);
+        let mut marks = MarkOutcomes::None;
+        let response = match rpc {
+            Rpc::MarkRead => {
+                grpc::unary(request, |message| {
+                    grpc::marks::mark_read(service, arrival, caller, message, &mut marks)
+                })
+                .await
+            }
+            Rpc::BatchMarkRead => {
+                grpc::unary(request, |message| {
+                    grpc::marks::batch_mark_read(service, arrival, caller, message, &mut marks)
+                })
+                .await
+            }
+            Rpc::GetReadState => {
+                grpc::unary(request, |message| {
+                    grpc::reads::get_read_state(service, arrival, caller, message)
+                })
+                .await
+            }
+            Rpc::BatchGetReadStates => {
+                grpc::unary(request, |message| {
+                    grpc::reads::batch_get_read_states(service, arrival, caller, message)
+                })
+                .await
+            }
+            Rpc::ListReadCursors => {
+                grpc::unary(request, |message| {
+                    grpc::reads::list_read_cursors(service, arrival, caller, message)
+                })
+                .await
+            }
+            Rpc::WatchMarkReadEvents => {
+                let watch = grpc::streaming(request, |message| {
+                    grpc::watch::watch(service, arrival, caller, message)
+                })
+                .await;
+                UntilDrain::wrap(watch, &self.lifecycle)
+            }
+        };
+        match grpc::message_problem(&response) {
+            Some(refusal) => Answer::refused(arrival.route, refusal),
+            None => Answer { response, marks },
+        }
+    }
+
+    /// Authenticates the caller of an RPC, before its message is read.
+    async fn authenticate(
+        &self,
+        arrival: &Arrival,
+        headers: &HeaderMap,
+    ) -> Result<Caller, Refusal> {
+        let deadline = arrival.deadline;
+        let client_auth = arrival.peer.client_auth;
+        let credentials =
+            Credentials { headers, client_auth, signed: None, deadline: deadline.server };
+        let Authenticated { reader, expires_at, .. } =
+            self.identity.authenticate(&credentials).await?;
+        // The timer is polled after the method: a call that is late must not begin.
+        if deadline.has_passed(Duration::ZERO) {
+            return Err(Refusal::DeadlineExceeded);
+        }
+        Ok(Caller { reader, expires_at })
+    }
+
+    async fn mark_read_json(&self, arrival: Arrival, request: Request<Incoming>) -> Answer {
+        match self.authenticate_form(&arrival, request).await {
+            Ok((caller, form)) => http::mark_read(&self.service, &arrival, caller, &form).await,
+            Err(refusal) => Answer::refused(arrival.route, refusal),
+        }
+    }
+
+    /// Reads the parameters of a plain HTTP request and authenticates the caller: a signature covers the
+    /// parameters.
+    async fn authenticate_form(
+        &self,
+        arrival: &Arrival,
+        request: Request<Incoming>,
+    ) -> Result<(Caller, http::Form), Refusal> {
+        let client_auth = arrival.peer.client_auth;
+        let deadline = arrival.deadline.server;
+        let (head, body) = request.into_parts();
+        let form = http::Form::read(&head, body).await?;
+        let scheme = client_auth.scheme();
+        let signed =
+            Some(SignedRequest { head: &head, query: &form.query, body: &form.body, scheme });
+        let credentials = Credentials { headers: &head.headers, client_auth, signed, deadline };
+        let Authenticated { reader, nonce, expires_at } =
+            self.identity.authenticate(&credentials).await?;
+        if let Some(nonce) = nonce {
+            self.service.use_nonce(nonce, deadline).await?;
+        }
+        Ok((Caller { reader, expires_at }, form))
+    }
+
+    async fn health(&self, route: Route, request: Request<Incoming>) -> Answer {
+        let Ok(response) = self.health.clone().oneshot(request).await;
+        match grpc::message_problem(&response) {
+            Some(refusal) => Answer::refused(route, refusal),
+            None => Answer::new(UntilDrain::wrap(response, &self.lifecycle)),
         }
     }
 }
 
-/// An edge as one peer sees it.
+/// Returns the answer to a request that is refused at once.
+fn refused(route: Route, refusal: Refusal) -> MethodFuture {
+    Box::pin(std::future::ready(Answer::refused(route, refusal)))
+}
+
+/// The service of one connection.
 #[derive(Clone)]
-pub struct PeerEdge {
-    edge: Edge,
+pub struct PeerService {
+    edge: Arc<Edge>,
     peer: Peer,
 }
 
-impl hyper::service::Service<Request<Incoming>> for PeerEdge {
+impl hyper::service::Service<Request<Incoming>> for PeerService {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Answering;
+    type Future = CallFuture;
 
-    fn call(&self, mut request: Request<Incoming>) -> Answering {
-        let began = Instant::now();
+    fn call(&self, request: Request<Incoming>) -> CallFuture {
         let Self { edge, peer } = self;
-        let front = Arc::clone(&edge.front);
-        let asked = Asked::of(&request);
-        let wants_body = request.method() != Method::HEAD;
+        let began = Instant::now();
+        let route = Route::new(&request);
+        let is_head = request.method() == Method::HEAD;
         let deadline =
-            Deadline::of_call(began.into(), asked.wire, request.headers(), front.call_timeout);
-        let trace = CallTrace::begin(asked, &request, &peer.security.scheme());
-        let traceparent = trace.traceparent;
-        request.extensions_mut().insert(Arrival { peer: *peer, asked, deadline, traceparent });
-        let span = trace.span.clone();
-        let recording = Recording { front, asked, deadline, began, span, answered: false };
-        let answering = deadline.bound(edge.answer(asked, request));
-        Box::pin(trace.around(Recorded { answering, recording, wants_body }))
+            Deadline::new(began.into(), route.protocol, request.headers(), edge.call_timeout);
+        let trace = CallTrace::new(route, &request, &peer.client_auth.scheme());
+        let arrival = Arrival { peer: *peer, route, deadline, traceparent: trace.traceparent };
+        let method = edge.start(arrival, request);
+        CallFuture::new(method, arrival, began, is_head, trace, Arc::clone(&edge.metrics))
     }
-}
-
-pin_project! {
-    /// A call that is recorded. Not an async block: that one would hold the call twice.
-    struct Recorded {
-        #[pin]
-        answering: Bound<Either<Answering, Asking>>,
-        recording: Recording,
-        wants_body: bool,
-    }
-}
-
-impl Future for Recorded {
-    type Output = Result<Response<Body>, Infallible>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let recording = this.recording;
-        let response = match ready!(this.answering.poll(cx)) {
-            Ok(Ok(response)) => recording.front.tell_limited(recording.asked, response),
-            Err(late) => refuse(&recording.front.metrics, recording.asked, late),
-        };
-        // Over HTTP/2 hyper would send it, and the client take that for a broken protocol.
-        let response = if *this.wants_body { response } else { response.map(|_| Body::empty()) };
-        Poll::Ready(Ok(recording.answer(response)))
-    }
-}
-
-/// Records how a call ended, which may be that its caller hung up: the answer's future is dropped
-/// then.
-struct Recording {
-    front: Arc<Front>,
-    asked: Asked,
-    deadline: Deadline,
-    began: Instant,
-    span: CallSpan,
-    answered: bool,
-}
-
-impl Recording {
-    /// How much earlier than its deadline a caller may hang up for it: clocks and networks differ.
-    const HANG_UP_SLACK: Duration = Duration::from_millis(100);
-
-    fn answer(&mut self, response: Response<Body>) -> Response<Body> {
-        self.answered = true;
-        let code = unary_code(&response);
-        if let Some((method, elapsed)) = self.record(code) {
-            tracing::debug!(?method, ?code, ?elapsed, "answered");
-        }
-        self.span.answered(self.asked, response, code)
-    }
-
-    fn record(&self, code: Code) -> Option<(RecordedMethod, Duration)> {
-        let method = self.asked.recorded_method()?;
-        let elapsed = self.began.elapsed();
-        self.front.metrics.record_call(method, code, elapsed);
-        Some((method, elapsed))
-    }
-}
-
-impl Drop for Recording {
-    fn drop(&mut self) {
-        if self.answered {
-            return;
-        }
-        let late = self.deadline.has_passed(Self::HANG_UP_SLACK);
-        if late && self.asked.is_mark() {
-            self.front.metrics.count_mark_read(&Err(Refusal::DeadlineExceeded));
-        }
-        let code = if late { Code::DeadlineExceeded } else { Code::Cancelled };
-        if let Some((method, elapsed)) = self.record(code) {
-            tracing::debug!(?method, ?code, ?elapsed, "the caller hung up");
-        }
-        self.span.abandoned(code);
-    }
-}
-
-/// A unary answer's status: in its head where it failed, else it is OK.
-fn unary_code(response: &Response<Body>) -> Code {
-    let status = response.headers().get(Status::GRPC_STATUS);
-    status.map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()))
 }
 
 impl fmt::Debug for Edge {
@@ -263,8 +283,8 @@ impl fmt::Debug for Edge {
     }
 }
 
-impl fmt::Debug for PeerEdge {
+impl fmt::Debug for PeerService {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PeerEdge").field("peer", &self.peer).finish_non_exhaustive()
+        f.debug_struct("PeerService").field("peer", &self.peer).finish_non_exhaustive()
     }
 }

@@ -1,19 +1,20 @@
-//! Ends streams at the drain, so that a client that watches holds no server back.
+//! Ends streams when the drain begins, so that no watcher delays the exit.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use ::http::Response;
 use bytes::Bytes;
-use http::Response;
 use http_body::{Body as HttpBody, Frame};
 use pin_project_lite::pin_project;
 
-use crate::edge::answer::{Body, Refusal};
+use super::answer::{Body, grpc};
+use crate::domain::Refusal;
 use crate::net::lifecycle::Lifecycle;
 
 pin_project! {
     /// A streaming answer that ends with UNAVAILABLE `DRAINING` when the drain begins.
-    pub struct UntilDrain {
+    pub(super) struct UntilDrain {
         #[pin]
         body: Body,
         draining: Pin<Box<dyn Future<Output = ()> + Send>>,
@@ -22,8 +23,8 @@ pin_project! {
 }
 
 impl UntilDrain {
-    /// Lets a response last until the drain.
-    pub fn wrap(response: Response<Body>, lifecycle: &Lifecycle) -> Response<Body> {
+    /// Wraps a streaming answer.
+    pub(super) fn wrap(response: Response<Body>, lifecycle: &Lifecycle) -> Response<Body> {
         let lifecycle = lifecycle.clone();
         response.map(|body| {
             let draining = Box::pin(async move { lifecycle.draining().await });
@@ -44,7 +45,7 @@ impl HttpBody for UntilDrain {
         if *this.ended {
             return Poll::Ready(None);
         }
-        // What is there already is sent first: an answer that is whole is not cut.
+        // Data that is ready is sent first, so that a complete answer is not cut.
         if let Poll::Ready(frame) = this.body.poll_frame(cx) {
             *this.ended = frame.is_none();
             return Poll::Ready(frame);
@@ -53,7 +54,7 @@ impl HttpBody for UntilDrain {
             return Poll::Pending;
         }
         *this.ended = true;
-        let trailers = Refusal::Draining.into_grpc().into_http::<Body>().into_parts().0.headers;
+        let trailers = grpc::status(Refusal::Draining).into_http::<Body>().into_parts().0.headers;
         Poll::Ready(Some(Ok(Frame::trailers(trailers))))
     }
 
@@ -84,7 +85,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stream_that_would_never_end_ends_at_the_drain() {
+    async fn an_endless_stream_ends_when_the_drain_begins() {
         let lifecycle = Lifecycle::default();
         let response = Response::new(Body::new(Endless));
         let body = UntilDrain::wrap(response, &lifecycle).into_body();
@@ -94,7 +95,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stream_that_has_ended_is_left_as_it_is() {
+    async fn a_complete_answer_is_not_changed_by_the_drain() {
         let lifecycle = Lifecycle::default();
         lifecycle.advance(Phase::Draining);
         let response = Response::new(Body::new(http_body_util::Full::from("whole")));

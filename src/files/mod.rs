@@ -1,32 +1,34 @@
-//! Files that flags name: read, with errors that name both.
+//! Files that flags name: read at the start, and again when they change.
 
 use std::fs;
 use std::path::Path;
 
-mod reread;
+mod pem;
+mod watcher;
 
-pub use self::reread::Reread;
+pub use self::pem::certificates;
+pub use self::watcher::FileWatcher;
 
-/// Reads a file.
+/// Reads a file that a flag names.
 ///
 /// # Errors
 ///
-/// When it cannot be read, or is empty.
+/// If it cannot be read or is empty. The text names the flag and the file.
 pub fn read(flag: &str, file: &Path) -> Result<Vec<u8>, String> {
     let contents =
-        fs::read(file).map_err(|error| about(flag, file, &format!("cannot be read: {error}")))?;
+        fs::read(file).map_err(|error| problem(flag, file, &format!("cannot be read: {error}")))?;
     if contents.is_empty() {
-        return Err(about(flag, file, "is empty"));
+        return Err(problem(flag, file, "is empty"));
     }
     Ok(contents)
 }
 
-/// What is wrong with a file, with the flag in front.
-pub fn about(flag: &str, file: &Path, problem: &str) -> String {
-    format!("{flag} {} {problem}", file.display())
+/// Returns the error text for a file: the flag, the file, and what is wrong with it.
+pub fn problem(flag: &str, file: &Path, what: &str) -> String {
+    format!("{flag} {} {what}", file.display())
 }
 
-/// A secret without the newline that an editor puts at the end of its file.
+/// Removes one newline from the end of a secret: editors add it.
 pub fn without_newline(mut contents: Vec<u8>) -> Vec<u8> {
     if contents.last() == Some(&b'\n') {
         contents.pop();

@@ -1,7 +1,7 @@
-//! Keys that are fetched: a JWK set (RFC 7517) behind a URL.
+//! Keys that are fetched from a URL: a JWK set (RFC 7517).
 //!
-//! One task fetches. Calls only look at the set that is there, and where a token names a key that
-//! is not in it, ask for another look and wait for that.
+//! One task fetches it. Calls use the current set; if a token names an unknown key, they request a refresh
+//! and wait for it.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -20,60 +20,59 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use super::jwt::{Expected, Verified};
+use super::jwt::{ExpectedClaims, VerifiedClaims};
 use super::keys::{Check, Keys};
-use crate::edge::answer::{Flaw, Refusal};
-use crate::edge::deadline::Deadline;
-use crate::telemetry::Throttle;
+use crate::domain::{Flaw, Refusal};
+use crate::telemetry::LogThrottle;
 
-/// Between two fetches, unless a token asks for one: CONTRACT section 4, "Identity".
+/// Time between refreshes (`docs/contract.md`, "Identity").
 const REFRESH_INTERVAL: Duration = Duration::from_secs(300);
 
-/// Between two tries while there is no key at all, and after one that failed.
+/// Time between attempts before the first set, and after a failed refresh.
 const FIRST_INTERVAL: Duration = Duration::from_secs(1);
 const RETRY_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How long a fetch may take.
+/// Longest time of a fetch.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a call waits for the set to be looked at again: less than it may take by default.
-const LOOK_TIMEOUT: Duration = Duration::from_millis(1500);
+/// Longest time that a call waits for a refresh: less than the default call timeout.
+const REFRESH_WAIT: Duration = Duration::from_millis(1500);
 
-/// Fetches that tokens may ask for: 5 at once, then one in 30 s.
-const ASKED_AT_ONCE: NonZeroU32 = NonZeroU32::MIN.saturating_add(4);
-const ASKED_PER_MINUTE: NonZeroU32 = NonZeroU32::MIN.saturating_add(1);
+/// Refreshes that tokens may request: 5 at once, then one in 30 s.
+const REQUESTED_AT_ONCE: NonZeroU32 = NonZeroU32::MIN.saturating_add(4);
+const REQUESTED_PER_MINUTE: NonZeroU32 = NonZeroU32::MIN.saturating_add(1);
 
-/// The largest set, in bytes.
+/// Largest set, in bytes.
 const SET_MAX_BYTES: usize = 1024 * 1024;
 
-/// Keys behind a URL.
+/// Keys that are fetched from a URL.
 pub struct Jwks {
     source: Uri,
-    expected: Expected,
+    expected: ExpectedClaims,
     client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
     keys: ArcSwapOption<Keys>,
-    asked: Notify,
-    asked_limiter: DefaultDirectRateLimiter,
-    /// When the last look at the set began that has ended.
-    looked: watch::Sender<Instant>,
+    refresh_requested: Notify,
+    request_limiter: DefaultDirectRateLimiter,
+    /// Start of the last completed refresh.
+    refreshed: watch::Sender<Instant>,
     state: watch::Sender<KeysState>,
-    failing: Throttle,
+    failure_log: LogThrottle,
 }
 
-/// Whether there is anything to verify tokens with.
+/// State of the keys that verify tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeysState {
-    /// There is.
-    There,
-    /// Nothing was ever fetched, for this reason.
+    /// There are keys.
+    Available,
+    /// None have been fetched yet, with the reason.
     NeverFetched(String),
 }
 
 impl Jwks {
-    /// Keys behind a URL of http or https, whose certificate one of the system's roots has signed.
-    pub fn new(source: Uri, expected: Expected) -> Self {
+    /// Creates it for an `http://` or `https://` URL; the certificate must be signed by a system root.
+    pub fn new(source: Uri, expected: ExpectedClaims) -> Self {
         let mut roots = RootCertStore::empty();
-        // An image without any roots can still fetch over http.
+        // Without any roots it can still fetch over http.
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         let tls = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
         let connector = HttpsConnectorBuilder::new()
@@ -81,44 +80,44 @@ impl Jwks {
             .https_or_http()
             .enable_http1()
             .build();
-        let quota = Quota::per_minute(ASKED_PER_MINUTE).allow_burst(ASKED_AT_ONCE);
+        let quota = Quota::per_minute(REQUESTED_PER_MINUTE).allow_burst(REQUESTED_AT_ONCE);
         Self {
             source,
             expected,
-            // A connection would be idle for minutes, and its end may have moved.
+            // A pooled connection would be idle for minutes, and the server may move.
             client: Client::builder(TokioExecutor::new())
                 .pool_max_idle_per_host(0)
                 .build(connector),
             keys: ArcSwapOption::empty(),
-            asked: Notify::new(),
-            asked_limiter: RateLimiter::direct(quota),
-            looked: watch::Sender::new(Instant::now()),
+            refresh_requested: Notify::new(),
+            request_limiter: RateLimiter::direct(quota),
+            refreshed: watch::Sender::new(Instant::now()),
             state: watch::Sender::new(KeysState::NeverFetched("not fetched yet".to_owned())),
-            failing: Throttle::default(),
+            failure_log: LogThrottle::default(),
         }
     }
 
-    /// Whether there is anything to verify tokens with, as it changes.
+    /// Returns the state of the keys, as it changes.
     pub fn state(&self) -> watch::Receiver<KeysState> {
         self.state.subscribe()
     }
 
-    /// Whom a token was given to.
+    /// Verifies a token, after a refresh if it names an unknown key.
     ///
     /// # Errors
     ///
-    /// [`Refusal::IdentityUnavailable`] where no keys were ever fetched; else what [`Keys::check`]
-    /// says, after another look where the token names a key that is not there.
-    pub async fn verify(&self, token: &str, deadline: Deadline) -> Result<Verified, Refusal> {
+    /// [`Refusal::IdentityUnavailable`] if no keys have been fetched yet; otherwise those of
+    /// [`Keys::check`].
+    pub async fn verify(&self, token: &str, deadline: Instant) -> Result<VerifiedClaims, Refusal> {
         if let Check::Done(verified) = self.check(token) {
             return verified;
         }
-        // On the heap: hardly a call waits for keys, and each would carry the room for it.
-        Box::pin(self.look_again(deadline)).await;
+        // Boxed: few calls wait for a refresh, and its future would enlarge every call's.
+        Box::pin(self.refresh(deadline)).await;
         match self.check(token) {
             Check::Done(verified) => verified,
             Check::UnknownKey => {
-                Err(Refusal::CredentialsInvalid(Flaw::Token("the token's key is not known")))
+                Err(Refusal::CredentialsInvalid(Flaw::Token("unknown key of the token")))
             }
         }
     }
@@ -130,51 +129,51 @@ impl Jwks {
         }
     }
 
-    /// Waits for a look at the set that begins from now on, which may be one that the limit denies.
-    async fn look_again(&self, deadline: Deadline) {
+    /// Requests a refresh and waits for one that starts from now on; the limit may skip its fetch.
+    async fn refresh(&self, deadline: Instant) {
         let now = Instant::now();
-        let mut looked = self.looked.subscribe();
-        self.asked.notify_one();
-        let until = deadline.call_ends_at.min(now + LOOK_TIMEOUT);
-        // Where it takes too long, the keys that are there decide.
-        let _ = timeout_at(until, looked.wait_for(|began| *began >= now)).await;
+        let mut refreshed = self.refreshed.subscribe();
+        self.refresh_requested.notify_one();
+        let until = deadline.min(now + REFRESH_WAIT);
+        // If it takes too long, the current keys decide.
+        let _ = timeout_at(until, refreshed.wait_for(|began| *began >= now)).await;
     }
 
-    /// Fetches, for ever.
-    pub async fn keep(self: Arc<Self>) {
+    /// Fetches the set, for ever.
+    pub async fn run(self: Arc<Self>) {
         loop {
             let next = Instant::now() + self.fetch().await;
             loop {
                 tokio::select! {
                     () = sleep_until(next) => break,
-                    () = self.asked.notified() => {}
+                    () = self.refresh_requested.notified() => {}
                 }
                 let began = Instant::now();
-                if self.asked_limiter.check().is_ok() {
+                if self.request_limiter.check().is_ok() {
                     self.fetch().await;
                 }
-                self.looked.send_replace(began);
+                self.refreshed.send_replace(began);
             }
         }
     }
 
-    /// Fetches once, and says when to do it again. A set that comes replaces the one that is there;
-    /// where none comes that one stays.
+    /// Fetches once and returns the time until the next fetch. A new set replaces the current one; if
+    /// there is none, the current one stays.
     async fn fetch(&self) -> Duration {
         let fetched = timeout(FETCH_TIMEOUT, self.get()).await;
         let fetched = fetched.unwrap_or_else(|_| Err("no answer in time".to_owned()));
-        let keys = fetched.and_then(|set| Ok(Keys::of_set(&set, &self.expected)?));
+        let keys = fetched.and_then(|set| Ok(Keys::from_set(&set, &self.expected)?));
         match keys {
             Ok(keys) => {
                 self.replace(keys);
                 REFRESH_INTERVAL
             }
             Err(cause) if self.keys.load().is_some() => {
-                if let Some(silenced) = self.failing.ask() {
+                if let Some(suppressed) = self.failure_log.permit() {
                     tracing::warn!(
                         ?cause,
-                        silenced,
-                        "--jwt-jwks-url: no keys fetched, those that are there stay"
+                        suppressed,
+                        "--jwt-jwks-url: no keys fetched, the current ones stay"
                     );
                 }
                 RETRY_INTERVAL
@@ -182,7 +181,10 @@ impl Jwks {
             Err(cause) => {
                 let state = KeysState::NeverFetched(cause.clone());
                 if self.state.send_replace(state.clone()) != state {
-                    tracing::warn!(?cause, "--jwt-jwks-url: no keys fetched, no token is verified");
+                    tracing::warn!(
+                        ?cause,
+                        "--jwt-jwks-url: no keys fetched, tokens cannot be verified"
+                    );
                 }
                 FIRST_INTERVAL
             }
@@ -197,8 +199,8 @@ impl Jwks {
             tracing::info!(?ids, "--jwt-jwks-url: keys fetched");
         }
         self.state.send_if_modified(|state| {
-            let first = *state != KeysState::There;
-            *state = KeysState::There;
+            let first = *state != KeysState::Available;
+            *state = KeysState::Available;
             first
         });
     }
@@ -217,7 +219,7 @@ impl Jwks {
     }
 }
 
-/// An error with what is behind it: the outermost says no more than that it did not connect.
+/// Returns an error with its causes: the outermost says only that it did not connect.
 fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -1,6 +1,6 @@
 //! Bearer tokens: JWTs (RFC 7519) whose `sub` is the reader's user ID in decimal.
 //!
-//! The algorithms follow from the configured key, never from a token's header.
+//! The accepted algorithms follow from the key, never from a token's header.
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,14 +12,13 @@ use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, encode};
 use serde::{Deserialize, Serialize};
 
-use crate::domain::UserId;
-use crate::edge::answer::{Flaw, Refusal};
+use crate::domain::{Flaw, Refusal, UserId};
 use crate::files::without_newline;
 
-/// How far clocks may differ, in seconds, when `exp` and `nbf` are looked at.
+/// Leeway for `exp` and `nbf`, in seconds: how far clocks may differ.
 const LEEWAY_SECONDS: u64 = 30;
 
-/// The shortest HS256 secret, in bytes (RFC 7518 section 3.2: as long as the hash).
+/// Shortest HS256 secret, in bytes (RFC 7518 section 3.2: as long as the hash).
 pub const SECRET_MIN_BYTES: usize = 32;
 
 /// A shared secret for HS256.
@@ -27,17 +26,17 @@ pub const SECRET_MIN_BYTES: usize = 32;
 pub struct Secret(Vec<u8>);
 
 impl Secret {
-    /// The secret in a file's contents: one newline at their end is not part of it.
+    /// Creates it from a file's contents, without one newline at their end.
     ///
     /// # Errors
     ///
-    /// What is wrong, as the end of a sentence, when it is shorter than [`SECRET_MIN_BYTES`].
+    /// If it is shorter than [`SECRET_MIN_BYTES`]: the problem, as the end of a sentence.
     pub fn from_file_contents(contents: Vec<u8>) -> Result<Self, String> {
         let contents = without_newline(contents);
         let length = contents.len();
         if length < SECRET_MIN_BYTES {
             return Err(format!(
-                "holds a secret of {length} bytes; HS256 takes at least {SECRET_MIN_BYTES}"
+                "contains a secret of {length} bytes: HS256 needs at least {SECRET_MIN_BYTES}"
             ));
         }
         Ok(Self(contents))
@@ -56,28 +55,28 @@ pub struct Verifier {
     validation: Validation,
 }
 
-/// What is checked beside the signature and the times.
+/// Claims that are checked besides the signature and the times.
 #[derive(Clone, Debug, Default)]
-pub struct Expected {
-    /// `iss`, where it is set.
+pub struct ExpectedClaims {
+    /// `iss`, if set.
     pub issuer: Option<String>,
-    /// `aud`, where it is set.
+    /// `aud`, if set.
     pub audience: Option<String>,
 }
 
 impl Verifier {
-    /// Takes HS256 tokens.
-    pub fn with_secret(secret: &Secret, expected: &Expected) -> Self {
+    /// Creates a verifier of HS256 tokens.
+    pub fn with_secret(secret: &Secret, expected: &ExpectedClaims) -> Self {
         Self::new(DecodingKey::from_secret(&secret.0), Algorithm::HS256, expected)
     }
 
-    /// Takes tokens of the one algorithm that goes with a PEM public key: RS256 with RSA, ES256
-    /// with P-256, `EdDSA` with Ed25519.
+    /// Creates a verifier with a PEM public key, for its one algorithm: RS256 for RSA, ES256 for P-256,
+    /// `EdDSA` for Ed25519.
     ///
     /// # Errors
     ///
-    /// What is wrong, as the end of a sentence, when the text is no such key.
-    pub fn with_public_key(pem: &[u8], expected: &Expected) -> Result<Self, String> {
+    /// If the text is not such a key: the problem, as the end of a sentence.
+    pub fn with_public_key(pem: &[u8], expected: &ExpectedClaims) -> Result<Self, String> {
         type FromPem = fn(&[u8]) -> Result<DecodingKey, Error>;
         let kinds: [(FromPem, Algorithm); 3] = [
             (DecodingKey::from_rsa_pem, Algorithm::RS256),
@@ -88,13 +87,13 @@ impl Verifier {
             .into_iter()
             .find_map(|(from_pem, algorithm)| Some((from_pem(pem).ok()?, algorithm)))
             .filter(|(_, algorithm)| can_verify(pem, *algorithm))
-            .ok_or("holds no PEM public key of RSA (2048 bits or more), P-256 or Ed25519")?;
+            .ok_or("contains no PEM public key of RSA (at least 2048 bits), P-256 or Ed25519")?;
         Ok(Self::new(key, algorithm, expected))
     }
 
-    /// Takes tokens of the one algorithm that goes with a key of a JWK set (RFC 7517): RS256 with
-    /// RSA, ES256 with P-256, `EdDSA` with Ed25519. None where the key is for something else.
-    pub fn with_jwk(jwk: &Jwk, expected: &Expected) -> Option<Self> {
+    /// Creates a verifier with a key of a JWK set (RFC 7517), for its one algorithm: RS256 for RSA, ES256
+    /// for P-256, `EdDSA` for Ed25519. Returns `None` if the key is for something else.
+    pub fn with_jwk(jwk: &Jwk, expected: &ExpectedClaims) -> Option<Self> {
         let (algorithm, name) = match &jwk.algorithm {
             AlgorithmParameters::RSA(rsa) if rsa_bytes(&rsa.n)? >= RSA_MIN_BYTES => {
                 (Algorithm::RS256, KeyAlgorithm::RS256)
@@ -107,18 +106,18 @@ impl Verifier {
             }
             _ => return None,
         };
-        if jwk.common.key_algorithm.is_some_and(|said| said != name) {
+        if jwk.common.key_algorithm.is_some_and(|stated| stated != name) {
             return None;
         }
         Some(Self::new(DecodingKey::from_jwk(jwk).ok()?, algorithm, expected))
     }
 
-    /// The one algorithm of the tokens that it takes.
+    /// Returns the one algorithm that it accepts.
     pub fn algorithm(&self) -> Option<Algorithm> {
         self.validation.algorithms.first().copied()
     }
 
-    fn new(key: DecodingKey, algorithm: Algorithm, expected: &Expected) -> Self {
+    fn new(key: DecodingKey, algorithm: Algorithm, expected: &ExpectedClaims) -> Self {
         let mut validation = Validation::new(algorithm);
         validation.leeway = LEEWAY_SECONDS;
         validation.validate_nbf = true;
@@ -134,13 +133,13 @@ impl Verifier {
         Self { key, validation }
     }
 
-    /// Whom a token was given to, and until when.
+    /// Verifies a token.
     ///
     /// # Errors
     ///
-    /// [`Refusal::CredentialsInvalid`] where the token does not hold,
-    /// [`Refusal::UserContextRequired`] where it does, but its `sub` is no user ID.
-    pub fn verify(&self, token: &str) -> Result<Verified, Refusal> {
+    /// [`Refusal::CredentialsInvalid`] if the token is invalid, [`Refusal::UserContextRequired`] if it
+    /// is valid, but its `sub` is not a user ID.
+    pub fn verify(&self, token: &str) -> Result<VerifiedClaims, Refusal> {
         let claims = decode::<Claims>(token, &self.key, &self.validation)
             .map_err(|error| Refusal::CredentialsInvalid(Flaw::Token(problem(&error))))?
             .claims;
@@ -148,20 +147,20 @@ impl Verifier {
             .sub
             .as_str()
             .and_then(|sub| sub.parse().ok())
-            .ok_or(Refusal::UserContextRequired("the token's sub is no user ID"))?;
+            .ok_or(Refusal::UserContextRequired("the token's sub is not a user ID"))?;
         let expiry = Duration::try_from_secs_f64(claims.exp).unwrap_or_default();
-        let until = UNIX_EPOCH.checked_add(expiry + Duration::from_secs(LEEWAY_SECONDS));
-        Ok(Verified { user, until: until.unwrap_or(UNIX_EPOCH) })
+        let expires_at = UNIX_EPOCH.checked_add(expiry + Duration::from_secs(LEEWAY_SECONDS));
+        Ok(VerifiedClaims { user, expires_at: expires_at.unwrap_or(UNIX_EPOCH) })
     }
 }
 
-/// What a token that holds says.
+/// The claims of a valid token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Verified {
-    /// Whom it was given to.
+pub struct VerifiedClaims {
+    /// The user in `sub`.
     pub user: UserId,
-    /// When it stops, leeway included.
-    pub until: SystemTime,
+    /// When it expires, leeway included.
+    pub expires_at: SystemTime,
 }
 
 impl fmt::Debug for Verifier {
@@ -170,10 +169,10 @@ impl fmt::Debug for Verifier {
     }
 }
 
-/// Whether a key that parses is one that tokens can be verified with: parsing alone takes some
-/// private keys, other curves, and RSA keys that are too short (RFC 7518 section 3.3).
+/// Returns whether tokens can be verified with a key that parses. Parsing alone accepts some private
+/// keys, other curves, and RSA keys that are too short (RFC 7518 section 3.3).
 fn can_verify(pem: &[u8], algorithm: Algorithm) -> bool {
-    /// The object identifier of P-256, 1.2.840.10045.3.1.7, in DER (RFC 5480).
+    /// Object identifier of P-256, 1.2.840.10045.3.1.7, in DER (RFC 5480).
     const P256: [u8; 10] = [0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
     let Ok(pem) = pem::parse(pem) else { return false };
     let der = pem.contents();
@@ -185,10 +184,10 @@ fn can_verify(pem: &[u8], algorithm: Algorithm) -> bool {
         }
 }
 
-/// The shortest RSA modulus, in bytes (RFC 7518 section 3.3).
+/// Shortest RSA modulus, in bytes (RFC 7518 section 3.3).
 const RSA_MIN_BYTES: usize = 2048 / 8;
 
-/// The length of a modulus in base64url (RFC 7518 section 6.3.1.1: no leading zero bytes).
+/// Returns the length in bytes of a modulus in base64url (RFC 7518 section 6.3.1.1: no leading zero bytes).
 fn rsa_bytes(modulus: &str) -> Option<usize> {
     Some(URL_SAFE_NO_PAD.decode(modulus).ok()?.iter().skip_while(|byte| **byte == 0).count())
 }
@@ -197,7 +196,7 @@ fn rsa_bytes(modulus: &str) -> Option<usize> {
 struct Claims {
     /// Seconds since 1970, which may have a fraction (RFC 7519 section 2, `NumericDate`).
     exp: f64,
-    /// Whatever stands there: a token that holds but names no user is told from one that does not.
+    /// Of any type, since a valid token without a user ID is refused in another way than an invalid one.
     #[serde(default)]
     sub: serde_json::Value,
 }
@@ -206,10 +205,10 @@ fn problem(error: &Error) -> &'static str {
     match error.kind() {
         ErrorKind::ExpiredSignature => "the token has expired",
         ErrorKind::ImmatureSignature => "the token is not valid yet",
-        ErrorKind::InvalidIssuer => "the token is of another issuer",
+        ErrorKind::InvalidIssuer => "the token has another issuer",
         ErrorKind::InvalidAudience => "the token is for another audience",
-        ErrorKind::MissingRequiredClaim(_) => "the token lacks a claim that is required",
-        ErrorKind::InvalidSignature => "the token's signature does not hold",
+        ErrorKind::MissingRequiredClaim(_) => "the token lacks a required claim",
+        ErrorKind::InvalidSignature => "the token's signature does not match",
         ErrorKind::InvalidAlgorithm | ErrorKind::InvalidAlgorithmName => {
             "the token is signed with another algorithm"
         }
@@ -218,7 +217,7 @@ fn problem(error: &Error) -> &'static str {
 }
 
 #[derive(Serialize)]
-struct Issued {
+struct IssuedClaims {
     sub: String,
     iat: u64,
     exp: u64,
@@ -232,16 +231,21 @@ struct Issued {
 ///
 /// # Errors
 ///
-/// When the clock or the crypto backend fails.
+/// If the clock or the crypto backend fails.
 pub fn issue(
     user: UserId,
     secret: &Secret,
     ttl: Duration,
-    expected: Expected,
+    expected: ExpectedClaims,
 ) -> Result<String, Box<dyn std::error::Error>> {
     let iat = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-    let Expected { issuer: iss, audience: aud } = expected;
-    let claims =
-        Issued { sub: user.to_string(), iat, exp: iat.saturating_add(ttl.as_secs()), iss, aud };
+    let ExpectedClaims { issuer: iss, audience: aud } = expected;
+    let claims = IssuedClaims {
+        sub: user.to_string(),
+        iat,
+        exp: iat.saturating_add(ttl.as_secs()),
+        iss,
+        aud,
+    };
     Ok(encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(&secret.0))?)
 }

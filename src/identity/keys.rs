@@ -1,4 +1,4 @@
-//! The keys that tokens are verified with, and the tokens that were.
+//! Keys for verifying tokens, and a cache of the tokens that they verified.
 
 use std::fmt;
 use std::time::SystemTime;
@@ -9,52 +9,51 @@ use jsonwebtoken::{Header, decode_header};
 use quick_cache::sync::Cache;
 use serde::Deserialize;
 
-use super::jwt::{Expected, Verified, Verifier};
+use super::jwt::{ExpectedClaims, VerifiedClaims, Verifier};
 use super::sha256;
-use crate::edge::answer::{Flaw, Refusal};
+use crate::domain::{Flaw, Refusal};
 
-/// How many verified tokens are remembered, at about 200 bytes each.
-const REMEMBERED_TOKENS: usize = 50_000;
+/// Verified tokens that are cached, at about 200 bytes each.
+const CACHED_TOKENS: usize = 50_000;
 
-/// The most keys of a set that are looked at; more is no key set.
+/// Most keys of a set. A larger set is refused.
 const KEYS_MAX: usize = 1000;
 
-/// Keys that do not change. Other keys are another value: so whatever a token was verified with is
-/// forgotten together with its keys.
+/// Immutable keys. A changed set is a new value, so that its cache of verified tokens starts empty.
 pub struct Keys {
     keys: Vec<Key>,
-    /// By the token's SHA-256: a token itself is a secret, and may be long.
-    verified: Cache<[u8; SHA256_OUTPUT_LEN], Verified>,
+    /// By the token's SHA-256, since a token is a secret and may be long.
+    verified: Cache<[u8; SHA256_OUTPUT_LEN], VerifiedClaims>,
 }
 
 struct Key {
-    /// Its name in the set; none where the one key is configured by itself.
+    /// Its `kid` in the set; `None` for the one key of the settings.
     id: Option<String>,
     verifier: Verifier,
 }
 
-/// Whether a token can be verified with these keys.
+/// Result of checking a token.
 #[derive(Debug)]
 pub enum Check {
-    /// It was: it holds or it does not.
-    Done(Result<Verified, Refusal>),
-    /// It names a key that is not among these.
+    /// The token is valid, or is refused.
+    Done(Result<VerifiedClaims, Refusal>),
+    /// The token names an unknown key.
     UnknownKey,
 }
 
 impl Keys {
-    /// The one key that is configured, whatever name a token gives it.
-    pub fn only(verifier: Verifier) -> Self {
+    /// Creates it for the one key of the settings, whatever `kid` a token has.
+    pub fn single(verifier: Verifier) -> Self {
         Self::new(vec![Key { id: None, verifier }])
     }
 
-    /// The keys of a JWK set (RFC 7517 section 5) that can verify tokens. Others are passed over.
+    /// Parses a JWK set (RFC 7517 section 5). Keys that cannot verify tokens are skipped.
     ///
     /// # Errors
     ///
-    /// When the text is no JWK set.
-    pub fn of_set(set: &[u8], expected: &Expected) -> Result<Self, &'static str> {
-        let set: Set = serde_json::from_slice(set).map_err(|_| "it is no JWK set")?;
+    /// If the text is not a JWK set.
+    pub fn from_set(set: &[u8], expected: &ExpectedClaims) -> Result<Self, &'static str> {
+        let set: Set = serde_json::from_slice(set).map_err(|_| "it is not a JWK set")?;
         if set.keys.len() > KEYS_MAX {
             return Err("it has more than 1000 keys");
         }
@@ -68,24 +67,24 @@ impl Keys {
     }
 
     fn new(keys: Vec<Key>) -> Self {
-        Self { keys, verified: Cache::new(REMEMBERED_TOKENS) }
+        Self { keys, verified: Cache::new(CACHED_TOKENS) }
     }
 
-    /// The names of the keys that have one.
+    /// Returns the `kid` of each key.
     pub fn ids(&self) -> impl Iterator<Item = &str> {
         self.keys.iter().filter_map(|key| key.id.as_deref())
     }
 
-    /// Whom a token was given to.
+    /// Checks a token.
     pub fn check(&self, token: &str) -> Check {
         let digest = sha256(token);
         if let Some(verified) = self.verified.get(&digest) {
-            if SystemTime::now() < verified.until {
+            if SystemTime::now() < verified.expires_at {
                 return Check::Done(Ok(verified));
             }
             self.verified.remove(&digest);
         }
-        let Some(key) = self.key_of(token) else { return Check::UnknownKey };
+        let Some(key) = self.key_for(token) else { return Check::UnknownKey };
         let verified = key.and_then(|key| key.verifier.verify(token));
         if let Ok(verified) = verified {
             self.verified.insert(digest, verified);
@@ -93,10 +92,10 @@ impl Keys {
         Check::Done(verified)
     }
 
-    /// The key that a token names, by its ID and algorithm: the algorithm only chooses among keys,
-    /// each of which has its own. A token that names none means the only one there is.
-    fn key_of(&self, token: &str) -> Option<Result<&Key, Refusal>> {
-        const NONE: Refusal = Refusal::CredentialsInvalid(Flaw::Token(
+    /// Returns the key that a token names by `kid` and `alg`; `alg` only chooses among keys, each of
+    /// which accepts one algorithm. A token without `kid` is checked with the only key there is.
+    fn key_for(&self, token: &str) -> Option<Result<&Key, Refusal>> {
+        const AMBIGUOUS: Refusal = Refusal::CredentialsInvalid(Flaw::Token(
             "the token names no key, and there are several",
         ));
         if let [key @ Key { id: None, .. }] = &self.keys[..] {
@@ -106,7 +105,7 @@ impl Keys {
             return Some(Err(Refusal::CredentialsInvalid(Flaw::Token("the token is malformed"))));
         };
         let Some(kid) = kid else {
-            return Some(if let [key] = &self.keys[..] { Ok(key) } else { Err(NONE) });
+            return Some(if let [key] = &self.keys[..] { Ok(key) } else { Err(AMBIGUOUS) });
         };
         let mut named = self.keys.iter().filter(|key| key.id.as_deref() == Some(&kid)).peekable();
         let first = *named.peek()?;
@@ -114,7 +113,7 @@ impl Keys {
     }
 }
 
-/// Whether a key is for signatures, as far as it says: RFC 7517 sections 4.2 and 4.3.
+/// Returns whether a key may verify signatures (`use` and `key_ops`, RFC 7517 sections 4.2 and 4.3).
 fn may_verify(jwk: &CommonParameters) -> bool {
     jwk.public_key_use.as_ref().is_none_or(|purpose| *purpose == PublicKeyUse::Signature)
         && jwk.key_operations.as_ref().is_none_or(|all| all.contains(&KeyOperations::Verify))

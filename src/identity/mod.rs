@@ -1,5 +1,5 @@
-//! Who the caller is: CONTRACT section 4, "Identity". What it yields, a [`Proof`], is carried on;
-//! nothing past this point looks at credentials.
+//! Authentication (`docs/contract.md`, "Identity"). Its result is an [`Authenticated`] caller: no other
+//! room reads credentials.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -8,17 +8,15 @@ use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use self::jwks::{Jwks, KeysState};
-use self::jwt::Verified;
+use self::jwt::VerifiedClaims;
 use self::keys::{Check, Keys};
-use self::oauth1::{OAuth1, Signed};
-use crate::domain::{Nonce, UserId};
-use crate::edge::answer::{Flaw, Refusal};
-use crate::edge::deadline::Deadline;
-use crate::net::peer::Security;
+use self::oauth1::{OAuth1, SignedRequest};
+use crate::domain::{Flaw, Nonce, Refusal, UserId};
+use crate::net::peer::ClientAuth;
 
-pub mod credentials;
 pub mod jwks;
 pub mod jwt;
 pub mod keys;
@@ -26,152 +24,155 @@ pub mod oauth1;
 
 const USER_ID: HeaderName = HeaderName::from_static("x-user-id");
 
-/// How callers prove who they are.
+/// How callers authenticate.
 #[derive(Debug)]
 pub enum Identity {
-    /// They need not: `serve --dev`. The caller is whom `x-user-id` names, `authorization` is
+    /// Not at all: `serve --dev`. The caller is the user in `x-user-id`, and `authorization` is
     /// ignored.
     Dev,
-    /// By what they send, or by their certificate.
-    Proven {
-        /// What verifies bearer tokens.
+    /// By an `authorization` header or by a client certificate.
+    Required {
+        /// Verifies bearer tokens.
         bearer: Option<Bearer>,
-        /// What verifies signed requests, which the HTTP edge takes.
+        /// Verifies signed requests, over plain HTTP only.
         oauth1: Option<Arc<OAuth1>>,
     },
 }
 
-/// What verifies bearer tokens.
+/// Verifies bearer tokens.
 #[derive(Debug)]
 pub enum Bearer {
-    /// A key of the configuration.
+    /// With a key of the settings.
     Configured(Keys),
-    /// Keys that are fetched.
+    /// With keys that are fetched.
     Fetched(Arc<Jwks>),
 }
 
-/// What a caller shows.
+/// The credentials that a caller presents.
 #[derive(Debug)]
-pub struct Presented<'a> {
+pub struct Credentials<'a> {
     /// Headers, or metadata.
     pub headers: &'a HeaderMap,
-    /// What TLS tells.
-    pub security: Security,
-    /// The request, where it may be signed as a whole.
-    pub signed: Option<Signed<'a>>,
-    /// How long the call may take.
-    pub deadline: Deadline,
+    /// How the client authenticated itself to TLS.
+    pub client_auth: ClientAuth,
+    /// The request, where it may be signed.
+    pub signed: Option<SignedRequest<'a>>,
+    /// When the call ends.
+    pub deadline: Instant,
 }
 
-/// Who the caller is.
+/// An authenticated caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Proof {
-    /// The authenticated caller.
+pub struct Authenticated {
+    /// The caller.
     pub reader: UserId,
-    /// What proves it only as long as it was not used before.
+    /// Nonce of the signature, which must not have been used before.
     pub nonce: Option<Nonce>,
-    /// Until when, where it is a token that does.
-    pub until: Option<SystemTime>,
+    /// When the token expires.
+    pub expires_at: Option<SystemTime>,
 }
 
-impl From<UserId> for Proof {
+impl From<UserId> for Authenticated {
     fn from(reader: UserId) -> Self {
-        Self { reader, nonce: None, until: None }
+        Self { reader, nonce: None, expires_at: None }
     }
 }
 
-impl From<Verified> for Proof {
-    fn from(Verified { user, until }: Verified) -> Self {
-        Self { reader: user, nonce: None, until: Some(until) }
+impl From<VerifiedClaims> for Authenticated {
+    fn from(VerifiedClaims { user, expires_at }: VerifiedClaims) -> Self {
+        Self { reader: user, nonce: None, expires_at: Some(expires_at) }
     }
 }
 
 impl Identity {
-    /// Starts whatever keeps keys and credentials up to date, and tells whether there are any.
+    /// Starts the tasks that keep keys and credentials up to date. Returns the
+    /// state of the keys, as it changes.
     pub fn start(&self) -> watch::Receiver<KeysState> {
-        let Self::Proven { bearer, oauth1 } = self else { return always_there() };
+        let Self::Required { bearer, oauth1 } = self else { return always_available() };
         if let Some(oauth1) = oauth1 {
-            tokio::spawn(Arc::clone(oauth1).keep());
+            tokio::spawn(Arc::clone(oauth1).run());
         }
         match bearer {
             Some(Bearer::Fetched(jwks)) => {
-                tokio::spawn(Arc::clone(jwks).keep());
+                tokio::spawn(Arc::clone(jwks).run());
                 jwks.state()
             }
-            Some(Bearer::Configured(_)) | None => always_there(),
+            Some(Bearer::Configured(_)) | None => always_available(),
         }
     }
 
-    /// The authenticated caller. An `authorization` header, where there is one, decides alone.
+    /// Authenticates the caller. An `authorization` header, if there is one, decides alone.
     ///
     /// # Errors
     ///
     /// [`Refusal::CredentialsMissing`], [`Refusal::CredentialsInvalid`],
     /// [`Refusal::UserContextRequired`] or [`Refusal::IdentityUnavailable`].
-    pub async fn authenticate(&self, presented: &Presented<'_>) -> Result<Proof, Refusal> {
-        let Presented { headers, security, signed, deadline } = presented;
-        let Self::Proven { bearer, oauth1 } = self else {
+    pub async fn authenticate(
+        &self,
+        credentials: &Credentials<'_>,
+    ) -> Result<Authenticated, Refusal> {
+        let Credentials { headers, client_auth, signed, deadline } = credentials;
+        let Self::Required { bearer, oauth1 } = self else {
             let reader = named_user(headers)?.ok_or(Refusal::CredentialsMissing)?;
             return Ok(reader.into());
         };
-        match (Authorization::of(headers)?, bearer, oauth1, signed) {
-            (None, ..) => Ok(user_of_client(*security, headers)?.into()),
+        match (Authorization::from_headers(headers)?, bearer, oauth1, signed) {
+            (None, ..) => Ok(user_of_client(*client_auth, headers)?.into()),
             (Some(Authorization::Bearer(token)), Some(Bearer::Configured(keys)), ..) => {
                 match keys.check(token) {
                     Check::Done(verified) => verified.map(Into::into),
-                    Check::UnknownKey => Err(invalid_token("the token's key is not known")),
+                    Check::UnknownKey => Err(invalid_token("unknown key of the token")),
                 }
             }
             (Some(Authorization::Bearer(token)), Some(Bearer::Fetched(jwks)), ..) => {
                 jwks.verify(token, *deadline).await.map(Into::into)
             }
             (Some(Authorization::Bearer(_)), None, ..) => {
-                Err(invalid_token("bearer tokens are not taken"))
+                Err(invalid_token("bearer tokens are not accepted"))
             }
             (Some(Authorization::OAuth1(header)), _, Some(oauth1), Some(signed)) => {
                 let (reader, nonce) = oauth1.verify(header, signed)?;
-                Ok(Proof { reader, nonce: Some(nonce), until: None })
+                Ok(Authenticated { reader, nonce: Some(nonce), expires_at: None })
             }
-            (Some(Authorization::OAuth1(_)), ..) => {
-                Err(Refusal::CredentialsInvalid(Flaw::Signature("signatures are not taken here")))
-            }
+            (Some(Authorization::OAuth1(_)), ..) => Err(Refusal::CredentialsInvalid(
+                Flaw::Signature("signatures are not accepted here"),
+            )),
         }
     }
 }
 
-/// What a text is remembered by that must not be kept itself.
+/// Returns the SHA-256 used as a cache key, so that the secret itself is not kept.
 fn sha256(text: &str) -> [u8; SHA256_OUTPUT_LEN] {
     let mut bytes = [0; SHA256_OUTPUT_LEN];
     bytes.copy_from_slice(digest(&SHA256, text.as_bytes()).as_ref());
     bytes
 }
 
-fn always_there() -> watch::Receiver<KeysState> {
-    watch::Sender::new(KeysState::There).subscribe()
+fn always_available() -> watch::Receiver<KeysState> {
+    watch::Sender::new(KeysState::Available).subscribe()
 }
 
 fn invalid_token(problem: &'static str) -> Refusal {
     Refusal::CredentialsInvalid(Flaw::Token(problem))
 }
 
-/// Whom a client names that its certificate speaks for. Without a verified certificate a name is
-/// worth nothing.
-fn user_of_client(security: Security, headers: &HeaderMap) -> Result<UserId, Refusal> {
-    match security {
-        Security::TrustedClient => named_user(headers)?
-            .ok_or(Refusal::UserContextRequired("x-user-id is missing: it names the reader")),
-        Security::UntrustedClient if headers.contains_key(USER_ID) => {
-            Err(Refusal::UserContextRequired("this client may not name a user"))
+/// Returns the user that a trusted client names. Without a verified certificate `x-user-id` is ignored.
+fn user_of_client(client_auth: ClientAuth, headers: &HeaderMap) -> Result<UserId, Refusal> {
+    match client_auth {
+        ClientAuth::Trusted => named_user(headers)?
+            .ok_or(Refusal::UserContextRequired("x-user-id is missing: it must name the reader")),
+        ClientAuth::Untrusted if headers.contains_key(USER_ID) => {
+            Err(Refusal::UserContextRequired("this client is not trusted to name a user"))
         }
-        Security::UntrustedClient | Security::Tls | Security::Plain => {
+        ClientAuth::Untrusted | ClientAuth::Anonymous | ClientAuth::Plaintext => {
             Err(Refusal::CredentialsMissing)
         }
     }
 }
 
-/// The user whom `x-user-id` names, where it is there.
+/// Parses `x-user-id`, if it is present.
 fn named_user(headers: &HeaderMap) -> Result<Option<UserId>, Refusal> {
-    const MALFORMED: Refusal = Refusal::UserContextRequired("x-user-id is no user ID");
+    const MALFORMED: Refusal = Refusal::UserContextRequired("x-user-id is not a user ID");
     let mut values = headers.get_all(USER_ID).iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
@@ -180,7 +181,7 @@ fn named_user(headers: &HeaderMap) -> Result<Option<UserId>, Refusal> {
     value.to_str().ok().and_then(|text| text.parse().ok()).map(Some).ok_or(MALFORMED)
 }
 
-/// What an `authorization` header holds. RFC 9110 wants its scheme in any case.
+/// An `authorization` header. Its scheme is case-insensitive (RFC 9110 section 11.1).
 #[derive(Debug, PartialEq, Eq)]
 enum Authorization<'a> {
     /// A token.
@@ -190,33 +191,29 @@ enum Authorization<'a> {
 }
 
 impl<'a> Authorization<'a> {
-    fn of(headers: &'a HeaderMap) -> Result<Option<Self>, Refusal> {
+    fn from_headers(headers: &'a HeaderMap) -> Result<Option<Self>, Refusal> {
         let mut values = headers.get_all(AUTHORIZATION).iter();
         let Some(value) = values.next() else { return Ok(None) };
         if values.next().is_some() {
             return Err(invalid_token("there is more than one authorization header"));
         }
-        let value = value.to_str().map_err(|_| invalid_token("authorization is no text"))?;
+        let value = value.to_str().map_err(|_| invalid_token("authorization is not ASCII text"))?;
         let (scheme, rest) = value.split_once(' ').unwrap_or((value, ""));
         if scheme.eq_ignore_ascii_case("bearer") {
             Ok(Some(Self::Bearer(rest.trim())))
         } else if scheme.eq_ignore_ascii_case("oauth") {
             Ok(Some(Self::OAuth1(rest)))
         } else {
-            Err(invalid_token("the authorization's scheme is none that is known"))
+            Err(invalid_token("unsupported authorization scheme"))
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use http::HeaderValue;
-    use tokio::time::Instant;
 
     use super::*;
-    use crate::edge::routing::Wire;
 
     fn headers(pairs: &[(HeaderName, &'static str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -227,14 +224,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn with_dev_the_caller_is_whom_the_metadata_names() {
+    async fn with_dev_the_caller_is_the_user_in_the_metadata() {
         let user = async |pairs: &[_]| {
-            let headers = headers(pairs);
-            let security = Security::Plain;
-            let deadline =
-                Deadline::of_call(Instant::now(), Wire::Http, &headers, Duration::from_secs(1));
-            let presented = Presented { headers: &headers, security, signed: None, deadline };
-            Identity::Dev.authenticate(&presented).await.map(|proof| proof.reader.get())
+            let credentials = Credentials {
+                headers: &headers(pairs),
+                client_auth: ClientAuth::Plaintext,
+                signed: None,
+                deadline: Instant::now(),
+            };
+            Identity::Dev.authenticate(&credentials).await.map(|caller| caller.reader.get())
         };
         assert_eq!(user(&[(USER_ID, "2244994945")]).await, Ok(2_244_994_945));
         for value in ["", "0", "-1", "me", "1 ", "9223372036854775808"] {
@@ -247,34 +245,36 @@ mod tests {
     }
 
     #[test]
-    fn only_a_trusted_clients_word_counts() {
-        let user =
-            |security, pairs: &[_]| user_of_client(security, &headers(pairs)).map(UserId::get);
+    fn only_a_trusted_client_names_the_reader() {
+        let user = |client_auth, pairs: &[_]| {
+            user_of_client(client_auth, &headers(pairs)).map(UserId::get)
+        };
         let named = [(USER_ID, "7")];
         let missing = Err(Refusal::CredentialsMissing);
-        for security in [Security::Plain, Security::Tls] {
-            assert_eq!(user(security, &named), missing);
-            assert_eq!(user(security, &[(USER_ID, "x")]), missing);
+        for client_auth in [ClientAuth::Plaintext, ClientAuth::Anonymous] {
+            assert_eq!(user(client_auth, &named), missing);
+            assert_eq!(user(client_auth, &[(USER_ID, "x")]), missing);
         }
-        assert_eq!(user(Security::TrustedClient, &named), Ok(7));
-        assert_eq!(user(Security::UntrustedClient, &[]), missing);
-        for (security, pairs) in [
-            (Security::TrustedClient, &[][..]),
-            (Security::TrustedClient, &[(USER_ID, "x")]),
-            (Security::TrustedClient, &[(USER_ID, "1"), (USER_ID, "2")]),
-            (Security::UntrustedClient, &named),
-            (Security::UntrustedClient, &[(USER_ID, "x")]),
+        assert_eq!(user(ClientAuth::Trusted, &named), Ok(7));
+        assert_eq!(user(ClientAuth::Untrusted, &[]), missing);
+        for (client_auth, pairs) in [
+            (ClientAuth::Trusted, &[][..]),
+            (ClientAuth::Trusted, &[(USER_ID, "x")]),
+            (ClientAuth::Trusted, &[(USER_ID, "1"), (USER_ID, "2")]),
+            (ClientAuth::Untrusted, &named),
+            (ClientAuth::Untrusted, &[(USER_ID, "x")]),
         ] {
-            let refused = user(security, pairs);
+            let refused = user(client_auth, pairs);
             assert!(matches!(refused, Err(Refusal::UserContextRequired(_))), "{refused:?}");
         }
     }
 
     #[test]
-    fn credentials_stand_behind_their_scheme() {
+    fn an_authorization_header_is_scheme_and_credentials() {
         let of = |pairs: &[_]| {
             let headers = headers(pairs);
-            Authorization::of(&headers).map(|found| found.map(|found| format!("{found:?}")))
+            Authorization::from_headers(&headers)
+                .map(|found| found.map(|found| format!("{found:?}")))
         };
         for (value, expected) in [
             ("Bearer abc", "Bearer(\"abc\")"),

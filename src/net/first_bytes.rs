@@ -1,4 +1,4 @@
-//! A stream that a client must begin to speak on in time.
+//! A timeout for a connection's first bytes.
 
 use std::io;
 use std::pin::Pin;
@@ -8,33 +8,33 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-/// The length of HTTP/2's preface (RFC 9113 section 3.4). Up to there nothing else watches the
-/// time: past it HTTP/2's pings do, and HTTP/1's own timeout for the head of a request.
+/// Length of HTTP/2's preface (RFC 9113 section 3.4). Up to there no other timeout applies; after it
+/// HTTP/2 has its pings, and HTTP/1.1 its timeout for the head of a request.
 const PREFACE_BYTES: usize = 24;
 
-/// Fails a read when the first bytes have not come in time.
+/// Fails a read unless the first 24 bytes arrive in time.
 #[derive(Debug)]
-pub struct Handshake<T> {
+pub(super) struct FirstBytesTimeout<T> {
     stream: T,
-    /// Gone once the bytes are there.
-    waiting: Option<Waiting>,
+    /// `None` once the bytes have arrived.
+    waiting: Option<PendingBytes>,
 }
 
 #[derive(Debug)]
-struct Waiting {
+struct PendingBytes {
     deadline: Pin<Box<Sleep>>,
     missing_bytes: usize,
 }
 
-impl<T> Handshake<T> {
-    /// A stream whose client has this long to begin.
-    pub fn new(stream: T, limit: Duration) -> Self {
+impl<T> FirstBytesTimeout<T> {
+    /// Starts the timeout on a new stream.
+    pub(super) fn new(stream: T, limit: Duration) -> Self {
         let deadline = Box::pin(sleep(limit));
-        Self { stream, waiting: Some(Waiting { deadline, missing_bytes: PREFACE_BYTES }) }
+        Self { stream, waiting: Some(PendingBytes { deadline, missing_bytes: PREFACE_BYTES }) }
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Handshake<T> {
+impl<T: AsyncRead + Unpin> AsyncRead for FirstBytesTimeout<T> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -58,7 +58,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Handshake<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Handshake<T> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for FirstBytesTimeout<T> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -1,19 +1,19 @@
-//! Where a server stands between its start and its exit.
+//! The phases of a server between its start and its exit.
 
 use tokio::sync::watch;
 
 /// The phases, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
-    /// Calls are taken.
+    /// Calls are accepted.
     Serving,
-    /// Calls are taken still, but readiness is off: `--drain-delay`.
+    /// Calls are still accepted, but readiness is off: `--drain-delay`.
     Leaving,
-    /// Calls under way are waited for, new ones are refused: `--drain`.
+    /// New calls are refused, and calls in flight may finish: `--drain`.
     Draining,
 }
 
-/// A handle on the phase, which only ever moves on.
+/// Handle of the phase, which only moves forward. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Lifecycle(watch::Sender<Phase>);
 
@@ -24,17 +24,17 @@ impl Default for Lifecycle {
 }
 
 impl Lifecycle {
-    /// The phase now.
+    /// Returns the current phase.
     pub fn phase(&self) -> Phase {
         *self.0.borrow()
     }
 
-    /// The phase as it changes.
+    /// Subscribes to the phase.
     pub fn watch(&self) -> watch::Receiver<Phase> {
         self.0.subscribe()
     }
 
-    /// Moves on to a later phase.
+    /// Moves to a later phase; an earlier one is ignored.
     pub fn advance(&self, to: Phase) {
         self.0.send_if_modified(|phase| {
             let later = to > *phase;
@@ -45,7 +45,7 @@ impl Lifecycle {
         });
     }
 
-    /// Waits until new calls are refused.
+    /// Waits for [`Phase::Draining`].
     pub async fn draining(&self) {
         // The sender lives in `self`: the wait cannot fail.
         let _ = self.watch().wait_for(|phase| *phase >= Phase::Draining).await;

@@ -1,7 +1,7 @@
 //! Accepts connections and serves HTTP/1.1 and HTTP/2 on them, each within bounds.
 //!
-//! Not tonic's own server: that one knows no bound on connections, no handshake timeout and no
-//! jitter, and its graceful shutdown waits for silent clients without end (DESIGN section 7).
+//! tonic's own server has no bound on connections, no handshake timeout and no jitter, and its graceful
+//! shutdown waits without end for silent clients.
 
 use std::future::pending;
 use std::io;
@@ -24,47 +24,46 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 
-use crate::net::first_bytes::Handshake;
-use crate::net::lifecycle::Lifecycle;
-use crate::net::peer::{Peer, Security};
-use crate::net::tls::Tls;
-use crate::telemetry::Throttle;
+use super::first_bytes::FirstBytesTimeout;
+use super::lifecycle::Lifecycle;
+use super::peer::{ClientAuth, Peer};
+use super::tls::Tls;
+use crate::telemetry::LogThrottle;
 
-/// The largest list of request headers, in bytes: CONTRACT section 4.
+/// Largest list of request headers, in bytes (`docs/contract.md`, "Answers").
 pub const HEADER_LIST_MAX_BYTES: u32 = 16 * 1024;
 
-/// What a client may send ahead on a stream and on a connection, in bytes. A request is at most
-/// 64 KiB.
+/// HTTP/2 flow-control windows, in bytes. A request is at most 64 KiB.
 const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 
-/// What is buffered for a client that does not read, in bytes a stream.
+/// Bytes buffered per stream for a client that does not read.
 const SEND_BUFFER_MAX_BYTES: usize = 64 * 1024;
 
-/// Connections that the kernel holds until they are accepted.
+/// Connections that the kernel queues until they are accepted.
 const BACKLOG: i32 = 1024;
 
-/// How long no connection is accepted after one could not be, for want of file descriptors mostly.
+/// Pause after a connection could not be accepted, mostly for lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How much longer or shorter a connection's life is than the configured age: gRFC A9's 10 %.
+/// Jitter of a connection's age, as a share of it (gRFC A9: 10 %).
 const AGE_JITTER: f64 = 0.1;
 
-/// What a listener's connections may do.
+/// Bounds of a listener's connections.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Open connections; one more is closed at once.
+    /// Open connections. One more is closed at once.
     pub connections: usize,
     /// Concurrent streams of an HTTP/2 connection.
     pub streams: u32,
-    /// From the connection to its end of TLS's handshake, and from there to its first request line
-    /// or HTTP/2 preface; and for the whole head of an HTTP/1.1 request.
+    /// Time for the TLS handshake, then for the first request line or HTTP/2 preface, and for the
+    /// whole head of each HTTP/1.1 request.
     pub handshake: Duration,
     /// Silence after which an HTTP/2 client is pinged.
     pub keepalive_interval: Duration,
-    /// How long a ping may stay unanswered.
+    /// Time for the answer to a ping.
     pub keepalive_timeout: Duration,
-    /// After which a connection is told to go (GOAWAY), give or take a tenth. It is never cut.
+    /// Age at which a connection gets GOAWAY, give or take a tenth. It is never cut.
     pub connection_age: Option<Duration>,
 }
 
@@ -74,8 +73,8 @@ pub struct Listener {
     socket: TcpListener,
     limits: Limits,
     tls: Option<Arc<Tls>>,
-    failing: Throttle,
-    crowded: Throttle,
+    accept_log: LogThrottle,
+    full_log: LogThrottle,
 }
 
 impl Listener {
@@ -83,7 +82,7 @@ impl Listener {
     ///
     /// # Errors
     ///
-    /// What the system says, such as that the port is in use.
+    /// The system's, such as that the port is in use.
     pub fn bind(address: SocketAddr, limits: Limits) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         // A restart finds its port free while old connections linger.
@@ -92,27 +91,27 @@ impl Listener {
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         let socket = TcpListener::from_std(socket.into())?;
-        let (failing, crowded) = Default::default();
-        Ok(Self { socket, limits, tls: None, failing, crowded })
+        let (accept_log, full_log) = Default::default();
+        Ok(Self { socket, limits, tls: None, accept_log, full_log })
     }
 
-    /// The same behind TLS, where there is any.
+    /// Terminates TLS on the connections, if `tls` is given.
     #[must_use]
-    pub fn behind(self, tls: Option<Arc<Tls>>) -> Self {
+    pub fn with_tls(self, tls: Option<Arc<Tls>>) -> Self {
         Self { tls, ..self }
     }
 
-    /// The address, with the port that the system chose where 0 was asked for.
+    /// Returns the address, with the port that the system chose for port 0.
     ///
     /// # Errors
     ///
-    /// What the system says.
+    /// The system's.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.socket.local_addr()
     }
 
-    /// Serves until the drain: then no connection is accepted any more, those that are open are
-    /// told to go, and this returns when the last has gone. Whoever waits for that sets the limit.
+    /// Serves until the drain. Then it accepts no more connections, sends GOAWAY on the open ones, and
+    /// returns when the last is closed. The caller bounds that wait.
     pub async fn serve<F, S, B>(self, service_of: F, lifecycle: Lifecycle)
     where
         F: Fn(Peer) -> S + Clone + Send + 'static,
@@ -132,8 +131,8 @@ impl Listener {
                 () = &mut drain => break,
             };
             let Ok(permit) = Arc::clone(&open).try_acquire_owned() else {
-                if let Some(silenced) = self.crowded.ask() {
-                    tracing::warn!(silenced, "connection closed: --max-connections are open");
+                if let Some(suppressed) = self.full_log.permit() {
+                    tracing::warn!(suppressed, "connection closed: --max-connections are open");
                 }
                 continue;
             };
@@ -154,8 +153,8 @@ impl Listener {
             match self.socket.accept().await {
                 Ok(accepted) => return accepted,
                 Err(error) => {
-                    if let Some(silenced) = self.failing.ask() {
-                        tracing::warn!(%error, silenced, "no connection accepted");
+                    if let Some(suppressed) = self.accept_log.permit() {
+                        tracing::warn!(%error, suppressed, "no connection could be accepted");
                     }
                     sleep(ACCEPT_PAUSE).await;
                 }
@@ -205,25 +204,25 @@ impl Connection {
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        // Without it small answers wait for their neighbours; where it fails they do no more.
+        // Otherwise the kernel delays small answers. A failure has no other effect.
         let _ = stream.set_nodelay(true);
         let address = self.address.ip();
         let Some(tls) = tls else {
-            let service = service_of(Peer { address, security: Security::Plain });
+            let service = service_of(Peer { address, client_auth: ClientAuth::Plaintext });
             return self.serve(stream, service, lifecycle).await;
         };
         let handshake = timeout(self.limits.handshake, tls.accept(stream));
-        let shaken = tokio::select! {
-            shaken = handshake => shaken,
-            // Nobody is kept waiting by a client that has not even said who it is.
+        let accepted = tokio::select! {
+            accepted = handshake => accepted,
+            // The drain does not wait for a handshake.
             () = lifecycle.draining() => return,
         };
-        match shaken {
-            Ok(Ok((stream, security))) => {
-                self.serve(stream, service_of(Peer { address, security }), lifecycle).await;
+        match accepted {
+            Ok(Ok((stream, client_auth))) => {
+                self.serve(stream, service_of(Peer { address, client_auth }), lifecycle).await;
             }
-            Ok(Err(error)) => tracing::debug!(error = ?error.to_string(), "no handshake"),
-            Err(_) => tracing::debug!("no handshake in time"),
+            Ok(Err(error)) => tracing::debug!(error = ?error.to_string(), "TLS handshake failed"),
+            Err(_) => tracing::debug!("TLS handshake timed out"),
         }
     }
 
@@ -236,9 +235,9 @@ impl Connection {
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let stream = Handshake::new(stream, self.limits.handshake);
+        let stream = FirstBytesTimeout::new(stream, self.limits.handshake);
         let mut connection = pin!(self.http.serve_connection(TokioIo::new(stream), service));
-        let told_to_go = async {
+        let goaway = async {
             tokio::select! {
                 () = expiry(self.limits.connection_age) => {}
                 () = lifecycle.draining() => {}
@@ -246,13 +245,13 @@ impl Connection {
         };
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
-            () = told_to_go => {
+            () = goaway => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
         };
         if let Err(error) = ended {
-            // Whatever a client sends, or does not send: its fault, and not worth a line above.
+            // Debug: a client can cause it with anything that it sends.
             tracing::debug!(error = ?error.to_string(), "connection ended");
         }
         drop(self.permit);

@@ -1,34 +1,34 @@
-//! Who is at the other end of a connection, as far as the connection itself tells.
+//! The other end of a connection.
 
 use std::net::IpAddr;
 
 use http::uri::Scheme;
 
-/// The other end of a connection; in the extensions of each of its requests.
+/// The other end of a connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer {
-    /// The address that the connection comes from, never a forwarded one.
+    /// Address that the connection comes from, never a forwarded one.
     pub address: IpAddr,
-    /// What TLS tells of it.
-    pub security: Security,
+    /// How the client authenticated itself to TLS.
+    pub client_auth: ClientAuth,
 }
 
-/// What TLS tells of a client.
+/// How a client authenticated itself to TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Security {
-    /// Nothing: there is no TLS.
-    Plain,
-    /// Nothing: the client showed no certificate.
-    Tls,
-    /// Its certificate is one of `--client-ca`, but not of a `--trusted-client`.
-    UntrustedClient,
-    /// It is a `--trusted-client`, which may name the reader.
-    TrustedClient,
+pub enum ClientAuth {
+    /// Plaintext.
+    Plaintext,
+    /// TLS without a client certificate.
+    Anonymous,
+    /// A certificate by `--client-ca`, but not of a `--trusted-client`.
+    Untrusted,
+    /// A certificate of a `--trusted-client`, which may name the reader.
+    Trusted,
 }
 
-impl Security {
-    /// The scheme of what is asked over such a connection.
+impl ClientAuth {
+    /// Returns the scheme of requests on the connection.
     pub fn scheme(self) -> Scheme {
-        if self == Self::Plain { Scheme::HTTP } else { Scheme::HTTPS }
+        if self == Self::Plaintext { Scheme::HTTP } else { Scheme::HTTPS }
     }
 }

@@ -1,4 +1,4 @@
-//! TLS of the gRPC port: the server's certificate, and which clients are trusted by theirs.
+//! TLS of the gRPC port: the server's certificate, and trust in those of clients.
 
 use std::io;
 use std::path::PathBuf;
@@ -14,8 +14,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use webpki::EndEntityCert;
 
-use crate::files::Reread;
-use crate::net::peer::Security;
+use super::peer::ClientAuth;
+use crate::files::{FileWatcher, certificates};
 
 /// The files of a server with TLS.
 #[derive(Clone, Debug)]
@@ -24,26 +24,26 @@ pub struct TlsFiles {
     pub cert: PathBuf,
     /// `--tls-key`: its private key, PEM.
     pub key: PathBuf,
-    /// `--client-ca`: who may have signed a client's certificate, PEM.
+    /// `--client-ca`: the CAs of client certificates, PEM.
     pub client_ca: Option<PathBuf>,
 }
 
-/// Ends TLS on connections, with the certificate that the files hold now.
+/// Terminates TLS on connections, with the certificate that is in the files now.
 #[derive(Debug)]
 pub struct Tls {
     files: TlsFiles,
-    reread: Reread,
+    reread: FileWatcher,
     config: ArcSwap<ServerConfig>,
     trusted_clients: Vec<String>,
 }
 
 impl Tls {
-    /// TLS with these files, whose contents are in the order of [`TlsFiles::by_flag`];
-    /// `trusted_clients` are DNS names and URIs of certificates.
+    /// Creates it from files, whose contents are in the order of [`TlsFiles::by_flag`].
+    /// `trusted_clients` are DNS names and URIs in client certificates.
     ///
     /// # Errors
     ///
-    /// Which file is wrong, and how.
+    /// The invalid file, and its problem.
     pub fn new(
         files: TlsFiles,
         contents: Vec<Vec<u8>>,
@@ -51,34 +51,36 @@ impl Tls {
     ) -> Result<Self, String> {
         let config = ArcSwap::from_pointee(files.config(&contents)?);
         let paths = files.by_flag().into_iter().map(|(_, path)| path.clone()).collect();
-        Ok(Self { files, reread: Reread::new(paths, contents), config, trusted_clients })
+        Ok(Self { files, reread: FileWatcher::new(paths, contents), config, trusted_clients })
     }
 
-    /// Takes the files again whenever they change, for ever. Connections that are open stay as they
-    /// are.
-    pub async fn keep(self: Arc<Self>) {
-        let take = |contents: &[Vec<u8>]| {
+    /// Rereads the files when they change, for ever. Open connections keep the old certificate.
+    pub async fn run(self: Arc<Self>) {
+        let apply = |contents: &[Vec<u8>]| {
             self.config.store(Arc::new(self.files.config(contents)?));
             Ok(())
         };
-        self.reread.clone().keep(take).await;
+        self.reread.clone().run(apply).await;
     }
 
-    /// Shakes hands, and tells what the client's certificate is worth.
+    /// Performs the handshake.
     ///
     /// # Errors
     ///
-    /// When the client speaks no TLS, or shows a certificate that `--client-ca` did not sign.
-    pub async fn accept(&self, stream: TcpStream) -> io::Result<(TlsStream<TcpStream>, Security)> {
+    /// If the client does not speak TLS, or its certificate is not signed by `--client-ca`.
+    pub async fn accept(
+        &self,
+        stream: TcpStream,
+    ) -> io::Result<(TlsStream<TcpStream>, ClientAuth)> {
         let stream = TlsAcceptor::from(self.config.load_full()).accept(stream).await?;
         let (_, session) = stream.get_ref();
         let certificate = session.peer_certificates().and_then(<[_]>::first);
-        let security = match certificate {
-            None => Security::Tls,
-            Some(certificate) if self.trusts(certificate) => Security::TrustedClient,
-            Some(_) => Security::UntrustedClient,
+        let client_auth = match certificate {
+            None => ClientAuth::Anonymous,
+            Some(certificate) if self.trusts(certificate) => ClientAuth::Trusted,
+            Some(_) => ClientAuth::Untrusted,
         };
-        Ok((stream, security))
+        Ok((stream, client_auth))
     }
 
     fn trusts(&self, certificate: &CertificateDer<'_>) -> bool {
@@ -92,7 +94,7 @@ impl Tls {
 }
 
 impl TlsFiles {
-    /// The files that there are, with the flags that name them.
+    /// Returns the files with the flags that name them.
     pub fn by_flag(&self) -> Vec<(&'static str, &PathBuf)> {
         let client_ca = self.client_ca.iter().map(|path| ("--client-ca", path));
         [("--tls-cert", &self.cert), ("--tls-key", &self.key)]
@@ -101,16 +103,16 @@ impl TlsFiles {
             .collect()
     }
 
-    /// What the files' contents come to, which are in the order of [`Self::by_flag`].
+    /// Creates rustls's configuration from the files' contents, in the order of [`Self::by_flag`].
     fn config(&self, contents: &[Vec<u8>]) -> Result<ServerConfig, String> {
         let [cert, key, client_ca @ ..] = contents else {
-            return Err("--tls-cert and --tls-key go together".to_owned());
+            return Err("--tls-cert and --tls-key must be set together".to_owned());
         };
         let chain = certificates(cert).ok_or_else(|| {
-            format!("--tls-cert {} holds no PEM certificate", self.cert.display())
+            format!("--tls-cert {} contains no PEM certificate", self.cert.display())
         })?;
         let key = PrivateKeyDer::from_pem_slice(key)
-            .map_err(|_| format!("--tls-key {} holds no PEM private key", self.key.display()))?;
+            .map_err(|_| format!("--tls-key {} contains no PEM private key", self.key.display()))?;
         let config = match (client_ca.first(), &self.client_ca) {
             (Some(client_ca), Some(path)) => {
                 let about = |problem| format!("--client-ca {} {problem}", path.display());
@@ -121,11 +123,11 @@ impl TlsFiles {
         };
         let mut config = config.with_single_cert(chain, key).map_err(|error| {
             let (cert, key) = (self.cert.display(), self.key.display());
-            format!("--tls-key {key} does not go with --tls-cert {cert}: {error}")
+            format!("--tls-key {key} does not match --tls-cert {cert}: {error}")
         })?;
         if self.client_ca.is_some() {
-            // A session that is resumed shows no certificate again: one that has ended, or whose CA is
-            // trusted no more, would stay.
+            // A resumed session presents no certificate again, so an expired or revoked one would stay
+            // accepted.
             config.session_storage = Arc::new(NoServerSessionStorage {});
             config.send_tls13_tickets = 0;
         }
@@ -134,20 +136,14 @@ impl TlsFiles {
     }
 }
 
-/// Asks for a certificate, and takes none as well.
+/// Returns a verifier that requests a certificate and does not require one.
 fn client_verifier(
     pem: &[u8],
 ) -> Result<Arc<dyn rustls::server::danger::ClientCertVerifier>, String> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(pem).ok_or("holds no PEM certificate")? {
-        roots.add(certificate).map_err(|error| format!("holds no certificate of a CA: {error}"))?;
+    for certificate in certificates(pem).ok_or("contains no PEM certificate")? {
+        roots.add(certificate).map_err(|error| format!("contains no CA certificate: {error}"))?;
     }
     let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).allow_unauthenticated().build();
-    verifier.map_err(|error| format!("holds no certificate of a CA: {error}"))
-}
-
-/// The certificates in PEM text, where there is any.
-pub(crate) fn certificates(pem: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    certificates.ok().filter(|certificates| !certificates.is_empty())
+    verifier.map_err(|error| format!("contains no CA certificate: {error}"))
 }

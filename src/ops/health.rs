@@ -1,46 +1,41 @@
-//! `grpc.health.v1.Health`: SERVING while Redis answers and the server is not on its way out.
+//! Readiness, and `grpc.health.v1.Health`: SERVING while Redis answers and the server is not leaving.
 
 use tokio::sync::watch;
 use tonic_health::ServingStatus;
-use tonic_health::pb::health_server;
+use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 
-use crate::edge::grpc::MESSAGE_MAX_BYTES;
 use crate::identity::jwks::KeysState;
 use crate::net::lifecycle::Phase;
 use crate::proto::mark_read_service_server::SERVICE_NAME;
-use crate::store::StoreHealth;
+use crate::store::{HealthReceiver, StoreHealth};
 use crate::telemetry::metrics;
 
-/// tonic's health server.
-pub type HealthServer = health_server::HealthServer<HealthService>;
-
-/// Whether calls are to be sent here, with the cause where they are not: what Health and `/readyz`
-/// both tell.
+/// Readiness of this server for calls, as Health and `/readyz` report it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Readiness {
-    /// Yes; the warnings are for people.
+    /// Calls may be sent to it. The warnings are for people.
     Ready {
         /// One sentence each.
         warnings: Vec<&'static str>,
     },
-    /// No, for this reason.
+    /// No calls should be sent to it, for this reason.
     NotReady(String),
 }
 
-/// What readiness is made of.
+/// The states that readiness depends on.
 #[derive(Clone, Debug)]
 pub struct Sources {
-    /// Where the server stands.
+    /// The server's phase.
     pub phase: watch::Receiver<Phase>,
-    /// Whether the store can be asked.
-    pub store: watch::Receiver<StoreHealth>,
-    /// Whether tokens can be verified.
+    /// Health of the store.
+    pub store: HealthReceiver,
+    /// State of the keys that verify tokens.
     pub keys: watch::Receiver<KeysState>,
 }
 
 impl Sources {
-    /// What they come to now.
+    /// Returns the current readiness.
     pub fn readiness(&self) -> Readiness {
         match (&*self.phase.borrow(), &*self.store.borrow(), &*self.keys.borrow()) {
             (Phase::Leaving | Phase::Draining, ..) => Readiness::NotReady("draining".to_owned()),
@@ -48,13 +43,13 @@ impl Sources {
             (Phase::Serving, _, KeysState::NeverFetched(cause)) => {
                 Readiness::NotReady(format!("no keys from --jwt-jwks-url: {cause}"))
             }
-            (Phase::Serving, StoreHealth::Ready { warnings }, KeysState::There) => {
+            (Phase::Serving, StoreHealth::Ready { warnings }, KeysState::Available) => {
                 Readiness::Ready { warnings: warnings.clone() }
             }
         }
     }
 
-    /// Waits for a change of any. False when none can change any more.
+    /// Waits for a change. Returns false once nothing can change any more.
     async fn changed(&mut self) -> bool {
         tokio::select! {
             Ok(()) = self.phase.changed() => true,
@@ -65,17 +60,18 @@ impl Sources {
     }
 }
 
-/// The health server, and what keeps it up to date for as long as the process runs.
-pub async fn server(sources: Sources) -> (HealthServer, impl Future<Output = ()> + use<>) {
+/// Creates the health server, and the future that keeps it up to date.
+pub async fn server(
+    sources: Sources,
+) -> (HealthServer<HealthService>, impl Future<Output = ()> + use<>) {
     let reporter = HealthReporter::new();
     report(&reporter, ServingStatus::NotServing).await;
-    let server = HealthServer::new(HealthService::from_health_reporter(reporter.clone()))
-        .max_decoding_message_size(MESSAGE_MAX_BYTES);
-    (server, keep_reporting(reporter, sources))
+    let server = HealthServer::new(HealthService::from_health_reporter(reporter.clone()));
+    (server, run(reporter, sources))
 }
 
-async fn keep_reporting(reporter: HealthReporter, mut sources: Sources) {
-    let mut told = ServingStatus::NotServing;
+async fn run(reporter: HealthReporter, mut sources: Sources) {
+    let mut last = ServingStatus::NotServing;
     loop {
         let up = matches!(&*sources.store.borrow(), StoreHealth::Ready { .. });
         metrics::set_store_up(up);
@@ -83,10 +79,10 @@ async fn keep_reporting(reporter: HealthReporter, mut sources: Sources) {
             Readiness::Ready { .. } => ServingStatus::Serving,
             Readiness::NotReady(_) => ServingStatus::NotServing,
         };
-        // Watchers are told of every report: a cause that changes is none.
-        if status != told {
+        // Each report goes to every Health/Watch; a changed cause is not a changed status.
+        if status != last {
             report(&reporter, status).await;
-            told = status;
+            last = status;
         }
         if !sources.changed().await {
             return;

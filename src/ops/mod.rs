@@ -1,4 +1,4 @@
-//! What operators and probes see: `grpc.health.v1.Health`, and the pages of the operators' port.
+//! For operators and probes: `grpc.health.v1.Health`, and the pages of the operators' port.
 
 pub mod health;
 pub mod pages;

@@ -1,4 +1,4 @@
-//! The operators' port, plain HTTP: `/metrics`, `/livez`, `/readyz`.
+//! Pages of the operators' port, over plain HTTP: `/metrics`, `/livez`, `/readyz`.
 
 use axum::Router;
 use axum::extract::State;
@@ -8,19 +8,19 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 
-use crate::ops::health::{Readiness, Sources};
+use super::health::{Readiness, Sources};
 
-/// What the port tells of.
+/// Sources of the pages.
 #[derive(Clone)]
 struct Ops {
     metrics: PrometheusHandle,
     sources: Sources,
 }
 
-/// The three pages.
+/// Creates the three pages.
 pub fn router(metrics: PrometheusHandle, sources: Sources) -> Router {
     Router::new()
-        // Alive while it answers: no outage of Redis is mended by a restart.
+        // Always 200: a restart does not end an outage of Redis.
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_page))
@@ -37,7 +37,7 @@ async fn readyz(State(ops): State<Ops>) -> impl IntoResponse {
             (StatusCode::OK, page)
         }
         Readiness::NotReady(cause) => {
-            // The cause may quote what Redis said.
+            // The cause may quote an error of Redis.
             (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", cause.escape_debug()))
         }
     }

@@ -1,4 +1,4 @@
-//! How messages are encoded: as tonic-prost does, in smaller buffers.
+//! The codec of messages: tonic-prost's, with smaller buffers.
 
 use std::marker::PhantomData;
 
@@ -6,11 +6,11 @@ use prost::Message;
 use tonic::codec::{BufferSettings, Codec};
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
-/// What a call's buffers hold at first, in bytes. They grow where a message is longer; tonic's 8 KiB
-/// each way would be most of what a call, or a watch, costs.
+/// Initial size of a call's buffers, in bytes. They grow with longer messages. tonic's 8 KiB each way
+/// would be most of the memory of a call or a watch.
 const BUFFER_BYTES: usize = 256;
 
-/// What is encoded before it is sent on, in bytes: tonic's own default.
+/// Bytes that are encoded before they are sent on: tonic's default.
 const YIELD_BYTES: usize = 32 * 1024;
 
 /// The codec of every method.

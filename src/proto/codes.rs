@@ -1,8 +1,8 @@
-//! gRPC's names of its status codes.
+//! Names of gRPC's status codes.
 
 use tonic::Code;
 
-/// By number.
+/// The names, in the order of the codes' numbers.
 pub const CODE_NAMES: [&str; 17] = [
     "OK",
     "CANCELLED",
@@ -23,18 +23,18 @@ pub const CODE_NAMES: [&str; 17] = [
     "UNAUTHENTICATED",
 ];
 
-/// A code's number, which is its place among the names.
+/// Returns a code's number, which is its index in [`CODE_NAMES`].
 pub fn code_index(code: Code) -> usize {
     usize::try_from(i32::from(code)).unwrap_or_default()
 }
 
-/// A code's name.
+/// Returns a code's name.
 pub fn code_name(code: Code) -> &'static str {
     CODE_NAMES.get(code_index(code)).copied().unwrap_or("UNKNOWN")
 }
 
-/// The code of this name.
-pub fn code_named(name: &str) -> Option<Code> {
+/// Returns the code with a name.
+pub fn parse_code(name: &str) -> Option<Code> {
     let index = CODE_NAMES.iter().position(|known| *known == name)?;
     i32::try_from(index).ok().map(Code::from)
 }

@@ -13,12 +13,12 @@ pub enum Rpc {
     BatchGetReadStates,
     /// `ListReadCursors`.
     ListReadCursors,
-    /// `WatchMarkReadEvents`, the one that streams.
+    /// `WatchMarkReadEvents`, whose answer is a stream.
     WatchMarkReadEvents,
 }
 
 impl Rpc {
-    /// All of them.
+    /// All RPCs.
     pub const ALL: [Self; 6] = [
         Self::MarkRead,
         Self::BatchMarkRead,
@@ -28,7 +28,7 @@ impl Rpc {
         Self::WatchMarkReadEvents,
     ];
 
-    /// Service and method, as they stand in the path.
+    /// Returns service and method, as in the path.
     pub fn full_name(self) -> &'static str {
         match self {
             Self::MarkRead => "markread.v1.MarkReadService/MarkRead",

@@ -1,208 +1,204 @@
-//! The one place that decides what a command comes to, whichever edge it arrived by.
+//! The one place that decides the outcome of a command, whatever its protocol.
 
 use std::fmt;
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
-use tokio::time::timeout_at;
+use tokio::time::{Instant, timeout_at};
 
+use self::watch::{Hub, Subscription, WatchError};
 use crate::domain::{
-    BadField, Conversation, CursorPage, EntryId, FieldProblem, Mark, Nonce, Outcome, Quota,
-    ReadOutcome, ReadState, UserId,
+    BadField, Conversation, CursorPage, FieldProblem, Flaw, Mark, Nonce, Outcome, Position, Quota,
+    ReadOutcome, ReadState, Refusal, UserId,
 };
-use crate::edge::answer::{Flaw, Refusal};
-use crate::edge::deadline::Deadline;
-use crate::service::watch::{Hub, WatchError, Watching};
 use crate::store::{NonceUse, Store, StoreError, StoreErrorKind};
-use crate::telemetry::metrics::Metrics;
-use crate::telemetry::{Throttle, Traceparent, in_call};
+use crate::telemetry::{LogThrottle, Traceparent, in_call};
 
 pub mod watch;
 
-/// Watches that are opened at once. Thousands come back together when a server goes; they queue here,
-/// each as long as its call may take, and leave the store to the calls beside them.
+/// Watches that are opened at the same time. When a server stops, thousands come back together; they
+/// queue here, within their calls' deadlines, and leave the store to other calls.
 const OPENING_MAX: usize = 64;
 
-/// Read state, on a store.
+/// Read state, on a store. Deadlines are the server's: a store that has not answered by then is
+/// unavailable.
 pub struct Service {
     store: Arc<dyn Store>,
     hub: Arc<Hub>,
     opening: Semaphore,
-    metrics: Arc<Metrics>,
-    unavailable_log: Throttle,
-    corrupt_log: Throttle,
+    unavailable_log: LogThrottle,
+    corrupt_log: LogThrottle,
 }
 
 impl Service {
-    /// A service on this store.
-    pub fn new(store: Arc<dyn Store>, hub: Arc<Hub>, metrics: Arc<Metrics>) -> Self {
+    /// Creates a service on a store, with a hub that reads the store's event log.
+    pub fn new(store: Arc<dyn Store>, hub: Arc<Hub>) -> Self {
         let (unavailable_log, corrupt_log) = Default::default();
         let opening = Semaphore::new(OPENING_MAX);
-        Self { store, hub, opening, metrics, unavailable_log, corrupt_log }
+        Self { store, hub, opening, unavailable_log, corrupt_log }
     }
 
-    /// Does one command, as an edge could make it: fields that make none are an outcome too.
-    /// Counts what it came to. Its event tells on what there is of the call's trace.
+    /// Marks a message as read. The trace is stored beside its event.
     ///
     /// # Errors
     ///
-    /// [`Refusal::BadFields`]; [`Refusal::StoreUnavailable`] where the store cannot be asked or
-    /// does not answer in time, [`Refusal::Internal`] where it holds a wrong value.
+    /// [`Refusal::StoreUnavailable`] if the store cannot be reached or does not answer in time,
+    /// [`Refusal::Internal`] if it contains an invalid value.
     pub async fn mark_read(
         &self,
-        command: Result<Mark, Vec<BadField>>,
-        deadline: Deadline,
+        mark: Mark,
+        deadline: Instant,
         traceparent: Option<Traceparent>,
     ) -> Result<Outcome, Refusal> {
-        let outcome = match command {
-            Ok(mark) => {
-                let outcome = in_time(deadline, self.store.mark_read(mark, traceparent)).await;
-                tracing::debug!(?mark, ?outcome, "asked the store");
-                outcome.map_err(|error| self.refuse(&error))
-            }
-            Err(bad_fields) => Err(Refusal::BadFields(bad_fields)),
-        };
-        self.metrics.count_mark_read(&outcome);
-        outcome
+        let outcome = with_deadline(deadline, self.store.mark_read(mark, traceparent)).await;
+        tracing::debug!(?mark, ?outcome, "mark done");
+        outcome.map_err(|error| self.log_refusal(&error))
     }
 
-    /// Does several commands, in order, each as if it came alone; but what is wrong with some is
-    /// told first. Counts what each came to.
+    /// Marks messages as read in order, each as if it came alone, and returns a result for each. Invalid
+    /// ones are refused first and never reach the store.
     ///
     /// # Errors
     ///
-    /// [`Refusal::StoreUnavailable`] and [`Refusal::Internal`] where the store did none of them.
+    /// [`Refusal::StoreUnavailable`] and [`Refusal::Internal`] if the store did none of them.
     pub async fn mark_read_all(
         &self,
         commands: Vec<Result<Mark, Vec<BadField>>>,
-        deadline: Deadline,
+        deadline: Instant,
         traceparent: Option<Traceparent>,
     ) -> Result<Vec<Result<Outcome, Refusal>>, Refusal> {
         let marks: Vec<Mark> = commands.iter().flatten().copied().collect();
-        let mut done = match self.ask_for_all(&marks, deadline, traceparent).await {
-            Ok(done) => done.into_iter(),
-            Err(refusal) => {
-                for command in commands {
-                    let refusal = command.map_or_else(Refusal::BadFields, |_| refusal.clone());
-                    self.metrics.count_mark_read(&Err(refusal));
-                }
-                return Err(refusal);
-            }
-        };
-        let outcomes = commands.into_iter().map(|command| {
-            let outcome = match command {
-                Ok(_) => done.next().unwrap_or(Err(Refusal::Internal)),
-                Err(bad_fields) => Err(Refusal::BadFields(bad_fields)),
-            };
-            self.metrics.count_mark_read(&outcome);
-            outcome
+        let mut done = self.mark_valid(&marks, deadline, traceparent).await?.into_iter();
+        let outcomes = commands.into_iter().map(|command| match command {
+            Ok(_) => done.next().unwrap_or(Err(Refusal::Internal)),
+            Err(bad_fields) => Err(Refusal::BadFields(bad_fields)),
         });
         Ok(outcomes.collect())
     }
 
-    /// Counts a mark that an edge has refused: it made no command at all.
-    pub fn count_refused_mark(&self, refusal: Refusal) {
-        self.metrics.count_mark_read(&Err(refusal));
-    }
-
-    /// Reads what the caller and each of these have read of each other.
+    /// Reads how far the caller and each recipient have read each other's messages.
     ///
     /// # Errors
     ///
-    /// [`Refusal::OverQuota`] of the quota of reads; what the store cannot do, as of
-    /// [`Self::mark_read`].
+    /// [`Refusal::OverQuota`] of the read quota; those of the store as [`Self::mark_read`].
     pub async fn read_states(
         &self,
         caller: UserId,
         recipients: &[UserId],
-        deadline: Deadline,
+        deadline: Instant,
     ) -> Result<(Vec<ReadState>, Quota), Refusal> {
-        let of = |recipient: &UserId| Conversation { reader: caller, recipient: *recipient };
+        let mine = |recipient: &UserId| Conversation { reader: caller, recipient: *recipient };
         let conversations: Vec<_> =
-            recipients.iter().map(of).flat_map(|mine| [mine, mine.reversed()]).collect();
-        let asked = self.store.read_states(caller, &conversations);
-        let (cursors, quota) = self.served(in_time(deadline, asked).await)?;
+            recipients.iter().map(mine).flat_map(|mine| [mine, mine.reversed()]).collect();
+        let read = self.store.read_states(caller, &conversations);
+        let (cursors, quota) = self.served(with_deadline(deadline, read).await)?;
         let pairs = recipients.iter().zip(cursors.chunks_exact(2));
         let states =
             pairs.map(|(&recipient, pair)| ReadState { recipient, mine: pair[0], theirs: pair[1] });
         Ok((states.collect(), quota))
     }
 
-    /// Reads a page of the caller's cursors, behind that of this recipient.
+    /// Reads a page of the caller's cursors, after the one of a recipient.
     ///
     /// # Errors
     ///
-    /// As of [`Self::read_states`].
+    /// As [`Self::read_states`].
     pub async fn list_cursors(
         &self,
         caller: UserId,
         after: Option<UserId>,
         limit: usize,
-        deadline: Deadline,
+        deadline: Instant,
     ) -> Result<(CursorPage, Quota), Refusal> {
-        let asked = self.store.list_cursors(caller, after, limit);
-        self.served(in_time(deadline, asked).await)
+        let read = self.store.list_cursors(caller, after, limit);
+        self.served(with_deadline(deadline, read).await)
     }
 
-    /// Watches for the caller, from now on or from behind this place. Takes one of the quota of reads.
+    /// Opens a watch for the caller, from now on or after a position. Costs one of the read quota.
     ///
     /// # Errors
     ///
-    /// As of [`Self::read_states`]; [`Refusal::BadFields`] where the place cannot be yet.
+    /// As [`Self::read_states`]; [`Refusal::BadFields`] if the log cannot have reached the position yet.
     pub async fn watch(
         &self,
         caller: UserId,
-        after: Option<EntryId>,
-        deadline: Deadline,
-    ) -> Result<(Watching, Quota), Refusal> {
-        let turn = timeout_at(deadline.call_ends_at, self.opening.acquire()).await;
-        let _turn = turn.map_err(|elapsed| self.refuse(&StoreError::unavailable(elapsed)))?;
+        after: Option<Position>,
+        deadline: Instant,
+    ) -> Result<(Subscription, Quota), Refusal> {
+        let permit = timeout_at(deadline, self.opening.acquire()).await;
+        let _permit =
+            permit.map_err(|elapsed| self.log_refusal(&StoreError::unavailable(elapsed)))?;
         let (_, quota) =
-            self.served(in_time(deadline, self.store.read_states(caller, &[])).await)?;
-        let watching = timeout_at(deadline.call_ends_at, self.hub.watch(caller, after)).await;
-        match watching {
-            Ok(Ok(watching)) => Ok((watching, quota)),
+            self.served(with_deadline(deadline, self.store.read_states(caller, &[])).await)?;
+        match timeout_at(deadline, self.hub.watch(caller, after)).await {
+            Ok(Ok(subscription)) => Ok((subscription, quota)),
             Ok(Err(WatchError::Ahead)) => {
                 let problem = FieldProblem::Ahead;
                 Err(Refusal::BadFields(vec![BadField { name: "after", problem }]))
             }
-            Ok(Err(WatchError::Store(error))) => Err(self.refuse(&error)),
-            Err(elapsed) => Err(self.refuse(&StoreError::unavailable(elapsed))),
+            Ok(Err(WatchError::Store(error))) => Err(self.log_refusal(&error)),
+            Err(elapsed) => Err(self.log_refusal(&StoreError::unavailable(elapsed))),
         }
     }
 
-    fn served<T>(
-        &self,
-        outcome: Result<ReadOutcome<T>, StoreError>,
-    ) -> Result<(T, Quota), Refusal> {
-        match outcome.map_err(|error| self.refuse(&error))? {
-            ReadOutcome::Served { read, quota } => Ok((read, quota)),
-            ReadOutcome::OverQuota { quota, retry_after } => {
-                Err(Refusal::OverQuota { quota, retry_after })
+    /// Uses the nonce of a valid signature, which cannot be used a second time.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::CredentialsInvalid`] if it was used before; those of the store as
+    /// [`Self::mark_read`].
+    pub async fn use_nonce(&self, nonce: Nonce, deadline: Instant) -> Result<(), Refusal> {
+        match with_deadline(deadline, self.store.use_nonce(nonce)).await {
+            Ok(NonceUse::First) => Ok(()),
+            Ok(NonceUse::Repeated) => {
+                Err(Refusal::CredentialsInvalid(Flaw::Signature("the nonce was used before")))
+            }
+            Err(error) => Err(self.log_refusal(&error)),
+        }
+    }
+
+    /// Logs a store error, throttled, and returns the refusal for the caller.
+    pub fn log_refusal(&self, error: &StoreError) -> Refusal {
+        match error.kind {
+            StoreErrorKind::Unavailable => {
+                if let Some(suppressed) = self.unavailable_log.permit() {
+                    let cause = error.to_string();
+                    in_call(|| tracing::warn!(?cause, suppressed, "a call failed"));
+                }
+                Refusal::StoreUnavailable
+            }
+            StoreErrorKind::Corrupt => {
+                if let Some(suppressed) = self.corrupt_log.permit() {
+                    let cause = error.to_string();
+                    in_call(|| tracing::error!(?cause, suppressed, "a call failed"));
+                }
+                Refusal::Internal
             }
         }
     }
 
-    async fn ask_for_all(
+    async fn mark_valid(
         &self,
         marks: &[Mark],
-        deadline: Deadline,
+        deadline: Instant,
         traceparent: Option<Traceparent>,
     ) -> Result<Vec<Result<Outcome, Refusal>>, Refusal> {
         if marks.is_empty() {
             return Ok(Vec::new());
         }
-        let asked = self.store.mark_read_all(marks, traceparent);
-        let outcomes = match in_time(deadline, asked).await {
-            Ok(outcomes) if outcomes.len() == marks.len() => Ok(outcomes),
-            Ok(_) => Err(StoreError::corrupt("another number of outcomes than of marks")),
-            Err(error) => Err(error),
+        let done = with_deadline(deadline, self.store.mark_read_all(marks, traceparent)).await;
+        let done = match done {
+            Ok(results) if results.len() != marks.len() => {
+                Err(StoreError::corrupt("the store returned another number of results than marks"))
+            }
+            done => done,
         };
-        tracing::debug!(?marks, ?outcomes, "asked the store");
-        let outcomes = outcomes.map_err(|error| self.refuse(&error))?.into_iter();
+        tracing::debug!(?marks, ?done, "batch done");
+        let results = done.map_err(|error| self.log_refusal(&error))?.into_iter();
         let outcomes: Vec<_> =
-            outcomes.map(|outcome| outcome.map_err(|error| self.refuse(&error))).collect();
-        // A full Redis, or too few replicas, fail a batch whole, as one that is away does.
+            results.map(|result| result.map_err(|error| self.log_refusal(&error))).collect();
+        // A full Redis, or too few replicas, fail every mark; the batch then fails whole, as it does when
+        // Redis is away.
         let unavailable =
             |outcome: &Result<_, _>| matches!(outcome, Err(Refusal::StoreUnavailable));
         if outcomes.iter().all(unavailable) {
@@ -211,50 +207,26 @@ impl Service {
         Ok(outcomes)
     }
 
-    /// Uses up the nonce of a signature that holds: the signature proves nothing a second time.
-    ///
-    /// # Errors
-    ///
-    /// [`Refusal::CredentialsInvalid`] where it was used before; what the store cannot do, as of
-    /// [`Self::mark_read`].
-    pub async fn use_nonce(&self, nonce: Nonce, deadline: Deadline) -> Result<(), Refusal> {
-        match in_time(deadline, self.store.use_nonce(nonce)).await {
-            Ok(NonceUse::First) => Ok(()),
-            Ok(NonceUse::Repeated) => {
-                Err(Refusal::CredentialsInvalid(Flaw::Signature("the nonce was used before")))
-            }
-            Err(error) => Err(self.refuse(&error)),
-        }
-    }
-
-    /// What a caller is told of the store's error, which the log is told too.
-    pub fn refuse(&self, error: &StoreError) -> Refusal {
-        match error.kind {
-            StoreErrorKind::Unavailable => {
-                if let Some(silenced) = self.unavailable_log.ask() {
-                    let cause = error.to_string();
-                    in_call(|| tracing::warn!(?cause, silenced, "a call failed"));
-                }
-                Refusal::StoreUnavailable
-            }
-            StoreErrorKind::Corrupt => {
-                if let Some(silenced) = self.corrupt_log.ask() {
-                    let cause = error.to_string();
-                    in_call(|| tracing::error!(?cause, silenced, "a call failed"));
-                }
-                Refusal::Internal
+    fn served<T>(
+        &self,
+        outcome: Result<ReadOutcome<T>, StoreError>,
+    ) -> Result<(T, Quota), Refusal> {
+        match outcome.map_err(|error| self.log_refusal(&error))? {
+            ReadOutcome::Served { read, quota } => Ok((read, quota)),
+            ReadOutcome::OverQuota { quota, retry_after } => {
+                Err(Refusal::OverQuota { quota, retry_after })
             }
         }
     }
 }
 
-/// The store's answer, as long as the call lasts.
-async fn in_time<T>(
-    deadline: Deadline,
-    asked: impl Future<Output = Result<T, StoreError>>,
+/// Waits for the store until the deadline.
+async fn with_deadline<T>(
+    deadline: Instant,
+    call: impl Future<Output = Result<T, StoreError>>,
 ) -> Result<T, StoreError> {
-    let answered = timeout_at(deadline.call_ends_at, asked).await;
-    answered.unwrap_or_else(|elapsed| Err(StoreError::unavailable(elapsed)))
+    let answer = timeout_at(deadline, call).await;
+    answer.unwrap_or_else(|elapsed| Err(StoreError::unavailable(elapsed)))
 }
 
 impl fmt::Debug for Service {

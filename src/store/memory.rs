@@ -1,4 +1,4 @@
-//! The embedded store behind `serve --dev`: the same rules in memory, gone with the process.
+//! The embedded store of `serve --dev`: the same rules in memory, lost when the process exits.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
@@ -8,16 +8,17 @@ use tokio::sync::{Notify, watch};
 use tokio::time::timeout_at;
 
 use super::{
-    Entries, MarkResult, NONCE_KEPT_MS, NonceUse, Store, StoreError, StoreHealth, StreamSpan,
+    Cursors, Entries, EventLog, HealthReceiver, LogBounds, MarkResult, Marks, NONCE_KEPT_MS,
+    NonceUse, Nonces, StoreError, StoreHealth,
 };
 use crate::domain::{
-    Conversation, CursorPage, EntryId, Mark, Nonce, Outcome, Quota, RateLimit, ReadCursor,
-    ReadOutcome, UserId, UserObject, Users, advances, distinct_users, event_payload,
+    Conversation, CursorPage, EntryId, Mark, Nonce, Outcome, Position, Quota, RateLimit,
+    ReadCursor, ReadOutcome, UserId, UserObject, Users, advances, distinct_users, event_payload,
 };
 use crate::telemetry::Traceparent;
 use crate::telemetry::metrics::{self, StoreTimer};
 
-/// How many windows are opened between two sweeps of those that have ended.
+/// Windows opened between two sweeps of those that have ended.
 const WINDOWS_BETWEEN_SWEEPS: u32 = 1024;
 
 /// Cursors, quotas and events in memory.
@@ -39,11 +40,11 @@ struct State {
     /// By reader, then recipient.
     cursors: BTreeMap<(UserId, UserId), ReadCursor>,
     users: HashMap<UserId, Vec<u8>>,
-    /// Used nonces, and until when they are kept, the oldest first.
+    /// Used nonces and when they are forgotten, oldest first.
     nonces: VecDeque<(Nonce, u64)>,
     stream: VecDeque<(EntryId, String)>,
     last_entry_id: EntryId,
-    removed: bool,
+    trimmed: bool,
 }
 
 /// The windows of one kind of quota.
@@ -74,35 +75,40 @@ impl MemoryStore {
         Self { rate_limit, read_rate_limit, stream_max_entries, timer, state, health, published }
     }
 
-    /// A reader's cursor of a conversation.
+    /// Returns the health, which is always ready.
+    pub fn health(&self) -> HealthReceiver {
+        self.health.subscribe()
+    }
+
+    /// Returns a reader's cursor in a conversation.
     pub fn cursor(&self, reader: UserId, recipient: UserId) -> Option<ReadCursor> {
         self.with_state(|state| state.cursors.get(&(reader, recipient)).copied())
     }
 
-    /// Stores a user object, as somebody else does in Redis.
+    /// Stores a user object, as another program does in Redis.
     pub fn put_user(&self, user: UserId, value: &[u8]) {
         self.with_state(|state| state.users.insert(user, value.to_owned()));
     }
 
-    /// The events that the stream holds, oldest first.
+    /// Returns the entries of the log, oldest first.
     pub fn events(&self) -> Vec<(EntryId, String)> {
         self.with_state(|state| state.stream.iter().cloned().collect())
     }
 
     fn with_state<T>(&self, step: impl FnOnce(&mut State) -> T) -> T {
-        // A panic while the lock was held cannot have left a step half done: no step panics.
+        // A poisoned lock is safe to use: no step panics half done.
         step(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 #[async_trait::async_trait]
-impl Store for MemoryStore {
+impl Marks for MemoryStore {
     async fn mark_read(&self, mark: Mark, traceparent: Option<Traceparent>) -> MarkResult {
         let result = self.mark_read_all(&[mark], traceparent).await?.pop();
-        result.unwrap_or_else(|| Err(StoreError::unanswered_mark()))
+        result.unwrap_or_else(|| Err(StoreError::missing_result()))
     }
 
-    /// Its entries are nothing but payloads, and nobody reads them but who watches.
+    /// The trace is dropped: only watchers read the embedded log, and they do not see it.
     async fn mark_read_all(
         &self,
         marks: &[Mark],
@@ -111,16 +117,20 @@ impl Store for MemoryStore {
         let _timing = self.timer.start();
         let outcomes = self.with_state(|state| {
             let now_ms = now_ms();
-            let users = state.users_of(marks);
+            let users = state.users(marks);
             let outcomes =
                 marks.iter().map(|mark| Ok(self.mark_one(state, mark, now_ms, &users))).collect();
-            metrics::set_stream(&state.span(now_ms));
+            let bounds = state.bounds(now_ms);
+            metrics::set_stream(bounds.length, Duration::from_millis(bounds.oldest_age_ms()));
             outcomes
         });
         self.published.notify_one();
         Ok(outcomes)
     }
+}
 
+#[async_trait::async_trait]
+impl Cursors for MemoryStore {
     async fn read_states(
         &self,
         caller: UserId,
@@ -149,8 +159,15 @@ impl Store for MemoryStore {
             CursorPage { cursors, more }
         }))
     }
+}
 
-    async fn next_entries(&self, after: EntryId, wait: Duration) -> Result<Entries, StoreError> {
+#[async_trait::async_trait]
+impl EventLog for MemoryStore {
+    async fn wait_for_entries(
+        &self,
+        after: Position,
+        wait: Duration,
+    ) -> Result<Entries, StoreError> {
         let began = tokio::time::Instant::now();
         loop {
             let entries = self.entries(after, usize::MAX).await?;
@@ -161,11 +178,11 @@ impl Store for MemoryStore {
         }
     }
 
-    async fn entries(&self, after: EntryId, limit: usize) -> Result<Entries, StoreError> {
+    async fn entries(&self, after: Position, limit: usize) -> Result<Entries, StoreError> {
         Ok(self.with_state(|state| {
-            let behind = state.stream.partition_point(|(id, _)| *id <= after);
+            let behind = state.stream.partition_point(|(id, _)| *id <= after.entry());
             let entries = state.stream.range(behind..).take(limit);
-            Entries::of(entries.map(|(id, payload)| (*id, payload.as_str())))
+            Entries::parse(entries.map(|(id, payload)| (*id, payload.as_str())))
         }))
     }
 
@@ -173,20 +190,19 @@ impl Store for MemoryStore {
         Ok(self.with_state(|state| {
             let first = state.stream.len().saturating_sub(limit);
             let entries = state.stream.range(first..);
-            Entries::of(entries.map(|(id, payload)| (*id, payload.as_str())))
+            Entries::parse(entries.map(|(id, payload)| (*id, payload.as_str())))
         }))
     }
 
-    async fn stream_span(&self) -> Result<StreamSpan, StoreError> {
-        Ok(self.with_state(|state| state.span(now_ms())))
+    async fn bounds(&self) -> Result<LogBounds, StoreError> {
+        Ok(self.with_state(|state| state.bounds(now_ms())))
     }
+}
 
+#[async_trait::async_trait]
+impl Nonces for MemoryStore {
     async fn use_nonce(&self, nonce: Nonce) -> Result<NonceUse, StoreError> {
         Ok(self.with_state(|state| state.use_nonce(nonce, now_ms())))
-    }
-
-    fn health(&self) -> watch::Receiver<StoreHealth> {
-        self.health.subscribe()
     }
 }
 
@@ -214,18 +230,18 @@ impl MemoryStore {
         }
     }
 
-    /// A read, for one of the caller's quota of reads.
-    fn read<T>(&self, caller: UserId, look: impl FnOnce(&State) -> T) -> ReadOutcome<T> {
+    /// Reads, for one of the caller's read quota.
+    fn read<T>(&self, caller: UserId, read: impl FnOnce(&State) -> T) -> ReadOutcome<T> {
         self.with_state(|state| match state.reads.take(caller, self.read_rate_limit, now_ms()) {
-            Ok(quota) => ReadOutcome::Served { read: look(state), quota },
+            Ok(quota) => ReadOutcome::Served { read: read(state), quota },
             Err((quota, retry_after)) => ReadOutcome::OverQuota { quota, retry_after },
         })
     }
 }
 
 impl Windows {
-    /// Takes one call of a reader's window, the one that is open or else one that opens now. Where
-    /// none is left, tells how long until the window ends.
+    /// Takes one call of the reader's window, and opens one if none is open. If no call is left, the
+    /// error has the time until the window ends.
     fn take(
         &mut self,
         reader: UserId,
@@ -246,7 +262,7 @@ impl Windows {
         Ok(limit.quota(window.used, window.ends_at_ms))
     }
 
-    /// Forgets, once in a while, the windows that have ended.
+    /// Removes, once in a while, the windows that have ended.
     fn sweep(&mut self, now_ms: u64) {
         if self.until_sweep == 0 {
             self.open.retain(|_, window| now_ms < window.ends_at_ms);
@@ -257,19 +273,19 @@ impl Windows {
 }
 
 impl State {
-    /// The user objects of the readers and recipients.
-    fn users_of(&self, marks: &[Mark]) -> Users {
+    /// Returns the user objects of the readers and recipients.
+    fn users(&self, marks: &[Mark]) -> Users {
         let objects = distinct_users(marks).into_iter();
         Users::within_bounds(
             objects.filter_map(|user| Some((user, UserObject::parse(self.users.get(&user)?)?))),
         )
     }
 
-    fn span(&self, now_ms: u64) -> StreamSpan {
-        StreamSpan {
-            first: self.stream.front().map(|(id, _)| *id),
-            last_given: self.last_entry_id,
-            removed: self.removed,
+    fn bounds(&self, now_ms: u64) -> LogBounds {
+        LogBounds {
+            oldest: self.stream.front().map(|(id, _)| *id),
+            last_id: self.last_entry_id,
+            trimmed: self.trimmed,
             length: u64::try_from(self.stream.len()).unwrap_or(u64::MAX),
             now_ms,
         }
@@ -288,7 +304,7 @@ impl State {
 
     fn publish(&mut self, payload: String, now_ms: u64, max_entries: usize) {
         let EntryId { ms, count } = self.last_entry_id;
-        // Like Redis: IDs rise strictly even where the clock does not.
+        // IDs rise strictly even if the clock does not, as in Redis.
         self.last_entry_id = if now_ms > ms {
             EntryId { ms: now_ms, count: 0 }
         } else {
@@ -297,7 +313,7 @@ impl State {
         self.stream.push_back((self.last_entry_id, payload));
         if max_entries > 0 && self.stream.len() > max_entries {
             self.stream.pop_front();
-            self.removed = true;
+            self.trimmed = true;
         }
     }
 }

@@ -1,8 +1,7 @@
-//! Spans on their way to an OpenTelemetry Collector: over OTLP, in batches, by a thread of their
-//! own.
+//! Sends spans to an OpenTelemetry Collector: over OTLP, in batches, from a thread of their own.
 //!
-//! Between a call and the collector stands a queue with a bound. What a collector that is slow or
-//! away does not take is lost, and nothing waits for it but the exit, for a moment.
+//! The queue between calls and the collector is bounded. Spans that a slow or absent collector does
+//! not accept are lost. Only the exit waits for it, for up to 2 s.
 
 use std::fmt;
 use std::time::Duration;
@@ -16,39 +15,39 @@ use opentelemetry_sdk::resource::TelemetryResourceDetector;
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, SpanData, SpanExporter};
 use tonic::transport::ClientTlsConfig;
 
-use super::Throttle;
+use super::LogThrottle;
 
-/// How long the exit may wait for the collector to take what is left.
+/// Longest time that the exit waits for the collector to accept the remaining spans.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Where spans go. The SDK reads the rest of the standard variables itself.
+/// Settings of the exporter. The SDK reads the other standard variables itself.
 #[derive(Clone)]
 pub struct TracesConfig {
     /// The collector's URL.
     pub endpoint: String,
-    /// What ends TLS there is held against, where the URL is one of https.
+    /// TLS settings, if the URL is `https://`.
     pub tls: Option<ClientTlsConfig>,
-    /// Who sends them: names and values, the last of a name being the one that counts.
+    /// Resource attributes, as names and values. The last value of a name counts.
     pub resource: Vec<(String, String)>,
 }
 
-/// The TLS configuration may hold a private key.
+/// The TLS configuration may contain a private key.
 impl fmt::Debug for TracesConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TracesConfig").field("endpoint", &self.endpoint).finish_non_exhaustive()
     }
 }
 
-/// The spans of this process.
+/// The span exporter of this process.
 #[derive(Debug)]
 pub struct Traces(SdkTracerProvider);
 
 impl Traces {
-    /// Starts to send what is traced. It takes a runtime, which must last until the flush.
+    /// Starts the exporter. Needs a runtime, which must last until [`Self::flush`].
     ///
     /// # Errors
     ///
-    /// When no client can be made of the settings.
+    /// If no client can be created from the settings.
     pub fn start(config: TracesConfig) -> Result<Self, ExporterBuildError> {
         let TracesConfig { endpoint, tls, resource } = config;
         let mut exporter =
@@ -56,10 +55,11 @@ impl Traces {
         if let Some(tls) = tls {
             exporter = exporter.with_tls_config(tls);
         }
-        let exporter = Observed { exporter: exporter.build()?, losses: Throttle::default() };
+        let exporter =
+            LoggingExporter { exporter: exporter.build()?, losses: LogThrottle::default() };
         let provider = SdkTracerProvider::builder()
             .with_batch_exporter(exporter)
-            .with_resource(sender(resource))
+            .with_resource(self::resource(resource))
             .build();
         Ok(Self(provider))
     }
@@ -68,40 +68,40 @@ impl Traces {
         self.0.tracer(env!("CARGO_PKG_NAME"))
     }
 
-    /// Sends what is left, or gives up. It blocks, and so is no task's to call.
+    /// Sends the remaining spans, or gives up after 2 s. Blocks, so it must not run in a task.
     pub fn flush(self) {
         if let Err(error) = self.0.shutdown_with_timeout(FLUSH_TIMEOUT) {
-            tracing::warn!(cause = ?error.to_string(), "the last spans are lost");
+            tracing::warn!(cause = ?error.to_string(), "the last spans were lost");
         }
     }
 }
 
-/// What is known of this process, where the settings do not say otherwise.
-fn sender(settings: Vec<(String, String)>) -> Resource {
-    let said = settings.into_iter().map(|(name, value)| KeyValue::new(name, value));
+/// Returns the resource of this process. The settings override the defaults.
+fn resource(settings: Vec<(String, String)>) -> Resource {
+    let attributes = settings.into_iter().map(|(name, value)| KeyValue::new(name, value));
     Resource::builder_empty()
         .with_service_name(env!("CARGO_PKG_NAME"))
         .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
         .with_detector(Box::new(TelemetryResourceDetector))
-        .with_attributes(said)
+        .with_attributes(attributes)
         .build()
 }
 
-/// An exporter whose losses the log is told of, now and then. The exporter's errors name no header.
+/// An exporter that logs its losses, throttled. Its errors contain no header.
 #[derive(Debug)]
-struct Observed {
+struct LoggingExporter {
     exporter: opentelemetry_otlp::SpanExporter,
-    losses: Throttle,
+    losses: LogThrottle,
 }
 
-impl SpanExporter for Observed {
+impl SpanExporter for LoggingExporter {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let spans = batch.len();
         let exported = self.exporter.export(batch).await;
         if let Err(error) = &exported
-            && let Some(silenced) = self.losses.ask()
+            && let Some(suppressed) = self.losses.permit()
         {
-            tracing::warn!(cause = ?error.to_string(), spans, silenced, "spans are lost");
+            tracing::warn!(cause = ?error.to_string(), spans, suppressed, "spans lost");
         }
         exported
     }

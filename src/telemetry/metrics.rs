@@ -1,4 +1,4 @@
-//! The metrics of CONTRACT section 10. Every name stands here, and nowhere else.
+//! Metrics, by their Prometheus names (`docs/contract.md`, "Metrics"). No other file names one.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -7,11 +7,8 @@ use metrics::{Counter, Histogram, counter, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tonic::Code;
 
-use crate::domain::Outcome;
-use crate::edge::answer::Refusal;
 use crate::proto::Rpc;
 use crate::proto::codes::{CODE_NAMES, code_index, code_name};
-use crate::store::StreamSpan;
 
 const MARK_READ_TOTAL: &str = "markread_mark_read_total";
 const RPC_DURATION: &str = "rpc_server_call_duration_seconds";
@@ -32,34 +29,53 @@ const GROUP_UNREAD: &str = "markread_stream_group_unread_entries";
 const GROUP_TRIMMED: &str = "markread_stream_group_trimmed_unread";
 const BUILD_INFO: &str = "markread_build_info";
 
-/// OpenTelemetry's buckets for RPC durations in seconds, with finer ones below, since most calls
-/// take less than its first.
+/// Buckets of durations, in seconds: OpenTelemetry's for RPCs (semantic conventions 1.44), and finer
+/// ones below, since most calls take less than the first of those.
 const DURATION_BUCKETS: [f64; 18] = [
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75,
     1.0, 2.5, 5.0, 10.0,
 ];
 
-/// How often the exporter folds recorded durations into its buckets.
+/// Interval at which the exporter sorts recorded durations into buckets.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
-const OUTCOMES: [&str; 10] = [
-    "advanced",
-    "noop",
-    "limited",
-    "edge_limited",
-    "invalid",
-    "unauthenticated",
-    "forbidden",
-    "unavailable",
-    "deadline",
-    "internal",
-];
+/// The `outcome` label of `markread_mark_read_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the labels explain themselves, and `docs/contract.md` lists them")]
+pub enum MarkOutcome {
+    Advanced,
+    Noop,
+    Limited,
+    EdgeLimited,
+    Invalid,
+    Unauthenticated,
+    Forbidden,
+    Unavailable,
+    Deadline,
+    Internal,
+}
 
-/// Makes this process's metrics go to Prometheus.
+impl MarkOutcome {
+    /// All outcomes with their labels, in the order of the enum.
+    pub const ALL: [(Self, &str); 10] = [
+        (Self::Advanced, "advanced"),
+        (Self::Noop, "noop"),
+        (Self::Limited, "limited"),
+        (Self::EdgeLimited, "edge_limited"),
+        (Self::Invalid, "invalid"),
+        (Self::Unauthenticated, "unauthenticated"),
+        (Self::Forbidden, "forbidden"),
+        (Self::Unavailable, "unavailable"),
+        (Self::Deadline, "deadline"),
+        (Self::Internal, "internal"),
+    ];
+}
+
+/// Installs the recorder that `/metrics` renders.
 ///
 /// # Errors
 ///
-/// Where a recorder is installed already.
+/// If a recorder is installed already.
 pub fn install() -> Result<PrometheusHandle, BuildError> {
     let recorder = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_duration_seconds".to_owned()), &DURATION_BUCKETS)?
@@ -70,8 +86,8 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     Ok(handle)
 }
 
-/// Folds what was recorded, for ever.
-pub async fn upkeep(handle: PrometheusHandle) {
+/// Sorts recorded durations into buckets, for ever.
+pub async fn run_upkeep(handle: PrometheusHandle) {
     let mut interval = tokio::time::interval(UPKEEP_INTERVAL);
     loop {
         interval.tick().await;
@@ -79,10 +95,10 @@ pub async fn upkeep(handle: PrometheusHandle) {
     }
 }
 
-/// Handles of what is counted on a call's way, made once: a mark looks no name up.
+/// Handles of the metrics of calls, created once, so that a call does not look up names.
 #[derive(Debug)]
 pub struct Metrics {
-    mark_read: [(&'static str, Counter); OUTCOMES.len()],
+    marks: [Counter; MarkOutcome::ALL.len()],
     events_published: Counter,
     edge_limited: Counter,
     durations: [[OnceLock<Histogram>; CODE_NAMES.len()]; Rpc::ALL.len()],
@@ -91,15 +107,15 @@ pub struct Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         describe();
-        count_watchers(0);
+        add_watchers(0);
         count_watch_gaps(0);
         gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION"), "revision" => env!("MARKREAD_REVISION"))
             .set(1);
         Self {
-            mark_read: OUTCOMES.map(|outcome| {
-                let counter = counter!(MARK_READ_TOTAL, "outcome" => outcome);
+            marks: MarkOutcome::ALL.map(|(_, label)| {
+                let counter = counter!(MARK_READ_TOTAL, "outcome" => label);
                 counter.increment(0);
-                (outcome, counter)
+                counter
             }),
             events_published: counter!(EVENTS_PUBLISHED),
             edge_limited: counter!(EDGE_LIMITED),
@@ -109,130 +125,109 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Counts one mark that was answered.
-    pub fn count_mark_read(&self, outcome: &Result<Outcome, Refusal>) {
-        let label = match outcome {
-            Ok(Outcome::Advanced { .. }) => {
-                self.events_published.increment(1);
-                "advanced"
-            }
-            Ok(Outcome::Unchanged { .. }) => "noop",
-            Ok(Outcome::OverQuota { .. }) => "limited",
-            Err(refusal) => refusal.outcome(),
-        };
-        if let Some((_, counter)) = self.mark_read.iter().find(|(name, _)| *name == label) {
+    /// Counts a mark that was answered.
+    pub fn count_mark(&self, outcome: MarkOutcome) {
+        let index = MarkOutcome::ALL.iter().position(|(known, _)| *known == outcome);
+        if let Some(counter) = index.and_then(|index| self.marks.get(index)) {
             counter.increment(1);
+        }
+        if outcome == MarkOutcome::Advanced {
+            self.events_published.increment(1);
         }
     }
 
-    /// Counts one call, to whatever method, that the edge guard stopped.
+    /// Counts a call, to any method, that the edge guard stopped.
     pub fn count_edge_limited(&self) {
         self.edge_limited.increment(1);
     }
 
-    /// Records how long a call took until its status was known. `_OTHER` stands for any method
-    /// that is not ours.
-    pub fn record_call(&self, method: RecordedMethod, code: Code, took: Duration) {
+    /// Records a call's duration until its status was known. Without an RPC the method is `_OTHER`.
+    pub fn record_call(&self, rpc: Option<Rpc>, code: Code, duration: Duration) {
         let (index, code) = (code_index(code), code_name(code));
-        let (handle, method) = match method {
-            RecordedMethod::Ours(rpc) => {
-                let place = Rpc::ALL.iter().position(|known| *known == rpc);
-                let durations = place.and_then(|place| self.durations.get(place));
-                (durations.and_then(|by_code| by_code.get(index)), rpc.full_name())
-            }
-            RecordedMethod::Other => (None, "_OTHER"),
-        };
+        let method = rpc.map_or("_OTHER", Rpc::full_name);
         let make =
             || histogram!(RPC_DURATION, "rpc_method" => method, "rpc_response_status_code" => code);
+        let handle = rpc
+            .and_then(|rpc| Rpc::ALL.iter().position(|known| *known == rpc))
+            .and_then(|method| self.durations.get(method)?.get(index));
         match handle {
-            Some(handle) => handle.get_or_init(make).record(took),
-            None => make().record(took),
+            Some(handle) => handle.get_or_init(make).record(duration),
+            None => make().record(duration),
         }
     }
 }
 
-/// States what the stream of events spans.
-pub fn set_stream(span: &StreamSpan) {
-    gauge!(STREAM_LENGTH).set(count(span.length));
-    let oldest_ms = span.first.map_or(span.now_ms, |first| first.ms);
-    let age = Duration::from_millis(span.now_ms.saturating_sub(oldest_ms));
-    gauge!(STREAM_OLDEST_AGE).set(age.as_secs_f64());
+/// Sets the stream's length in entries, and the age of its oldest entry.
+pub fn set_stream(length: u64, oldest_age: Duration) {
+    gauge!(STREAM_LENGTH).set(to_gauge(length));
+    gauge!(STREAM_OLDEST_AGE).set(oldest_age.as_secs_f64());
 }
 
-/// States how many events the stream is trimmed to.
+/// Sets the number of entries that the stream is trimmed to.
 pub fn set_stream_maxlen(entries: u64) {
-    gauge!(STREAM_MAXLEN).set(count(entries));
+    gauge!(STREAM_MAXLEN).set(to_gauge(entries));
 }
 
-/// States how many entries a consumer group was not given yet, where that is known, and whether some
-/// of them are gone.
+/// Sets the number of entries that a consumer group has not read, if Redis knows it, and whether
+/// some of them were trimmed.
 pub fn set_group(name: &str, unread: Option<u32>, trimmed: bool) {
     let name = name.to_owned();
     gauge!(GROUP_UNREAD, "group" => name.clone()).set(unread.map_or(f64::NAN, f64::from));
     gauge!(GROUP_TRIMMED, "group" => name).set(u32::from(trimmed));
 }
 
-/// States how much memory Redis uses, and may use; 0 is no limit.
+/// Sets how much memory Redis uses, and its limit; 0 means no limit.
 pub fn set_redis_memory(used_bytes: u64, max_bytes: u64) {
-    gauge!(REDIS_MEMORY_USED).set(count(used_bytes));
-    gauge!(REDIS_MEMORY_MAX).set(count(max_bytes));
+    gauge!(REDIS_MEMORY_USED).set(to_gauge(used_bytes));
+    gauge!(REDIS_MEMORY_MAX).set(to_gauge(max_bytes));
 }
 
-/// Counts keys that Redis has evicted.
+/// Counts keys that Redis evicted.
 pub fn count_redis_evicted_keys(keys: u64) {
     counter!(REDIS_EVICTED_KEYS).increment(keys);
 }
 
-/// States whether the store answers.
+/// Sets whether the store answers.
 pub fn set_store_up(up: bool) {
     gauge!(STORE_UP).set(u32::from(up));
 }
 
-/// Counts watchers that were told that events may be lost.
+/// Counts gaps sent to watchers.
 pub fn count_watch_gaps(watchers: usize) {
     counter!(WATCH_GAPS).increment(u64::try_from(watchers).unwrap_or(u64::MAX));
 }
 
-/// A count as a gauge has it. Its digits beyond 2^53 do not matter.
+/// Converts a count to a gauge value. Digits beyond 2^53 do not matter.
 #[allow(
     clippy::as_conversions,
     clippy::cast_precision_loss,
     reason = "Prometheus knows floats only"
 )]
-fn count(count: u64) -> f64 {
+fn to_gauge(count: u64) -> f64 {
     count as f64
 }
 
-/// Counts watchers that come, or below zero that go.
-pub fn count_watchers(change: i32) {
+/// Adds watchers, or removes them if the change is negative.
+pub fn add_watchers(change: i32) {
     gauge!(WATCHERS).increment(change);
 }
 
-/// States how many warnings `/readyz` tells.
+/// Sets the number of warnings on `/readyz`.
 pub fn set_store_warnings(warnings: usize) {
     gauge!(STORE_WARNINGS).set(u32::try_from(warnings).unwrap_or(u32::MAX));
 }
 
-/// The unary methods whose duration is recorded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RecordedMethod {
-    /// One of ours.
-    Ours(Rpc),
-    /// A method that is not there.
-    Other,
-}
-
-/// Times an operation of a store.
+/// Measures the duration of a store operation.
 #[derive(Debug)]
 pub struct StoreTimer(Histogram);
 
 impl StoreTimer {
-    /// A timer of the operation with this name.
+    /// Creates a timer for the operation with this name.
     pub fn new(operation: &'static str) -> Self {
         Self(histogram!(STORE_DURATION, "operation" => operation))
     }
 
-    /// Times from now until what it gives is dropped.
+    /// Measures from now until the returned guard is dropped.
     pub fn start(&self) -> impl Drop + '_ {
         Timing { histogram: &self.0, began: Instant::now() }
     }
@@ -251,10 +246,7 @@ impl Drop for Timing<'_> {
 
 fn describe() {
     use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
-    describe_counter!(
-        MARK_READ_TOTAL,
-        "MarkRead calls by what became of them; a batch counts each item"
-    );
+    describe_counter!(MARK_READ_TOTAL, "Marks by outcome; each item of a batch counts");
     describe_histogram!(
         RPC_DURATION,
         Unit::Seconds,
@@ -263,19 +255,13 @@ fn describe() {
     describe_histogram!(
         STORE_DURATION,
         Unit::Seconds,
-        "Duration of the store's operations, round trip included"
+        "Duration of store operations, including the round trip"
     );
-    describe_counter!(
-        EVENTS_PUBLISHED,
-        "Mark-read events whose marks were answered by this process"
-    );
+    describe_counter!(EVENTS_PUBLISHED, "Mark-read events whose marks this process answered");
     describe_gauge!(STREAM_LENGTH, "Entries in the stream of mark-read events, as last probed");
     describe_gauge!(WATCHERS, "Calls that watch mark-read events");
     describe_counter!(EDGE_LIMITED, "Calls that the edge guard stopped");
-    describe_counter!(
-        WATCH_GAPS,
-        "Gaps that watchers were told of: events that may be lost to them"
-    );
+    describe_counter!(WATCH_GAPS, "Gaps sent to watchers: events that they may have lost");
     describe_gauge!(STORE_UP, "1 while the store answers, else 0");
     describe_gauge!(
         REDIS_MEMORY_USED,
@@ -289,7 +275,7 @@ fn describe() {
     );
     describe_counter!(
         REDIS_EVICTED_KEYS,
-        "Keys that Redis has evicted, what it counted before this process came included"
+        "Keys that Redis evicted, including those before this process started"
     );
     describe_gauge!(
         STREAM_MAXLEN,
@@ -302,12 +288,12 @@ fn describe() {
     );
     describe_gauge!(
         GROUP_UNREAD,
-        "Entries that a consumer group was not given yet, NaN where Redis does not know (lag)"
+        "Entries that a consumer group has not read, NaN if Redis does not know (lag)"
     );
     describe_gauge!(
         GROUP_TRIMMED,
-        "1 while entries were removed that a consumer group was never given, else 0"
+        "1 while entries are gone that a consumer group never read, else 0"
     );
-    describe_gauge!(STORE_WARNINGS, "Settings of Redis that may lose data (/readyz names them)");
-    describe_gauge!(BUILD_INFO, "1, labelled with what is running");
+    describe_gauge!(STORE_WARNINGS, "Redis settings that may lose data (/readyz names them)");
+    describe_gauge!(BUILD_INFO, "1, labelled with the running version");
 }

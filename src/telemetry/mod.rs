@@ -1,16 +1,11 @@
-//! What is told of calls: log lines, and spans for an OpenTelemetry Collector.
+//! Log lines, metrics, and spans for an OpenTelemetry Collector.
 //!
-//! A log line is one event, as text on a terminal and JSON elsewhere, with the call's trace ID. No
-//! line above debug carries a user or a message ID, and what came from outside is written with
-//! `Debug`, which escapes it.
-//!
-//! - `traceparent`: a call's place in a trace, as its caller tells it. - `call`: a call's span.
-//! - `export`: how spans get to the collector.
+//! A log line is one event, as text on a terminal and as JSON elsewhere, with the call's trace ID. No
+//! line above debug carries a user or a message ID, and text from outside is written with `Debug`,
+//! which escapes it.
 
 use std::io::{IsTerminal, stderr};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
@@ -20,14 +15,16 @@ use tracing_subscriber::{EnvFilter, Registry, fmt, registry};
 
 mod call;
 mod export;
+mod log_throttle;
 pub mod metrics;
 mod traceparent;
 
-pub use self::call::{CallSpan, CallTrace, in_call};
+pub use self::call::{CallIds, in_call};
 pub use self::export::{Traces, TracesConfig};
-pub use self::traceparent::Traceparent;
+pub use self::log_throttle::LogThrottle;
+pub use self::traceparent::{Traceparent, tracestate};
 
-/// How log lines look.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
     /// For people.
@@ -36,24 +33,24 @@ pub enum LogFormat {
     Json,
 }
 
-/// The target of the spans that are for the collector, and for it alone: where traces are off
-/// nobody listens to it, and making such a span costs a look at a flag.
+/// Target of the spans that go to the collector and nowhere else. If traces are off, no layer
+/// listens to it, and such a span costs one check of a flag.
 pub const SPANS: &str = "markread::spans";
 
-/// Whether there is a collector.
+/// True if spans go to a collector.
 static TRACES: AtomicBool = AtomicBool::new(false);
 
-/// Whether a call is worked on here whose span the collector may be sent.
+/// Returns whether this thread works on a call whose span may go to the collector.
 pub fn in_traced_call() -> bool {
     TRACES.load(Ordering::Relaxed) && !tracing::Span::current().is_none()
 }
 
-/// The HTTP/2 library warns of what clients do, one line a frame: they could flood the log. It is
-/// heard when `RUST_LOG` asks for it by name. Spans for the collector are no log lines.
+/// Directives in front of the chosen ones. The HTTP/2 library warns once a frame, so clients could
+/// flood the log; its lines appear when `RUST_LOG` names it. Spans for the collector are not logged.
 const ALWAYS: &str = "h2=error,markread::spans=off";
 
-/// Sends log lines to standard error, and spans to the collector where there is one. `RUST_LOG`
-/// chooses what is logged; `info` where it is not set or makes no sense.
+/// Starts logging to standard error, and sends spans to the collector if there is one. `RUST_LOG`
+/// selects what is logged: `info` if it is unset or invalid.
 pub fn init(format: Option<LogFormat>, traces: Option<&Traces>) {
     let terminal = stderr().is_terminal();
     let filter = filter(std::env::var(EnvFilter::DEFAULT_ENV).ok().as_deref());
@@ -71,7 +68,7 @@ pub fn init(format: Option<LogFormat>, traces: Option<&Traces>) {
 
 fn install(lines: impl Layer<Registry> + Send + Sync, filter: EnvFilter, traces: Option<&Traces>) {
     TRACES.store(traces.is_some(), Ordering::Relaxed);
-    // A second initialisation in one process, as tests do, leaves the first in place.
+    // A second call in one process, as in tests, leaves the first subscriber in place.
     let _ = match traces {
         None => registry().with(lines).with(filter).try_init(),
         Some(traces) => {
@@ -97,35 +94,12 @@ fn filter(chosen: Option<&str>) -> EnvFilter {
         .unwrap_or_default()
 }
 
-/// Keeps a line that a caller can cause from flooding the log: at most one in ten seconds.
-#[derive(Debug, Default)]
-pub struct Throttle {
-    last_said: Mutex<Option<Instant>>,
-    silenced: AtomicU64,
-}
-
-impl Throttle {
-    const INTERVAL: Duration = Duration::from_secs(10);
-
-    /// Whether to say the line now, and how many were not said since the last.
-    pub fn ask(&self) -> Option<u64> {
-        let mut last_said =
-            self.last_said.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if last_said.is_some_and(|last| last.elapsed() < Self::INTERVAL) {
-            self.silenced.fetch_add(1, Ordering::Relaxed);
-            return None;
-        }
-        *last_said = Some(Instant::now());
-        Some(self.silenced.swap(0, Ordering::Relaxed))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_http_2_library_is_heard_only_where_it_is_asked_for_by_name() {
+    fn the_http_2_library_logs_only_when_it_is_named() {
         let table = [
             (None, "markread::spans=off,h2=error,info"),
             (Some(""), "markread::spans=off,h2=error,info"),

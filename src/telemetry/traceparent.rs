@@ -1,5 +1,5 @@
-//! The header `traceparent` of W3C Trace Context: which trace a call belongs to, and which span of
-//! it comes before.
+//! The header `traceparent` of W3C Trace Context: the trace that a call belongs to, and its parent
+//! span.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,25 +10,24 @@ use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceId, TraceState}
 const TRACEPARENT: &str = "traceparent";
 const TRACESTATE: &str = "tracestate";
 
-/// The longest `tracestate` that is taken: what the standard asks of everyone at least. A longer
-/// one is left out whole, as it allows.
+/// Longest `tracestate` that is propagated: the standard's minimum. A longer one is dropped whole, as
+/// the standard allows.
 const TRACESTATE_MAX_CHARS: usize = 512;
 
-/// A span, and the trace that it is of.
+/// A span and its trace.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Traceparent {
     /// The trace.
     pub trace_id: TraceId,
     /// The span.
     pub span_id: SpanId,
-    /// Whether the trace is recorded.
+    /// True if the trace is recorded.
     pub sampled: bool,
 }
 
 impl Traceparent {
-    /// What a caller says. What is malformed is as nothing: the call is served, and a trace of its
-    /// own begins.
-    pub fn of(headers: &HeaderMap) -> Option<Self> {
+    /// Parses the caller's header; a malformed one is ignored and a new trace starts.
+    pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
         let mut values = headers.get_all(TRACEPARENT).iter();
         match (values.next(), values.next()) {
             (Some(value), None) => Self::parse(value.as_bytes()),
@@ -36,20 +35,20 @@ impl Traceparent {
         }
     }
 
-    /// The span of this context.
-    pub fn of_span(context: &SpanContext) -> Self {
+    /// Returns the header that names this span as the parent.
+    pub fn from_span(context: &SpanContext) -> Self {
         let (trace_id, span_id) = (context.trace_id(), context.span_id());
         Self { trace_id, span_id, sampled: context.is_sampled() }
     }
 
-    /// The context that a span with this parent has.
+    /// Converts it to the remote context of a child span.
     pub fn context(self, state: TraceState) -> SpanContext {
         let flags = TraceFlags::default().with_sampled(self.sampled);
         SpanContext::new(self.trace_id, self.span_id, flags, true, state)
     }
 
-    /// `<version>-<trace ID>-<span ID>-<flags>`, in hexadecimal digits: 2, 32, 16 and 2. A later
-    /// version may have more behind it. The propagator of the SDK takes IDs of any length.
+    /// Parses `<version>-<trace ID>-<span ID>-<flags>`, of 2, 32, 16 and 2 hexadecimal digits. A later
+    /// version may append more. (The SDK's propagator accepts IDs of any length.)
     fn parse(value: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(value).ok()?;
         let (fields, rest) = text.split_at_checked(55)?;
@@ -71,14 +70,14 @@ impl Traceparent {
     }
 }
 
-/// A number in hexadecimal digits, none of them a capital.
+/// Parses lower-case hexadecimal digits.
 fn hex(digits: &str) -> Option<u128> {
     let digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
     if digits.bytes().all(digit) { u128::from_str_radix(digits, 16).ok() } else { None }
 }
 
-/// What tracing systems keep beside it: of several headers in order, as if they were one.
-pub(super) fn tracestate(headers: &HeaderMap) -> TraceState {
+/// Parses the header `tracestate`, which may be repeated: the values are joined in order.
+pub fn tracestate(headers: &HeaderMap) -> TraceState {
     let mut values = headers.get_all(TRACESTATE).iter().map(|value| value.to_str().ok());
     let mut text = Cow::Borrowed("");
     if let Some(first) = values.next() {
@@ -91,7 +90,7 @@ pub(super) fn tracestate(headers: &HeaderMap) -> TraceState {
     taken.and_then(|text| text.parse().ok()).unwrap_or_default()
 }
 
-/// As it stands in a header.
+/// The form of the header.
 impl fmt::Display for Traceparent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { trace_id, span_id, sampled } = self;
@@ -121,24 +120,24 @@ mod tests {
     }
 
     #[test]
-    fn what_is_well_formed_is_taken_and_told_again() {
+    fn a_valid_header_is_parsed_and_written_again() {
         let table = [
             (format!("00-{TRACE}-{SPAN}-01"), format!("00-{TRACE}-{SPAN}-01")),
             (format!("00-{TRACE}-{SPAN}-00"), format!("00-{TRACE}-{SPAN}-00")),
-            // Flags that are not known here are not told on.
+            // Unknown flags are dropped.
             (format!("00-{TRACE}-{SPAN}-ff"), format!("00-{TRACE}-{SPAN}-01")),
             (format!("00-{TRACE}-{SPAN}-02"), format!("00-{TRACE}-{SPAN}-00")),
             (format!("01-{TRACE}-{SPAN}-01"), format!("00-{TRACE}-{SPAN}-01")),
             (format!("fe-{TRACE}-{SPAN}-01-more"), format!("00-{TRACE}-{SPAN}-01")),
         ];
         for (value, expected) in table {
-            let taken = Traceparent::of(&headers(TRACEPARENT, &[&value]));
+            let taken = Traceparent::from_headers(&headers(TRACEPARENT, &[&value]));
             assert_eq!(taken.map(|taken| taken.to_string()), Some(expected), "{value}");
         }
     }
 
     #[test]
-    fn what_is_malformed_is_nothing() {
+    fn a_malformed_header_is_ignored() {
         let zeros = "0".repeat(32);
         let good = format!("00-{TRACE}-{SPAN}-01");
         let table = [
@@ -161,12 +160,12 @@ mod tests {
         for value in table {
             assert_eq!(Traceparent::parse(value.as_bytes()), None, "{value}");
         }
-        assert_eq!(Traceparent::of(&HeaderMap::new()), None);
-        assert_eq!(Traceparent::of(&headers(TRACEPARENT, &[&good, &good])), None);
+        assert_eq!(Traceparent::from_headers(&HeaderMap::new()), None);
+        assert_eq!(Traceparent::from_headers(&headers(TRACEPARENT, &[&good, &good])), None);
     }
 
     #[test]
-    fn a_tracestate_is_taken_whole_or_not_at_all() {
+    fn a_tracestate_is_kept_whole_or_dropped() {
         let long = format!("a={}", "x".repeat(510));
         let table = [
             (vec![], ""),

@@ -35,7 +35,7 @@ def main(base_url, auth_json, last_read_event_id, recipient_id, *flags):
     try:
         response.raise_for_status()
     except requests.HTTPError as error:
-        # requests knows nothing of Twitter's errors: its users read the body.
+        # requests does not parse Twitter's errors: its users read the body.
         errors = response.json()["errors"]
         return {
             "ok": False,

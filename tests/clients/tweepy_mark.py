@@ -2,7 +2,7 @@
 
     python tweepy_mark.py BASE_URL AUTH_JSON LAST_READ_EVENT_ID RECIPIENT_ID
 
-BASE_URL is https only: the library has no other way. A private CA goes into REQUESTS_CA_BUNDLE.
+BASE_URL must be https: the library supports nothing else. A private CA goes into REQUESTS_CA_BUNDLE.
 AUTH_JSON is {"bearer"} or
 {"consumer_key", "consumer_secret", "access_token", "access_token_secret"}.
 """
@@ -25,7 +25,7 @@ def main(base_url, auth_json, last_read_event_id, recipient_id):
             keys["access_token_secret"],
         )
 
-    # tweepy takes a host and puts https:// in front of it itself.
+    # tweepy expects a host, and prepends https:// itself.
     api = tweepy.API(auth, host=base_url.removeprefix("https://"))
     try:
         api.mark_direct_message_read(last_read_event_id, recipient_id)
@@ -41,7 +41,7 @@ def main(base_url, auth_json, last_read_event_id, recipient_id):
         if isinstance(error, tweepy.TooManyRequests):
             outcome["reset_time"] = error.reset_time
         return outcome
-    # A mark returns nothing; the answer is kept as `last_response`.
+    # A mark returns nothing; the response is in `last_response`.
     return {
         "ok": True,
         "status": api.last_response.status_code,

@@ -2,10 +2,10 @@
 //
 //   node twitter_api_v2.cjs BASE_URL AUTH_JSON LAST_READ_EVENT_ID RECIPIENT_ID
 //
-// BASE_URL is https only: the library has no other way. A private CA goes into NODE_EXTRA_CA_CERTS.
+// BASE_URL must be https: the library supports nothing else. A private CA goes into NODE_EXTRA_CA_CERTS.
 // AUTH_JSON is {"bearer"} or
 // {"consumer_key", "consumer_secret", "access_token", "access_token_secret"}.
-// CommonJS, so that NODE_PATH can say where the library is installed.
+// CommonJS, so that NODE_PATH can name the folder of the library.
 const { ApiResponseError, TwitterApi } = require('twitter-api-v2');
 
 async function main([baseUrl, authJson, lastReadEventId, recipientId]) {
@@ -17,8 +17,8 @@ async function main([baseUrl, authJson, lastReadEventId, recipientId]) {
     accessSecret: auth.access_token_secret,
   };
 
-  // `markDmAsRead` returns the body alone, so a hook keeps the quota. Nothing tells the status of
-  // a success.
+  // `markDmAsRead` returns the body alone, so a hook stores the quota. The status of a success is
+  // not available.
   let rateLimit = null;
   const keepRateLimit = {
     onAfterRequest({ response }) {

@@ -1,7 +1,7 @@
-//! Where Redis may be: behind TLS, on a socket, behind a password.
+//! Ways to reach Redis: over TLS, through a socket, with a password.
 
-use super::harness::certificates::Authority;
-use super::harness::{MESSAGE, READER, RECIPIENT, Redis, Server, eventually, free_port};
+use markread_harness::certificates::Authority;
+use markread_harness::{MESSAGE, READER, RECIPIENT, Redis, Server, eventually, free_port};
 
 const LIMIT: std::time::Duration = std::time::Duration::from_secs(10);
 
@@ -12,7 +12,7 @@ async fn assert_marks(server: &Server, redis: &Redis) {
 }
 
 #[tokio::test]
-async fn redis_is_reached_over_tls_where_its_ca_is_trusted_and_only_there() {
+async fn redis_over_tls_is_used_only_with_a_trusted_ca() {
     let authority = Authority::new().await;
     let certificate = authority.issue("redis", "DNS:localhost").await;
     let port = free_port();
@@ -46,7 +46,7 @@ async fn redis_is_reached_on_its_socket() {
 }
 
 #[tokio::test]
-async fn a_password_in_the_url_opens_redis_and_is_told_to_nobody() {
+async fn a_password_in_the_url_is_used_and_never_revealed() {
     const PASSWORD: &str = "hunter2-is-the-password";
     let redis = Redis::start().await;
     redis.run::<()>(&format!("ACL SETUSER marker on >{PASSWORD} ~* &* +@all")).await;

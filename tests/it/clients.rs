@@ -1,15 +1,13 @@
-//! Programs that speak to the seed's endpoint already: real client libraries, as they come from
-//! their registries, pointed at a server. Each does one mark and prints what its library made of the
-//! answer (`tests/clients`).
+//! Real client libraries of Twitter's v1.1 API, as published, pointed at a server. Each makes one
+//! mark and prints what its library made of the answer (`tests/clients`).
 
+use markread_harness::caller::Credentials;
+use markread_harness::certificates::Authority;
+use markread_harness::tools::{self, output, tool};
+use markread_harness::{MESSAGE, READER, RECIPIENT, Redis, Server};
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 use tokio::process::Command;
-
-use super::harness::caller::Credentials;
-use super::harness::certificates::Authority;
-use super::harness::tools::{self, output, tool};
-use super::harness::{MESSAGE, READER, RECIPIENT, Redis, Server};
 
 /// How many marks the reader has.
 const QUOTA: u64 = 2;
@@ -23,7 +21,7 @@ const CREDENTIALS: &str = r#"
     user_id = "2244994945"
 "#;
 
-/// A server behind TLS, as most clients insist on it.
+/// A server behind TLS, which most clients insist on.
 struct Endpoint {
     redis: Redis,
     server: Server,
@@ -68,7 +66,7 @@ enum Client {
 }
 
 impl Client {
-    /// Marks, and gives what the library told.
+    /// Marks, and returns what the library made of the answer.
     async fn mark(self, at: &Endpoint, auth: &Value, message: &str, recipient: &str) -> Value {
         let (program, script, flag) = match self {
             Self::TwitterApiV2 => ("node".into(), "twitter_api_v2.cjs", None),
@@ -107,12 +105,12 @@ fn bearer(credentials: Credentials) -> Value {
     json!({ "bearer": header.strip_prefix("Bearer ").unwrap() })
 }
 
-/// A token of somebody who is no user.
-fn of_no_user() -> Value {
-    bearer(super::answers::tokens::with_claims(json!({ "sub": "me" })))
+/// A token whose subject is not a user.
+fn without_user() -> Value {
+    bearer(crate::answers::tokens::with_claims(json!({ "sub": "me" })))
 }
 
-/// What a library makes of each status of the endpoint.
+/// The error that a library makes of each status of the endpoint.
 struct Errors {
     bad_request: &'static str,
     unauthorized: &'static str,
@@ -122,54 +120,54 @@ struct Errors {
 }
 
 #[track_caller]
-fn assert_refused(told: &Value, error: &str, status: u16, code: u16) {
-    assert_eq!(told["ok"], false, "{told}");
-    assert_eq!((&told["error"], &told["status"]), (&json!(error), &json!(status)), "{told}");
-    assert_eq!(told["codes"], json!([code]), "{told}");
-    assert!(!told["messages"][0].as_str().unwrap().is_empty(), "{told}");
+fn assert_refused(result: &Value, error: &str, status: u16, code: u16) {
+    assert_eq!(result["ok"], false, "{result}");
+    assert_eq!((&result["error"], &result["status"]), (&json!(error), &json!(status)), "{result}");
+    assert_eq!(result["codes"], json!([code]), "{result}");
+    assert!(!result["messages"][0].as_str().unwrap().is_empty(), "{result}");
 }
 
-/// Leads a client from refusals that cost nothing to its last mark, and past it.
-async fn leads_through_every_answer(client: Client, auth: &Value, forged: &Value, errors: &Errors) {
+/// Leads a client through refusals that cost nothing, to the end of its quota and beyond.
+async fn lead_through_every_answer(client: Client, auth: &Value, forged: &Value, errors: &Errors) {
     let (message, recipient) = (MESSAGE.to_string(), RECIPIENT.to_string());
     let mut at = Endpoint::start().await;
-    let told = client.mark(&at, auth, &message, "").await;
-    assert_refused(&told, errors.bad_request, 400, 38);
-    let told = client.mark(&at, auth, "1e3", &recipient).await;
-    assert_refused(&told, errors.bad_request, 400, 44);
-    let told = client.mark(&at, forged, &message, &recipient).await;
-    assert_refused(&told, errors.unauthorized, 401, if auth == &signed() { 32 } else { 89 });
+    let result = client.mark(&at, auth, &message, "").await;
+    assert_refused(&result, errors.bad_request, 400, 38);
+    let result = client.mark(&at, auth, "1e3", &recipient).await;
+    assert_refused(&result, errors.bad_request, 400, 44);
+    let result = client.mark(&at, forged, &message, &recipient).await;
+    assert_refused(&result, errors.unauthorized, 401, if auth == &signed() { 32 } else { 89 });
     if auth["bearer"].is_string() {
-        let told = client.mark(&at, &of_no_user(), &message, &recipient).await;
-        assert_refused(&told, errors.forbidden, 403, 220);
+        let result = client.mark(&at, &without_user(), &message, &recipient).await;
+        assert_refused(&result, errors.forbidden, 403, 220);
     }
-    assert_eq!(at.redis.used(READER).await, None, "what was refused took no quota");
+    assert_eq!(at.redis.used(READER).await, None, "a refused call takes no quota");
 
     for left in (0..QUOTA).rev() {
-        let told = client.mark(&at, auth, &message, &recipient).await;
-        assert_eq!(told["ok"], true, "{told}");
-        assert!(told["status"].is_null() || told["status"] == 204, "{told}");
-        assert_eq!(told["rate_limit"]["limit"], QUOTA, "{told}");
-        assert_eq!(told["rate_limit"]["remaining"], left, "{told}");
+        let result = client.mark(&at, auth, &message, &recipient).await;
+        assert_eq!(result["ok"], true, "{result}");
+        assert!(result["status"].is_null() || result["status"] == 204, "{result}");
+        assert_eq!(result["rate_limit"]["limit"], QUOTA, "{result}");
+        assert_eq!(result["rate_limit"]["remaining"], left, "{result}");
     }
     assert_eq!(at.redis.events().await, [(READER, RECIPIENT, MESSAGE)]);
-    let told = client.mark(&at, auth, &message, &recipient).await;
-    assert_refused(&told, errors.too_many_requests, 429, 88);
-    assert_eq!(told["rate_limit"]["remaining"], 0, "{told}");
-    let reset = told["rate_limit"]["reset"].as_u64().unwrap();
+    let result = client.mark(&at, auth, &message, &recipient).await;
+    assert_refused(&result, errors.too_many_requests, 429, 88);
+    assert_eq!(result["rate_limit"]["remaining"], 0, "{result}");
+    let reset = result["rate_limit"]["reset"].as_u64().unwrap();
     let window_ms: u64 = at.redis.run(&format!("PEXPIRETIME markread:quota:{READER}")).await;
-    assert_eq!(reset, window_ms.div_ceil(1000), "when the window ends: {told}");
+    assert_eq!(reset, window_ms.div_ceil(1000), "the end of the window: {result}");
 
     at.redis.kill().await;
-    // The reader's denial is remembered, and answers while Redis is away; a signature's nonce is not
-    // looked up in memory.
+    // While Redis is down, a remembered denial is still answered; a signature needs Redis for its
+    // nonce.
     if auth == &signed() {
-        let told = client.mark(&at, auth, &message, &recipient).await;
-        assert_refused(&told, errors.unavailable, 503, 130);
+        let result = client.mark(&at, auth, &message, &recipient).await;
+        assert_refused(&result, errors.unavailable, 503, 130);
     } else {
         let other = bearer(Credentials::token_of(RECIPIENT));
-        let told = client.mark(&at, &other, &message, &recipient).await;
-        assert_refused(&told, errors.unavailable, 503, 130);
+        let result = client.mark(&at, &other, &message, &recipient).await;
+        assert_refused(&result, errors.unavailable, 503, 130);
     }
 }
 
@@ -208,34 +206,34 @@ fn token() -> Value {
 #[tokio::test]
 async fn twitter_api_v2_marks_with_signatures() {
     let (client, forged) = (Client::TwitterApiV2, signed_by_another());
-    leads_through_every_answer(client, &signed(), &forged, &TWITTER_API_V2).await;
+    lead_through_every_answer(client, &signed(), &forged, &TWITTER_API_V2).await;
 }
 
 #[tokio::test]
 async fn twitter_api_v2_marks_with_a_bearer_token() {
-    leads_through_every_answer(Client::TwitterApiV2, &token(), &garbage(), &TWITTER_API_V2).await;
+    lead_through_every_answer(Client::TwitterApiV2, &token(), &garbage(), &TWITTER_API_V2).await;
 }
 
 #[tokio::test]
 async fn tweepy_marks_with_signatures() {
-    leads_through_every_answer(Client::Tweepy, &signed(), &signed_by_another(), &TWEEPY).await;
+    lead_through_every_answer(Client::Tweepy, &signed(), &signed_by_another(), &TWEEPY).await;
 }
 
 #[tokio::test]
 async fn tweepy_marks_with_a_bearer_token() {
-    leads_through_every_answer(Client::Tweepy, &token(), &garbage(), &TWEEPY).await;
+    lead_through_every_answer(Client::Tweepy, &token(), &garbage(), &TWEEPY).await;
 }
 
 #[tokio::test]
 async fn requests_oauthlib_marks_with_parameters_in_the_body() {
     let client = Client::RequestsOauthlib { flag: None };
-    leads_through_every_answer(client, &signed(), &signed_by_another(), &REQUESTS).await;
+    lead_through_every_answer(client, &signed(), &signed_by_another(), &REQUESTS).await;
 }
 
 #[tokio::test]
 async fn requests_oauthlib_marks_with_parameters_in_the_query() {
     let client = Client::RequestsOauthlib { flag: Some("--query") };
-    leads_through_every_answer(client, &signed(), &signed_by_another(), &REQUESTS).await;
+    lead_through_every_answer(client, &signed(), &signed_by_another(), &REQUESTS).await;
 }
 
 #[tokio::test]

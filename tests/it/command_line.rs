@@ -1,4 +1,4 @@
-//! What is said on the command line: help, and in one line what is wrong.
+//! The command line: help, and errors in one line.
 
 use std::collections::HashMap;
 use std::net::TcpListener;
@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::Duration;
 
+use markread_harness::binary::command;
+use markread_harness::caller::number;
+use markread_harness::server::SECRET;
+use markread_harness::{READER, RECIPIENT, Redis, Server, openssl};
 use tempfile::TempDir;
 use tokio::time::timeout;
-
-use super::harness::caller::number;
-use super::harness::server::{SECRET, command};
-use super::harness::{READER, RECIPIENT, Redis, Server, openssl};
 
 mod tokens;
 
@@ -21,30 +21,30 @@ pub(crate) type Variables<'a> = &'a [(&'a str, &'a str)];
 
 async fn run(args: &[&str], variables: Variables<'_>) -> Output {
     let output = command(args).envs(variables.iter().copied()).output();
-    timeout(LIMIT, output).await.expect("it ends by itself").unwrap()
+    timeout(LIMIT, output).await.expect("the command ends by itself").unwrap()
 }
 
-/// The one line that is said when nothing is done.
+/// Runs a command that fails, and returns its one line.
 pub(crate) async fn refused(status: i32, args: &[&str], variables: Variables<'_>) -> String {
     let output = run(args, variables).await;
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(status), "{args:?} {variables:?}: {stderr}");
     assert_eq!(output.stdout, b"", "{args:?}");
     let line = stderr.strip_suffix('\n').unwrap();
-    assert!(!line.contains(char::is_control), "{line:?} is one line, and plain");
+    assert!(!line.contains(char::is_control), "{line:?} has a control character");
     assert!(!line.contains("panicked"), "{line}");
     line.to_owned()
 }
 
-/// A start is refused with exit status 2 and a line that has each of these words.
-pub(crate) async fn says(args: &[&str], words: &[&str]) {
+/// Asserts that a start is refused with exit status 2 and a line with each of these words.
+pub(crate) async fn assert_refused(args: &[&str], words: &[&str]) {
     let line = refused(2, &[&["serve"], args].concat(), &[]).await;
     for word in words {
-        assert!(line.contains(word), "{word:?} is in: {line}");
+        assert!(line.contains(word), "{word:?} is missing in: {line}");
     }
 }
 
-/// Files, gone with the test.
+/// Files that are removed with the test.
 pub(crate) struct Files(TempDir);
 
 impl Files {
@@ -71,38 +71,45 @@ pub(crate) fn text(path: &Path) -> String {
 }
 
 #[tokio::test]
-async fn a_flag_that_makes_no_sense_is_named_with_what_would_be_right() {
-    says(&["--dev", "--bogus"], &["--bogus", "--help"]).await;
-    says(&["--dev", "--lisen", "127.0.0.1:0"], &["--lisen", "'--listen'"]).await;
-    says(&["--dev", "extra"], &["neither an option", "--help"]).await;
-    says(&["--dev", "--listen"], &["--listen", "<ADDRESS>"]).await;
-    says(&["--dev", "--listen", "nonsense"], &["--listen", "nonsense", "127.0.0.1:50051"]).await;
-    says(&["--dev", "--listen", "127.0.0.1"], &["--listen", "a port", "127.0.0.1:50051"]).await;
-    says(&["--dev", "--ops-listen", "x:1"], &["--ops-listen", "127.0.0.1:"]).await;
-    says(&["--dev", "--rate-window", "0s"], &["--rate-window", "0s", "at least 1ms"]).await;
-    says(&["--dev", "--rate-window", "15"], &["--rate-window", "a unit", "15m"]).await;
-    says(&["--dev", "--rate-window", "999y"], &["--rate-window", "at most 365 days"]).await;
-    says(&["--dev", "--rate-limit", "0"], &["--rate-limit", "from 1 to"]).await;
-    says(&["--dev", "--edge-burst", "0"], &["--edge-burst", "from 1 to"]).await;
-    says(&["--dev", "--max-connections", "0"], &["--max-connections", "from 1 to"]).await;
-    says(&["--dev", "--log-format", "xml"], &["--log-format", "text", "json"]).await;
+async fn an_invalid_flag_is_named_with_what_is_allowed() {
+    assert_refused(&["--dev", "--bogus"], &["--bogus", "--help"]).await;
+    assert_refused(&["--dev", "--lisen", "127.0.0.1:0"], &["--lisen", "'--listen'"]).await;
+    assert_refused(&["--dev", "extra"], &["neither an option", "--help"]).await;
+    assert_refused(&["--dev", "--listen"], &["--listen", "<ADDRESS>"]).await;
+    assert_refused(
+        &["--dev", "--listen", "nonsense"],
+        &["--listen", "nonsense", "127.0.0.1:50051"],
+    )
+    .await;
+    assert_refused(&["--dev", "--listen", "127.0.0.1"], &["--listen", "a port", "127.0.0.1:50051"])
+        .await;
+    assert_refused(&["--dev", "--ops-listen", "x:1"], &["--ops-listen", "127.0.0.1:"]).await;
+    assert_refused(&["--dev", "--rate-window", "0s"], &["--rate-window", "0s", "at least 1ms"])
+        .await;
+    assert_refused(&["--dev", "--rate-window", "15"], &["--rate-window", "a unit", "15m"]).await;
+    assert_refused(&["--dev", "--rate-window", "999y"], &["--rate-window", "at most 365 days"])
+        .await;
+    assert_refused(&["--dev", "--rate-limit", "0"], &["--rate-limit", "from 1 to"]).await;
+    assert_refused(&["--dev", "--edge-burst", "0"], &["--edge-burst", "from 1 to"]).await;
+    assert_refused(&["--dev", "--max-connections", "0"], &["--max-connections", "from 1 to"]).await;
+    assert_refused(&["--dev", "--log-format", "xml"], &["--log-format", "text", "json"]).await;
     for flag in ["--rate-limit", "--edge-rate", "--max-concurrent-streams", "--stream-maxlen"] {
-        says(&["--dev", flag, "many"], &[flag, "many", "whole number"]).await;
+        assert_refused(&["--dev", flag, "many"], &[flag, "many", "an integer from"]).await;
     }
 }
 
 #[tokio::test]
-async fn a_server_without_exactly_one_way_to_authenticate_does_not_start() {
+async fn a_server_needs_exactly_one_way_to_authenticate() {
     let files = Files::new();
     let secret = files.secret();
     let one = ["--jwt-secret-file", "--jwt-public-key-file"];
-    says(&[], &[&one[..], &["--dev"]].concat()).await;
-    says(&["--jwt-issuer", "https://issuer"], &one).await;
-    says(&[one[0], &secret, one[1], &secret], &[&one[..], &["take one"]].concat()).await;
+    assert_refused(&[], &[&one[..], &["--dev"]].concat()).await;
+    assert_refused(&["--jwt-issuer", "https://issuer"], &one).await;
+    assert_refused(&[one[0], &secret, one[1], &secret], &[&one[..], &["both set"]].concat()).await;
 }
 
 #[tokio::test]
-async fn a_file_that_holds_no_key_is_refused() {
+async fn a_file_without_a_key_is_refused() {
     let files = Files::new();
     let missing = text(&files.path("missing"));
     let directory = text(files.0.path());
@@ -111,12 +118,13 @@ async fn a_file_that_holds_no_key_is_refused() {
     let short = files.write("short", "x".repeat(31));
     let short_with_newline = files.write("short-with-newline", "x".repeat(31) + "\n");
     for flag in ["--jwt-secret-file", "--jwt-public-key-file"] {
-        says(&[flag, &missing], &[flag, &missing, "cannot be read", "No such file"]).await;
-        says(&[flag, &directory], &[flag, &directory, "cannot be read"]).await;
-        says(&[flag, &empty], &[flag, "is empty"]).await;
+        assert_refused(&[flag, &missing], &[flag, &missing, "cannot be read", "No such file"])
+            .await;
+        assert_refused(&[flag, &directory], &[flag, &directory, "cannot be read"]).await;
+        assert_refused(&[flag, &empty], &[flag, "is empty"]).await;
     }
     for file in [newline, short, short_with_newline] {
-        says(&["--jwt-secret-file", &file], &["--jwt-secret-file", "at least 32"]).await;
+        assert_refused(&["--jwt-secret-file", &file], &["--jwt-secret-file", "at least 32"]).await;
     }
 
     let dir = files.0.path();
@@ -133,22 +141,22 @@ async fn a_file_that_holds_no_key_is_refused() {
     let garbage = "-----BEGIN PUBLIC KEY-----\nbm8ga2V5\n-----END PUBLIC KEY-----\n";
     for file in [private, p384, rsa, files.secret(), files.write("garbage", garbage)] {
         let right = ["--jwt-public-key-file", "PEM public key", "RSA", "P-256", "Ed25519"];
-        says(&["--jwt-public-key-file", &file], &right).await;
+        assert_refused(&["--jwt-public-key-file", &file], &right).await;
     }
 }
 
 #[tokio::test]
-async fn a_secret_of_32_bytes_and_a_newline_is_right() {
+async fn a_secret_of_32_bytes_and_a_newline_is_accepted() {
     let files = Files::new();
     let secret = files.write("secret", "x".repeat(32) + "\n");
     let token = run(&["token", "--user", "1", "--jwt-secret-file", &secret], &[]).await;
     assert!(token.status.success());
-    // It gets past the secret, to what is wrong with another flag.
-    says(&["--jwt-secret-file", &secret, "--stream", ""], &["--stream"]).await;
+    // The secret is accepted: the error is about another flag.
+    assert_refused(&["--jwt-secret-file", &secret, "--stream", ""], &["--stream"]).await;
 }
 
 #[tokio::test]
-async fn a_redis_url_that_is_none_is_refused_without_its_password() {
+async fn an_invalid_redis_url_is_refused_without_its_password() {
     let files = Files::new();
     let secret = files.secret();
     for url in ["http://x", "x", "", "redis://:hunter2@host:port", "redis://u:hunter2@[::/0"] {
@@ -169,7 +177,7 @@ async fn dev_may_be_turned_on_by_the_environment() {
     for yes in ["1", "true", "yes", "on"] {
         let args = ["serve", "--redis-url", "redis://127.0.0.1"];
         let line = refused(2, &args, &[("MARKREAD_DEV", yes)]).await;
-        assert!(line.contains("--redis-url does not go with --dev"), "{line}");
+        assert!(line.contains("--redis-url and --dev are both set: remove one"), "{line}");
     }
     let line = refused(2, &["serve"], &[("MARKREAD_DEV", "0")]).await;
     assert!(line.contains("no way to authenticate"), "{line}");
@@ -182,7 +190,7 @@ async fn a_url_in_the_place_of_a_flag_is_not_repeated() {
 }
 
 #[tokio::test]
-async fn dev_goes_with_no_redis_no_credentials_and_no_address_but_loopback() {
+async fn dev_excludes_redis_credentials_and_public_addresses() {
     let files = Files::new();
     let secret = files.secret();
     for (flag, value) in [
@@ -199,15 +207,15 @@ async fn dev_goes_with_no_redis_no_credentials_and_no_address_but_loopback() {
         ("--jwt-issuer", "https://issuer"),
         ("--jwt-audience", "markread"),
     ] {
-        says(&["--dev", flag, value], &[flag, "--dev"]).await;
+        assert_refused(&["--dev", flag, value], &[flag, "--dev"]).await;
         let variable = format!("MARKREAD_{}", flag[2..].replace('-', "_").to_uppercase());
         let line = refused(2, &["serve", "--dev"], &[(&variable, value)]).await;
         assert!(line.contains(flag) && line.contains("--dev"), "{line}");
     }
     for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0"] {
-        says(&["--dev", "--listen", address], &["--listen", address, "127.0.0.1"]).await;
+        assert_refused(&["--dev", "--listen", address], &["--listen", address, "127.0.0.1"]).await;
         let ops = ["--dev", "--listen", "127.0.0.1:0", "--ops-listen", address];
-        says(&ops, &["--ops-listen", address, "127.0.0.1"]).await;
+        assert_refused(&ops, &["--ops-listen", address, "127.0.0.1"]).await;
     }
 }
 
@@ -218,7 +226,7 @@ async fn replicas_are_not_waited_for_longer_than_a_call_may_take() {
     for timeout in ["1s", "2s"] {
         let args = ["--jwt-secret-file", &secret, "--replicas-ack", "1", "--call-timeout", "1s"];
         let words = ["--replicas-ack-timeout", timeout, "--call-timeout", "1s"];
-        says(&[&args[..], &["--replicas-ack-timeout", timeout]].concat(), &words).await;
+        assert_refused(&[&args[..], &["--replicas-ack-timeout", timeout]].concat(), &words).await;
     }
 }
 
@@ -227,7 +235,7 @@ async fn the_environment_sets_what_no_flag_sets() {
     let line = refused(2, &["serve", "--dev"], &[("MARKREAD_LISTEN", "nonsense")]).await;
     assert!(line.contains("--listen") && line.contains("nonsense"), "{line}");
 
-    // Flags win: the address of the flag is refused, not that of the environment.
+    // Flags have precedence: the flag's address is refused, not that of the environment.
     let args = ["serve", "--dev", "--listen", "192.0.2.1:0"];
     let line = refused(2, &args, &[("MARKREAD_LISTEN", "nonsense")]).await;
     assert!(line.contains("192.0.2.1"), "{line}");
@@ -243,27 +251,27 @@ async fn the_environment_sets_what_no_flag_sets() {
 }
 
 #[tokio::test]
-async fn nothing_that_was_given_is_printed_raw() {
+async fn input_is_never_printed_raw() {
     let files = Files::new();
     let secret = files.secret();
     let evil = "a\nb\r\x1b[31mred\x07\u{9b}1m";
-    // That the line is plain is looked at wherever a line is.
+    // `refused` asserts that the line has no control character.
     for flag in ["--listen", "--rate-window", "--rate-limit", "--log-format", "--dev"] {
         let value = format!("{flag}={evil}");
-        says(&[&value], &[flag]).await;
+        assert_refused(&[&value], &[flag]).await;
     }
     for flag in ["--jwt-secret-file", "--jwt-public-key-file"] {
-        says(&[flag, evil], &[flag]).await;
+        assert_refused(&[flag, evil], &[flag]).await;
     }
-    says(&["--jwt-secret-file", &secret, "--redis-url", evil], &["--redis-url"]).await;
-    says(&[&format!("--{evil}")], &[]).await;
+    assert_refused(&["--jwt-secret-file", &secret, "--redis-url", evil], &["--redis-url"]).await;
+    assert_refused(&[&format!("--{evil}")], &[]).await;
     refused(2, &[evil], &[]).await;
     refused(2, &["token", "--user", evil, "--jwt-secret-file", &secret], &[]).await;
     refused(2, &["serve", "--dev"], &[("MARKREAD_LISTEN", evil)]).await;
 }
 
 #[tokio::test]
-async fn a_port_in_use_is_not_the_flags_fault() {
+async fn a_port_in_use_is_a_failure_not_a_usage_error() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let free = "127.0.0.1:0";

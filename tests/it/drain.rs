@@ -1,58 +1,57 @@
-//! How a server leaves: readiness off first, calls under way finished, nobody waited for longer
-//! than promised.
+//! How a server exits: readiness ends first, calls in flight are finished, and no client delays it
+//! longer than promised.
 
 use std::time::{Duration, Instant};
 
+use markread_harness::caller::Credentials;
+use markread_harness::operator::Operator;
+use markread_harness::raw::{MARK_READ, OpenCall};
+use markread_harness::wire::{self, Frame, PREFACE, SETTINGS};
+use markread_harness::{MESSAGE, READER, RECIPIENT, Raw, Redis, Server, eventually};
 use nix::sys::signal::Signal;
 use tokio::io::AsyncWriteExt;
 use tokio_stream::StreamExt;
 use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
 
-use super::harness::caller::Credentials;
-use super::harness::operator::Operator;
-use super::harness::raw::{Begun, MARK_READ};
-use super::harness::wire::{self, Frame, PREFACE, SETTINGS};
-use super::harness::{MESSAGE, READER, RECIPIENT, Raw, Redis, Server, eventually};
-
-/// What an exit takes that waits for nothing, on a busy machine.
+/// Longer than an exit takes that waits for nothing, even on a busy machine.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
 const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
 
-async fn wait_until_leaving(server: &Server) {
-    eventually("readiness is off", AT_ONCE, async || {
+async fn wait_until_unready(server: &Server) {
+    eventually("readiness has ended", AT_ONCE, async || {
         (server.get("/readyz").await.0 == 503).then_some(())
     })
     .await;
 }
 
-/// Asserts that it ends in this time, and with exit status 0.
+/// Asserts that the server exits within this time, with status 0.
 async fn leaves(mut server: Server, limit: Duration) {
     let status = server.exit(limit).await;
     assert_eq!(status.code(), Some(0), "{status}\n{}", server.log().join("\n"));
 }
 
-/// A call of which nothing but the head is sent, on a connection of its own.
-async fn half_sent_call(server: &Server, path: &str) -> Begun {
+/// A call on its own connection of which only the head is sent.
+async fn half_sent_call(server: &Server, path: &str) -> OpenCall {
     let raw = Raw::to(server).await;
     raw.begin(raw.grpc(path, &Credentials::UserId(READER))).await.unwrap()
 }
 
 #[tokio::test]
-async fn readiness_goes_off_first_and_calls_are_served_through_the_delay() {
+async fn readiness_ends_first_and_calls_are_served_in_the_delay() {
     const DELAY: Duration = Duration::from_secs(2);
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let server = Server::dev(&["--drain-delay", "2s"]).await;
         let began = Instant::now();
         server.signal(signal);
-        wait_until_leaving(&server).await;
+        wait_until_unready(&server).await;
         let (_, cause) = server.get("/readyz").await;
         assert!(cause.contains("draining"), "{cause}");
         assert_eq!(server.get("/livez").await.0, 200);
-        let operator = Operator::of(&server);
+        let operator = Operator::new(&server);
         let status = operator.health("").await;
-        // A new connection, too.
+        // On a new connection, too.
         let marked = server.caller(READER).mark(RECIPIENT, MESSAGE).await;
         if began.elapsed() < DELAY {
             assert_eq!(status.unwrap(), ServingStatus::NotServing);
@@ -64,7 +63,7 @@ async fn readiness_goes_off_first_and_calls_are_served_through_the_delay() {
 }
 
 #[tokio::test]
-async fn a_call_under_way_is_finished() {
+async fn a_call_in_flight_is_finished() {
     let redis = Redis::start().await;
     let server = Server::on_with(&redis, &["--call-timeout", "20s"]).await;
     let caller = server.caller(READER);
@@ -73,7 +72,7 @@ async fn a_call_under_way_is_finished() {
     let call = tokio::spawn(async move { caller.mark(RECIPIENT, MESSAGE).await });
     tokio::time::sleep(Duration::from_millis(500)).await;
     server.signal(Signal::SIGTERM);
-    wait_until_leaving(&server).await;
+    wait_until_unready(&server).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(!call.is_finished());
     assert_eq!(server.get("/livez").await.0, 200);
@@ -84,7 +83,7 @@ async fn a_call_under_way_is_finished() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_finish_is_waited_for_no_longer_than_the_drain() {
+async fn a_client_that_never_finishes_does_not_extend_the_drain() {
     let long = ["--call-timeout", "60s", "--handshake-timeout", "60s"];
     let flags = [&["--drain", "2s"], &long[..]].concat();
     let server = Server::dev(&flags).await;
@@ -106,7 +105,7 @@ async fn a_client_that_does_not_finish_is_waited_for_no_longer_than_the_drain() 
 }
 
 #[tokio::test]
-async fn a_client_that_has_no_call_under_way_is_not_waited_for() {
+async fn an_idle_client_does_not_delay_the_exit() {
     let server = Server::dev(&["--drain", "60s", "--handshake-timeout", "60s"]).await;
     let _silent = wire::tcp(&server.address, b"").await;
     let _idle = Raw::to(&server).await;
@@ -119,7 +118,7 @@ async fn a_client_that_has_no_call_under_way_is_not_waited_for() {
 #[tokio::test]
 async fn a_call_that_crosses_the_drain_is_refused_as_draining() {
     let server = Server::dev(&["--drain", "60s"]).await;
-    // This client answers no ping, so the server cannot know that it has read its GOAWAY.
+    // This client answers no ping, so the server cannot know that it has read the GOAWAY.
     let mut stream = wire::tcp(&server.address, &[PREFACE, SETTINGS].concat()).await;
     while Frame::read(&mut stream).await.expect("settings first").kind != Frame::SETTINGS {}
     server.signal(Signal::SIGTERM);
@@ -135,16 +134,16 @@ async fn a_call_that_crosses_the_drain_is_refused_as_draining() {
 #[tokio::test]
 async fn streams_end_with_the_drain() {
     let server = Server::dev(&["--drain", "60s"]).await;
-    let operator = Operator::of(&server);
+    let operator = Operator::new(&server);
     let mut health = operator.watch_health("").await;
     assert_eq!(health.next().await.unwrap().unwrap().status(), ServingStatus::Serving);
     let (asks, mut reflection) = operator.open_reflection().await;
     server.signal(Signal::SIGTERM);
 
-    // Where readiness goes off only as the drain begins, a watcher may not be told any more.
+    // Where readiness ends only with the drain, a watcher may not hear of it.
     let ended = match health.next().await.unwrap() {
-        Ok(told) => {
-            assert_eq!(told.status(), ServingStatus::NotServing);
+        Ok(update) => {
+            assert_eq!(update.status(), ServingStatus::NotServing);
             health.next().await.unwrap().unwrap_err()
         }
         Err(ended) => ended,
@@ -152,23 +151,23 @@ async fn streams_end_with_the_drain() {
     assert_eq!(ended.code(), Code::Unavailable, "{ended:?}");
     let ended = reflection.next().await.unwrap().unwrap_err();
     assert_eq!(ended.code(), Code::Unavailable, "{ended:?}");
-    // As every client does that was told so.
+    // As every client does that has heard so.
     drop(asks);
     leaves(server, AT_ONCE).await;
 }
 
 #[tokio::test]
-async fn a_watcher_of_health_that_ignores_its_end_is_not_waited_for() {
+async fn a_health_watcher_that_ignores_its_end_is_not_awaited() {
     let server = Server::dev(&["--drain", "60s"]).await;
-    let _ignored = Operator::of(&server).watch_health("").await;
+    let _ignored = Operator::new(&server).watch_health("").await;
     server.signal(Signal::SIGTERM);
     leaves(server, AT_ONCE).await;
 }
 
 #[tokio::test]
-async fn a_watcher_of_health_is_told_before_the_drain() {
+async fn a_health_watcher_hears_before_the_drain_begins() {
     let server = Server::dev(&["--drain-delay", "1s"]).await;
-    let mut health = Operator::of(&server).watch_health("").await;
+    let mut health = Operator::new(&server).watch_health("").await;
     assert_eq!(health.next().await.unwrap().unwrap().status(), ServingStatus::Serving);
     server.signal(Signal::SIGTERM);
     assert_eq!(health.next().await.unwrap().unwrap().status(), ServingStatus::NotServing);
@@ -176,7 +175,7 @@ async fn a_watcher_of_health_is_told_before_the_drain() {
 }
 
 #[tokio::test]
-async fn a_server_whose_redis_is_away_or_hangs_leaves_as_well() {
+async fn a_server_whose_redis_is_down_or_hangs_exits_as_well() {
     let down = Redis::down(&[]);
     let server = Server::on_unready(&down, &[]).await;
     server.signal(Signal::SIGTERM);
@@ -198,7 +197,7 @@ async fn a_second_signal_ends_the_drain_at_once() {
         let _held = half_sent_call(&server, MARK_READ).await;
         server.caller(READER).mark(RECIPIENT, MESSAGE).await.unwrap();
         server.signal(Signal::SIGTERM);
-        wait_until_leaving(&server).await;
+        wait_until_unready(&server).await;
         server.signal(Signal::SIGTERM);
         leaves(server, AT_ONCE).await;
     }

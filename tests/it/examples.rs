@@ -1,14 +1,13 @@
-//! The programs in `examples/` run, on real servers.
+//! The programs in `examples/` work with real servers.
 
 use std::path::Path;
 use std::time::Duration;
 
+use markread_harness::tools::{self, file, output};
+use markread_harness::{MESSAGE, READER, RECIPIENT, Redis, Server};
 use tokio::process::Command;
 
-use super::harness::tools::{self, file, output};
-use super::harness::{MESSAGE, READER, RECIPIENT, Redis, Server};
-
-/// What both clients print.
+/// The line that both clients print.
 fn marked() -> String {
     format!("{READER} read up to {MESSAGE}\n")
 }
@@ -45,7 +44,7 @@ async fn a_consumer_takes_over_what_a_dead_one_had_taken() {
     for message in 1..=3 {
         server.caller(READER).mark(RECIPIENT, message).await.unwrap();
     }
-    // One that takes two events and is never heard of again.
+    // A consumer that takes two events and disappears.
     let stream = "direct_message_mark_read_events";
     redis.run::<()>(&format!("XGROUP CREATE {stream} receipts 0")).await;
     let take = format!("XREADGROUP GROUP receipts dead COUNT 2 STREAMS {stream} >");
@@ -58,5 +57,5 @@ async fn a_consumer_takes_over_what_a_dead_one_had_taken() {
     assert_eq!(output(consumer).await, [line(1), line(2), line(3)].concat());
     let pending: (u64, redis::Value, redis::Value, redis::Value) =
         redis.run(&format!("XPENDING {stream} receipts")).await;
-    assert_eq!(pending.0, 0, "all are done");
+    assert_eq!(pending.0, 0, "every event is acknowledged");
 }

@@ -1,20 +1,19 @@
-//! Bounds: connections, streams, times, and calls of one peer.
+//! Limits of connections, streams, times, and calls of one peer.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use markread_harness::caller::{Caller, Credentials, number};
+use markread_harness::operator::Operator;
+use markread_harness::raw::MARK_READ;
+use markread_harness::wire::{self, Frame, PREFACE, SETTINGS};
+use markread_harness::{MESSAGE, READER, RECIPIENT, Raw, Redis, Server, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tonic::Code;
 use tonic::transport::Endpoint;
 use tonic_health::pb::health_check_response::ServingStatus;
-
-use super::harness::caller::{Caller, Credentials, number};
-use super::harness::operator::Operator;
-use super::harness::raw::MARK_READ;
-use super::harness::wire::{self, Frame, PREFACE, SETTINGS};
-use super::harness::{MESSAGE, READER, RECIPIENT, Raw, Redis, Server, eventually};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -23,23 +22,23 @@ const AFTER_A_SECOND: std::ops::Range<Duration> =
     Duration::from_millis(800)..Duration::from_secs(6);
 
 #[tokio::test]
-async fn one_connection_more_is_closed_until_another_has_gone() {
+async fn a_connection_over_the_limit_is_closed() {
     let server = Server::dev(&["--max-connections", "2"]).await;
     let first = Raw::to(&server).await;
     let _second = Raw::to(&server).await;
     for _ in 0..3 {
         wire::closed(&mut wire::tcp(&server.address, b"").await).await;
     }
-    assert_eq!(server.get("/livez").await.0, 200, "the operators' port has places of its own");
+    assert_eq!(server.get("/livez").await.0, 200, "the operators' port has its own limit");
 
     drop(first);
     let caller = server.caller(READER);
-    eventually("the place is free", LIMIT, async || caller.mark(RECIPIENT, MESSAGE).await.ok())
+    eventually("a connection is free", LIMIT, async || caller.mark(RECIPIENT, MESSAGE).await.ok())
         .await;
 }
 
 #[tokio::test]
-async fn the_bound_on_streams_is_announced_and_kept() {
+async fn the_limit_of_streams_is_announced_and_enforced() {
     let server = Server::dev(&["--max-concurrent-streams", "3", "--call-timeout", "60s"]).await;
     let calls: Vec<u8> = [1, 3, 5, 7, 9].into_iter().flat_map(Frame::head_of_call).collect();
     let mut stream =
@@ -63,9 +62,9 @@ async fn the_bound_on_streams_is_announced_and_kept() {
     let refused_stream = vec![0, 0, 0, 7];
     assert_eq!(refused, [(7, refused_stream.clone()), (9, refused_stream)]);
 
-    // A client that keeps to it has a stream again when another ends.
+    // A client that respects the limit gets a stream when another ends.
     let client = Raw::to(&server).await;
-    eventually("the client learns the bound", LIMIT, async || {
+    eventually("the client learns the limit", LIMIT, async || {
         (client.max_streams() == 3).then_some(())
     })
     .await;
@@ -79,7 +78,7 @@ async fn the_bound_on_streams_is_announced_and_kept() {
 }
 
 #[tokio::test]
-async fn a_connection_that_does_not_begin_to_speak_is_closed() {
+async fn a_connection_that_sends_nothing_is_closed() {
     let server = Server::dev(&["--handshake-timeout", "1s"]).await;
     let idle = Raw::to(&server).await;
     let began = Instant::now();
@@ -94,7 +93,7 @@ async fn a_connection_that_does_not_begin_to_speak_is_closed() {
         let (mut read, mut write) = trickling.split();
         let began = Instant::now();
         let mut byte = [0];
-        // An answer, the end, or a reset: anything but more time.
+        // The server answers, closes or resets; it does not wait longer.
         while timeout(Duration::from_millis(100), read.read(&mut byte)).await.is_err() {
             assert!(began.elapsed() < LIMIT, "a trickle is cut");
             let _ = write.write_all(b"x").await;
@@ -105,13 +104,13 @@ async fn a_connection_that_does_not_begin_to_speak_is_closed() {
         assert!(AFTER_A_SECOND.contains(&elapsed), "{elapsed:?}");
     }
 
-    // One that has said how it will speak may be silent.
+    // A connection that has sent the HTTP/2 preface may be idle.
     sleep(Duration::from_secs(3).saturating_sub(began.elapsed())).await;
     assert_eq!(idle.send(idle.post("/nothing"), "").await.unwrap().status, 404);
 }
 
 #[tokio::test]
-async fn a_connection_of_a_certain_age_is_told_to_go_and_its_calls_are_finished() {
+async fn an_old_connection_is_ended_and_its_calls_are_finished() {
     let redis = Redis::start().await;
     let flags = ["--max-connection-age", "1s", "--call-timeout", "20s"];
     let server = Server::on_with(&redis, &flags).await;
@@ -125,13 +124,13 @@ async fn a_connection_of_a_certain_age_is_told_to_go_and_its_calls_are_finished(
     redis.freeze();
     let call = tokio::spawn(async move { caller.mark(RECIPIENT, MESSAGE).await });
     sleep(Duration::from_secs(2)).await;
-    assert!(!call.is_finished(), "the call outlasts its connection's age");
+    assert!(!call.is_finished(), "the call is longer than its connection's age limit");
     redis.thaw();
     assert!(call.await.unwrap().unwrap().advanced);
 }
 
 #[tokio::test]
-async fn a_client_that_keeps_calling_does_not_notice_the_age_of_its_connections() {
+async fn a_busy_client_does_not_notice_that_connections_end() {
     let server = Server::dev(&["--max-connection-age", "300ms", "--rate-limit", "1000000"]).await;
     let began = Instant::now();
     let mut clients = JoinSet::new();
@@ -150,7 +149,7 @@ async fn a_client_that_keeps_calling_does_not_notice_the_age_of_its_connections(
 }
 
 #[tokio::test]
-async fn a_peer_that_answers_no_ping_is_closed_and_one_that_does_is_not() {
+async fn only_a_peer_that_answers_no_ping_is_closed() {
     let flags = ["--keepalive-interval", "1s", "--keepalive-timeout", "1s"];
     let server = Server::dev(&flags).await;
     let idle = Raw::to(&server).await;
@@ -186,7 +185,7 @@ async fn the_edge_guard_stops_one_peer_and_not_the_other() {
             Ok(_) => calls += 1,
             Err(denied) => break denied,
         }
-        assert!(calls < 100, "it is stopped at some time");
+        assert!(calls < 100, "the guard stops none of 100 calls");
     };
     assert!(calls >= 5, "{calls}");
     assert_eq!(denied.code, Code::ResourceExhausted);
@@ -200,7 +199,7 @@ async fn the_edge_guard_stops_one_peer_and_not_the_other() {
         second.mark(RECIPIENT, MESSAGE).await.unwrap();
     }
     // Health is not guarded.
-    let operator = Operator::of(&server);
+    let operator = Operator::new(&server);
     for _ in 0..20 {
         assert_eq!(operator.health("").await.unwrap(), ServingStatus::Serving);
     }

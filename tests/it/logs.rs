@@ -1,28 +1,28 @@
-//! What a server writes into its log, and what it never does.
+//! What a server logs, and what it never logs.
 
 use std::process::Stdio;
 use std::time::Duration;
 
+use markread_harness::binary::command;
+use markread_harness::caller::{Caller, Credentials};
+use markread_harness::raw::MARK_READ;
+use markread_harness::server::{SECRET, http1};
+use markread_harness::wire;
+use markread_harness::{MESSAGE, READER, RECIPIENT, Redis, Server, eventually, free_port};
 use serde_json::Value;
 use tokio::io::AsyncReadExt;
 
-use super::harness::caller::{Caller, Credentials};
-use super::harness::raw::MARK_READ;
-use super::harness::server::{SECRET, command, http1};
-use super::harness::wire;
-use super::harness::{MESSAGE, READER, RECIPIENT, Redis, Server, eventually, free_port};
-
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// A text that would clear a terminal, colour it, and forge a line: each in its own way.
+/// A text that would clear a terminal, colour it, and forge a line.
 const EVIL: &str = "\u{1b}[2J\u{9b}31m\u{202e}\"level\":\"ERROR\"";
 
-fn tells_of(line: &str, ids: &[u64]) -> bool {
+fn contains_id(line: &str, ids: &[u64]) -> bool {
     ids.iter().any(|id| line.contains(&id.to_string()))
 }
 
 #[tokio::test]
-async fn hundreds_of_calls_of_every_kind_leave_a_handful_of_lines_and_no_id() {
+async fn hundreds_of_calls_leave_a_handful_of_lines_and_no_id() {
     const FAILING: u64 = 7_777_777_777_777;
     let redis = Redis::start().await;
     let server = Server::on_with(&redis, &["--rate-limit", "100"]).await;
@@ -44,17 +44,17 @@ async fn hundreds_of_calls_of_every_kind_leave_a_handful_of_lines_and_no_id() {
     http1(&server.address, "nonsense\r\n\r\n").await;
 
     let log = server.log();
-    // A line a second, at most, tells that calls fail.
+    // At most one line a second says that calls fail.
     assert!(log.len() - before <= 15, "{}", log.join("\n"));
     for line in &log {
         serde_json::from_str::<Value>(line).expect(line);
-        assert!(!tells_of(line, &[READER, RECIPIENT, MESSAGE, FAILING]), "{line}");
+        assert!(!contains_id(line, &[READER, RECIPIENT, MESSAGE, FAILING]), "{line}");
         assert!(!line.contains(&(MESSAGE - 200).to_string()[..12]), "{line}");
     }
 }
 
 #[tokio::test]
-async fn an_outage_of_redis_is_told_once_not_once_a_call() {
+async fn an_outage_of_redis_is_logged_once_not_per_call() {
     let mut redis = Redis::start().await;
     let server = Server::on(&redis).await;
     let caller = server.caller(READER);
@@ -63,7 +63,7 @@ async fn an_outage_of_redis_is_told_once_not_once_a_call() {
     for _ in 0..200 {
         caller.mark(RECIPIENT, MESSAGE).await.unwrap_err();
     }
-    eventually("the outage is told of", LIMIT, async || {
+    eventually("the outage is logged", LIMIT, async || {
         server.log()[before..]
             .iter()
             .any(|line| line.contains("Redis does not answer"))
@@ -78,11 +78,11 @@ async fn an_outage_of_redis_is_told_once_not_once_a_call() {
     .await;
     let log = server.log().split_off(before);
     assert!((1..=6).contains(&log.len()), "{}", log.join("\n"));
-    assert!(!log.iter().any(|line| tells_of(line, &[READER, MESSAGE])), "{}", log.join("\n"));
+    assert!(!log.iter().any(|line| contains_id(line, &[READER, MESSAGE])), "{}", log.join("\n"));
 }
 
 #[tokio::test]
-async fn every_line_about_a_call_carries_its_trace() {
+async fn every_log_line_of_a_call_carries_its_trace() {
     const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
     let redis = Redis::start().await;
     let server = Server::on_in(&redis, &[], &[("RUST_LOG", "debug")]).await;
@@ -93,22 +93,22 @@ async fn every_line_about_a_call_carries_its_trace() {
     request.metadata_mut().insert("traceparent", traceparent.parse().unwrap());
     caller.send(request).await.unwrap();
     let about = |log: &[String], id: u64| -> Vec<String> {
-        log.iter().filter(|line| tells_of(line, &[id])).cloned().collect()
+        log.iter().filter(|line| contains_id(line, &[id])).cloned().collect()
     };
-    let lines = eventually("the call is told of at debug", LIMIT, async || {
+    let lines = eventually("the call is logged at debug", LIMIT, async || {
         Some(about(&server.log(), MESSAGE)).filter(|lines| !lines.is_empty())
     })
     .await;
     assert!(lines.iter().all(|line| line.contains(TRACE)), "{}", lines.join("\n"));
 
-    // Calls without a trace, or with one that is none, get one of their own each.
+    // Calls without a trace, or with a malformed one, get a new one each.
     for (message, traceparent) in [(1_000_000_001, None), (1_000_000_002, Some("00-nonsense"))] {
         let mut request = caller.request(RECIPIENT + 1, message);
         if let Some(traceparent) = traceparent {
             request.metadata_mut().insert("traceparent", traceparent.parse().unwrap());
         }
         caller.send(request).await.unwrap();
-        let lines = eventually("the call is told of at debug", LIMIT, async || {
+        let lines = eventually("the call is logged at debug", LIMIT, async || {
             Some(about(&server.log(), message)).filter(|lines| !lines.is_empty())
         })
         .await;
@@ -127,14 +127,14 @@ async fn every_line_about_a_call_carries_its_trace() {
 }
 
 #[tokio::test]
-async fn a_failed_call_is_told_with_its_trace_where_only_warnings_are_heard() {
+async fn a_failed_call_is_logged_with_its_trace_at_level_warn() {
     let redis = Redis::start().await;
     let warnings = [("RUST_LOG", "warn,markread::cli::serve=info")];
     let server = Server::on_in(&redis, &[], &warnings).await;
     server.wait_until_ready().await;
     redis.run::<()>(&format!("SET markread:cursors:{READER} x")).await;
     server.caller(READER).mark(RECIPIENT, MESSAGE).await.unwrap_err();
-    let line = eventually("the failure is told of", LIMIT, async || {
+    let line = eventually("the failure is logged", LIMIT, async || {
         server.log().into_iter().find(|line| line.contains("a call failed"))
     })
     .await;
@@ -146,7 +146,7 @@ fn trace_id(line: &Value) -> String {
     trace_id.as_str().unwrap_or_default().to_owned()
 }
 
-/// A server that logs everything as text, as on a terminal: it does not escape as JSON does.
+/// A server that logs as text, as on a terminal, without JSON's escapes.
 #[tokio::test]
 async fn nothing_that_a_caller_sends_is_logged_raw() {
     let ports = [free_port(), free_port()].map(|port| format!("127.0.0.1:{port}"));
@@ -162,7 +162,7 @@ async fn nothing_that_a_caller_sends_is_logged_raw() {
     let caller = Caller::new(channel.unwrap().connect_lazy(), Credentials::UserId(READER));
     for name in ["x-user-id", "traceparent", "user-agent", "grpc-timeout", "x-other"] {
         let mut request = caller.request(RECIPIENT, MESSAGE);
-        // Control characters below 0x20 do not get through HTTP/2; those above 0x7f do.
+        // HTTP/2 allows no control characters below 0x20, but those above 0x7f.
         let value = EVIL.trim_start_matches('\u{1b}');
         let value = http::HeaderValue::from_bytes(value.as_bytes()).unwrap();
         let metadata = request.metadata_mut();
@@ -212,10 +212,10 @@ async fn no_secret_is_logged_whatever_the_level() {
         );
         http1(&server.address, &request).await.unwrap();
     }
-    // One that is not even HTTP.
+    // A connection that does not speak HTTP.
     wire::tcp(&server.address, format!("authorization: {bearer}\r\n\r\n").as_bytes()).await;
 
-    let log = eventually("the last connection is told of", LIMIT, async || {
+    let log = eventually("the last connection is logged", LIMIT, async || {
         Some(server.log()).filter(|log| log.iter().any(|line| line.contains("connection ended")))
     })
     .await;
@@ -232,8 +232,8 @@ async fn the_password_in_the_url_of_redis_is_not_logged() {
     let redis = Redis::start().await;
     let url = format!("redis://reader:hunter2@127.0.0.1:{}", redis.port);
     let server = Server::at(&url, &[], &[("RUST_LOG", "trace")]).await;
-    // That Redis has no such user.
-    eventually("the cause is told", LIMIT, async || {
+    // Redis has no such user.
+    eventually("the cause is logged", LIMIT, async || {
         let (status, cause) = server.get("/readyz").await;
         assert!(status == 503 && !cause.contains("hunter2"), "{cause}");
         cause.contains("WRONGPASS").then_some(())

@@ -6,8 +6,6 @@
     reason = "a test that cannot go on panics, and says where"
 )]
 
-mod harness;
-
 mod addresses;
 mod answers;
 mod bad_input;
@@ -16,6 +14,7 @@ mod command_line;
 mod drain;
 mod examples;
 mod faults;
+mod harness;
 mod http_edge;
 mod identity;
 mod limits;
@@ -25,8 +24,8 @@ mod openapi;
 mod operations;
 mod read_side;
 mod redis_access;
+mod redis_stats;
 mod stores;
-mod survey;
 mod traces;
 mod twins;
 mod users;

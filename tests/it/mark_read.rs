@@ -1,19 +1,18 @@
-//! `MarkRead` over the wire, on a real Redis: what CONTRACT promises of a call.
+//! `MarkRead` over the wire, on a real Redis: what `docs/contract.md` promises of a call.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use markread_harness::caller::number;
+use markread_harness::{MESSAGE, READER, RECIPIENT, Redis, Server, eventually};
 use tokio::task::JoinSet;
 use tonic::Code;
-
-use super::harness::caller::number;
-use super::harness::{MESSAGE, READER, RECIPIENT, Redis, Server, eventually};
 
 fn unix_seconds() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs().try_into().unwrap()
 }
 
 #[tokio::test]
-async fn the_seeds_example_leaves_the_contracts_event() {
+async fn twitters_example_leaves_the_documented_event() {
     let redis = Redis::start().await;
     let server = Server::on(&redis).await;
     let caller = server.caller(READER);
@@ -34,7 +33,7 @@ async fn the_seeds_example_leaves_the_contracts_event() {
     for older_or_same in [MESSAGE, MESSAGE - 1, 1] {
         let again = caller.mark(RECIPIENT, older_or_same).await.unwrap();
         assert!(!again.advanced);
-        assert_eq!(again.cursor, first.cursor, "the cursor as it stands");
+        assert_eq!(again.cursor, first.cursor, "the cursor is unchanged");
     }
     assert_eq!(redis.payloads().await.len(), 1);
 
@@ -45,7 +44,7 @@ async fn the_seeds_example_leaves_the_contracts_event() {
 }
 
 #[tokio::test]
-async fn the_keys_in_redis_are_the_contracts() {
+async fn the_keys_in_redis_are_as_documented() {
     let redis = Redis::start().await;
     let server = Server::on(&redis).await;
     server.caller(READER).mark(RECIPIENT, MESSAGE).await.unwrap();
@@ -184,7 +183,7 @@ async fn three_servers_on_one_redis_serve_exactly_the_quota() {
 }
 
 #[tokio::test]
-async fn a_reader_known_to_be_over_quota_is_refused_without_asking_redis() {
+async fn a_known_denial_is_answered_without_redis() {
     let mut redis = Redis::start().await;
     let server = Server::on_with(&redis, &["--rate-limit", "1"]).await;
     let caller = server.caller(READER);
@@ -201,11 +200,14 @@ async fn a_reader_known_to_be_over_quota_is_refused_without_asking_redis() {
 
     redis.kill().await;
     let denied = caller.mark(RECIPIENT, 2).await.unwrap_err();
-    assert_eq!(denied.reason, "RATE_LIMIT_EXCEEDED", "the memory answers while Redis is away");
+    assert_eq!(
+        denied.reason, "RATE_LIMIT_EXCEEDED",
+        "the remembered denial is answered while Redis is down"
+    );
     let other = server.caller(READER + 1).mark(RECIPIENT, 2).await.unwrap_err();
     assert_eq!(other.reason, "STORE_UNAVAILABLE");
 
-    // The Redis that comes back is empty: what another had denied is forgotten.
+    // The Redis that comes back is empty, so its earlier denial is forgotten.
     redis.restart().await;
     eventually("the denial is forgotten", Duration::from_secs(5), async || {
         caller.mark(RECIPIENT, 2).await.ok()
@@ -214,11 +216,11 @@ async fn a_reader_known_to_be_over_quota_is_refused_without_asking_redis() {
 }
 
 #[tokio::test]
-async fn a_flush_of_redis_is_noticed_and_denials_are_forgotten_by_every_server() {
+async fn every_server_forgets_denials_when_redis_is_flushed() {
     let redis = Redis::start().await;
     let flags = ["--rate-limit", "2"];
     let servers = [Server::on_with(&redis, &flags).await, Server::on_with(&redis, &flags).await];
-    // On each a reader of its own is denied, and remembered.
+    // Each server denies another reader, and remembers that.
     for (reader, server) in (1..).zip(&servers) {
         for message in 1..=2 {
             server.caller(reader).mark(RECIPIENT, message).await.unwrap();
@@ -237,7 +239,7 @@ async fn a_flush_of_redis_is_noticed_and_denials_are_forgotten_by_every_server()
 }
 
 #[tokio::test]
-async fn a_quota_key_without_expiry_gets_the_windows() {
+async fn a_quota_key_without_expiry_gets_that_of_the_window() {
     let redis = Redis::start().await;
     let server = Server::on_with(&redis, &["--rate-limit", "10"]).await;
     for (reader, used, served) in [(1_u64, 3, true), (2, 10, false)] {

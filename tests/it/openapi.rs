@@ -1,24 +1,23 @@
-//! `docs/openapi.yaml` is what the endpoint does: schemathesis, which reads the document and nothing
-//! else, finds no answer that it does not describe.
+//! `docs/openapi.yaml` describes the endpoint: schemathesis, which reads the document only, finds
+//! no answer that is not described.
 
 use std::path::PathBuf;
 
+use markread_harness::caller::Credentials;
+use markread_harness::tools::{self, file, output};
+use markread_harness::{READER, Redis, Server};
 use tokio::process::Command;
 
-use super::harness::caller::Credentials;
-use super::harness::tools::{self, file, output};
-use super::harness::{READER, Redis, Server};
-
-/// Requests that schemathesis sends at least in a run: fewer would have looked at little.
+/// The least requests of a run: fewer would cover little.
 const REQUESTS_MIN: u64 = 1000;
 
-/// Runs schemathesis with these words, and gives the number of requests that it sent.
+/// Runs schemathesis with these options, and returns the number of requests that it sent.
 async fn schemathesis(server: &Server, words: &[&str]) -> u64 {
     let Credentials::Authorization(token) = Credentials::token_of(READER) else {
         panic!("a token")
     };
     let dir = tempfile::tempdir().unwrap();
-    // It stands beside the interpreter that has it.
+    // It is installed beside its Python interpreter.
     let program = PathBuf::from(tools::python()).with_file_name("schemathesis");
     let mut run = Command::new(program);
     run.args(["--no-color", "--config-file"])
@@ -46,7 +45,7 @@ async fn requests_of_all_kinds_are_answered_as_the_document_says() {
 }
 
 #[tokio::test]
-async fn parameters_that_are_wrong_are_answered_as_the_document_says() {
+async fn invalid_parameters_are_answered_as_the_document_says() {
     let redis = Redis::start().await;
     let server = Server::on_with(&redis, &["--rate-limit", "1000000"]).await;
     let words = ["--mode", "negative", "--generation-with-security-parameters", "false"];

@@ -1,8 +1,11 @@
-//! What an operator sees of a server: Health, reflection, the operators' pages, metrics.
+//! What an operator sees of a server: health, reflection, the operators' pages, metrics.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use markread_harness::caller::Credentials;
+use markread_harness::operator::{Operator, grpcurl};
+use markread_harness::{MESSAGE, OUTCOMES, READER, RECIPIENT, Redis, Server, eventually};
 use tokio_stream::StreamExt;
 use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -10,19 +13,15 @@ use tonic_reflection::pb::v1::ServerReflectionRequest;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
-use super::harness::caller::Credentials;
-use super::harness::operator::{Operator, grpcurl};
-use super::harness::{MESSAGE, OUTCOMES, READER, RECIPIENT, Redis, Server, eventually};
-
 const SERVICE: &str = "markread.v1.MarkReadService";
 
-/// Longer than any probe of Redis and reconnection takes.
+/// Longer than a probe of Redis or a reconnection takes.
 const NOTICED: Duration = Duration::from_secs(10);
 
-/// Waits until Health, with no credentials, says this of the server and of its service.
+/// Waits until server and service have this health, as seen without credentials.
 async fn health_becomes(operator: &Operator, status: ServingStatus) {
     for service in ["", SERVICE] {
-        eventually("health is told", NOTICED, async || {
+        eventually("the health changes", NOTICED, async || {
             (operator.health(service).await.unwrap() == status).then_some(())
         })
         .await;
@@ -33,14 +32,14 @@ async fn health_becomes(operator: &Operator, status: ServingStatus) {
 async fn readiness_follows_redis_and_liveness_does_not() {
     let mut redis = Redis::start().await;
     let server = Server::on(&redis).await;
-    let operator = Operator::of(&server);
+    let operator = Operator::new(&server);
     health_becomes(&operator, ServingStatus::Serving).await;
 
     redis.kill().await;
     health_becomes(&operator, ServingStatus::NotServing).await;
     let (status, cause) = server.get("/readyz").await;
     assert_eq!(status, 503);
-    assert!(cause.trim_end().len() > "not ready: ".len(), "the cause is told: {cause}");
+    assert!(cause.trim_end().len() > "not ready: ".len(), "no cause: {cause}");
     assert_eq!(server.get("/livez").await.0, 200);
 
     redis.restart().await;
@@ -50,10 +49,10 @@ async fn readiness_follows_redis_and_liveness_does_not() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_started_before_redis_becomes_ready_by_itself() {
+async fn a_server_started_before_redis_becomes_ready_by_itself() {
     let mut redis = Redis::down(&[]);
     let server = Server::on_unready(&redis, &[]).await;
-    let operator = Operator::of(&server);
+    let operator = Operator::new(&server);
     health_becomes(&operator, ServingStatus::NotServing).await;
     assert_eq!(server.get("/readyz").await.0, 503);
     assert_eq!(server.get("/livez").await.0, 200);
@@ -65,10 +64,10 @@ async fn a_server_that_is_started_before_redis_becomes_ready_by_itself() {
 }
 
 #[tokio::test]
-async fn health_is_watched_and_knows_no_other_service() {
+async fn health_can_be_watched_and_knows_no_other_service() {
     let mut redis = Redis::start().await;
     let server = Server::on(&redis).await;
-    let operator = Operator::of(&server);
+    let operator = Operator::new(&server);
     health_becomes(&operator, ServingStatus::Serving).await;
     let unknown = operator.health("markread.v1.Nothing").await.unwrap_err();
     assert_eq!(unknown.code(), Code::NotFound);
@@ -93,30 +92,30 @@ async fn the_operators_port_has_three_pages() {
 }
 
 #[tokio::test]
-async fn a_redis_that_may_lose_cursors_is_ready_and_told_of() {
+async fn a_redis_that_may_lose_cursors_is_ready_with_warnings() {
     let redis = Redis::with(&["--maxmemory-policy", "allkeys-lru"]).await;
     let server = Server::on(&redis).await;
     warnings_become(&server, 2.0).await;
-    eventually("the page and the log tell", NOTICED, async || {
+    eventually("the page and the log warn", NOTICED, async || {
         let (status, page) = server.get("/readyz").await;
         assert_eq!(status, 200);
         let logged = server.log().iter().any(|line| line.contains("maxmemory-policy"));
-        let told = page.contains("maxmemory-policy") && page.contains("persists");
-        (logged && told).then_some(())
+        let warned = page.contains("maxmemory-policy") && page.contains("persists");
+        (logged && warned).then_some(())
     })
     .await;
 
     redis.run::<()>("CONFIG SET maxmemory-policy noeviction").await;
     redis.run::<()>("CONFIG SET appendonly yes").await;
     warnings_become(&server, 0.0).await;
-    eventually("the page tells no more", NOTICED, async || {
+    eventually("the page warns no more", NOTICED, async || {
         (server.get("/readyz").await == (200, "ok\n".to_owned())).then_some(())
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_redis_that_keeps_everything_has_no_warnings_and_the_metric_says_so() {
+async fn a_redis_that_keeps_everything_has_no_warnings() {
     let redis = Redis::with(&["--appendonly", "yes"]).await;
     let server = Server::on(&redis).await;
     warnings_become(&server, 0.0).await;
@@ -124,7 +123,7 @@ async fn a_redis_that_keeps_everything_has_no_warnings_and_the_metric_says_so() 
 }
 
 async fn warnings_become(server: &Server, warnings: f64) {
-    eventually("the metric tells", NOTICED, async || {
+    eventually("the metric follows", NOTICED, async || {
         (server.metric("markread_store_warnings").await == Some(warnings)).then_some(())
     })
     .await;
@@ -134,7 +133,7 @@ async fn warnings_become(server: &Server, warnings: f64) {
 async fn reflection_lists_the_service_without_credentials() {
     let redis = Redis::start().await;
     let server = Server::on(&redis).await;
-    let (asks, mut answers) = Operator::of(&server).open_reflection().await;
+    let (asks, mut answers) = Operator::new(&server).open_reflection().await;
     let list = MessageRequest::ListServices(String::new());
     let request = ServerReflectionRequest { message_request: Some(list), host: String::new() };
     asks.send(request).await.unwrap();
@@ -190,7 +189,7 @@ async fn grpcurl_needs_no_files() {
             assert_eq!(answer["advanced"], expected, "{answer}");
         }
 
-        // What an error carries is shown as well.
+        // An error's details are shown as well.
         let denied = grpcurl(&server, &["-d", &example], &[&method]).await;
         let denied = String::from_utf8(denied.stderr).unwrap();
         assert!(denied.contains("Code: Unauthenticated"), "{denied}");
@@ -199,7 +198,7 @@ async fn grpcurl_needs_no_files() {
 }
 
 #[tokio::test]
-async fn every_metric_is_there_from_the_start() {
+async fn every_metric_exists_from_the_start() {
     let redis = Redis::start().await;
     let server = Server::on(&redis).await;
     for outcome in OUTCOMES {
@@ -212,8 +211,8 @@ async fn every_metric_is_there_from_the_start() {
     ] {
         assert_eq!(server.metric(name).await, Some(0.0), "{name}");
     }
-    // Redis is asked for this one, right after it is ready.
-    eventually("the stream's length is told", NOTICED, async || {
+    // This metric comes from Redis, right after the server is ready.
+    eventually("the stream's length is reported", NOTICED, async || {
         (server.metric("markread_stream_length").await == Some(0.0)).then_some(())
     })
     .await;
@@ -229,7 +228,7 @@ async fn marks(server: &Server, outcome: &str) -> Option<f64> {
 }
 
 #[tokio::test]
-async fn calls_are_counted_by_what_became_of_them_and_no_label_tells_of_whom() {
+async fn calls_are_counted_by_outcome_without_naming_users() {
     let redis = Redis::start().await;
     let flags = ["--rate-limit", "5", "--edge-rate", "1", "--edge-burst", "11"];
     let server = Server::on_with(&redis, &flags).await;
@@ -275,7 +274,7 @@ async fn calls_are_counted_by_what_became_of_them_and_no_label_tells_of_whom() {
     assert_eq!(server.metric(&duration("INVALID_ARGUMENT")).await, Some(1.0));
     assert_eq!(server.metric(&duration("UNAUTHENTICATED")).await, Some(3.0));
     assert!(server.metric(&duration("RESOURCE_EXHAUSTED")).await.unwrap() >= 3.0);
-    eventually("the stream's length is told", NOTICED, async || {
+    eventually("the stream's length is reported", NOTICED, async || {
         (server.metric("markread_stream_length").await == Some(3.0)).then_some(())
     })
     .await;
@@ -287,7 +286,7 @@ async fn calls_are_counted_by_what_became_of_them_and_no_label_tells_of_whom() {
 }
 
 #[tokio::test]
-async fn a_method_that_is_not_there_makes_no_series_of_its_own() {
+async fn an_unknown_method_makes_no_series_of_its_own() {
     let server = Server::dev(&[]).await;
     for n in 0..20 {
         let path = format!("/markread.v1.MarkReadService/Method{n}");

@@ -1,16 +1,17 @@
-//! How a server gets at a Redis that lets in only whom it knows: passwords, CAs, certificates in files.
+//! Access to a protected Redis: passwords, CAs and certificates in files.
 
 use std::time::Duration;
 
-use super::command_line::{Files, says};
-use super::harness::certificates::Authority;
-use super::harness::{MESSAGE, READER, RECIPIENT, Redis, Server, eventually, free_port};
+use markread_harness::certificates::Authority;
+use markread_harness::{MESSAGE, READER, RECIPIENT, Redis, Server, eventually, free_port};
 
-/// Longer than any probe of Redis and reconnection takes.
+use crate::command_line::{Files, assert_refused};
+
+/// Longer than a probe of Redis or a reconnection takes.
 const NOTICED: Duration = Duration::from_secs(15);
 
 #[tokio::test]
-async fn a_user_and_a_password_come_from_a_file_that_is_read_for_each_connection() {
+async fn the_password_file_is_read_for_each_connection() {
     let files = Files::new();
     let redis = Redis::start().await;
     redis.run::<()>("ACL SETUSER markread on >first ~* &* +@all").await;
@@ -18,13 +19,16 @@ async fn a_user_and_a_password_come_from_a_file_that_is_read_for_each_connection
     let flags = ["--redis-username", "markread", "--redis-password-file", &password];
     let server = Server::on_with(&redis, &flags).await;
     server.caller(READER).mark(RECIPIENT, MESSAGE).await.unwrap();
-    let whom: String = redis.run("CLIENT LIST").await;
-    assert!(whom.lines().filter(|line| line.contains("user=markread")).count() >= 3, "{whom}");
+    let clients: String = redis.run("CLIENT LIST").await;
+    assert!(
+        clients.lines().filter(|line| line.contains("user=markread")).count() >= 3,
+        "{clients}"
+    );
 
-    // The password is renewed, and connections are lost.
+    // The password is changed, and connections are lost.
     redis.run::<()>("ACL SETUSER markread resetpass >second").await;
     redis.run::<u64>("CLIENT KILL USER markread").await;
-    eventually("a wrong password is no access", NOTICED, async || {
+    eventually("a wrong password is refused", NOTICED, async || {
         let (status, cause) = server.get("/readyz").await;
         (status == 503 && cause.contains("WRONGPASS")).then_some(())
     })
@@ -37,7 +41,7 @@ async fn a_user_and_a_password_come_from_a_file_that_is_read_for_each_connection
 }
 
 #[tokio::test]
-async fn a_redis_with_tls_is_trusted_by_its_ca_and_shown_a_certificate() {
+async fn redis_over_tls_is_verified_and_sees_a_certificate() {
     let (servers, clients) = (Authority::new().await, Authority::new().await);
     let own = servers.issue("redis", "DNS:localhost").await;
     let shown = clients.issue("markread", "DNS:markread").await;
@@ -56,10 +60,10 @@ async fn a_redis_with_tls_is_trusted_by_its_ca_and_shown_a_certificate() {
     server.caller(READER).mark(RECIPIENT, MESSAGE).await.unwrap();
     assert_eq!(redis.events().await, [(READER, RECIPIENT, MESSAGE)]);
 
-    // Without a certificate, or with another CA, there is no way in.
+    // Without a certificate, or with another CA, there is no access.
     for flags in [&ca[..], &[&["--redis-ca", &client_ca], &certificate[..]].concat()] {
         let server = Server::at(&url, flags, &[]).await;
-        eventually("it is told", NOTICED, async || {
+        eventually("the page says why", NOTICED, async || {
             let (status, cause) = server.get("/readyz").await;
             (status == 503 && cause != "not ready: not connected yet\n").then_some(())
         })
@@ -68,7 +72,7 @@ async fn a_redis_with_tls_is_trusted_by_its_ca_and_shown_a_certificate() {
 }
 
 #[tokio::test]
-async fn a_way_to_redis_that_makes_no_sense_is_refused_in_one_line() {
+async fn invalid_redis_settings_are_refused_in_one_line() {
     let files = Files::new();
     let secret = files.secret();
     let (password, text, empty) =
@@ -81,11 +85,11 @@ async fn a_way_to_redis_that_makes_no_sense_is_refused_in_one_line() {
         (plain, &["--redis-username", "u"][..], ["--redis-username", "--redis-password-file"]),
         (plain, &["--redis-password-file", "/no"], ["--redis-password-file", "cannot be read"]),
         (plain, &["--redis-password-file", &empty], ["--redis-password-file", "is empty"]),
-        ("redis://:p@h", &["--redis-password-file", &password], ["--redis-url", "take one"]),
+        ("redis://:p@h", &["--redis-password-file", &password], ["--redis-url", "remove one"]),
         (
             "redis://u@h",
             &["--redis-username", "v", "--redis-password-file", &password],
-            ["--redis-username", "take one"],
+            ["--redis-username", "remove one"],
         ),
         (plain, &["--redis-ca", &one.chain], ["--redis-ca", "rediss://"]),
         (plain, &["--redis-cert", &one.chain], ["--redis-cert", "rediss://"]),
@@ -100,10 +104,10 @@ async fn a_way_to_redis_that_makes_no_sense_is_refused_in_one_line() {
         (
             tls,
             &["--redis-cert", &one.chain, "--redis-key", &other.key],
-            ["--redis-key", "does not go with --redis-cert"],
+            ["--redis-key", "does not match --redis-cert"],
         ),
     ] {
         let start = ["--jwt-secret-file", &secret, "--redis-url", url];
-        says(&[&start[..], flags].concat(), &words).await;
+        assert_refused(&[&start[..], flags].concat(), &words).await;
     }
 }

@@ -1,4 +1,4 @@
-//! How a store behaves: one suite, run against both.
+//! The behaviour of a store: one suite for both implementations.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -8,11 +8,10 @@ use markread::domain::{Mark, Nonce, Outcome, Quota, RateLimit, UserId};
 use markread::store::memory::MemoryStore;
 use markread::store::redis::{RedisAddress, RedisConfig, RedisFiles, RedisStore};
 use markread::store::{NonceUse, Store, StoreHealth};
+use markread_harness::{MESSAGE, READER, RECIPIENT, Redis, eventually};
 use tokio::task::JoinSet;
 
-use super::harness::{MESSAGE, READER, RECIPIENT, Redis, eventually};
-
-/// A store under test, and a way to see what it published.
+/// A store under test, with access to what it published.
 pub(crate) enum Subject {
     Memory(Arc<MemoryStore>),
     Redis { store: Arc<RedisStore>, redis: Arc<Redis> },
@@ -27,7 +26,7 @@ impl Subject {
         Self::on(Arc::new(Redis::start().await), rate_limit).await
     }
 
-    /// A store on this Redis, connected, that remembers nothing yet.
+    /// A new store, connected to this Redis.
     pub(crate) async fn on(redis: Arc<Redis>, rate_limit: RateLimit) -> Self {
         let config = RedisConfig {
             address: RedisAddress::new(&redis.url(), None, RedisFiles::default()).unwrap(),
@@ -61,7 +60,7 @@ impl Subject {
         }
     }
 
-    /// Stores a user object, or what is none.
+    /// Stores a user object, valid or not.
     pub(crate) async fn put_user(&self, user: u64, value: &[u8]) {
         match self {
             Self::Memory(store) => store.put_user(user.try_into().unwrap(), value),
@@ -69,7 +68,7 @@ impl Subject {
         }
     }
 
-    /// Where a conversation's cursor stands.
+    /// The message of a conversation's cursor.
     pub(crate) async fn cursor(&self, reader: UserId, recipient: UserId) -> Option<u64> {
         match self {
             Self::Memory(store) => {
@@ -96,10 +95,10 @@ pub(crate) fn mark(reader: u64, recipient: u64, message: u64) -> Mark {
 
 pub(crate) const LIMIT: RateLimit = RateLimit { calls: 1000, window_ms: 900_000 };
 
-/// The quota of reads of every store here.
+/// The read quota of every store here.
 pub(crate) const READ_LIMIT: RateLimit = RateLimit { calls: 200, window_ms: 900_000 };
 
-/// What an outcome says of the cursor: whether it advanced, and where it stands.
+/// Whether an outcome advanced the cursor, and the cursor's message.
 fn cursor_of(outcome: &Outcome) -> (bool, u64) {
     match outcome {
         Outcome::Advanced { cursor, .. } => (true, cursor.last_read_event_id.get()),
@@ -135,7 +134,7 @@ pub(crate) use behaviours;
 
 behaviours! {
     a_cursor_moves_forward_and_only_forward(LIMIT);
-    a_cursor_is_of_one_conversation_of_one_reader(LIMIT);
+    a_cursor_belongs_to_one_conversation_of_one_reader(LIMIT);
     each_advance_publishes_one_event(LIMIT);
     a_list_is_done_in_order_each_mark_for_itself(LIMIT);
     an_empty_list_is_nothing_to_do(LIMIT);
@@ -144,7 +143,7 @@ behaviours! {
     a_call_carries_4_mib_of_user_objects_and_the_other_users_ids(LIMIT);
     a_nonce_is_used_once(LIMIT);
     a_window_serves_its_calls_and_no_more(RateLimit { calls: 3, ..LIMIT });
-    a_quota_is_of_one_reader(RateLimit { calls: 1, ..LIMIT });
+    a_quota_belongs_to_one_reader(RateLimit { calls: 1, ..LIMIT });
     a_window_ends_and_the_next_begins(RateLimit { calls: 1, window_ms: 300 });
 }
 
@@ -164,7 +163,7 @@ async fn a_cursor_moves_forward_and_only_forward(subject: Subject) {
     }
 }
 
-async fn a_cursor_is_of_one_conversation_of_one_reader(subject: Subject) {
+async fn a_cursor_belongs_to_one_conversation_of_one_reader(subject: Subject) {
     for (reader, recipient) in [(1, 2), (2, 1), (1, 3), (1, 1)] {
         let outcome = subject.mark_one(mark(reader, recipient, 5)).await;
         assert_eq!(cursor_of(&outcome), (true, 5), "{reader} {recipient}");
@@ -214,11 +213,11 @@ async fn racing_marks_end_at_the_greatest(subject: Subject) {
         tasks.spawn(async move {
             let mut advanced = Vec::new();
             for n in 0..MARKS {
-                // Every ID once, in an order that no two tasks share.
+                // Each task has every ID once, in another order.
                 let message = 1 + (n * 7 + task) % MARKS * TASKS + task;
                 let marked = store.mark_read(mark(READER, RECIPIENT, message), None).await;
                 let (moved, at) = cursor_of(&marked.unwrap());
-                assert!(at >= message, "an answer behind its own mark");
+                assert!(at >= message, "the answered cursor is behind the mark");
                 if moved {
                     advanced.push(at);
                 }
@@ -245,12 +244,12 @@ fn message_of(payload: &str) -> u64 {
     event["last_read_event_id"].as_str().unwrap().parse().unwrap()
 }
 
-/// What a payload shows of its users, to the byte.
+/// The users in a payload, byte for byte.
 fn users_of(payload: &str) -> &str {
     payload.split_once(r#""users":"#).unwrap().1.strip_suffix('}').unwrap()
 }
 
-/// A user object of this length.
+/// A user object with this many bytes.
 fn object_of(bytes: usize) -> String {
     format!("{{\"a\":\"{}\"}}", "x".repeat(bytes - 8))
 }
@@ -275,7 +274,10 @@ async fn an_event_shows_users_as_they_are_stored(subject: Subject) {
     }
     subject.mark_one(mark(4, 2, 1)).await;
     let payloads = subject.payloads().await;
-    assert!(users_of(payloads.last().unwrap()).len() > 64 * 1024, "the largest that is taken");
+    assert!(
+        users_of(payloads.last().unwrap()).len() > 64 * 1024,
+        "the largest object that is included"
+    );
 }
 
 async fn a_call_carries_4_mib_of_user_objects_and_the_other_users_ids(subject: Subject) {
@@ -323,7 +325,7 @@ async fn a_window_serves_its_calls_and_no_more(subject: Subject) {
     assert_eq!(subject.payloads().await, events);
 }
 
-async fn a_quota_is_of_one_reader(subject: Subject) {
+async fn a_quota_belongs_to_one_reader(subject: Subject) {
     subject.mark_one(mark(1, 2, 1)).await;
     assert!(matches!(subject.mark_one(mark(1, 3, 1)).await, Outcome::OverQuota { .. }));
     assert!(matches!(subject.mark_one(mark(2, 1, 1)).await, Outcome::Advanced { .. }));

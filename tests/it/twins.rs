@@ -1,19 +1,19 @@
-//! The embedded store and a real Redis are twins: the same sequences give equal answers, equal
-//! cursors and equal events.
+//! The embedded store and a real Redis are twins: the same marks give equal answers, cursors and
+//! events.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use markread::domain::{Conversation, Mark, Outcome, RateLimit, ReadOutcome, UserId};
+use markread_harness::Redis;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use super::harness::Redis;
-use super::stores::{Subject, mark};
+use crate::stores::{Subject, mark};
 
 const LIMIT: RateLimit = RateLimit { calls: 12, window_ms: 3_600_000 };
 
-/// IDs around every edge where a comparison may go wrong.
+/// IDs around every edge where a comparison may fail.
 fn ids() -> impl Strategy<Value = u64> {
     let max = i64::MAX.cast_unsigned();
     prop_oneof![
@@ -33,7 +33,7 @@ fn lists() -> impl Strategy<Value = Vec<Vec<Mark>>> {
     prop::collection::vec(prop::collection::vec(marks, 1..6), 1..20)
 }
 
-/// What is stored of each user: nothing, an object, or trash.
+/// What is stored for each user: nothing, an object, or garbage.
 fn stored() -> impl Strategy<Value = Vec<(u64, &'static [u8])>> {
     let values: [&[u8]; 8] = [
         b"",
@@ -63,7 +63,7 @@ fn timeless(outcome: &Outcome) -> String {
     }
 }
 
-/// A payload without its time, which is checked to be the answer's.
+/// A payload without its time, and the time.
 fn without_time(payload: &str) -> (String, u64) {
     const BEFORE: &str = r#"{"direct_message_mark_read_events":[{"created_timestamp":""#;
     let rest = payload.strip_prefix(BEFORE).expect(payload);
@@ -71,7 +71,7 @@ fn without_time(payload: &str) -> (String, u64) {
     (rest.to_owned(), time.parse().unwrap())
 }
 
-/// What a sequence comes to.
+/// The results of a sequence.
 #[derive(Debug, PartialEq)]
 struct Result {
     answers: Vec<String>,
@@ -81,14 +81,15 @@ struct Result {
     listed: BTreeMap<u64, Vec<u64>>,
 }
 
-/// Runs the lists; the times in answers and events agree, and a no-op tells the time of its advance.
+/// Runs the lists, and asserts that the times in answers and events agree, and that a no-op answers
+/// the time of its advance.
 async fn run(subject: &Subject, lists: &[Vec<Mark>], stored: &[(u64, &[u8])]) -> Result {
     for (user, value) in stored {
         subject.put_user(*user, value).await;
     }
     let mut answers = Vec::new();
     let mut times = Vec::new();
-    let mut told = BTreeMap::new();
+    let mut known = BTreeMap::new();
     for marks in lists {
         let outcomes = match marks[..] {
             [mark] => vec![subject.store().mark_read(mark, None).await],
@@ -102,10 +103,10 @@ async fn run(subject: &Subject, lists: &[Vec<Mark>], stored: &[(u64, &[u8])]) ->
                 continue;
             };
             assert_eq!(cursor.recipient, mark.recipient);
-            let before = told.insert((mark.reader, mark.recipient), cursor);
+            let before = known.insert((mark.reader, mark.recipient), cursor);
             match outcome {
                 Outcome::Advanced { .. } => times.push(cursor.read_at_ms),
-                _ => assert_eq!(before, Some(cursor), "a no-op tells the cursor as it was set"),
+                _ => assert_eq!(before, Some(cursor), "a no-op answers the cursor as it was set"),
             }
         }
     }
@@ -114,7 +115,7 @@ async fn run(subject: &Subject, lists: &[Vec<Mark>], stored: &[(u64, &[u8])]) ->
     let events = events.into_iter().map(|(event, _)| event).collect();
 
     let mut cursors = BTreeMap::new();
-    for &(reader, recipient) in told.keys() {
+    for &(reader, recipient) in known.keys() {
         let message = subject.cursor(reader, recipient).await.unwrap();
         cursors.insert((reader.get(), recipient.get()), message);
     }
@@ -122,7 +123,7 @@ async fn run(subject: &Subject, lists: &[Vec<Mark>], stored: &[(u64, &[u8])]) ->
     Result { answers, events, cursors, read, listed }
 }
 
-/// What the read side tells: of every pair of users, and in pages.
+/// Reads the state of every pair of users, and all pages.
 async fn read_all(
     subject: &Subject,
     cursors: &BTreeMap<(u64, u64), u64>,
@@ -151,7 +152,7 @@ async fn read_all(
                 break;
             }
         }
-        // The order is each store's own.
+        // Each store has its own order.
         all.sort_unstable();
         listed.insert(reader.get(), all);
     }
@@ -166,7 +167,7 @@ fn the_embedded_store_and_redis_are_twins() {
     let held = TestRunner::new(config).run(&(lists(), stored()), |(lists, stored)| {
         runtime.block_on(async {
             redis.run::<()>("FLUSHALL").await;
-            // A store of each case's own, since one remembers users, and whom Redis denied.
+            // A new store for each case, since a store caches users and denials.
             let on_redis =
                 run(&Subject::on(Arc::clone(&redis), LIMIT).await, &lists, &stored).await;
             let in_memory = run(&Subject::memory(LIMIT), &lists, &stored).await;

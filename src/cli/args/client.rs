@@ -1,15 +1,16 @@
-//! What the commands that ask a server take.
+//! Flags of the commands that call a server.
 
 use std::path::PathBuf;
 
 use clap::Args;
-use clap::builder::BoolishValueParser;
 
-/// What every client takes.
+use super::switch;
+
+/// Flags of every client.
 #[derive(Args)]
 pub(in crate::cli) struct ClientArgs {
-    /// Where the server is: host:port, http://host:port or https://host:port; without a scheme it is
-    /// https where any of the --tls- files is given
+    /// Address of the server: host:port, http://host:port or https://host:port; without a scheme it is
+    /// https if any of the --tls- files is set
     #[arg(long, value_name = "URL", default_value = "127.0.0.1:50051")]
     #[arg(env = "MARKREAD_ADDRESS", hide_env_values = true)]
     pub(in crate::cli) address: String,
@@ -18,7 +19,7 @@ pub(in crate::cli) struct ClientArgs {
     #[arg(long, value_name = "FILE", env = "MARKREAD_TOKEN_FILE", hide_env_values = true)]
     pub(in crate::cli) token_file: Option<PathBuf>,
 
-    /// User ID of the reader, for a server with --dev, or as a trusted client
+    /// User ID of the reader, for a server with --dev or as a trusted client
     #[arg(long, value_name = "ID", env = "MARKREAD_USER", hide_env_values = true)]
     pub(in crate::cli) user: Option<String>,
 
@@ -37,13 +38,13 @@ pub(in crate::cli) struct ClientArgs {
 
 #[derive(Args)]
 pub(in crate::cli) struct WatchArgs {
-    /// ID of the event or heartbeat to go on behind; 0-0 for all that there are [default: from now on]
+    /// ID of the event or heartbeat to resume after; 0-0 for all events [default: from now on]
     #[arg(long, value_name = "ID", env = "MARKREAD_AFTER", hide_env_values = true)]
     pub(in crate::cli) after: Option<String>,
 
     /// Print each event as a JSON object
     #[arg(long, env = "MARKREAD_JSON", hide_env_values = true)]
-    #[arg(value_parser = BoolishValueParser::new())]
+    #[arg(value_parser = switch)]
     pub(in crate::cli) json: bool,
 
     #[command(flatten)]
@@ -69,8 +70,8 @@ pub(in crate::cli) struct MarkArgs {
 
 #[derive(Args)]
 pub(in crate::cli) struct StateArgs {
-    /// User ID of the other user of a conversation; repeatable, at most 500 [default: all that the
-    /// reader has read in]
+    /// User ID of the other user of a conversation; repeatable, at most 500 [default: all of the
+    /// reader's conversations]
     #[arg(long, value_name = "ID", env = "MARKREAD_RECIPIENT", hide_env_values = true)]
     #[arg(value_delimiter = ',')]
     pub(in crate::cli) recipient: Vec<String>,
@@ -89,21 +90,20 @@ pub(in crate::cli) struct StateArgs {
 /// For scripts, and for `helm test`.
 #[derive(Args)]
 pub(in crate::cli) struct ExpectArgs {
-    /// gRPC status that the call is to end with, as in UNAUTHENTICATED: exit status 0 where it does,
-    /// else 1 [default: OK]
+    /// gRPC status that the call must end with, as in UNAUTHENTICATED: exit status 0 if it does,
+    /// otherwise 1 [default: OK]
     #[arg(long, value_name = "STATUS", env = "MARKREAD_EXPECT_STATUS", hide_env_values = true)]
     pub(in crate::cli) expect_status: Option<String>,
 }
 
 #[derive(Args)]
 pub(in crate::cli) struct HealthcheckArgs {
-    /// Where the server listens, as it was told itself, or a name and a port; an unspecified address
-    /// means loopback
+    /// Address that the server listens on, or a name and a port; an unspecified address means loopback
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:50051")]
     #[arg(env = "MARKREAD_LISTEN", hide_env_values = true)]
     pub(in crate::cli) listen: String,
 
-    /// File with the CAs of the server's certificate, PEM; it or the name below makes it TLS
+    /// File with the CAs of the server's certificate, PEM; it or --tls-server-name turns on TLS
     /// [default: the system's]
     #[arg(long, value_name = "FILE", env = "MARKREAD_TLS_CA", hide_env_values = true)]
     pub(in crate::cli) tls_ca: Option<PathBuf>,

@@ -15,7 +15,7 @@ pub(in crate::cli) use self::serve::{RedisArgs, ServeArgs};
 mod client;
 mod serve;
 
-/// No duration is longer: clocks can count that far.
+/// Longest duration: clocks can count that far.
 const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Read state for direct messages, as a service.
@@ -42,31 +42,31 @@ pub(in crate::cli) enum CliCommand {
     Token(TokenArgs),
     /// Marks a message as read, at a server.
     Mark(MarkArgs),
-    /// Shows what was read in conversations, by oneself and by the others.
+    /// Shows how far the reader and the others have read conversations.
     State(StateArgs),
-    /// Prints mark-read events as they come, a line each.
+    /// Prints mark-read events as they arrive, one a line.
     Watch(WatchArgs),
-    /// Exits with status 0 when a server answers SERVING, else with 1: readiness, for images without
-    /// a shell.
+    /// Exits with status 0 if a server answers SERVING, otherwise 1: readiness, for images without a
+    /// shell.
     Healthcheck(HealthcheckArgs),
 }
 
 #[derive(Args)]
 pub(in crate::cli) struct TokenArgs {
-    /// User ID that the token is for
+    /// User ID in the token
     #[arg(long, value_name = "ID", env = "MARKREAD_USER", hide_env_values = true)]
     pub(in crate::cli) user: String,
 
-    /// File with the secret, as of serve
+    /// File with the secret of serve
     #[arg(long, value_name = "FILE", env = "MARKREAD_JWT_SECRET_FILE", hide_env_values = true)]
     pub(in crate::cli) jwt_secret_file: PathBuf,
 
-    /// How long the token holds
+    /// How long the token is valid
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = positive_duration)]
     #[arg(env = "MARKREAD_TTL", hide_env_values = true)]
     pub(in crate::cli) ttl: Duration,
 
-    /// File to write the token to, which only its owner may read [default: standard output]
+    /// File to write the token to, readable only by its owner [default: standard output]
     #[arg(long, value_name = "FILE", env = "MARKREAD_OUTPUT", hide_env_values = true)]
     pub(in crate::cli) output: Option<PathBuf>,
 
@@ -86,33 +86,41 @@ pub(in crate::cli) struct ExpectedArgs {
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {
-    let form = "it takes an IP address and a port, as in 127.0.0.1:50051 or [::]:50051";
+    let form = "it must be an IP address and a port, as in 127.0.0.1:50051 or [::]:50051";
     text.parse().map_err(|_| form.to_owned())
 }
 
-fn whole_number<N: TryFrom<u64>>(
+fn integer<N: TryFrom<u64>>(
     range: RangeInclusive<u64>,
 ) -> impl Fn(&str) -> Result<N, String> + Clone {
     move |text| {
         let number = text.parse().ok().filter(|number| range.contains(number));
         number.and_then(|number| N::try_from(number).ok()).ok_or_else(|| {
-            format!("it takes a whole number from {} to {}", range.start(), range.end())
+            format!("it must be an integer from {} to {}", range.start(), range.end())
         })
     }
 }
 
+fn switch(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "y" | "yes" | "t" | "true" | "on" | "1" => Ok(true),
+        "n" | "no" | "f" | "false" | "off" | "0" => Ok(false),
+        _ => Err("it must be true or false".to_owned()),
+    }
+}
+
 fn duration(text: &str) -> Result<Duration, String> {
-    let form = "it takes a number and a unit, as in 500ms, 20s, 15m or 1h";
+    let form = "it must be a number and a unit, as in 500ms, 20s, 15m or 1h";
     let duration = humantime::parse_duration(text).map_err(|_| form.to_owned())?;
     if duration > DURATION_MAX {
-        return Err("it takes at most 365 days".to_owned());
+        return Err("it must be at most 365 days".to_owned());
     }
     Ok(duration)
 }
 
 fn positive_duration(text: &str) -> Result<Duration, String> {
     match duration(text)? {
-        shorter if shorter < Duration::from_millis(1) => Err("it takes at least 1ms".to_owned()),
+        shorter if shorter < Duration::from_millis(1) => Err("it must be at least 1ms".to_owned()),
         duration => Ok(duration),
     }
 }

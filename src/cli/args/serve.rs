@@ -1,26 +1,25 @@
-//! What `markread serve` takes.
+//! Flags of `markread serve`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use clap::builder::BoolishValueParser;
 
-use super::{ExpectedArgs, address, duration, positive_duration, whole_number};
+use super::{ExpectedArgs, address, duration, integer, positive_duration, switch};
 use crate::telemetry::LogFormat;
 
 #[derive(Args)]
 #[command(next_line_help = true)]
-#[allow(clippy::doc_markdown, reason = "clap prints these texts as they stand")]
+#[allow(clippy::doc_markdown, rustdoc::bare_urls, reason = "clap prints these texts unchanged")]
 pub(in crate::cli) struct ServeArgs {
     /// Keep everything in memory and take the caller from the metadata x-user-id: no Redis, no
     /// tokens, loopback only
     #[arg(long, env = "MARKREAD_DEV", hide_env_values = true)]
-    #[arg(value_parser = BoolishValueParser::new())]
+    #[arg(value_parser = switch)]
     pub(in crate::cli) dev: bool,
 
-    /// Address and port of gRPC and of the HTTP edge
+    /// Address and port of gRPC and of plain HTTP
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:50051", value_parser = address)]
     #[arg(env = "MARKREAD_LISTEN", hide_env_values = true)]
     pub(in crate::cli) listen: SocketAddr,
@@ -30,7 +29,7 @@ pub(in crate::cli) struct ServeArgs {
     #[arg(env = "MARKREAD_OPS_LISTEN", hide_env_values = true)]
     pub(in crate::cli) ops_listen: SocketAddr,
 
-    /// Where Redis is: redis://, rediss:// or unix:// [default: redis://127.0.0.1:6379]
+    /// URL of Redis: redis://, rediss:// or unix:// [default: redis://127.0.0.1:6379]
     #[arg(long, value_name = "URL", env = "MARKREAD_REDIS_URL", hide_env_values = true)]
     pub(in crate::cli) redis_url: Option<String>,
 
@@ -39,13 +38,13 @@ pub(in crate::cli) struct ServeArgs {
 
     /// Calls served to a reader in a window
     #[arg(long, value_name = "CALLS", default_value_t = 1000)]
-    #[arg(value_parser = whole_number::<u64>(1..=999_999_999_999_999))]
+    #[arg(value_parser = integer::<u64>(1..=999_999_999_999_999))]
     #[arg(env = "MARKREAD_RATE_LIMIT", hide_env_values = true)]
     pub(in crate::cli) rate_limit: u64,
 
-    /// Reads served to a reader in a window: a call of the read side, a batch and a page alike
+    /// Reads served to a reader in a window: a read, a batch of reads, a page or an opened watch
     #[arg(long, value_name = "CALLS", default_value_t = 10_000)]
-    #[arg(value_parser = whole_number::<u64>(1..=999_999_999_999_999))]
+    #[arg(value_parser = integer::<u64>(1..=999_999_999_999_999))]
     #[arg(env = "MARKREAD_READ_RATE_LIMIT", hide_env_values = true)]
     pub(in crate::cli) read_rate_limit: u64,
 
@@ -56,17 +55,17 @@ pub(in crate::cli) struct ServeArgs {
 
     /// Calls a second from one peer address, against runaway clients; 0 turns the guard off
     #[arg(long, value_name = "CALLS", default_value_t = 100_000)]
-    #[arg(value_parser = whole_number::<u32>(0..=u32::MAX.into()))]
+    #[arg(value_parser = integer::<u32>(0..=u32::MAX.into()))]
     #[arg(env = "MARKREAD_EDGE_RATE", hide_env_values = true)]
     pub(in crate::cli) edge_rate: u32,
 
     /// Calls at once from one peer address
     #[arg(long, value_name = "CALLS", default_value_t = 200_000)]
-    #[arg(value_parser = whole_number::<u32>(1..=u32::MAX.into()))]
+    #[arg(value_parser = integer::<u32>(1..=u32::MAX.into()))]
     #[arg(env = "MARKREAD_EDGE_BURST", hide_env_values = true)]
     pub(in crate::cli) edge_burst: u32,
 
-    /// Longest time that a call may take, whatever deadline the caller sent
+    /// Longest time of a unary call, whatever deadline the caller sent
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = positive_duration)]
     #[arg(env = "MARKREAD_CALL_TIMEOUT", hide_env_values = true)]
     pub(in crate::cli) call_timeout: Duration,
@@ -76,31 +75,30 @@ pub(in crate::cli) struct ServeArgs {
     #[arg(env = "MARKREAD_STREAM", hide_env_values = true)]
     pub(in crate::cli) stream: String,
 
-    /// Entries that the stream is trimmed to, roughly; 0 never trims. An entry costs Redis 0.3 KB,
-    /// or 6.4 KB with two user objects of 3 KB
+    /// Approximate number of entries that the stream is trimmed to; 0 never trims. An entry takes
+    /// 0.3 KB in Redis, or 6.4 KB with two user objects of 3 KB
     #[arg(long, value_name = "ENTRIES", default_value_t = 1_000_000)]
-    #[arg(value_parser = whole_number::<u64>(0..=i64::MAX.cast_unsigned()))]
+    #[arg(value_parser = integer::<u64>(0..=i64::MAX.cast_unsigned()))]
     #[arg(env = "MARKREAD_STREAM_MAXLEN", hide_env_values = true)]
     pub(in crate::cli) stream_maxlen: u64,
 
-    /// What the keys of user objects have in front of the user ID in Redis; their values, JSON objects
-    /// of at most 64 KiB, go into events, up to 5 s stale
+    /// Prefix of the keys of user objects in Redis, before the user ID; their values, JSON objects of at
+    /// most 64 KiB, appear in events, up to 5 s stale
     #[arg(long, value_name = "PREFIX", default_value = "user:")]
     #[arg(env = "MARKREAD_USER_KEY_PREFIX", hide_env_values = true)]
     pub(in crate::cli) user_key_prefix: String,
 
     /// Replicas that must have a mark before it is answered OK; 0 waits for none [default: 0]
     #[arg(long, value_name = "REPLICAS", env = "MARKREAD_REPLICAS_ACK", hide_env_values = true)]
-    #[arg(value_parser = whole_number::<u32>(0..=u32::MAX.into()))]
+    #[arg(value_parser = integer::<u32>(0..=u32::MAX.into()))]
     pub(in crate::cli) replicas_ack: Option<u32>,
 
-    /// How long the replicas of --replicas-ack are waited for [default: 100ms]
+    /// Longest wait for the replicas of --replicas-ack [default: 100ms]
     #[arg(long, value_name = "DURATION", value_parser = positive_duration)]
     #[arg(env = "MARKREAD_REPLICAS_ACK_TIMEOUT", hide_env_values = true)]
     pub(in crate::cli) replicas_ack_timeout: Option<Duration>,
 
-    /// File with the secret of HS256 tokens, at least 32 bytes; one newline at its end is not part
-    /// of it
+    /// File with the secret of HS256 tokens, at least 32 bytes without one newline at the end
     #[arg(long, value_name = "FILE", env = "MARKREAD_JWT_SECRET_FILE", hide_env_values = true)]
     pub(in crate::cli) jwt_secret_file: Option<PathBuf>,
 
@@ -109,28 +107,28 @@ pub(in crate::cli) struct ServeArgs {
     pub(in crate::cli) jwt_public_key_file: Option<PathBuf>,
 
     /// URL of the JWK set that verifies RS256, ES256 or EdDSA tokens, http:// or https://; fetched
-    /// every 5 min, and when a token names a key that is not in it
+    /// every 5 min, and when a token names an unknown key
     #[arg(long, value_name = "URL", env = "MARKREAD_JWT_JWKS_URL", hide_env_values = true)]
     pub(in crate::cli) jwt_jwks_url: Option<String>,
 
     #[command(flatten)]
     pub(in crate::cli) expected: ExpectedArgs,
 
-    /// File with the credentials of OAuth 1.0a clients of the HTTP edge: TOML, one [[credential]] a
-    /// token with consumer_key, consumer_secret, access_token, access_token_secret and user_id, all
-    /// strings; reread when it changes
+    /// File with the credentials of OAuth 1.0a clients: TOML, a [[credential]] for each token with
+    /// consumer_key, consumer_secret, access_token, access_token_secret and user_id, all strings;
+    /// reread when it changes
     #[arg(long, value_name = "FILE", env = "MARKREAD_OAUTH1_CREDENTIALS_FILE")]
     #[arg(hide_env_values = true)]
     pub(in crate::cli) oauth1_credentials_file: Option<PathBuf>,
 
-    /// Scheme and authority that OAuth 1.0a clients sign, as in https://api.example.com, where a
-    /// proxy ends TLS; repeatable [default: what the request names]
+    /// Scheme and authority that OAuth 1.0a clients sign, as in https://api.example.com, if a proxy
+    /// terminates TLS; repeatable [default: what the request names]
     #[arg(long, value_name = "URL", env = "MARKREAD_PUBLIC_URL", hide_env_values = true)]
     #[arg(value_delimiter = ',')]
     pub(in crate::cli) public_url: Vec<String>,
 
-    /// File with the server's certificate chain, PEM; it and the two below are reread when they
-    /// change
+    /// File with the server's certificate chain, PEM; reread when it changes, as are --tls-key and
+    /// --client-ca
     #[arg(long, value_name = "FILE", env = "MARKREAD_TLS_CERT", hide_env_values = true)]
     pub(in crate::cli) tls_cert: Option<PathBuf>,
 
@@ -138,7 +136,7 @@ pub(in crate::cli) struct ServeArgs {
     #[arg(long, value_name = "FILE", env = "MARKREAD_TLS_KEY", hide_env_values = true)]
     pub(in crate::cli) tls_key: Option<PathBuf>,
 
-    /// File with the CAs of client certificates, PEM: a certificate is asked for, not required
+    /// File with the CAs of client certificates, PEM; a certificate is requested, not required
     #[arg(long, value_name = "FILE", env = "MARKREAD_CLIENT_CA", hide_env_values = true)]
     pub(in crate::cli) client_ca: Option<PathBuf>,
 
@@ -148,26 +146,26 @@ pub(in crate::cli) struct ServeArgs {
     #[arg(value_delimiter = ',')]
     pub(in crate::cli) trusted_client: Vec<String>,
 
-    /// Threads that serve calls. One does most on little: a call is too short to be worth handing from
-    /// thread to thread; take more where a server has a machine to itself
+    /// Threads that serve calls. One is the most efficient, since a call is too short to be handed from
+    /// thread to thread; more serve more calls if a server has a machine to itself
     #[arg(long, value_name = "THREADS", default_value_t = 1)]
-    #[arg(value_parser = whole_number::<u32>(1..=1024))]
+    #[arg(value_parser = integer::<u32>(1..=1024))]
     #[arg(env = "MARKREAD_WORKER_THREADS", hide_env_values = true)]
     pub(in crate::cli) worker_threads: u32,
 
     /// Open connections; one more is closed at once
     #[arg(long, value_name = "CONNECTIONS", default_value_t = 10_000)]
-    #[arg(value_parser = whole_number::<u32>(1..=1_000_000))]
+    #[arg(value_parser = integer::<u32>(1..=1_000_000))]
     #[arg(env = "MARKREAD_MAX_CONNECTIONS", hide_env_values = true)]
     pub(in crate::cli) max_connections: u32,
 
     /// Concurrent streams of an HTTP/2 connection
     #[arg(long, value_name = "STREAMS", default_value_t = 256)]
-    #[arg(value_parser = whole_number::<u32>(1..=65_536))]
+    #[arg(value_parser = integer::<u32>(1..=65_536))]
     #[arg(env = "MARKREAD_MAX_CONCURRENT_STREAMS", hide_env_values = true)]
     pub(in crate::cli) max_concurrent_streams: u32,
 
-    /// Longest time for TLS's handshake, and from there to the first bytes of HTTP
+    /// Longest time for the TLS handshake, and from there to the first bytes of HTTP
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = positive_duration)]
     #[arg(env = "MARKREAD_HANDSHAKE_TIMEOUT", hide_env_values = true)]
     pub(in crate::cli) handshake_timeout: Duration,
@@ -177,41 +175,41 @@ pub(in crate::cli) struct ServeArgs {
     #[arg(env = "MARKREAD_KEEPALIVE_INTERVAL", hide_env_values = true)]
     pub(in crate::cli) keepalive_interval: Duration,
 
-    /// How long that ping may stay unanswered before the connection is closed
+    /// Longest wait for the answer to that ping before the connection is closed
     #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = positive_duration)]
     #[arg(env = "MARKREAD_KEEPALIVE_TIMEOUT", hide_env_values = true)]
     pub(in crate::cli) keepalive_timeout: Duration,
 
-    /// Age at which a connection is told to go, give or take a tenth, so that clients spread over
-    /// new replicas; calls under way finish. 0s never
+    /// Age at which a connection gets GOAWAY, give or take a tenth, so that clients spread over new
+    /// replicas; calls in flight finish. 0s is never
     #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = duration)]
     #[arg(env = "MARKREAD_MAX_CONNECTION_AGE", hide_env_values = true)]
     pub(in crate::cli) max_connection_age: Duration,
 
-    /// After SIGTERM, how long calls are still taken while readiness is off
+    /// After SIGTERM, how long calls are still accepted while readiness is off
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
     #[arg(env = "MARKREAD_DRAIN_DELAY", hide_env_values = true)]
     pub(in crate::cli) drain_delay: Duration,
 
-    /// After that, how long calls under way are waited for
+    /// After that, how long calls in flight may finish
     #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = duration)]
     #[arg(env = "MARKREAD_DRAIN", hide_env_values = true)]
     pub(in crate::cli) drain: Duration,
 
-    /// How log lines look [default: text on a terminal, else json]. RUST_LOG sets the level
+    /// Format of log lines [default: text on a terminal, else json]. RUST_LOG sets the level
     #[arg(long, value_name = "FORMAT", env = "MARKREAD_LOG_FORMAT", hide_env_values = true)]
     pub(in crate::cli) log_format: Option<LogFormat>,
 }
 
 #[derive(Args, Clone)]
 pub(in crate::cli) struct RedisArgs {
-    /// User that Redis knows this server by [default: the one in --redis-url, else Redis's default]
+    /// User name for Redis [default: the one in --redis-url, else Redis's default user]
     #[arg(long = "redis-username", value_name = "NAME", env = "MARKREAD_REDIS_USERNAME")]
     #[arg(hide_env_values = true)]
     pub(in crate::cli) username: Option<String>,
 
-    /// File with that user's password, so that it need not stand in a URL; one newline at its end is
-    /// not part of it. It and the three below are read for each connection
+    /// File with the password for Redis, without one newline at the end; read for each connection, as
+    /// are the other --redis- files
     #[arg(long = "redis-password-file", value_name = "FILE", env = "MARKREAD_REDIS_PASSWORD_FILE")]
     #[arg(hide_env_values = true)]
     pub(in crate::cli) password_file: Option<PathBuf>,
@@ -221,7 +219,7 @@ pub(in crate::cli) struct RedisArgs {
     #[arg(hide_env_values = true)]
     pub(in crate::cli) ca: Option<PathBuf>,
 
-    /// File with the certificate chain that Redis is shown, PEM
+    /// File with the client certificate chain for Redis, PEM
     #[arg(long = "redis-cert", value_name = "FILE", env = "MARKREAD_REDIS_CERT")]
     #[arg(hide_env_values = true)]
     pub(in crate::cli) cert: Option<PathBuf>,

@@ -7,32 +7,32 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use super::ask::failure;
+use super::client::failure;
 use crate::client::endpoint;
 
-/// How long all of it may take.
+/// Longest time for the connection, and for the call.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Which server is asked.
+/// Settings of the command.
 #[derive(Clone, Debug)]
 pub struct HealthcheckConfig {
     /// `http://` or `https://`, host and port.
     pub address: Uri,
-    /// Whom it trusts over https: the CAs in this PEM text, or the system's.
+    /// CAs of the server's certificate, PEM; `None` is the system's.
     pub ca: Option<Vec<u8>>,
-    /// The name in the server's certificate, where it is not the address's host.
+    /// Name in the server's certificate; `None` is the address's host.
     pub server_name: Option<String>,
 }
 
-/// Asks whether the server is serving.
+/// Checks that the server is serving.
 ///
 /// # Errors
 ///
-/// Why it is not, in one line.
-pub async fn healthcheck(config: HealthcheckConfig) -> Result<(), String> {
+/// The problem, in one line.
+pub(crate) async fn healthcheck(config: HealthcheckConfig) -> Result<(), String> {
     let HealthcheckConfig { address, ca, server_name } = config;
     let endpoint = endpoint(address, ca, None, server_name);
-    let endpoint = endpoint.map_err(|error| format!("no client can be made: {error}"))?;
+    let endpoint = endpoint.map_err(|error| error.to_string())?;
     let channel = endpoint.connect_timeout(TIMEOUT).timeout(TIMEOUT).connect_lazy();
     let checked = HealthClient::new(channel).check(HealthCheckRequest::default()).await;
     match checked.map_err(|status| failure(&status))?.into_inner().status() {

@@ -1,4 +1,5 @@
-//! Commands that are clients of a server.
+//! Commands other than `serve`.
 
-pub mod ask;
-pub mod healthcheck;
+pub(super) mod client;
+pub(super) mod healthcheck;
+pub(super) mod token;

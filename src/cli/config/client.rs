@@ -1,4 +1,4 @@
-//! The settings of the commands that are clients.
+//! Settings of the commands that call a server.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -6,17 +6,17 @@ use http::Uri;
 use http::uri::{Authority, Scheme};
 use tonic::Code;
 
-use super::Command;
+use crate::cli::Command;
 use crate::cli::args::{ClientArgs, ExpectArgs, HealthcheckArgs, MarkArgs, StateArgs, WatchArgs};
-use crate::cli::commands::ask::{Ask, Format};
+use crate::cli::commands::client::{ClientCommand, Format};
 use crate::cli::commands::healthcheck::HealthcheckConfig;
 use crate::client::{ClientConfig, Credentials, PrivateKey};
-use crate::domain::{BATCH_MAX_ITEMS, EntryId};
-use crate::files::{about, read};
-use crate::proto::codes::{CODE_NAMES, code_named};
+use crate::domain::{BATCH_MAX_ITEMS, Position};
+use crate::files::{problem, read};
+use crate::proto::codes::{CODE_NAMES, parse_code};
 
 impl MarkArgs {
-    pub(super) fn validate(self) -> Result<Command, String> {
+    pub(in crate::cli) fn validate(self) -> Result<Command, String> {
         let recipient = self.recipient.parse();
         let recipient = recipient.map_err(|problem| format!("--recipient {problem}"))?;
         let last_read_event_id = self.last_read_event_id.parse();
@@ -24,47 +24,58 @@ impl MarkArgs {
             last_read_event_id.map_err(|problem| format!("--last-read-event-id {problem}"))?;
         let expected = self.expect.validate()?;
         let config = self.client.validate()?;
-        Ok(Command::Ask(Box::new(config), Ask::Mark { recipient, last_read_event_id }, expected))
+        Ok(Command::Client(
+            Box::new(config),
+            ClientCommand::Mark { recipient, last_read_event_id },
+            expected,
+        ))
     }
 }
 
 impl StateArgs {
-    pub(super) fn validate(self) -> Result<Command, String> {
+    pub(in crate::cli) fn validate(self) -> Result<Command, String> {
         if self.recipient.len() > BATCH_MAX_ITEMS {
-            return Err(format!("--recipient is given more than {BATCH_MAX_ITEMS} times"));
+            return Err(format!(
+                "--recipient must be given at most {BATCH_MAX_ITEMS} times, got {}",
+                self.recipient.len()
+            ));
         }
         let recipients = self.recipient.iter().map(|recipient| recipient.parse());
         let recipients: Result<Vec<_>, _> = recipients.collect();
         let recipients = recipients.map_err(|problem| format!("--recipient {problem}"))?;
         if self.at_least.is_some() && recipients.is_empty() {
-            return Err("--at-least needs --recipient: name whose messages are meant".to_owned());
+            return Err("--at-least must be set together with --recipient".to_owned());
         }
         let at_least = self.at_least.as_deref().map(str::parse).transpose();
         let at_least = at_least.map_err(|problem| format!("--at-least {problem}"))?;
         let expected = self.expect.validate()?;
         let config = self.client.validate()?;
-        Ok(Command::Ask(Box::new(config), Ask::State { recipients, at_least }, expected))
+        Ok(Command::Client(
+            Box::new(config),
+            ClientCommand::State { recipients, at_least },
+            expected,
+        ))
     }
 }
 
 impl WatchArgs {
-    pub(super) fn validate(self) -> Result<Command, String> {
+    pub(in crate::cli) fn validate(self) -> Result<Command, String> {
         if let Some(after) = &self.after {
-            after.parse::<EntryId>().map_err(|problem| format!("--after {problem}"))?;
+            after.parse::<Position>().map_err(|problem| format!("--after {problem}"))?;
         }
         let format = if self.json { Format::Json } else { Format::Text };
         let config = self.client.validate()?;
         let after = self.after.unwrap_or_default();
-        Ok(Command::Ask(Box::new(config), Ask::Watch { after, format }, Code::Ok))
+        Ok(Command::Client(Box::new(config), ClientCommand::Watch { after, format }, Code::Ok))
     }
 }
 
 impl ExpectArgs {
     fn validate(self) -> Result<Code, String> {
         let Some(name) = self.expect_status else { return Ok(Code::Ok) };
-        code_named(&name).ok_or_else(|| {
+        parse_code(&name).ok_or_else(|| {
             format!(
-                "--expect-status {name:?} is no gRPC status: it takes one of {}",
+                "--expect-status {name:?} is not a gRPC status: it must be one of {}",
                 CODE_NAMES.join(", ")
             )
         })
@@ -72,7 +83,7 @@ impl ExpectArgs {
 }
 
 impl HealthcheckArgs {
-    pub(super) fn validate(self) -> Result<Command, String> {
+    pub(in crate::cli) fn validate(self) -> Result<Command, String> {
         let is_tls = self.tls_ca.is_some() || self.tls_server_name.is_some();
         let scheme = if is_tls { Scheme::HTTPS } else { Scheme::HTTP };
         let listen = match self.listen.parse::<SocketAddr>() {
@@ -92,7 +103,8 @@ impl HealthcheckArgs {
             authority.filter(|authority| !authority.as_str().contains('@')).and_then(|authority| {
                 Uri::builder().scheme(scheme).authority(authority).path_and_query("/").build().ok()
             });
-        let address = address.ok_or("--listen is no server's: it takes host:port")?;
+        let address =
+            address.ok_or("--listen is not the address of a server: it must be host:port")?;
         let ca = self.tls_ca.as_deref().map(|file| read("--tls-ca", file)).transpose()?;
         Ok(Command::Healthcheck(HealthcheckConfig {
             address,
@@ -117,19 +129,20 @@ impl ClientArgs {
                 && address.path() == "/"
         });
         let address = address.ok_or(
-            "--address is no server's: it takes host:port, http://host:port or https://host:port, \
-             without a path",
+            "--address is not the address of a server: it must be host:port, http://host:port or \
+             https://host:port, without a path",
         )?;
         let user = self.user.map(|user| user.parse()).transpose();
         let user = user.map_err(|problem| format!("--user {problem}"))?;
         let token = self.token_file.as_deref().map(|file| {
             let contents = read("--token-file", file)?;
-            String::from_utf8(contents).map_err(|_| about("--token-file", file, "holds no text"))
+            String::from_utf8(contents)
+                .map_err(|_| problem("--token-file", file, "is not UTF-8 text"))
         });
         let token = token.transpose()?;
-        let credentials = Credentials::new(token.as_deref(), user).map_err(|problem| {
+        let credentials = Credentials::new(token.as_deref(), user).map_err(|invalid| {
             let file = self.token_file.clone().unwrap_or_default();
-            about("--token-file", &file, problem)
+            problem("--token-file", &file, &invalid.to_string())
         })?;
         let ca = self.tls_ca.as_deref().map(|file| read("--tls-ca", file)).transpose()?;
         let certificate = match (&self.tls_cert, &self.tls_key) {
@@ -138,8 +151,12 @@ impl ClientArgs {
                 Some((read("--tls-cert", cert)?, key))
             }
             (None, None) => None,
-            (Some(_), None) => return Err("--tls-cert needs --tls-key: set it too".to_owned()),
-            (None, Some(_)) => return Err("--tls-key needs --tls-cert: set it too".to_owned()),
+            (Some(_), None) => {
+                return Err("--tls-cert must be set together with --tls-key".to_owned());
+            }
+            (None, Some(_)) => {
+                return Err("--tls-key must be set together with --tls-cert".to_owned());
+            }
         };
         Ok(ClientConfig { address, credentials, ca, certificate })
     }

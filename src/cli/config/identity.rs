@@ -1,4 +1,4 @@
-//! The settings that say who is let in, and how: tokens, signatures, certificates.
+//! Settings of authentication: tokens, signatures, certificates.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use http::uri::Scheme;
 
 use super::validate::read_secret;
 use crate::cli::args::ServeArgs;
-use crate::files::{about, read};
+use crate::files::{problem, read};
 use crate::identity::jwks::Jwks;
 use crate::identity::jwt::Verifier;
 use crate::identity::keys::Keys;
@@ -21,14 +21,14 @@ impl ServeArgs {
             return Ok(Identity::Dev);
         }
         let (bearer, oauth1) = (self.bearer()?, self.oauth1()?);
-        // A certificate alone says which client this is, and of no user who reads.
+        // A client certificate alone names no reader.
         if bearer.is_none() && oauth1.is_none() && self.trusted_client.is_empty() {
             return Err("no way to authenticate callers is configured: set --jwt-secret-file, \
                         --jwt-public-key-file, --jwt-jwks-url, --oauth1-credentials-file or \
-                        --trusted-client, or try things out with --dev"
+                        --trusted-client, or use --dev to try it out"
                 .to_owned());
         }
-        Ok(Identity::Proven { bearer, oauth1 })
+        Ok(Identity::Required { bearer, oauth1 })
     }
 
     fn bearer(&self) -> Result<Option<Bearer>, String> {
@@ -40,18 +40,18 @@ impl ServeArgs {
         let mut set = ways.into_iter().filter_map(|(flag, set)| set.then_some(flag));
         let first = set.next();
         if let (Some(first), Some(second)) = (first, set.next()) {
-            return Err(format!("{first} and {second} are two ways to verify tokens: take one"));
+            return Err(format!("{first} and {second} are both set: remove one"));
         }
         let expected = self.expected.expected();
         if let Some(file) = &self.jwt_secret_file {
             let verifier = Verifier::with_secret(&read_secret(file)?, &expected);
-            return Ok(Some(Bearer::Configured(Keys::only(verifier))));
+            return Ok(Some(Bearer::Configured(Keys::single(verifier))));
         }
         if let Some(file) = &self.jwt_public_key_file {
             const FLAG: &str = "--jwt-public-key-file";
             let verifier = Verifier::with_public_key(&read(FLAG, file)?, &expected)
-                .map_err(|problem| about(FLAG, file, &problem))?;
-            return Ok(Some(Bearer::Configured(Keys::only(verifier))));
+                .map_err(|what| problem(FLAG, file, &what))?;
+            return Ok(Some(Bearer::Configured(Keys::single(verifier))));
         }
         if let Some(url) = &self.jwt_jwks_url {
             let jwks = Jwks::new(jwks_url(url)?, expected);
@@ -61,9 +61,7 @@ impl ServeArgs {
             [("--jwt-issuer", expected.issuer), ("--jwt-audience", expected.audience)]
         {
             if claim.is_some() {
-                return Err(format!(
-                    "{flag} is of no use without a way to verify tokens: {VERIFY}"
-                ));
+                return Err(format!("{flag} needs a way to verify tokens: {VERIFY}"));
             }
         }
         Ok(None)
@@ -76,22 +74,22 @@ impl ServeArgs {
         match &self.oauth1_credentials_file {
             Some(file) => {
                 let oauth1 = OAuth1::new(file, read(FLAG, file)?, urls)
-                    .map_err(|problem| about(FLAG, file, &problem))?;
+                    .map_err(|what| problem(FLAG, file, &what))?;
                 Ok(Some(Arc::new(oauth1)))
             }
             None if urls.is_empty() => Ok(None),
-            None => Err(format!("--public-url is of no use without {FLAG}: set that too")),
+            None => Err(format!("--public-url must be set together with {FLAG}")),
         }
     }
 
     pub(super) fn tls(&self) -> Result<Option<Arc<Tls>>, String> {
         if !self.trusted_client.is_empty() && self.client_ca.is_none() {
-            return Err("--trusted-client needs --client-ca: without it no client's certificate \
-                        is verified"
+            return Err("--trusted-client must be set together with --client-ca, which verifies \
+                        client certificates"
                 .to_owned());
         }
         if self.trusted_client.iter().any(|name| name.trim().is_empty()) {
-            return Err("--trusted-client is empty: it takes a DNS name or a URI".to_owned());
+            return Err("--trusted-client is empty: it must be a DNS name or a URI".to_owned());
         }
         match (&self.tls_cert, &self.tls_key, &self.client_ca) {
             (Some(cert), Some(key), client_ca) => {
@@ -103,19 +101,20 @@ impl ServeArgs {
             }
             (None, None, None) => Ok(None),
             (None, None, Some(_)) => {
-                Err("--client-ca needs --tls-cert and --tls-key: set them too".to_owned())
+                Err("--client-ca must be set together with --tls-cert and --tls-key".to_owned())
             }
-            (Some(_), None, _) => Err("--tls-cert needs --tls-key: set it too".to_owned()),
-            (None, Some(_), _) => Err("--tls-key needs --tls-cert: set it too".to_owned()),
+            (Some(_), None, _) => Err("--tls-cert must be set together with --tls-key".to_owned()),
+            (None, Some(_), _) => Err("--tls-key must be set together with --tls-cert".to_owned()),
         }
     }
 }
 
 const VERIFY: &str = "set --jwt-secret-file, --jwt-public-key-file or --jwt-jwks-url";
 
-/// A URL of http or https and its origin. One with a user has none: a password is not for the log.
+/// Parses an `http://` or `https://` URL and its origin. Refuses a URL with a user, since a password must
+/// not get into the log.
 fn plain_url(url: &str) -> Option<(Uri, Origin)> {
-    // The parser passes over a fragment.
+    // The parser ignores a fragment.
     let url: Uri = Some(url).filter(|url| !url.contains('#'))?.parse().ok()?;
     let scheme = url.scheme().filter(|scheme| [Scheme::HTTP, Scheme::HTTPS].contains(scheme))?;
     let origin = Origin::new(scheme, url.authority()?)?;
@@ -123,9 +122,9 @@ fn plain_url(url: &str) -> Option<(Uri, Origin)> {
 }
 
 fn jwks_url(url: &str) -> Result<Uri, String> {
-    // It is not repeated: there may be a password in it.
+    // The URL is not quoted: it may contain a password.
     plain_url(url).map(|(url, _)| url).ok_or_else(|| {
-        "--jwt-jwks-url is no URL of a JWK set: it takes http://host:port/path or \
+        "--jwt-jwks-url is not the URL of a JWK set: it must be http://host:port/path or \
          https://host/path, without a user"
             .to_owned()
     })
@@ -134,7 +133,7 @@ fn jwks_url(url: &str) -> Result<Uri, String> {
 fn public_url(url: &str) -> Result<Origin, String> {
     let alone = |(url, _): &(Uri, Origin)| url.path() == "/" && url.query().is_none();
     plain_url(url).filter(alone).map(|(_, origin)| origin).ok_or_else(|| {
-        "--public-url is no scheme and authority: it takes https://host or http://host:port, \
+        "--public-url is not a scheme and authority: it must be https://host or http://host:port, \
          without a path"
             .to_owned()
     })

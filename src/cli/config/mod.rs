@@ -1,24 +1,13 @@
-//! The only reader of flags and environment: parses, validates, and says what is wrong in one line.
-//!
-//! Every option is a flag and an environment variable `MARKREAD_<FLAG>`: CONTRACT section 3.
+//! The settings of each command, validated.
 
-use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Parser;
-use clap::error::{ContextKind, ErrorKind};
-use tonic::Code;
-
-use crate::cli::args::{Cli, CliCommand};
-use crate::cli::commands::ask::Ask;
-use crate::cli::commands::healthcheck::HealthcheckConfig;
-use crate::client::ClientConfig;
 use crate::domain::{RateLimit, UserId};
 use crate::edge::EdgeConfig;
-use crate::identity::jwt::{Expected, Secret};
+use crate::identity::jwt::{ExpectedClaims, Secret};
 use crate::net::listener::Limits;
 use crate::net::tls::Tls;
 use crate::store::redis::RedisConfig;
@@ -29,56 +18,34 @@ mod identity;
 mod traces;
 mod validate;
 
-/// What is to be done.
-#[derive(Debug)]
-pub enum Command {
-    /// Serve.
-    Serve(Box<ServeConfig>),
-    /// Print a signed token.
-    Token(TokenConfig),
-    /// Ask a server, as a client, and expect this status.
-    Ask(Box<ClientConfig>, Ask, Code),
-    /// Ask a server whether it is serving.
-    Healthcheck(HealthcheckConfig),
-}
-
-/// Why nothing is to be done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Stop {
-    /// Help or version was asked for: this text, exit status 0.
-    Said(String),
-    /// A setting makes no sense: this line, exit status 2.
-    Usage(String),
-}
-
-/// Settings of `markread serve`, valid.
+/// Settings of `markread serve`.
 #[derive(Debug)]
 pub struct ServeConfig {
-    /// Where gRPC and the HTTP edge are served.
+    /// Address of gRPC and of plain HTTP.
     pub listen: SocketAddr,
-    /// What ends TLS there.
+    /// TLS on that address.
     pub tls: Option<Arc<Tls>>,
-    /// Where `/metrics`, `/livez` and `/readyz` are served.
+    /// Address of `/metrics`, `/livez` and `/readyz`.
     pub ops_listen: SocketAddr,
-    /// Where cursors are kept.
+    /// The store.
     pub backend: Backend,
-    /// How calls are treated.
+    /// Settings of the edge.
     pub edge: EdgeConfig,
-    /// What connections may do.
+    /// Bounds of connections.
     pub limits: Limits,
-    /// How long calls are still taken after SIGTERM.
+    /// How long calls are still accepted after SIGTERM.
     pub drain_delay: Duration,
-    /// How long calls under way are waited for.
+    /// How long calls in flight may finish after that.
     pub drain: Duration,
     /// Threads that serve calls.
     pub worker_threads: usize,
-    /// How log lines look; none means by where they go.
+    /// Format of log lines; `None`: text on a terminal, otherwise JSON.
     pub log_format: Option<LogFormat>,
-    /// Where spans go; none where calls are not traced.
+    /// The collector of spans; `None` if calls are not traced.
     pub traces: Option<TracesConfig>,
 }
 
-/// Where cursors are kept.
+/// A store, with its settings.
 #[derive(Debug)]
 pub enum Backend {
     /// In Redis.
@@ -87,85 +54,24 @@ pub enum Backend {
     Memory {
         /// The quota of each reader.
         rate_limit: RateLimit,
-        /// The quota of each reader's reads.
+        /// The read quota of each reader.
         read_rate_limit: RateLimit,
-        /// Events that are kept; 0 keeps all.
+        /// Number of events that are kept; 0 keeps all.
         stream_max_entries: usize,
     },
 }
 
-/// Settings of `markread token`, valid.
+/// Settings of `markread token`.
 #[derive(Debug)]
 pub struct TokenConfig {
-    /// Whom the token is for.
+    /// The user in the token.
     pub user: UserId,
-    /// What it is signed with.
+    /// The secret that signs it.
     pub secret: Secret,
-    /// How long it holds.
+    /// How long it is valid.
     pub ttl: Duration,
-    /// Where it is written; none means standard output.
+    /// File to write it to; `None` is standard output.
     pub output: Option<PathBuf>,
     /// Its issuer and audience.
-    pub expected: Expected,
-}
-
-/// Reads the command line and the environment.
-///
-/// # Errors
-///
-/// [`Stop`], where there is nothing to do but to say something.
-pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Stop> {
-    let cli = Cli::try_parse_from(args).map_err(|error| stop(&error))?;
-    let command = match cli.command {
-        CliCommand::Serve(args) => args.validate().map(|config| Command::Serve(Box::new(config))),
-        CliCommand::Token(args) => args.validate().map(Command::Token),
-        CliCommand::Mark(args) => args.validate(),
-        CliCommand::State(args) => args.validate(),
-        CliCommand::Watch(args) => args.validate(),
-        CliCommand::Healthcheck(args) => args.validate(),
-    };
-    command.map_err(|problem| Stop::Usage(one_line(&problem)))
-}
-
-/// clap's error as one line: its first paragraph, without the usage that follows.
-fn stop(error: &clap::Error) -> Stop {
-    let text = error.render().to_string();
-    match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Stop::Said(text),
-        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
-            Stop::Usage(
-                "a command is missing: serve, token, mark, state, watch or healthcheck (--help says \
-                 more)"
-                    .to_owned(),
-            )
-        }
-        // It is not repeated: a URL with a password may have been meant for --redis-url.
-        ErrorKind::UnknownArgument if !names_an_option(error) => Stop::Usage(
-            "an argument is neither an option nor its value (--help lists the options)".to_owned(),
-        ),
-        ErrorKind::InvalidUtf8 => Stop::Usage(
-            "a flag or a MARKREAD_ variable is not UTF-8 text: write its value in UTF-8".to_owned(),
-        ),
-        kind => {
-            let problem = text.split("\n\nUsage:").next().unwrap_or_default();
-            let problem = problem.split("\n\nFor more").next().unwrap_or_default();
-            let problem = one_line(problem.trim_start_matches("error: "));
-            Stop::Usage(match kind {
-                ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand => {
-                    format!("{problem} (--help lists what there is)")
-                }
-                _ => problem,
-            })
-        }
-    }
-}
-
-fn names_an_option(error: &clap::Error) -> bool {
-    let argument = error.get(ContextKind::InvalidArg);
-    argument.is_some_and(|argument| argument.to_string().starts_with('-'))
-}
-
-fn one_line(text: &str) -> String {
-    let words: Vec<_> = text.split_whitespace().collect();
-    words.join(" ").chars().filter(|char| !char.is_control()).collect()
+    pub expected: ExpectedClaims,
 }

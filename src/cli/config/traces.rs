@@ -1,5 +1,5 @@
-//! OpenTelemetry's own variables, `OTEL_*`, as far as they can be wrong: the SDK reads most of them
-//! itself, and takes its default where one makes no sense. Here that stops the start.
+//! OpenTelemetry's variables, `OTEL_*`. The SDK reads most of them itself, and uses its default if one is
+//! invalid; here an invalid one stops the start.
 
 use std::borrow::Cow;
 use std::ffi::OsString;
@@ -11,7 +11,7 @@ use rustls::pki_types::pem::PemObject;
 use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 
 use crate::files;
-use crate::net::tls::certificates;
+use crate::files::certificates;
 use crate::telemetry::TracesConfig;
 
 const SAMPLERS: [&str; 6] = [
@@ -23,7 +23,7 @@ const SAMPLERS: [&str; 6] = [
     "parentbased_traceidratio",
 ];
 
-/// Numbers and the greatest that they may be. The queue's room is taken at the start.
+/// Numbers and their maximum. The queue is allocated at the start.
 const NUMBERS: [(&str, u64); 5] = [
     ("OTEL_BSP_SCHEDULE_DELAY", 3_600_000),
     ("OTEL_BSP_MAX_QUEUE_SIZE", 100_000),
@@ -32,8 +32,7 @@ const NUMBERS: [(&str, u64); 5] = [
     ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", 3_600_000),
 ];
 
-/// What the environment says about traces; nothing where they are off, as they are where no
-/// collector is named.
+/// Reads the settings of traces. Returns `None` if traces are off, as they are without an endpoint.
 pub(super) fn read(
     variable: &dyn Fn(&str) -> Option<OsString>,
 ) -> Result<Option<TracesConfig>, String> {
@@ -48,7 +47,9 @@ pub(super) fn read(
     let Some((name, endpoint)) = environment.of_traces("ENDPOINT")? else { return Ok(None) };
     let url: Option<Uri> = endpoint.parse().ok().filter(|url: &Uri| url.host().is_some());
     let Some(scheme @ ("http" | "https")) = url.as_ref().and_then(Uri::scheme_str) else {
-        return Err(format!("{name} is no URL: it takes http://host:port or https://host:port"));
+        return Err(format!(
+            "{name} is not a URL: it must be http://host:port or https://host:port"
+        ));
     };
     let tls = if scheme == "https" { Some(environment.tls()?) } else { None };
     environment.check()?;
@@ -61,7 +62,7 @@ struct Environment<'a> {
 }
 
 impl Environment<'_> {
-    /// A variable. An empty one is not set, as the standard has it.
+    /// Reads a variable. An empty one counts as unset (OpenTelemetry specification).
     fn get(&self, name: &str) -> Result<Option<String>, String> {
         let value = (self.variable)(name).filter(|value| !value.is_empty());
         value
@@ -70,7 +71,8 @@ impl Environment<'_> {
             .map_err(|_| format!("{name} is not UTF-8 text"))
     }
 
-    /// A variable of the exporter, the one for traces before the one for everything, and its name.
+    /// Reads a variable of the exporter: the one for traces, otherwise the one for all signals. Returns its
+    /// name too.
     fn of_traces(&self, name: &str) -> Result<Option<(String, String)>, String> {
         for name in ["TRACES_", ""].map(|signal| format!("OTEL_EXPORTER_OTLP_{signal}{name}")) {
             if let Some(value) = self.get(&name)? {
@@ -80,42 +82,46 @@ impl Environment<'_> {
         Ok(None)
     }
 
-    fn one_of(&self, name: &str, takes: &[&str]) -> Result<(), String> {
+    fn one_of(&self, name: &str, allowed: &[&str]) -> Result<(), String> {
         match self.get(name)? {
-            Some(value) if !takes.contains(&value.as_str()) => Err(refusal(name, &value, takes)),
+            Some(value) if !allowed.contains(&value.as_str()) => {
+                Err(unsupported(name, &value, allowed))
+            }
             _ => Ok(()),
         }
     }
 
-    /// What the SDK reads itself.
+    /// Checks the variables that the SDK reads itself.
     fn check(&self) -> Result<(), String> {
-        for (name, takes) in [("PROTOCOL", ["grpc"]), ("COMPRESSION", ["none"])] {
+        for (name, allowed) in [("PROTOCOL", ["grpc"]), ("COMPRESSION", ["none"])] {
             if let Some((name, value)) = self.of_traces(name)?
-                && !takes.contains(&value.as_str())
+                && !allowed.contains(&value.as_str())
             {
-                return Err(refusal(&name, &value, &takes));
+                return Err(unsupported(&name, &value, &allowed));
             }
         }
         self.one_of("OTEL_TRACES_SAMPLER", &SAMPLERS)?;
-        self.check_sampled_part()?;
+        self.check_sampled_ratio()?;
         for (name, max) in NUMBERS {
             let Some(value) = self.get(name)? else { continue };
             if !value.parse().is_ok_and(|number: u64| (1..=max).contains(&number)) {
                 return Err(format!(
-                    "{name} {value:?} is none: it takes an integer from 1 to {max}"
+                    "{name} {value:?} is invalid: it must be an integer from 1 to {max}"
                 ));
             }
         }
-        // Neither names nor values are repeated: there may be credentials in them.
+        // Headers are not quoted: they may contain credentials.
         if let Some((name, value)) = self.of_traces("HEADERS")?
             && !pairs(&value).all(is_header)
         {
-            return Err(format!("{name} is no list of headers: it takes name=value,name=value"));
+            return Err(format!(
+                "{name} is not a list of headers: it must be name=value,name=value"
+            ));
         }
         Ok(())
     }
 
-    /// Who sends the spans. The SDK would leave values as they are encoded.
+    /// Reads the resource attributes. The SDK would not decode their values.
     fn resource(&self) -> Result<Vec<(String, String)>, String> {
         const NAME: &str = "OTEL_RESOURCE_ATTRIBUTES";
         let list = self.get(NAME)?.unwrap_or_default();
@@ -124,7 +130,7 @@ impl Environment<'_> {
             Some((name.to_owned(), decode(value)?.into_owned()))
         });
         let mut resource: Vec<_> = decoded.collect::<Option<_>>().ok_or_else(|| {
-            format!("{NAME} is no list: it takes name=value,name=value, percent-encoded")
+            format!("{NAME} is not a list: it must be name=value,name=value, percent-encoded")
         })?;
         if let Some(name) = self.get("OTEL_SERVICE_NAME")? {
             resource.push(("service.name".to_owned(), name));
@@ -132,22 +138,22 @@ impl Environment<'_> {
         Ok(resource)
     }
 
-    fn check_sampled_part(&self) -> Result<(), String> {
+    fn check_sampled_ratio(&self) -> Result<(), String> {
         const NAME: &str = "OTEL_TRACES_SAMPLER_ARG";
         let sampler = self.get("OTEL_TRACES_SAMPLER")?.unwrap_or_default();
         if !sampler.ends_with("traceidratio") {
             return Ok(());
         }
         match self.get(NAME)? {
-            Some(part) if !part.parse().is_ok_and(|part: f64| (0.0..=1.0).contains(&part)) => {
-                Err(format!("{NAME} {part:?} is no part: it takes a number from 0 to 1"))
+            Some(ratio) if !ratio.parse().is_ok_and(|ratio: f64| (0.0..=1.0).contains(&ratio)) => {
+                Err(format!("{NAME} {ratio:?} is not a ratio: it must be a number from 0 to 1"))
             }
             Some(_) => Ok(()),
-            None => Err(format!("{NAME} is missing: {sampler} takes a number from 0 to 1")),
+            None => Err(format!("{NAME} is missing: {sampler} needs a number from 0 to 1")),
         }
     }
 
-    /// What the collector's certificate is held against, and what is shown to it.
+    /// Reads the TLS settings for the collector.
     fn tls(&self) -> Result<ClientTlsConfig, String> {
         let is_certificate = |pem: &[u8]| certificates(pem).is_some();
         let is_key = |pem: &[u8]| PrivateKeyDer::from_pem_slice(pem).is_ok();
@@ -163,35 +169,39 @@ impl Environment<'_> {
                 Ok(tls.identity(Identity::from_pem(certificate, key)))
             }
             (None, None) => Ok(tls),
-            (Some((name, _)), None) | (None, Some((name, _))) => Err(format!(
-                "{name} does not go alone: a client shows its certificate and has its key"
+            (Some((name, _)), None) => {
+                Err(format!("{name} must be set together with OTEL_EXPORTER_OTLP_CLIENT_KEY"))
+            }
+            (None, Some((name, _))) => Err(format!(
+                "{name} must be set together with OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE"
             )),
         }
     }
 
-    /// The file that a variable of the exporter names, and the variable's name.
+    /// Reads the file that a variable of the exporter names. Returns the variable's name too.
     fn pem(
         &self,
         name: &str,
         what: &str,
-        is_there: impl Fn(&[u8]) -> bool,
+        is_valid: impl Fn(&[u8]) -> bool,
     ) -> Result<Option<(String, Vec<u8>)>, String> {
         let Some((name, file)) = self.of_traces(name)? else { return Ok(None) };
         let file = Path::new(&file);
         let pem = files::read(&name, file)?;
-        if is_there(&pem) {
+        if is_valid(&pem) {
             Ok(Some((name, pem)))
         } else {
-            Err(files::about(&name, file, &format!("holds no PEM {what}")))
+            Err(files::problem(&name, file, &format!("contains no PEM {what}")))
         }
     }
 }
 
-fn refusal(name: &str, value: &str, takes: &[&str]) -> String {
-    format!("{name} {value:?} is not known: it takes {}", takes.join(", "))
+fn unsupported(name: &str, value: &str, allowed: &[&str]) -> String {
+    let one_of = if allowed.len() > 1 { "one of " } else { "" };
+    format!("{name} {value:?} is not supported: it must be {one_of}{}", allowed.join(", "))
 }
 
-/// The pairs of a list; nothing in place of one that is none.
+/// Splits a list into pairs; `None` for an item that is not a pair.
 fn pairs(list: &str) -> impl Iterator<Item = Option<(&str, &str)>> {
     let pairs = list.split_terminator(',').map(|pair| pair.split_once('='));
     pairs.map(|pair| pair.map(|(name, value)| (name.trim(), value.trim())))
@@ -201,7 +211,7 @@ fn decode(value: &str) -> Option<Cow<'_, str>> {
     percent_encoding::percent_decode_str(value).decode_utf8().ok()
 }
 
-/// Whether a pair is a header, its value being percent-encoded.
+/// Returns whether a pair is a header with a percent-encoded value.
 fn is_header(pair: Option<(&str, &str)>) -> bool {
     let Some((name, value)) = pair else { return false };
     let value = decode(value).is_some_and(|value| HeaderValue::from_str(&value).is_ok());
@@ -224,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn traces_are_on_where_a_collector_is_named_and_nothing_says_no() {
+    fn traces_are_on_with_an_endpoint_unless_turned_off() {
         let table: [(Variables<'_>, Option<&str>); 9] = [
             (&[], None),
             (&[("OTEL_EXPORTER_OTLP_ENDPOINT", "")], None),
@@ -247,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_named_with_what_would() {
+    fn an_invalid_variable_is_named_with_what_is_allowed() {
         let table = [
             ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "collector:4317", "http://host:port"),
             ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "ftp://collector", "http://host:port"),
@@ -278,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sampled_part_is_between_nothing_and_everything() {
+    fn a_sampled_ratio_is_from_0_to_1() {
         for (part, good) in [("0", true), ("0.25", true), ("1", true), ("1.1", false), ("x", false)]
         {
             let sampler = ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio");
@@ -288,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_there_and_hold_what_they_are_for() {
+    fn files_must_exist_and_contain_what_they_are_for() {
         let https = ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector");
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file").to_str().unwrap().to_owned();
@@ -296,9 +306,9 @@ mod tests {
         let table = [
             ("OTEL_EXPORTER_OTLP_CERTIFICATE", None, "cannot be read"),
             ("OTEL_EXPORTER_OTLP_CERTIFICATE", Some(""), "is empty"),
-            ("OTEL_EXPORTER_OTLP_CERTIFICATE", Some(key), "holds no PEM certificate"),
-            ("OTEL_EXPORTER_OTLP_CLIENT_KEY", Some("x"), "holds no PEM private key"),
-            ("OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY", Some(key), "does not go alone"),
+            ("OTEL_EXPORTER_OTLP_CERTIFICATE", Some(key), "contains no PEM certificate"),
+            ("OTEL_EXPORTER_OTLP_CLIENT_KEY", Some("x"), "contains no PEM private key"),
+            ("OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY", Some(key), "must be set together"),
         ];
         for (name, contents, words) in table {
             if let Some(contents) = contents {

@@ -1,4 +1,4 @@
-//! From what clap read to settings that make sense, or to what is wrong with them.
+//! Validates what clap parsed: settings, or what is wrong with them.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,8 +9,8 @@ use crate::cli::args::{ExpectedArgs, RedisArgs, ServeArgs, TokenArgs};
 use crate::domain::RateLimit;
 use crate::edge::EdgeConfig;
 use crate::edge::guard::EdgeRate;
-use crate::files::{about, read};
-use crate::identity::jwt::{Expected, Secret};
+use crate::files::{problem, read};
+use crate::identity::jwt::{ExpectedClaims, Secret};
 use crate::net::listener::Limits;
 use crate::store::redis::{RedisAddress, RedisConfig, RedisFiles, ReplicasAck};
 
@@ -18,7 +18,7 @@ const DEFAULT_REDIS_URL: &str = "redis://127.0.0.1:6379";
 const DEFAULT_REPLICAS_ACK_TIMEOUT: Duration = Duration::from_millis(100);
 
 impl ServeArgs {
-    pub(super) fn validate(self) -> Result<ServeConfig, String> {
+    pub(in crate::cli) fn validate(self) -> Result<ServeConfig, String> {
         if self.dev {
             self.refuse_what_dev_excludes()?;
         }
@@ -50,7 +50,7 @@ impl ServeArgs {
         })
     }
 
-    /// `--dev` has no Redis and no credentials, and must not be reached from elsewhere.
+    /// `--dev` has no Redis and no credentials, and must not be reachable from other machines.
     fn refuse_what_dev_excludes(&self) -> Result<(), String> {
         let settings = [
             ("--redis-url", self.redis_url.is_some()),
@@ -73,14 +73,14 @@ impl ServeArgs {
         ];
         for (flag, set) in settings {
             if set {
-                return Err(format!("{flag} does not go with --dev: leave one of them out"));
+                return Err(format!("{flag} and --dev are both set: remove one"));
             }
         }
         for (flag, address) in [("--listen", self.listen), ("--ops-listen", self.ops_listen)] {
             if !address.ip().is_loopback() {
                 return Err(format!(
-                    "{flag} {address} is not loopback, and --dev knows no credentials: \
-                     take 127.0.0.1 or [::1]"
+                    "{flag} {address} is not a loopback address, and --dev has no credentials: it must be \
+                     127.0.0.1 or [::1]"
                 ));
             }
         }
@@ -99,10 +99,10 @@ impl ServeArgs {
         let RedisArgs { username, password_file: password, ca, cert, key } = self.redis.clone();
         let files = RedisFiles { password, ca, cert, key };
         let address = RedisAddress::new(url, username.as_deref(), files)?;
-        // What is wrong with a file is said now; later, in the log.
+        // An invalid file stops the start; later it is logged.
         address.client()?;
         if self.stream.is_empty() {
-            return Err("--stream is empty: it takes the name of a key".to_owned());
+            return Err("--stream is empty: it must be the name of a key".to_owned());
         }
         Ok(Backend::Redis(Box::new(RedisConfig {
             address,
@@ -120,8 +120,7 @@ impl ServeArgs {
         let timeout = self.replicas_ack_timeout.unwrap_or(DEFAULT_REPLICAS_ACK_TIMEOUT);
         if replicas > 0 && timeout >= self.call_timeout {
             return Err(format!(
-                "--replicas-ack-timeout {} is not shorter than --call-timeout {}: a call would \
-                 end before the replicas are counted",
+                "--replicas-ack-timeout {} must be shorter than --call-timeout {}",
                 humantime::format_duration(timeout),
                 humantime::format_duration(self.call_timeout),
             ));
@@ -131,7 +130,7 @@ impl ServeArgs {
 }
 
 impl TokenArgs {
-    pub(super) fn validate(self) -> Result<TokenConfig, String> {
+    pub(in crate::cli) fn validate(self) -> Result<TokenConfig, String> {
         Ok(TokenConfig {
             user: self.user.parse().map_err(|problem| format!("--user {problem}"))?,
             secret: read_secret(&self.jwt_secret_file)?,
@@ -143,12 +142,12 @@ impl TokenArgs {
 }
 
 impl ExpectedArgs {
-    pub(super) fn expected(&self) -> Expected {
-        Expected { issuer: self.jwt_issuer.clone(), audience: self.jwt_audience.clone() }
+    pub(super) fn expected(&self) -> ExpectedClaims {
+        ExpectedClaims { issuer: self.jwt_issuer.clone(), audience: self.jwt_audience.clone() }
     }
 }
 
 pub(super) fn read_secret(file: &Path) -> Result<Secret, String> {
     const FLAG: &str = "--jwt-secret-file";
-    Secret::from_file_contents(read(FLAG, file)?).map_err(|problem| about(FLAG, file, &problem))
+    Secret::from_file_contents(read(FLAG, file)?).map_err(|what| problem(FLAG, file, &what))
 }

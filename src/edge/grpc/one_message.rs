@@ -1,7 +1,5 @@
-//! A unary request's body, which holds one message and not a byte more.
-//!
-//! tonic reads the first message of a unary call and drops what follows; the contract has an answer
-//! for bytes that are no such message.
+//! The body of a request, which must be one message and not a byte more. tonic reads the first message of
+//! a call and drops what follows.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -11,20 +9,20 @@ use http_body::{Body, Frame};
 use pin_project_lite::pin_project;
 use tonic::Status;
 
-/// The length of a gRPC frame's head: a flag, then the message's length, big-endian.
+/// Length of a gRPC frame's head: a flag, then the message's length, big-endian.
 const HEAD_BYTES: usize = 5;
 
 pin_project! {
-    /// Fails when there is more than one message.
+    /// Fails if there is more than one message.
     #[derive(Debug)]
-    pub struct OneMessage<B> {
+    pub(super) struct OneMessage<B> {
         #[pin]
         body: B,
         message: Message,
     }
 }
 
-/// How much of a message has come.
+/// How much of the message has arrived.
 #[derive(Debug, Default)]
 struct Message {
     head_bytes: usize,
@@ -32,8 +30,7 @@ struct Message {
 }
 
 impl<B> OneMessage<B> {
-    /// A body that is to hold one message.
-    pub fn new(body: B) -> Self {
+    pub(super) fn new(body: B) -> Self {
         Self { body, message: Message::default() }
     }
 }
@@ -54,7 +51,7 @@ where
         let polled = this.body.poll_frame(cx).map_err(Into::into);
         if let Poll::Ready(Some(Ok(frame))) = &polled
             && let Some(data) = frame.data_ref()
-            && !this.message.takes(data)
+            && !this.message.add(data)
         {
             return Poll::Ready(Some(Err(Status::internal("more than one message").into())));
         }
@@ -67,11 +64,11 @@ where
 }
 
 impl Message {
-    /// Whether the next bytes still belong to the message.
-    fn takes(&mut self, data: &[u8]) -> bool {
+    /// Adds bytes. Returns whether they still belong to the message.
+    fn add(&mut self, data: &[u8]) -> bool {
         let (of_head, rest) = data.split_at(data.len().min(HEAD_BYTES - self.head_bytes));
         for byte in of_head {
-            // The flag is no part of the length, and what a length of 32 bits says fits.
+            // The flag is not part of the length, and a length of 32 bits fits.
             if self.head_bytes > 0 {
                 self.missing_bytes = self.missing_bytes << 8 | usize::from(*byte);
             }
@@ -87,14 +84,14 @@ impl Message {
 mod tests {
     use super::*;
 
-    /// Whether all of these chunks fit, in order.
+    /// Returns whether all chunks belong to one message.
     fn all_fit(chunks: &[&[u8]]) -> bool {
         let mut message = Message::default();
-        chunks.iter().all(|chunk| message.takes(chunk))
+        chunks.iter().all(|chunk| message.add(chunk))
     }
 
     #[test]
-    fn one_message_fits_however_it_is_cut_and_not_a_byte_more() {
+    fn one_message_fits_however_it_is_cut() {
         let message = [0, 0, 0, 0, 3, 7, 8, 9];
         assert!(all_fit(&[&message]));
         assert!(all_fit(&[]));

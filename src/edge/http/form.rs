@@ -1,4 +1,4 @@
-//! The parameters of a request: form-encoded in its body, in its query, or in both.
+//! Parameters of a request: form-encoded in its body, in its query, or in both.
 
 use std::str::FromStr;
 
@@ -9,35 +9,33 @@ use http::{HeaderMap, HeaderValue, Version};
 use http_body::Body;
 use http_body_util::BodyExt;
 
-use crate::domain::{FieldProblem, InvalidId};
-use crate::edge::answer::Refusal;
+use crate::domain::{FieldProblem, InvalidId, Refusal};
 
-/// The largest body, in bytes: CONTRACT section 8.
+/// Largest body, in bytes (`docs/contract.md`, "HTTP").
 pub const BODY_MAX_BYTES: usize = 8 * 1024;
 
-/// The one content type of a body (WHATWG URL, section 5).
+/// The content type of a body (WHATWG URL, section 5).
 const FORM: &str = "application/x-www-form-urlencoded";
 
-/// Names and values, decoded, in the order in which they came.
-pub type Pairs = Vec<(String, String)>;
+/// Names and values, decoded, in order.
+pub(super) type Pairs = Vec<(String, String)>;
 
-/// The parameters of one request.
+/// Parameters of a request.
 #[derive(Debug, Default)]
 pub struct Form {
-    /// Those in the query.
+    /// Parameters in the query.
     pub query: Pairs,
-    /// Those in the body.
+    /// Parameters in the body.
     pub body: Pairs,
 }
 
 impl Form {
-    /// The parameters in an encoded query and an encoded body.
+    /// Decodes a query and a body.
     pub fn new(query: &[u8], body: &[u8]) -> Self {
         Self { query: pairs(query), body: pairs(body) }
     }
 
-    /// Reads a request's parameters. A request without a body may be of any content type, or of
-    /// none.
+    /// Reads a request's parameters. Without a body any content type, or none, is accepted.
     ///
     /// # Errors
     ///
@@ -49,25 +47,25 @@ impl Form {
         if !is_framed_once(&head.headers) {
             return Err(Refusal::MalformedHttp("the end of the body is given in two ways"));
         }
-        // RFC 9112 section 3.2; and a signature covers the host.
+        // RFC 9112 section 3.2. A signature covers the host.
         if head.version == Version::HTTP_11 && head.headers.get_all(HOST).iter().count() != 1 {
-            return Err(Refusal::MalformedHttp("an HTTP/1.1 request has one host header"));
+            return Err(Refusal::MalformedHttp("an HTTP/1.1 request must have one host header"));
         }
         let body = read_body(&head.headers, body).await?;
         Ok(Self::new(head.uri.query().unwrap_or_default().as_bytes(), &body))
     }
 
-    /// The ID in a parameter. An empty one is missing; one that is given twice is no one's, but the
-    /// body may say again what the query says.
+    /// Parses the ID in a parameter. An empty parameter is missing. It may be in the query and in the body
+    /// with the same value, but not twice in one of them.
     ///
     /// # Errors
     ///
-    /// What is wrong with it.
+    /// The problem.
     pub fn parse<T>(&self, name: &str) -> Result<T, FieldProblem>
     where
         T: FromStr<Err = InvalidId>,
     {
-        let value = match (only(&self.query, name)?, only(&self.body, name)?) {
+        let value = match (single(&self.query, name)?, single(&self.body, name)?) {
             (Some(query), Some(body)) if query != body => return Err(FieldProblem::Conflicting),
             (query, body) => query.or(body).unwrap_or_default(),
         };
@@ -75,8 +73,8 @@ impl Form {
     }
 }
 
-/// A parameter's value, where it is given once.
-fn only<'a>(pairs: &'a Pairs, name: &str) -> Result<Option<&'a str>, FieldProblem> {
+/// Returns a parameter's value if it is given at most once.
+fn single<'a>(pairs: &'a Pairs, name: &str) -> Result<Option<&'a str>, FieldProblem> {
     let mut values = pairs.iter().filter(|(given, _)| given == name).map(|(_, value)| value);
     match (values.next(), values.next()) {
         (_, Some(_)) => Err(FieldProblem::Repeated),
@@ -84,14 +82,14 @@ fn only<'a>(pairs: &'a Pairs, name: &str) -> Result<Option<&'a str>, FieldProble
     }
 }
 
-/// Bytes that are no percent-encoding or no UTF-8 stay or become such as are in no ID.
+/// Decodes pairs. Invalid percent-encoding stays as it is and invalid UTF-8 is replaced: neither is part
+/// of an ID.
 fn pairs(encoded: &[u8]) -> Pairs {
     form_urlencoded::parse(encoded).into_owned().collect()
 }
 
-/// Whether where the body ends is said in one way: two in a row may be read differently by a proxy
-/// in front (RFC 9112 section 6.3). hyper refuses lengths that differ and codings that do not end in
-/// chunked.
+/// Returns whether the end of the body is unambiguous: a proxy in front may read two codings differently
+/// (RFC 9112 section 6.3). hyper refuses lengths that differ and codings that do not end in chunked.
 fn is_framed_once(headers: &HeaderMap) -> bool {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     match (codings.next(), codings.next()) {
@@ -109,7 +107,7 @@ where
     let is_form = is_form(headers);
     let announced_bytes = body.size_hint().lower();
     if announced_bytes > 0 && !is_form {
-        return Err(Refusal::WrongContentType { takes: FORM });
+        return Err(Refusal::WrongContentType { accepts: FORM });
     }
     if usize::try_from(announced_bytes).is_ok_and(|bytes| bytes > BODY_MAX_BYTES) {
         return Err(TOO_LARGE);
@@ -118,11 +116,11 @@ where
     let mut whole = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let Ok(frame) = frame else {
-            return Err(Refusal::MalformedHttp("the request's body is broken"));
+            return Err(Refusal::MalformedHttp("the request's body is incomplete or malformed"));
         };
         let Ok(data) = frame.into_data() else { continue };
         if !data.is_empty() && !is_form {
-            return Err(Refusal::WrongContentType { takes: FORM });
+            return Err(Refusal::WrongContentType { accepts: FORM });
         }
         if whole.len() + data.len() > BODY_MAX_BYTES {
             return Err(TOO_LARGE);
@@ -132,7 +130,7 @@ where
     Ok(whole)
 }
 
-/// Whether a body is a form, as it is: not compressed.
+/// Returns whether a body is an uncompressed form.
 fn is_form(headers: &HeaderMap) -> bool {
     let mut types = headers.get_all(CONTENT_TYPE).iter();
     let (Some(first), None) = (types.next(), types.next()) else { return false };
@@ -148,8 +146,7 @@ mod tests {
     use http_body_util::Full;
 
     use super::*;
-    use crate::domain::RECIPIENT_ID;
-    use crate::domain::UserId;
+    use crate::domain::{RECIPIENT_ID, UserId};
 
     fn recipient(query: &str, body: &str) -> Result<u64, FieldProblem> {
         let form = Form::new(query.as_bytes(), body.as_bytes());
@@ -157,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_parameter_stands_in_the_query_or_in_the_body_once() {
+    fn a_parameter_is_in_the_query_or_in_the_body_once() {
         for (query, body) in [
             ("recipient_id=7", ""),
             ("", "recipient_id=7"),
@@ -181,8 +178,8 @@ mod tests {
     }
 
     #[test]
-    fn broken_and_overlong_encodings_are_no_id() {
-        // The overlong forms of 7, and a 7 that is not ASCII's.
+    fn broken_and_overlong_encodings_are_not_ids() {
+        // Overlong forms of 7, and a 7 that is not ASCII.
         for value in [
             "%",
             "%7",
@@ -212,7 +209,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_is_a_form_of_8_kib_at_most_or_there_is_none() {
+    async fn a_body_is_a_form_of_at_most_8_kib() {
         let form = ("content-type", FORM);
         assert_eq!(read(&[form], "a=1&b=2").await, Ok(2));
         let with_charset = "Application/X-WWW-Form-Urlencoded ; charset=utf-8";
@@ -221,7 +218,7 @@ mod tests {
         assert_eq!(read(&[("content-type", "application/json")], "").await, Ok(0));
         assert_eq!(read(&[], "").await, Ok(0));
 
-        let wrong = Err(Refusal::WrongContentType { takes: FORM });
+        let wrong = Err(Refusal::WrongContentType { accepts: FORM });
         assert_eq!(read(&[], "a=1").await, wrong);
         assert_eq!(read(&[("content-type", "application/json")], "{}").await, wrong);
         assert_eq!(read(&[form, form], "a=1").await, wrong);
@@ -235,7 +232,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_that_ends_in_two_ways_is_refused() {
+    async fn an_ambiguous_end_of_the_body_is_refused() {
         let chunked = ("transfer-encoding", "chunked");
         assert_eq!(read(&[chunked], "").await, Ok(0));
         let refused = Err(Refusal::MalformedHttp("the end of the body is given in two ways"));

@@ -1,34 +1,36 @@
-//! The HTTP edge: the seed's endpoint, `POST /1.1/direct_messages/mark_read.json` (CONTRACT section
-//! 8). Translates form parameters into a command and its outcome into a status. It holds no rule.
+//! Plain HTTP: the endpoint of Twitter's v1.1 API, `POST /1.1/direct_messages/mark_read.json`. Translates
+//! parameters into a command and its outcome into a status. It decides nothing about marks.
 
 use http::{Response, StatusCode};
 
-use crate::domain::{LAST_READ_EVENT_ID, Mark, Outcome, Quota, RECIPIENT_ID, UserId};
-use crate::edge::answer::{Body, Refusal, insert_rate_limit};
-use crate::edge::deadline::Deadline;
+use super::answer::{self, Answer, Body, MarkOutcomes, insert_rate_limit, mark_outcome};
+use super::arrival::{Arrival, Caller};
+use crate::domain::{LAST_READ_EVENT_ID, Mark, Outcome, Quota, RECIPIENT_ID, Refusal, ServedMark};
 use crate::service::Service;
-use crate::telemetry::Traceparent;
 
-pub mod form;
+mod form;
 
-use self::form::Form;
+pub use self::form::{BODY_MAX_BYTES, Form};
 
-/// Marks as this reader what the form says, and answers.
+/// Marks a message as read, as the parameters say, and answers.
 pub async fn mark_read(
     service: &Service,
-    reader: UserId,
+    arrival: &Arrival,
+    caller: Caller,
     form: &Form,
-    deadline: Deadline,
-    traceparent: Option<Traceparent>,
-) -> Response<Body> {
-    let command = Mark::of(reader, form.parse(LAST_READ_EVENT_ID), form.parse(RECIPIENT_ID));
-    match service.mark_read(command, deadline, traceparent).await {
-        Ok(Outcome::Advanced { quota, .. } | Outcome::Unchanged { quota, .. }) => no_content(quota),
-        Ok(Outcome::OverQuota { quota, retry_after }) => {
-            Refusal::OverQuota { quota, retry_after }.into_http()
-        }
-        Err(refusal) => refusal.into_http(),
-    }
+) -> Answer {
+    let (last_read_event_id, recipient) =
+        (form.parse(LAST_READ_EVENT_ID), form.parse(RECIPIENT_ID));
+    let result = match Mark::new(caller.reader, last_read_event_id, recipient) {
+        Ok(mark) => service.mark_read(mark, arrival.deadline.server, arrival.traceparent).await,
+        Err(bad_fields) => Err(Refusal::BadFields(bad_fields)),
+    };
+    let marks = MarkOutcomes::One(mark_outcome(&result));
+    let response = match result.and_then(Outcome::served) {
+        Ok(ServedMark { quota, .. }) => no_content(quota),
+        Err(refusal) => answer::http::response(&refusal),
+    };
+    Answer { response, marks }
 }
 
 fn no_content(quota: Quota) -> Response<Body> {

@@ -1,12 +1,13 @@
-//! Who is told of events as they come: one tail of the stream a process, however many watch, and none
-//! where nobody does.
+//! Delivers mark-read events to watchers. A process reads the log once for all of them, and not at all
+//! while nobody watches.
 //!
-//! A watcher that comes back says where it was. What it missed is taken from a ring of recent events,
-//! or where it was away for longer, from the store. `state` has the ring and the watchers.
+//! A watcher that comes back names its position. What it missed comes from a ring of recent events, or
+//! from the store if it was away for longer.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
@@ -14,73 +15,70 @@ use tokio::time::{interval, sleep, timeout};
 use tracing::Instrument;
 
 use self::state::{State, Watcher, concerns};
-use crate::domain::{EntryId, Event, UserId};
-use crate::store::{Entries, Store, StoreError, StreamSpan};
+use crate::domain::{AHEAD_MAX_SECONDS, Event, Position, UserId};
+use crate::store::{Entries, EventLog, LogBounds, StoreError};
 use crate::telemetry::metrics;
 
 mod state;
 
-/// How often watchers are told how far the stream is: CONTRACT section 4.
+/// Interval of heartbeats (`docs/contract.md`, "gRPC").
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
 
-/// How long one read of the tail waits, and how much longer its answer may take.
+/// Longest wait of one read of the log's tail, and how much longer its reply may take.
 const TAIL_WAIT: Duration = Duration::from_secs(1);
 const TAIL_GRACE: Duration = Duration::from_secs(5);
 
-/// How long the stream is still read when nobody watches any more.
+/// How long the log is still read after the last watcher has left.
 const UNWATCHED_MAX: Duration = Duration::from_secs(60);
 
-/// How long nothing is read after the store failed.
+/// Pause after a failed read.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
-/// Events that are read at the start, for those who come back.
+/// Events that are read at the start, for watchers that come back.
 const RING_START_EVENTS: usize = 10_000;
 
-/// Updates that wait for a watcher; with one more it is too slow.
+/// Updates that wait for a watcher. With one more it is too slow.
 const QUEUE_MAX_UPDATES: usize = 512;
 
-/// Entries of one read of what a watcher missed, and how many such reads run at once.
+/// Entries of one read of what a watcher missed, and the number of such reads at the same time.
 const BACKLOG_READ_ENTRIES: usize = 1000;
 const BACKLOG_READS_MAX: usize = 4;
 
-/// How far ahead of the store's clock a place may be, in milliseconds.
-const AHEAD_MAX_MS: u64 = 60_000;
-
-/// What a watcher is told.
+/// An update for a watcher.
 #[derive(Clone, Debug)]
 pub enum Update {
-    /// An event in which it is the reader or the recipient.
+    /// An event in which the watcher is the reader or the recipient.
     Event(Event),
-    /// Nothing: the stream is as far as this.
-    Heartbeat(EntryId),
-    /// Events may be lost; it goes on with the oldest.
+    /// No event: the log has reached this position.
+    Heartbeat(Position),
+    /// Events may be lost. The watch goes on with the oldest entry.
     Gap,
-    /// It ends: the store cannot be asked.
+    /// The watch ends, since the store failed.
     Failed(StoreError),
 }
 
-/// Why nobody is told.
+/// Why a watch could not be opened.
 #[derive(Clone, Debug)]
 pub enum WatchError {
-    /// The place is ahead of the store's clock.
+    /// The position is ahead of the store's clock.
     Ahead,
-    /// The store cannot be asked.
+    /// The store failed.
     Store(StoreError),
 }
 
-/// Tells watchers of the stream's events.
+/// Reads the event log and delivers it to subscriptions.
 pub struct Hub {
-    store: Arc<dyn Store>,
+    log: Arc<dyn EventLog>,
     state: Mutex<State>,
     backlog_reads: Semaphore,
-    /// Somebody began to watch.
-    wanted: Notify,
-    /// Whether the stream is read.
-    started: watch::Sender<bool>,
+    /// Notified when a watcher arrives.
+    arrived: Notify,
+    /// True while the log is read.
+    reading: watch::Sender<bool>,
 }
 
-/// What one watcher receives, until it is dropped.
-pub struct Watching {
+/// The updates for one watcher. Dropping it ends the watch.
+pub struct Subscription {
     hub: Arc<Hub>,
     user: UserId,
     id: u64,
@@ -88,51 +86,50 @@ pub struct Watching {
 }
 
 impl Hub {
-    /// A hub on this store, which tells nothing until it is kept.
-    pub fn new(store: Arc<dyn Store>) -> Self {
+    /// Creates a hub, which delivers nothing until [`Self::run`].
+    pub fn new(log: Arc<dyn EventLog>) -> Self {
         let backlog_reads = Semaphore::new(BACKLOG_READS_MAX);
-        let (state, wanted, started) = Default::default();
-        Self { store, state, backlog_reads, wanted, started }
+        let (state, arrived, reading) = Default::default();
+        Self { log, state, backlog_reads, arrived, reading }
     }
 
-    /// Reads the stream and tells of it, for ever. While nobody watches it is not read: each server
-    /// reads what all of them write.
-    pub async fn keep(self: Arc<Self>) {
-        tokio::spawn(Arc::clone(&self).beat());
+    /// Reads the log and delivers it, for ever. It pauses while nobody watches, since each server reads
+    /// the events of all servers.
+    pub async fn run(self: Arc<Self>) {
+        tokio::spawn(Arc::clone(&self).send_heartbeats());
         loop {
-            while self.state().wanted == 0 {
-                self.wanted.notified().await;
+            while self.state().watching == 0 {
+                self.arrived.notified().await;
             }
             if let Err(error) = self.follow().await {
-                tracing::debug!(cause = ?error.to_string(), "the stream cannot be read");
+                tracing::debug!(cause = ?error.to_string(), "the event log cannot be read");
             }
             sleep(RETRY_PAUSE).await;
         }
     }
 
-    async fn beat(self: Arc<Self>) {
+    async fn send_heartbeats(self: Arc<Self>) {
         let mut interval = interval(HEARTBEAT_INTERVAL);
         loop {
             interval.tick().await;
             let mut state = self.state();
             if let Some(tail) = state.tail {
-                state.tell_all(&Update::Heartbeat(tail));
+                state.send_all(&Update::Heartbeat(tail));
             }
         }
     }
 
-    /// Reads from where the tail is, until the store fails, or nobody has watched for a while.
+    /// Reads from the tail on, until the store fails or nobody has watched for a while.
     async fn follow(&self) -> Result<(), StoreError> {
-        let mut tail = self.resume(&self.store.stream_span().await?).await?;
-        while !self.rests() {
-            let read = self.store.next_entries(tail, TAIL_WAIT);
-            let entries = timeout(TAIL_WAIT + TAIL_GRACE, read).await;
-            let entries = entries.unwrap_or_else(|late| Err(StoreError::unavailable(late)))?;
+        let mut tail = self.resume(&self.log.bounds().await?).await?;
+        while !self.stop_if_unwatched() {
+            let read = self.log.wait_for_entries(tail, TAIL_WAIT);
+            let entries = within(TAIL_WAIT + TAIL_GRACE, read).await?;
             if entries.events.len() >= BACKLOG_READ_ENTRIES {
-                // So far behind that entries may have been removed before they were read.
-                let span = self.store.stream_span().await?;
-                if may_have_lost(tail, &span) {
-                    tail = self.resume(&span).await?;
+                // So far behind that entries may have been trimmed before they were read.
+                let bounds = self.log.bounds().await?;
+                if bounds.may_have_lost(tail) {
+                    tail = self.resume(&bounds).await?;
                     continue;
                 }
             }
@@ -141,48 +138,47 @@ impl Hub {
         Ok(())
     }
 
-    /// Forgets the stream where nobody has watched for a while.
-    fn rests(&self) -> bool {
+    /// Stops reading if nobody has watched for a while. Returns whether it did.
+    fn stop_if_unwatched(&self) -> bool {
         let mut state = self.state();
-        let unwatched = state.unwanted_since.filter(|_| state.wanted == 0);
+        let unwatched = state.unwatched_since.filter(|_| state.watching == 0);
         if unwatched.is_none_or(|since| since.elapsed() < UNWATCHED_MAX) {
             return false;
         }
         state.tail = None;
         state.ring = VecDeque::new();
-        // With the lock held: whoever comes now waits until it is read again.
-        self.started.send_replace(false);
+        // With the lock held, so that a watcher that arrives now waits for the next start.
+        self.reading.send_replace(false);
         true
     }
 
-    /// Where to read on. At first that is the newest entry; later, where the tail was, or where that
-    /// cannot be had without a gap, the oldest.
-    async fn resume(&self, span: &StreamSpan) -> Result<EntryId, StoreError> {
+    /// Returns the position to read on from: at first after the newest entry; later the tail, or before the
+    /// oldest entry if the tail cannot be resumed without a gap.
+    async fn resume(&self, bounds: &LogBounds) -> Result<Position, StoreError> {
         let known = self.state().tail;
         if let Some(tail) = known {
-            if !may_have_lost(tail, span) {
+            if !bounds.may_have_lost(tail) {
                 return Ok(tail);
             }
             let mut state = self.state();
-            let place = span.before_oldest();
-            (state.tail, state.floor) = (Some(place), place);
+            let start = bounds.start();
+            (state.tail, state.floor) = (Some(start), start);
             state.ring.clear();
             metrics::count_watch_gaps(state.watchers.values().map(Vec::len).sum());
-            state.tell_all(&Update::Gap);
-            return Ok(place);
+            state.send_all(&Update::Gap);
+            return Ok(start);
         }
-        let Entries { events, span: read } = self.store.newest_entries(RING_START_EVENTS).await?;
-        let nothing = span.last_given.max(EntryId::FIRST);
-        let (floor, tail) = read.map_or((nothing, nothing), |(first, last)| (first.before(), last));
+        let Entries { events, span: read } = self.log.newest_entries(RING_START_EVENTS).await?;
+        let (floor, tail) = read.unwrap_or((bounds.end(), bounds.end()));
         {
             let mut state = self.state();
             (state.tail, state.floor, state.ring) = (Some(tail), floor, events.into());
         }
-        self.started.send_replace(true);
+        self.reading.send_replace(true);
         Ok(tail)
     }
 
-    /// Watches for a user: from now on, or from behind this place, which is where it was.
+    /// Opens a watch for a user, from now on or after a position.
     ///
     /// # Errors
     ///
@@ -190,49 +186,62 @@ impl Hub {
     pub async fn watch(
         self: &Arc<Self>,
         user: UserId,
-        after: Option<EntryId>,
-    ) -> Result<Watching, WatchError> {
+        after: Option<Position>,
+    ) -> Result<Subscription, WatchError> {
         let (updates, receiver) = mpsc::channel(QUEUE_MAX_UPDATES);
         let id = self.state().enter();
-        let watching = Watching { hub: Arc::clone(self), user, id, updates: receiver };
-        self.wanted.notify_one();
-        // At first there is nothing to watch yet; the caller's time is the limit.
-        let _ = self.started.subscribe().wait_for(|started| *started).await;
-        let Some(after) = after else {
-            let mut state = self.state();
-            let tail = state.tail.ok_or_else(|| {
-                WatchError::Store(StoreError::unavailable("the stream was not read yet"))
-            })?;
-            // The queue is empty still.
-            let _ = updates.try_send(Update::Heartbeat(tail));
-            state.register(user, Watcher { id, updates });
-            drop(state);
-            return Ok(watching);
-        };
-        let span = self.store.stream_span().await.map_err(WatchError::Store)?;
-        if after.ms > span.now_ms.saturating_add(AHEAD_MAX_MS) {
-            return Err(WatchError::Ahead);
-        }
-        let mut place = after;
-        if after != EntryId::ZERO && may_have_lost(after, &span) {
-            metrics::count_watch_gaps(1);
-            let _ = updates.try_send(Update::Gap);
-            place = span.before_oldest();
-        }
-        let hub = Arc::clone(self);
+        let subscription = Subscription { hub: Arc::clone(self), user, id, updates: receiver };
+        self.arrived.notify_one();
+        // The first watcher waits for the first read, within its call's deadline.
+        let _ = self.reading.subscribe().wait_for(|reading| *reading).await;
         let watcher = Watcher { id, updates };
-        // It belongs to the call, and so to its trace.
-        let catch_up = async move { hub.catch_up(user, watcher, place).await }.in_current_span();
-        tokio::spawn(catch_up);
-        Ok(watching)
+        match after {
+            Some(after) => self.attach_after(user, watcher, after).await?,
+            None => self.attach_now(user, watcher)?,
+        }
+        Ok(subscription)
     }
 
-    /// Tells a watcher what it missed, then registers it, and misses nothing in between.
-    async fn catch_up(&self, user: UserId, watcher: Watcher, mut place: EntryId) {
+    fn attach_now(&self, user: UserId, watcher: Watcher) -> Result<(), WatchError> {
+        let mut state = self.state();
+        let tail = state.tail.ok_or_else(|| {
+            WatchError::Store(StoreError::unavailable("the event log was not read yet"))
+        })?;
+        // The queue is still empty.
+        let _ = watcher.updates.try_send(Update::Heartbeat(tail));
+        state.register(user, watcher);
+        Ok(())
+    }
+
+    async fn attach_after(
+        self: &Arc<Self>,
+        user: UserId,
+        watcher: Watcher,
+        after: Position,
+    ) -> Result<(), WatchError> {
+        let bounds = self.log.bounds().await.map_err(WatchError::Store)?;
+        if after.entry().ms > bounds.now_ms.saturating_add(AHEAD_MAX_SECONDS * 1000) {
+            return Err(WatchError::Ahead);
+        }
+        let mut position = after;
+        if after != Position::START && bounds.may_have_lost(after) {
+            metrics::count_watch_gaps(1);
+            let _ = watcher.updates.try_send(Update::Gap);
+            position = bounds.start();
+        }
+        let hub = Arc::clone(self);
+        let catch_up = async move { hub.catch_up(user, watcher, position).await };
+        // In the current span, since it belongs to the call and so to its trace.
+        tokio::spawn(catch_up.in_current_span());
+        Ok(())
+    }
+
+    /// Sends a watcher what it missed, then registers it without a gap in between.
+    async fn catch_up(&self, user: UserId, watcher: Watcher, mut position: Position) {
         loop {
             let missed = {
                 let mut state = self.state();
-                match state.missed(user, place) {
+                match state.missed(user, position) {
                     Some(missed) if missed.len() <= watcher.updates.capacity() => {
                         for event in missed {
                             let _ = watcher.updates.try_send(Update::Event(event));
@@ -245,10 +254,10 @@ impl Hub {
             };
             let (missed, reached) = match missed {
                 Some(missed) => {
-                    let reached = missed.last().map_or(place, |event| event.id);
+                    let reached = missed.last().map_or(position, |event| event.position);
                     (missed, reached)
                 }
-                None => match self.read_missed(user, place).await {
+                None => match self.read_missed(user, position).await {
                     Ok(read) => read,
                     Err(error) => {
                         let _ = watcher.updates.send(Update::Failed(error)).await;
@@ -261,52 +270,53 @@ impl Hub {
                     return;
                 }
             }
-            place = reached;
+            position = reached;
         }
     }
 
-    /// A user's events behind this place, as far as one read goes, and how far that is.
+    /// Reads a user's events after a position from the store. Returns those of one read, and the
+    /// position that it reached.
     async fn read_missed(
         &self,
         user: UserId,
-        place: EntryId,
-    ) -> Result<(Vec<Event>, EntryId), StoreError> {
+        position: Position,
+    ) -> Result<(Vec<Event>, Position), StoreError> {
         let _permit = self.backlog_reads.acquire().await.map_err(StoreError::unavailable)?;
-        let mut entries = self.store.entries(place, BACKLOG_READ_ENTRIES).await?;
-        // Where there is nothing more, the ring has all that there is.
-        let reached = entries.span.map_or_else(|| self.state().floor.max(place), |(_, last)| last);
+        let mut entries = self.log.entries(position, BACKLOG_READ_ENTRIES).await?;
+        // If there is nothing more, the ring has all there is.
+        let reached = entries.span.map_or_else(|| self.state().floor.max(position), |(_, end)| end);
         entries.events.retain(|event| concerns(event, user));
         Ok((entries.events, reached))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // A panic while the lock was held cannot have left it half changed: nothing in it panics.
+        // A poisoned lock is safe to use: nothing that holds it panics.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Whether entries behind this place may be gone: it is before the oldest and some were removed, or
-/// it is of another stream than this.
-fn may_have_lost(place: EntryId, span: &StreamSpan) -> bool {
-    (span.removed && place < span.before_oldest()) || place > span.last_given.max(EntryId::FIRST)
+/// Reads within a limit. For reads that belong to no call, whose deadline would end them: a connection
+/// that hangs may never answer.
+async fn within<T>(
+    limit: Duration,
+    read: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    timeout(limit, read).await.unwrap_or_else(|late| Err(StoreError::unavailable(late)))
 }
 
-impl Watching {
-    /// The next update; nothing where the watcher is too slow to be told more.
+impl Subscription {
+    /// Receives the next update; `None` if the watcher is too slow to receive more.
     pub async fn next(&mut self) -> Option<Update> {
         self.updates.recv().await
     }
 
-    /// The same, for a stream.
-    pub fn poll_next(
-        &mut self,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Update>> {
+    /// Polls for the next update, as [`Self::next`].
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Update>> {
         self.updates.poll_recv(cx)
     }
 }
 
-impl Drop for Watching {
+impl Drop for Subscription {
     fn drop(&mut self) {
         self.hub.state().leave(self.user, self.id);
     }

@@ -1,4 +1,4 @@
-//! Who watches, and what was told of late.
+//! The watchers of a process, and the ring of recent events.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -6,25 +6,25 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::Update;
-use crate::domain::{EntryId, Event, UserId};
+use crate::domain::{Event, Position, UserId};
 use crate::store::Entries;
 use crate::telemetry::metrics;
 
-/// Events that are kept for those who come back.
+/// Events that are kept for watchers that come back.
 const RING_MAX_EVENTS: usize = 100_000;
 
 #[derive(Default)]
 pub(super) struct State {
-    /// Who watches or is about to, and since when nobody does.
-    pub(super) wanted: usize,
-    pub(super) unwanted_since: Option<Instant>,
-    /// How far the stream was read; nothing where it is not read.
-    pub(super) tail: Option<EntryId>,
-    /// All events behind `floor`, up to `tail`.
+    /// Watchers, including those that are not registered yet, and since when there are none.
+    pub(super) watching: usize,
+    pub(super) unwatched_since: Option<Instant>,
+    /// Position up to which the log was read; `None` while it is not read.
+    pub(super) tail: Option<Position>,
+    /// All events after `floor`, up to `tail`.
     pub(super) ring: VecDeque<Event>,
-    pub(super) floor: EntryId,
+    pub(super) floor: Position,
     pub(super) watchers: HashMap<UserId, Vec<Watcher>>,
-    watchers_ever: u64,
+    last_id: u64,
 }
 
 pub(super) struct Watcher {
@@ -33,25 +33,25 @@ pub(super) struct Watcher {
 }
 
 impl State {
-    /// Somebody comes, whom this ID is given.
+    /// Counts a watcher that arrives, and returns its ID.
     pub(super) fn enter(&mut self) -> u64 {
-        self.wanted += 1;
-        self.watchers_ever += 1;
-        self.watchers_ever
+        self.watching += 1;
+        self.last_id += 1;
+        self.last_id
     }
 
-    /// Somebody goes, who may be registered.
+    /// Removes a watcher, registered or not.
     pub(super) fn leave(&mut self, user: UserId, id: u64) {
-        self.wanted -= 1;
-        self.unwanted_since = Some(Instant::now());
+        self.watching -= 1;
+        self.unwatched_since = Some(Instant::now());
         self.unregister(user, id);
     }
 
     pub(super) fn register(&mut self, user: UserId, watcher: Watcher) {
-        // It may have gone while it was caught up.
+        // It may have left while it caught up.
         if !watcher.updates.is_closed() {
             self.watchers.entry(user).or_default().push(watcher);
-            metrics::count_watchers(1);
+            metrics::add_watchers(1);
         }
     }
 
@@ -59,55 +59,56 @@ impl State {
         let Some(watchers) = self.watchers.get_mut(&user) else { return };
         let before = watchers.len();
         watchers.retain(|watcher| watcher.id != id);
-        metrics::count_watchers(-i32::from(watchers.len() < before));
+        metrics::add_watchers(-i32::from(watchers.len() < before));
         if watchers.is_empty() {
             self.watchers.remove(&user);
         }
     }
 
-    /// Keeps events and tells of them; says how far the stream was read.
-    pub(super) fn publish(&mut self, entries: Entries, tail: EntryId) -> EntryId {
+    /// Stores and sends events. Returns the position up to which the log was read.
+    pub(super) fn publish(&mut self, entries: Entries, tail: Position) -> Position {
         for event in entries.events {
             self.ring.push_back(event);
             let Event { mark, .. } = event;
-            self.tell(mark.reader, &Update::Event(event));
+            self.send(mark.reader, &Update::Event(event));
             if mark.recipient != mark.reader {
-                self.tell(mark.recipient, &Update::Event(event));
+                self.send(mark.recipient, &Update::Event(event));
             }
         }
         while self.ring.len() > RING_MAX_EVENTS {
-            self.floor = self.ring.pop_front().map_or(self.floor, |event| event.id);
+            self.floor = self.ring.pop_front().map_or(self.floor, |event| event.position);
         }
-        let tail = entries.span.map_or(tail, |(_, last)| last);
+        let tail = entries.span.map_or(tail, |(_, end)| end);
         self.tail = Some(tail);
         tail
     }
 
-    /// A user's events behind this place; nothing where the ring does not go back so far.
-    pub(super) fn missed(&self, user: UserId, place: EntryId) -> Option<Vec<Event>> {
-        if place < self.floor || self.tail.is_none() {
+    /// Returns a user's events after a position; `None` if the ring does not go back that far.
+    pub(super) fn missed(&self, user: UserId, position: Position) -> Option<Vec<Event>> {
+        if position < self.floor || self.tail.is_none() {
             return None;
         }
-        let behind = self.ring.partition_point(|event| event.id <= place);
-        Some(self.ring.range(behind..).filter(|event| concerns(event, user)).copied().collect())
+        let first = self.ring.partition_point(|event| event.position <= position);
+        Some(self.ring.range(first..).filter(|event| concerns(event, user)).copied().collect())
     }
 
-    /// Tells a user's watchers. One that has no room is too slow: it gets what waits, and its end.
-    pub(super) fn tell(&mut self, user: UserId, update: &Update) {
+    /// Sends an update to a user's watchers. One whose queue is full is too slow: it still receives what
+    /// is queued, then its end.
+    pub(super) fn send(&mut self, user: UserId, update: &Update) {
         let Some(watchers) = self.watchers.get_mut(&user) else { return };
         let before = watchers.len();
         watchers.retain(|watcher| watcher.updates.try_send(update.clone()).is_ok());
         let gone = i32::try_from(before - watchers.len()).unwrap_or(i32::MAX);
-        metrics::count_watchers(-gone);
+        metrics::add_watchers(-gone);
         if watchers.is_empty() {
             self.watchers.remove(&user);
         }
     }
 
-    pub(super) fn tell_all(&mut self, update: &Update) {
+    pub(super) fn send_all(&mut self, update: &Update) {
         let users: Vec<_> = self.watchers.keys().copied().collect();
         for user in users {
-            self.tell(user, update);
+            self.send(user, update);
         }
     }
 }

@@ -1,12 +1,12 @@
-//! Which of Redis's errors a retry mends.
+//! Classifies Redis's errors by whether a retry helps.
 
 use redis::{RedisError, ServerErrorKind, Value};
 
 use crate::store::StoreError;
 
-/// Codes of a Redis that is busy, full, starting, failing over or not let in: the condition may
+/// Codes of a Redis that is busy, full, starting, failing over or refuses access: the condition may
 /// pass, and nothing of the mark was written. The redis crate has no kind for most of them.
-const PASSING_CODES: [&str; 17] = [
+const TEMPORARY_CODES: [&str; 17] = [
     "ASK",
     "BUSY",
     "CLUSTERDOWN",
@@ -26,18 +26,18 @@ const PASSING_CODES: [&str; 17] = [
     "NOPROTO",
 ];
 
-/// An error that Redis gave as text: its first word is the code.
+/// Classifies an error by its text, whose first word is the code.
 pub(crate) fn classify_text(text: &str) -> StoreError {
     let code = text.split(' ').next().unwrap_or_default();
-    // Past `maxclients` Redis says no more than ERR.
-    if PASSING_CODES.contains(&code) || text.starts_with("ERR max number of clients") {
+    // Past `maxclients` the code is only ERR.
+    if TEMPORARY_CODES.contains(&code) || text.starts_with("ERR max number of clients") {
         StoreError::unavailable(text)
     } else {
         StoreError::corrupt(text)
     }
 }
 
-/// An error of the redis crate: the server's own by its text, any other is the connection's.
+/// Classifies an error of the redis crate: the server's by its text; any other is the connection's.
 pub(crate) fn classify(error: RedisError) -> StoreError {
     match server_text(&error) {
         Some(text) => classify_text(&text),
@@ -45,7 +45,7 @@ pub(crate) fn classify(error: RedisError) -> StoreError {
     }
 }
 
-/// What Redis said itself, its code first; of several commands the first that failed.
+/// Returns the server's error, its code first; of a pipeline, the first one.
 pub(crate) fn server_text(error: &RedisError) -> Option<String> {
     if let Some(code) = error.code() {
         return Some(format!("{code} {}", error.detail().unwrap_or_default()));
@@ -55,17 +55,18 @@ pub(crate) fn server_text(error: &RedisError) -> Option<String> {
     Some(format!("{} {}", first.code(), first.details().unwrap_or_default()))
 }
 
-/// Whether Redis does not know the script.
+/// Returns whether Redis does not have the script.
 pub(crate) fn lost_script(error: &RedisError) -> bool {
     error.kind() == redis::ErrorKind::Server(ServerErrorKind::NoScript)
 }
 
-/// Whether a key holds something else than the command is for.
+/// Returns whether a key has another type than the command needs.
 pub(crate) fn is_wrong_type(error: &RedisError) -> bool {
     error.code() == Some("WRONGTYPE")
 }
 
-/// A reply of a shape that the script never gives. Only the shape is told: values are IDs.
+/// Creates the error for a reply that the script never gives. It contains only the shape, since values
+/// are IDs.
 pub(crate) fn unexpected(reply: &Value) -> StoreError {
     StoreError::corrupt(match reply {
         Value::Array(items) => format!("unexpected reply: an array of {}", items.len()),
@@ -81,7 +82,7 @@ mod tests {
     use crate::store::StoreErrorKind::{Corrupt, Unavailable};
 
     #[test]
-    fn what_may_pass_is_unavailable_and_what_will_not_is_corrupt() {
+    fn a_temporary_error_is_unavailable_any_other_corrupt() {
         let table = [
             ("OOM command not allowed when used memory > 'maxmemory'.", Unavailable),
             ("LOADING Redis is loading the dataset in memory", Unavailable),
@@ -91,7 +92,7 @@ mod tests {
             ("MISCONF Redis is configured to save RDB snapshots", Unavailable),
             ("ERR max number of clients reached", Unavailable),
             ("WRONGTYPE Operation against a key holding the wrong kind of value", Corrupt),
-            ("CORRUPT the quota is no number", Corrupt),
+            ("CORRUPT the quota is not a count", Corrupt),
             ("ERR unknown command", Corrupt),
         ];
         for (text, kind) in table {

@@ -1,38 +1,105 @@
-//! Every key in Redis: CONTRACT section 6. No other file builds one.
+//! Every key in Redis (`docs/contract.md`, "Redis"), except those of buckets, which `scripts/buckets.lua`
+//! builds: `<cursors key>:<bucket>`.
+
+use std::fmt::Write;
 
 use crate::domain::{Nonce, UserId};
 
-/// Names the layout of all other keys: a hash of `version` and `partitions`.
-pub(crate) const LAYOUT: &str = "markread:layout";
-
-/// How many calls a reader has used in the window that is open.
-pub(crate) fn quota(reader: UserId) -> String {
-    format!("markread:quota:{reader}")
+/// Names a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Partition {
+    /// The one partition of one Redis. Its keys carry no hash tag.
+    Only,
 }
 
-/// How many reads a reader has used in the window that is open.
-pub(crate) fn read_quota(reader: UserId) -> String {
-    format!("markread:read_quota:{reader}")
+impl Partition {
+    /// Number of partitions, as the layout key has it.
+    pub(crate) const COUNT: &str = "1";
 }
 
-/// A reader's cursors, or where they are many the number of their buckets: the scripts append
-/// `:<bucket>` to it.
-pub(crate) fn cursors(reader: UserId) -> String {
-    format!("markread:cursors:{reader}")
+/// The keys of a partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Keys {
+    partition: Partition,
+    stream: String,
+    user_prefix: String,
 }
 
-/// A user object, which is not ours.
-pub(crate) fn user(prefix: &str, user: UserId) -> String {
-    format!("{prefix}{user}")
-}
-
-/// A nonce that was used.
-pub(crate) fn nonce(nonce: &Nonce) -> String {
-    use std::fmt::Write;
-    let mut key = format!("markread:oauth1:{}:", nonce.timestamp);
-    for byte in nonce.digest {
-        // Writing to a String cannot fail.
-        let _ = write!(key, "{byte:02x}");
+impl Keys {
+    /// Creates them with the names that settings choose: the stream's, and the prefix of user objects.
+    pub(crate) fn new(partition: Partition, stream: String, user_prefix: String) -> Self {
+        Self { partition, stream, user_prefix }
     }
-    key
+
+    /// The layout of all other keys: a hash of `version` and `partitions`.
+    pub(crate) fn layout(&self) -> String {
+        match self.partition {
+            Partition::Only => "markread:layout".to_owned(),
+        }
+    }
+
+    /// The stream of mark-read events.
+    pub(crate) fn stream(&self) -> &str {
+        match self.partition {
+            Partition::Only => &self.stream,
+        }
+    }
+
+    /// Calls that a reader has used in the open window: a string with an expiry.
+    pub(crate) fn quota(&self, reader: UserId) -> String {
+        self.readers("quota", reader)
+    }
+
+    /// Reads that a reader has used in the open window: a string with an expiry.
+    pub(crate) fn read_quota(&self, reader: UserId) -> String {
+        self.readers("read_quota", reader)
+    }
+
+    /// A reader's cursors: a hash. Past 64 conversations it has the number of buckets instead, and the
+    /// scripts append `:<bucket>` to it.
+    pub(crate) fn cursors(&self, reader: UserId) -> String {
+        self.readers("cursors", reader)
+    }
+
+    /// A used nonce: a string with an expiry.
+    pub(crate) fn nonce(&self, nonce: &Nonce) -> String {
+        let mut key = match self.partition {
+            Partition::Only => format!("markread:oauth1:{}:", nonce.timestamp),
+        };
+        for byte in nonce.digest {
+            // Writing to a String cannot fail.
+            let _ = write!(key, "{byte:02x}");
+        }
+        key
+    }
+
+    /// A user object, which other programs write.
+    pub(crate) fn user(&self, user: UserId) -> String {
+        format!("{}{user}", self.user_prefix)
+    }
+
+    fn readers(&self, kind: &str, reader: UserId) -> String {
+        match self.partition {
+            Partition::Only => format!("markread:{kind}:{reader}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_one_redis_carry_no_hash_tag() {
+        let keys = Keys::new(Partition::Only, "events".to_owned(), "user:".to_owned());
+        let reader = 7.try_into().unwrap();
+        assert_eq!(keys.layout(), "markread:layout");
+        assert_eq!(keys.stream(), "events");
+        assert_eq!(keys.quota(reader), "markread:quota:7");
+        assert_eq!(keys.read_quota(reader), "markread:read_quota:7");
+        assert_eq!(keys.cursors(reader), "markread:cursors:7");
+        assert_eq!(keys.user(reader), "user:7");
+        let nonce = Nonce { timestamp: 5, digest: [0xab; 32] };
+        assert_eq!(keys.nonce(&nonce), format!("markread:oauth1:5:{}", "ab".repeat(32)));
+    }
 }

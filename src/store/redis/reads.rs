@@ -1,17 +1,17 @@
-//! Reading cursors: what is sent to `read_states.lua` and `list_cursors.lua`, and what they reply.
+//! Reads of cursors: calls of `read_states.lua` and `list_cursors.lua`, and their replies.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use redis::{Cmd, Value};
 
-use super::errors::unexpected;
-use super::keys;
-use super::marks::script_call::refused;
-use super::scripts::{Script, integer, script, text};
-use crate::domain::{Conversation, CursorPage, RateLimit, ReadCursor, ReadOutcome, UserId};
+use super::errors::{classify_text, unexpected};
+use super::keys::Keys;
+use super::scripts::{Script, integer, text};
+use crate::domain::{Conversation, CursorPage, Quota, RateLimit, ReadCursor, ReadOutcome, UserId};
 use crate::store::StoreError;
 
-/// The scripts, and the quota that every call of them carries.
+/// The scripts, and the quota that every call of them has.
 #[derive(Debug)]
 pub(crate) struct ReadScripts {
     pub(crate) states: Script,
@@ -21,20 +21,21 @@ pub(crate) struct ReadScripts {
 
 impl ReadScripts {
     pub(crate) fn new(rate_limit: RateLimit) -> Self {
-        let (states, list) = (script!("read_states.lua"), script!("list_cursors.lua"));
+        let (states, list) = (Script::read_states(), Script::list_cursors());
         Self { states, list, rate_limit }
     }
 
-    /// Gives a call of `states` its keys and arguments.
+    /// Adds keys and arguments to a call of `states`.
     pub(crate) fn fill_states(
         &self,
         mut call: Cmd,
+        keys: &Keys,
         caller: UserId,
         conversations: &[Conversation],
     ) -> Cmd {
-        call.arg(1 + conversations.len()).arg(keys::read_quota(caller));
+        call.arg(1 + conversations.len()).arg(keys.read_quota(caller));
         for conversation in conversations {
-            call.arg(keys::cursors(conversation.reader));
+            call.arg(keys.cursors(conversation.reader));
         }
         call.arg(self.rate_limit.calls).arg(self.rate_limit.window_ms);
         for conversation in conversations {
@@ -43,8 +44,8 @@ impl ReadScripts {
         call
     }
 
-    /// What `states` replied.
-    pub(crate) fn states_read(
+    /// Parses the reply of `states`.
+    pub(crate) fn parse_states(
         &self,
         conversations: &[Conversation],
         reply: &Value,
@@ -52,7 +53,7 @@ impl ReadScripts {
         let Value::Array(fields) = reply else { return Err(unexpected(reply)) };
         let [Value::BulkString(outcome), used, reset_at_ms, Value::Array(cursors)] = &fields[..]
         else {
-            return self.refused(fields);
+            return self.over_quota(fields);
         };
         if outcome != b"read" || cursors.len() != conversations.len() {
             return Err(unexpected(reply));
@@ -66,29 +67,30 @@ impl ReadScripts {
                     last_read_event_id: text(message)?.parse().map_err(StoreError::corrupt)?,
                     read_at_ms: integer(read_at_ms)?,
                 })),
-                _ => Err(StoreError::corrupt("a cursor of other fields")),
+                _ => Err(StoreError::corrupt("a cursor in the reply is malformed")),
             }
         });
         let quota = self.rate_limit.quota(integer(used)?, integer(reset_at_ms)?);
         Ok(ReadOutcome::Served { read: read.collect::<Result<_, _>>()?, quota })
     }
 
-    /// Gives a call of `list` its keys and arguments.
+    /// Adds keys and arguments to a call of `list`.
     pub(crate) fn fill_list(
         &self,
         mut call: Cmd,
+        keys: &Keys,
         caller: UserId,
         after: Option<UserId>,
         limit: usize,
     ) -> Cmd {
-        call.arg(2).arg(keys::read_quota(caller)).arg(keys::cursors(caller));
+        call.arg(2).arg(keys.read_quota(caller)).arg(keys.cursors(caller));
         call.arg(self.rate_limit.calls).arg(self.rate_limit.window_ms);
         call.arg(after.map(|after| after.to_string()).unwrap_or_default()).arg(limit);
         call
     }
 
-    /// What `list` replied: the page is cut out of the hashes that it read.
-    pub(crate) fn page_read(
+    /// Parses the reply of `list`, and cuts the page out of the hashes in it.
+    pub(crate) fn parse_page(
         &self,
         after: Option<UserId>,
         limit: usize,
@@ -96,14 +98,14 @@ impl ReadScripts {
     ) -> Result<ReadOutcome<CursorPage>, StoreError> {
         let Value::Array(fields) = reply else { return Err(unexpected(reply)) };
         let [Value::BulkString(outcome), used, reset_at_ms, more, hashes @ ..] = &fields[..] else {
-            return self.refused(fields);
+            return self.over_quota(fields);
         };
         if outcome != b"read" {
             return Err(unexpected(reply));
         }
         let mut cursors = Vec::new();
         for hash in hashes {
-            cursors.extend(cursors_of(hash)?);
+            cursors.extend(parse_cursors(hash)?);
         }
         cursors.sort_unstable_by_key(|cursor| place(cursor.recipient));
         if let Some(after) = after {
@@ -116,14 +118,14 @@ impl ReadScripts {
         Ok(ReadOutcome::Served { read: CursorPage { cursors, more }, quota })
     }
 
-    fn refused<T>(&self, fields: &[Value]) -> Result<ReadOutcome<T>, StoreError> {
-        let (quota, retry_after) = refused(fields, self.rate_limit)?;
+    fn over_quota<T>(&self, fields: &[Value]) -> Result<ReadOutcome<T>, StoreError> {
+        let (quota, retry_after) = parse_refusal(fields, self.rate_limit)?;
         Ok(ReadOutcome::OverQuota { quota, retry_after })
     }
 }
 
-/// Where a conversation stands in a reader's list: by its hash with the bits reversed, as in
-/// `list_cursors.lua`, then by recipient. The hash is that of `hash_of` in `common.lua`.
+/// Returns a conversation's place in the reader's list: its hash with the bits reversed, as in
+/// `list_cursors.lua`, then the recipient. The hash is `hash_of` in `buckets.lua`.
 fn place(recipient: UserId) -> (u32, UserId) {
     const MODULUS: u64 = 2_147_483_647;
     let last_15_digits = recipient.get() % 1_000_000_000_000_000;
@@ -131,8 +133,8 @@ fn place(recipient: UserId) -> (u32, UserId) {
     (u32::try_from(hash).unwrap_or_default().reverse_bits(), recipient)
 }
 
-/// The cursors in one hash: `<recipient>` and `-<recipient>` with their values, in any order.
-fn cursors_of(hash: &Value) -> Result<Vec<ReadCursor>, StoreError> {
+/// Parses the cursors of one hash: fields `<recipient>` and `-<recipient>`, in any order.
+fn parse_cursors(hash: &Value) -> Result<Vec<ReadCursor>, StoreError> {
     let Value::Array(fields) = hash else { return Err(unexpected(hash)) };
     let mut messages = Vec::with_capacity(fields.len() / 4);
     let mut times = HashMap::with_capacity(fields.len() / 4);
@@ -152,4 +154,18 @@ fn cursors_of(hash: &Value) -> Result<Vec<ReadCursor>, StoreError> {
         })
     };
     messages.into_iter().map(cursor).collect()
+}
+
+/// Parses the reply of a read script that did not read.
+fn parse_refusal(fields: &[Value], rate_limit: RateLimit) -> Result<(Quota, Duration), StoreError> {
+    match fields {
+        [Value::BulkString(outcome), reset_at_ms, ttl_ms] if outcome == b"over_quota" => {
+            let quota = rate_limit.quota(rate_limit.calls, integer(reset_at_ms)?);
+            Ok((quota, Duration::from_millis(integer(ttl_ms)?)))
+        }
+        [Value::BulkString(outcome), problem] if outcome == b"error" => {
+            Err(classify_text(text(problem)?))
+        }
+        _ => Err(StoreError::corrupt(format!("unexpected reply of {} fields", fields.len()))),
+    }
 }

@@ -1,5 +1,5 @@
-//! Spans of what Redis is asked for a call, by OpenTelemetry's conventions for database clients
-//! (1.44). No key, and nothing that stands in a command, is told.
+//! Spans of calls to Redis, by OpenTelemetry's conventions for database clients (1.44). They contain no
+//! keys and no arguments.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -13,17 +13,17 @@ use tracing::{Instrument, Span};
 use crate::store::{StoreError, StoreErrorKind};
 use crate::telemetry::{SPANS, in_traced_call};
 
-/// What is told of the Redis that is asked.
+/// Attributes of the Redis that is called.
 #[derive(Debug)]
 pub(crate) struct Spans {
     address: String,
     port: Option<i64>,
-    /// The number of its database.
+    /// Number of its database.
     namespace: String,
 }
 
 impl Spans {
-    pub(crate) fn of(redis: &ConnectionInfo) -> Self {
+    pub(crate) fn new(redis: &ConnectionInfo) -> Self {
         let (address, port) = match redis.addr() {
             ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
                 (host.clone(), Some(i64::from(*port)))
@@ -33,20 +33,20 @@ impl Spans {
         Self { address, port, namespace: redis.redis_settings().db().to_string() }
     }
 
-    /// A call of a script that does so many of what its name says.
-    pub(crate) fn script(&self, name: &'static str, count: usize) -> Asking {
-        self.begin("EVALSHA", Some(name), count)
+    /// Starts the span of a script call for `count` items.
+    pub(crate) fn script(&self, name: &'static str, count: usize) -> RedisSpan {
+        self.start("EVALSHA", Some(name), count)
     }
 
-    /// A command, or so many in one go.
-    pub(crate) fn command(&self, name: &'static str, count: usize) -> Asking {
-        self.begin(name, None, count)
+    /// Starts the span of a command, or of `count` in one pipeline.
+    pub(crate) fn command(&self, name: &'static str, count: usize) -> RedisSpan {
+        self.start(name, None, count)
     }
 
-    fn begin(&self, operation: &str, script: Option<&'static str>, count: usize) -> Asking {
-        // What the server does of its own belongs to no trace.
+    fn start(&self, operation: &str, script: Option<&'static str>, count: usize) -> RedisSpan {
+        // The server's own calls belong to no trace.
         if !in_traced_call() {
-            return Asking { span: Span::none(), ended: true };
+            return RedisSpan { span: Span::none(), ended: true };
         }
         let batch_size = (count > 1).then(|| i64::try_from(count).unwrap_or(i64::MAX));
         let span = tracing::info_span!(
@@ -64,45 +64,41 @@ impl Spans {
             "error.type" = Empty,
             otel.status_code = Empty,
         );
-        Asking { span, ended: false }
+        RedisSpan { span, ended: false }
     }
 }
 
-/// A question to Redis that is traced. One that is given up is told of as well.
+/// Span of a call to Redis. A call that is given up is recorded too.
 #[derive(Debug)]
-pub(crate) struct Asking {
+pub(crate) struct RedisSpan {
     span: Span,
     ended: bool,
 }
 
-impl Asking {
-    /// Waits for the answer.
-    pub(crate) fn of<T, F>(self, asked: F) -> impl Future<Output = Result<T, StoreError>>
+impl RedisSpan {
+    /// Records a call until its reply.
+    pub(crate) fn record<T, F>(self, call: F) -> impl Future<Output = Result<T, StoreError>>
     where
         F: Future<Output = Result<T, StoreError>>,
     {
-        self.of_many(asked, |_| None)
+        self.record_many(call, |_| None)
     }
 
-    /// Waits for an answer that may be good and hold failures nevertheless.
-    pub(crate) fn of_many<T, F>(
+    /// Records a call whose reply may contain failures.
+    pub(crate) fn record_many<T, F>(
         self,
-        asked: F,
+        call: F,
         failure: fn(&T) -> Option<&StoreError>,
     ) -> impl Future<Output = Result<T, StoreError>>
     where
         F: Future<Output = Result<T, StoreError>>,
     {
-        Answered { asked: asked.instrument(self.span.clone()), asking: self, failure }
+        RecordFuture { call: call.instrument(self.span.clone()), span: self, failure }
     }
 
-    fn answered<T>(
-        &mut self,
-        answer: &Result<T, StoreError>,
-        failure: fn(&T) -> Option<&StoreError>,
-    ) {
+    fn end<T>(&mut self, reply: &Result<T, StoreError>, failure: fn(&T) -> Option<&StoreError>) {
         self.ended = true;
-        if let Some(error) = answer.as_ref().map_or_else(Some, failure) {
+        if let Some(error) = reply.as_ref().map_or_else(Some, failure) {
             self.failed(match error.kind {
                 StoreErrorKind::Unavailable => "unavailable",
                 StoreErrorKind::Corrupt => "corrupt",
@@ -116,17 +112,17 @@ impl Asking {
 }
 
 pin_project! {
-    /// The answer to a question. Not an async block: that one would hold what is asked twice, and a
-    /// call carries it.
-    struct Answered<T, F> {
+    /// A recorded call. Written out, since an async block stores its arguments twice, and each call of
+    /// the service contains one.
+    struct RecordFuture<T, F> {
         #[pin]
-        asked: Instrumented<F>,
-        asking: Asking,
+        call: Instrumented<F>,
+        span: RedisSpan,
         failure: fn(&T) -> Option<&StoreError>,
     }
 }
 
-impl<T, F> Future for Answered<T, F>
+impl<T, F> Future for RecordFuture<T, F>
 where
     F: Future<Output = Result<T, StoreError>>,
 {
@@ -134,13 +130,13 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
-        let answer = ready!(this.asked.poll(cx));
-        this.asking.answered(&answer, *this.failure);
-        Poll::Ready(answer)
+        let reply = ready!(this.call.poll(cx));
+        this.span.end(&reply, *this.failure);
+        Poll::Ready(reply)
     }
 }
 
-impl Drop for Asking {
+impl Drop for RedisSpan {
     fn drop(&mut self) {
         if !self.ended {
             self.failed("cancelled");

@@ -1,4 +1,4 @@
-//! Reading the stream: the entries that come, those that were, and what it spans.
+//! Reads of the stream: new entries, old ones, and its span.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -8,25 +8,25 @@ use redis::{RedisResult, Value, cmd, pipe};
 
 use super::errors::{classify, unexpected};
 use crate::domain::EntryId;
-use crate::store::{Entries, StoreError, StreamSpan};
+use crate::store::{Entries, LogBounds, StoreError};
 
-/// The most entries of one read: of 6 KB each that is 6 MB.
+/// Most entries of one read: 6 MB at 6 KB each.
 const READ_MAX_ENTRIES: usize = 1000;
 
-/// An entry as Redis tells it: its ID, its fields.
+/// An entry in a reply: its ID and its fields.
 type Entry = (String, HashMap<String, String>);
 
-/// What `XINFO STREAM` tells.
+/// The reply to `XINFO STREAM`.
 type Info = HashMap<String, Value>;
 
-/// Waits for entries behind this one.
-pub(crate) async fn next(
+/// Waits for entries after an ID.
+pub(crate) async fn wait(
     connection: &mut MultiplexedConnection,
     stream: &str,
     after: EntryId,
-    wait: Duration,
+    limit: Duration,
 ) -> Result<Entries, StoreError> {
-    let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
+    let wait_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX).max(1);
     let mut read = cmd("XREAD");
     read.arg("COUNT").arg(READ_MAX_ENTRIES).arg("BLOCK").arg(wait_ms);
     read.arg("STREAMS").arg(stream).arg(after.to_string());
@@ -36,7 +36,7 @@ pub(crate) async fn next(
     parse(&entries)
 }
 
-/// Reads entries behind this one.
+/// Reads entries after an ID.
 pub(crate) async fn range(
     connection: &mut MultiplexedConnection,
     stream: &str,
@@ -50,7 +50,7 @@ pub(crate) async fn range(
     parse(&entries)
 }
 
-/// Reads the newest entries, in pieces: to read thousands at once would hold up everybody else.
+/// Reads the newest entries, in pieces, since a read of thousands would block Redis for others.
 pub(crate) async fn newest(
     connection: &mut MultiplexedConnection,
     stream: &str,
@@ -58,38 +58,41 @@ pub(crate) async fn newest(
 ) -> Result<Entries, StoreError> {
     let mut newest = Entries::default();
     let mut left = limit;
+    let mut up_to = "+".to_owned();
     while left > 0 {
-        let up_to = newest.span.map_or_else(|| "+".to_owned(), |(first, _)| format!("({first}"));
         let wanted = left.min(READ_MAX_ENTRIES);
         let mut read = cmd("XREVRANGE");
-        read.arg(stream).arg(up_to).arg("-").arg("COUNT").arg(wanted);
+        read.arg(stream).arg(&up_to).arg("-").arg("COUNT").arg(wanted);
         let mut piece: Vec<Entry> = read.query_async(connection).await.map_err(classify)?;
         left = if piece.len() < wanted { 0 } else { left - wanted };
+        if let Some((oldest, _)) = piece.last() {
+            up_to = format!("({oldest}");
+        }
         piece.reverse();
         newest = parse(&piece)?.followed_by(newest);
     }
     Ok(newest)
 }
 
-/// The commands of [`span`].
-pub(crate) const SPAN_COMMANDS: usize = 2;
+/// Number of commands that [`bounds`] sends.
+pub(crate) const BOUNDS_COMMANDS: usize = 2;
 
-/// Asks what the stream spans.
-pub(crate) async fn span(
+/// Reads the span of the stream.
+pub(crate) async fn bounds(
     connection: &mut MultiplexedConnection,
     stream: &str,
-) -> Result<StreamSpan, StoreError> {
-    let mut ask = pipe();
-    ask.cmd("XINFO").arg("STREAM").arg(stream).cmd("TIME").ignore_errors();
+) -> Result<LogBounds, StoreError> {
+    let mut read = pipe();
+    read.cmd("XINFO").arg("STREAM").arg(stream).cmd("TIME").ignore_errors();
     let (info, time): (RedisResult<Info>, RedisResult<(u64, u64)>) =
-        ask.query_async(connection).await.map_err(classify)?;
+        read.query_async(connection).await.map_err(classify)?;
     let (seconds, micros) = time.map_err(classify)?;
     let now_ms = seconds * 1000 + micros / 1000;
     let info = match info {
         Ok(info) => info,
         Err(error) if error.detail().is_some_and(|detail| detail.contains("no such key")) => {
-            let (first, last_given, removed, length) = (None, EntryId::ZERO, false, 0);
-            return Ok(StreamSpan { first, last_given, removed, length, now_ms });
+            let (oldest, last_id, trimmed, length) = (None, EntryId::ZERO, false, 0);
+            return Ok(LogBounds { oldest, last_id, trimmed, length, now_ms });
         }
         Err(error) => return Err(classify(error)),
     };
@@ -100,15 +103,15 @@ pub(crate) async fn span(
         Value::Int(number) => Ok(*number),
         other => Err(unexpected(other)),
     };
-    let first = match value("first-entry")? {
+    let oldest = match value("first-entry")? {
         Value::Array(entry) => entry.first().map(id).transpose()?,
         _ => None,
     };
-    let last_given = id(value("last-generated-id")?)?;
+    let last_id = id(value("last-generated-id")?)?;
     let length = number("length")?;
-    let removed = number("entries-added")? > length;
+    let trimmed = number("entries-added")? > length;
     let length = u64::try_from(length).map_err(StoreError::corrupt)?;
-    Ok(StreamSpan { first, last_given, removed, length, now_ms })
+    Ok(LogBounds { oldest, last_id, trimmed, length, now_ms })
 }
 
 fn parse(entries: &[Entry]) -> Result<Entries, StoreError> {
@@ -116,7 +119,7 @@ fn parse(entries: &[Entry]) -> Result<Entries, StoreError> {
         let id = id.parse().map_err(StoreError::corrupt)?;
         Ok((id, fields.get("payload").map(String::as_str).unwrap_or_default()))
     });
-    Ok(Entries::of(entries.collect::<Result<Vec<_>, StoreError>>()?))
+    Ok(Entries::parse(entries.collect::<Result<Vec<_>, StoreError>>()?))
 }
 
 fn id(value: &Value) -> Result<EntryId, StoreError> {

@@ -1,31 +1,31 @@
-//! `CREDENTIALS_MISSING`, `CREDENTIALS_INVALID`, `USER_CONTEXT_REQUIRED`; and tokens that hold.
+//! `CREDENTIALS_MISSING`, `CREDENTIALS_INVALID`, `USER_CONTEXT_REQUIRED`; and valid tokens.
 
 use jsonwebtoken::{Algorithm, EncodingKey};
+use markread_harness::caller::{Credentials, Refusal};
+use markread_harness::{MESSAGE, READER, RECIPIENT, Redis, Server};
 use serde_json::json;
 use tonic::Code;
 
-use super::super::harness::caller::{Credentials, Denied};
-use super::super::harness::{MESSAGE, READER, RECIPIENT, Redis, Server};
 use super::tokens::{KeyPair, bearer, claims, seconds_from_now, shared_key, signed, with_claims};
 use super::{assert_denied, assert_untouched};
 
-/// Marks with this as `x-user-id`, and nothing else to say who calls.
-async fn mark_as(server: &Server, user: &str) -> Result<(), Denied> {
+/// Marks with this `x-user-id` and no other credentials.
+async fn mark_as(server: &Server, user: &str) -> Result<(), Refusal> {
     let stranger = server.stranger(Credentials::Nothing);
     let mut request = stranger.request(RECIPIENT, MESSAGE);
     request.metadata_mut().insert("x-user-id", user.parse().unwrap());
     stranger.send(request).await.map(drop)
 }
 
-pub(crate) async fn mark(server: &Server, credentials: Credentials) -> Result<(), Denied> {
+pub(crate) async fn mark(server: &Server, credentials: Credentials) -> Result<(), Refusal> {
     server.stranger(credentials).mark(RECIPIENT, MESSAGE).await.map(drop)
 }
 
 #[track_caller]
-pub(crate) fn assert_invalid(answer: Result<(), Denied>, what: &str) {
+pub(crate) fn assert_invalid(answer: Result<(), Refusal>, what: &str) {
     let denied = answer.expect_err(what);
     assert_denied(&denied, Code::Unauthenticated, "CREDENTIALS_INVALID");
-    assert!(denied.details.retry_info().is_none(), "a retry does not mend it");
+    assert!(denied.details.retry_info().is_none(), "a retry does not help");
 }
 
 async fn server_with_key(redis: &Redis, keys: &KeyPair) -> Server {
@@ -36,7 +36,7 @@ async fn server_with_key(redis: &Redis, keys: &KeyPair) -> Server {
 }
 
 #[tokio::test]
-async fn a_call_without_credentials_lacks_them() {
+async fn a_call_without_credentials_is_unauthenticated() {
     let redis = Redis::start().await;
     let server = Server::on(&redis).await;
     let denied = mark(&server, Credentials::Nothing).await.unwrap_err();
@@ -48,7 +48,7 @@ async fn a_call_without_credentials_lacks_them() {
 }
 
 #[tokio::test]
-async fn a_token_that_does_not_hold_is_invalid() {
+async fn an_invalid_token_is_refused() {
     // {"alg":"none","typ":"JWT"}
     const ALG_NONE: &str = "eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0";
     let redis = Redis::start().await;
@@ -90,14 +90,14 @@ async fn a_token_that_does_not_hold_is_invalid() {
 }
 
 #[tokio::test]
-async fn a_token_holds_within_its_times_give_or_take_30_seconds() {
+async fn a_token_is_valid_within_its_times_give_or_take_30_seconds() {
     let redis = Redis::start().await;
     let server = Server::on(&redis).await;
     for (what, changes) in [
         ("expired", json!({ "exp": seconds_from_now(-40) })),
         ("expired long ago", json!({ "exp": 1 })),
         ("without end", json!({ "exp": null })),
-        ("an end that is no time", json!({ "exp": "tomorrow" })),
+        ("an end that is not a time", json!({ "exp": "tomorrow" })),
         ("not yet", json!({ "nbf": seconds_from_now(90) })),
     ] {
         assert_invalid(mark(&server, with_claims(changes)).await, what);
@@ -133,7 +133,7 @@ async fn a_token_for_another_audience_or_of_another_issuer_is_invalid() {
 }
 
 #[tokio::test]
-async fn tokens_of_the_public_keys_algorithm_are_taken_and_no_others() {
+async fn only_tokens_of_the_public_keys_algorithm_are_accepted() {
     let redis = Redis::start().await;
     let pairs = [
         (Algorithm::RS256, KeyPair::rsa().await, KeyPair::rsa().await),
@@ -163,11 +163,11 @@ async fn tokens_of_the_public_keys_algorithm_are_taken_and_no_others() {
         let token = signed(algorithm, &claims(json!({})), &rsa.key(algorithm));
         assert_invalid(mark(&server, bearer(&token)).await, "another algorithm");
     }
-    assert_eq!(redis.used(READER).await, Some(3), "what was refused took no quota");
+    assert_eq!(redis.used(READER).await, Some(3), "a refused call takes no quota");
 }
 
 #[tokio::test]
-async fn a_token_that_names_no_user_lacks_the_user_context() {
+async fn a_token_without_a_user_lacks_the_user_context() {
     let redis = Redis::start().await;
     let server = Server::on(&redis).await;
     let max_id_and_one = "9223372036854775808";
@@ -185,7 +185,7 @@ async fn a_token_that_names_no_user_lacks_the_user_context() {
         let denied = mark(&server, with_claims(json!({ "sub": sub }))).await.unwrap_err();
         assert_denied(&denied, Code::PermissionDenied, "USER_CONTEXT_REQUIRED");
     }
-    // A token that does not hold is that first.
+    // Whether the token is valid is checked first.
     let expired = json!({ "sub": "me", "exp": seconds_from_now(-60) });
     assert_invalid(mark(&server, with_claims(expired)).await, "expired");
     assert_untouched(&redis, READER).await;
@@ -193,7 +193,7 @@ async fn a_token_that_names_no_user_lacks_the_user_context() {
 }
 
 #[tokio::test]
-async fn with_dev_the_metadata_names_a_user_or_the_user_context_is_lacking() {
+async fn with_dev_the_metadata_must_name_a_user() {
     let server = Server::dev(&[]).await;
     for user in ["me", "0", "-1", "007", "9223372036854775808", "1,2", ""] {
         let denied = mark_as(&server, user).await.unwrap_err();

@@ -1,22 +1,22 @@
-//! `DEADLINE_EXCEEDED`, and the call timeout, while Redis does not move.
+//! `DEADLINE_EXCEEDED` and the call timeout, while Redis hangs.
 
 use std::time::{Duration, Instant};
 
+use markread_harness::server::http1;
+use markread_harness::{MESSAGE, READER, RECIPIENT, Raw, Redis, Server, eventually};
 use tokio::time::sleep;
 use tonic::Code;
 
-use super::super::harness::server::http1;
-use super::super::harness::{MESSAGE, READER, RECIPIENT, Raw, Redis, Server, eventually};
 use super::{assert_denied, assert_store_unavailable};
 
-/// What was awaited, and how long it took.
+/// Returns the call's result and how long it took.
 async fn timed<T>(call: impl Future<Output = T>) -> (T, Duration) {
     let began = Instant::now();
     (call.await, began.elapsed())
 }
 
 #[tokio::test]
-async fn a_redis_that_does_not_move_is_waited_for_until_the_deadline_or_the_call_timeout() {
+async fn a_hanging_redis_is_awaited_until_deadline_or_call_timeout() {
     let redis = Redis::start().await;
     let server = Server::on(&redis).await;
     let caller = server.caller(READER);
@@ -29,11 +29,11 @@ async fn a_redis_that_does_not_move_is_waited_for_until_the_deadline_or_the_call
         timed(caller.mark(RECIPIENT, 3)),
         timed(raw.mark_within("10S", READER, RECIPIENT, 4)),
     );
-    assert_denied(&short.denied(), Code::DeadlineExceeded, "DEADLINE_EXCEEDED");
+    assert_denied(&short.refusal(), Code::DeadlineExceeded, "DEADLINE_EXCEEDED");
     let (least, most) = (Duration::from_millis(300), Duration::from_millis(1900));
     assert!((least..most).contains(&short_took), "{short_took:?}");
     let (least, most) = (Duration::from_millis(1900), Duration::from_secs(5));
-    for (denied, took) in [(without.unwrap_err(), without_took), (long.denied(), long_took)] {
+    for (denied, took) in [(without.unwrap_err(), without_took), (long.refusal(), long_took)] {
         assert_store_unavailable(&denied);
         assert!((least..most).contains(&took), "{took:?}");
     }
@@ -52,7 +52,7 @@ async fn a_deadline_that_has_passed_already_is_exceeded() {
     let server = Server::on(&redis).await;
     let raw = Raw::to(&server).await;
     for limit in ["0m", "1n", "0H"] {
-        let denied = raw.mark_within(limit, READER, RECIPIENT, MESSAGE).await.denied();
+        let denied = raw.mark_within(limit, READER, RECIPIENT, MESSAGE).await.refusal();
         assert_denied(&denied, Code::DeadlineExceeded, "DEADLINE_EXCEEDED");
     }
     let answer = raw.mark_within("99999999H", READER, RECIPIENT, MESSAGE).await;
@@ -60,14 +60,14 @@ async fn a_deadline_that_has_passed_already_is_exceeded() {
 }
 
 #[tokio::test]
-async fn a_deadline_that_has_passed_is_no_way_around_the_guard_and_none_of_plain_http() {
+async fn a_past_deadline_neither_skips_the_guard_nor_affects_http() {
     let redis = Redis::start().await;
     let flags = ["--edge-rate", "1", "--edge-burst", "2"];
     let server = Server::on_with(&redis, &flags).await;
     let raw = Raw::to(&server).await;
     let mut reasons = Vec::new();
     for _ in 0..5 {
-        reasons.push(raw.mark_within("1n", READER, RECIPIENT, MESSAGE).await.denied().reason);
+        reasons.push(raw.mark_within("1n", READER, RECIPIENT, MESSAGE).await.refusal().reason);
     }
     assert_eq!(reasons[0], "DEADLINE_EXCEEDED");
     assert!(reasons.contains(&"EDGE_LIMIT_EXCEEDED".to_owned()), "{reasons:?}");
@@ -87,7 +87,7 @@ async fn a_caller_that_hangs_up_at_its_deadline_is_counted_once() {
     caller.mark(RECIPIENT, 1).await.unwrap();
     redis.freeze();
     for _ in 0..CALLS {
-        // The client ends the call itself, at about the time at which the server does.
+        // The client ends the call itself, at about the same time as the server.
         let mut request = caller.request(RECIPIENT, MESSAGE);
         request.set_timeout(Duration::from_millis(200));
         caller.send(request).await.unwrap_err();
@@ -99,9 +99,9 @@ async fn a_caller_that_hangs_up_at_its_deadline_is_counted_once() {
         let series = format!("{series}{{{method},rpc_response_status_code=\"{code}\"}}");
         server.metric(&series).await.unwrap_or_default()
     };
-    // One that hung up long before its deadline, as the server saw it, is cancelled; and one that
-    // the client gave up before it had sent it is not known here. On a machine that is busy enough
-    // that may be some, but not many.
+    // A call that the client ends well before the deadline, as the server sees it, is cancelled,
+    // and one that it ends before sending is unknown here. A busy machine has some of both, not
+    // many.
     let ends = async || ended("DEADLINE_EXCEEDED").await + ended("CANCELLED").await;
     eventually("they are recorded", Duration::from_secs(5), async || {
         (ends().await >= f64::from(CALLS / 2)).then_some(())

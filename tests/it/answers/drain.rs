@@ -1,19 +1,19 @@
-//! DRAINING: a connection that has not heard yet that the server goes.
+//! DRAINING: calls on a connection whose client has not heard of the drain yet.
 
 use std::time::Duration;
 
+use markread_harness::caller::Credentials;
+use markread_harness::raw::{self, MARK_READ, Raw};
+use markread_harness::{MESSAGE, READER, RECIPIENT, Redis, Server, eventually};
 use nix::sys::signal::Signal;
 use tokio::io::copy;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tonic::Code;
 
-use super::super::harness::caller::Credentials;
-use super::super::harness::raw::{self, MARK_READ, Raw};
-use super::super::harness::{MESSAGE, READER, RECIPIENT, Redis, Server, eventually};
 use super::{assert_denied, retry_delay};
 
-/// A network that can hold back what the server says.
+/// A proxy that can hold back what the server sends.
 struct Gate {
     address: String,
     open: watch::Sender<bool>,
@@ -38,8 +38,8 @@ impl Gate {
                 match from_server.try_read(&mut buffer) {
                     Ok(0) => break,
                     Ok(read) => {
-                        let mut heard = &buffer[..read];
-                        copy(&mut heard, &mut to_client).await.unwrap();
+                        let mut bytes = &buffer[..read];
+                        copy(&mut bytes, &mut to_client).await.unwrap();
                     }
                     Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
                     Err(_) => break,
@@ -51,7 +51,7 @@ impl Gate {
 }
 
 #[tokio::test]
-async fn a_call_that_comes_in_the_drain_is_refused_and_one_under_way_is_served() {
+async fn the_drain_refuses_new_calls_and_finishes_those_in_flight() {
     let redis = Redis::start().await;
     let flags = ["--drain-delay", "0s", "--drain", "30s", "--call-timeout", "30s"];
     let mut server = Server::on_with(&redis, &flags).await;
@@ -62,7 +62,7 @@ async fn a_call_that_comes_in_the_drain_is_refused_and_one_under_way_is_served()
     let (half, rest) = body.split_at(7);
     let mut under_way = raw.begin(raw.grpc(MARK_READ, &me)).await.unwrap();
     under_way.body.send_data(half.to_vec().into(), false).unwrap();
-    // That the server has it is known from an answer to what was sent behind it.
+    // An answer to a later call on the connection shows that the server has received it.
     let answer = raw.send(raw.grpc("/unknown", &me), body.clone()).await.unwrap();
     assert_eq!(answer.grpc_status().code(), Code::Unimplemented);
 
@@ -81,13 +81,13 @@ async fn a_call_that_comes_in_the_drain_is_refused_and_one_under_way_is_served()
         (server.metric(refused).await == Some(1.0)).then_some(())
     })
     .await;
-    // Only now does the client hear of the drain, together with the answer.
+    // The client hears of the drain only now, together with the answer.
     gate.open.send(true).unwrap();
-    let denied = late.answer().await.unwrap().denied();
+    let denied = late.answer().await.unwrap().refusal();
     assert_denied(&denied, Code::Unavailable, "DRAINING");
     assert!(retry_delay(&denied) > Duration::ZERO);
 
-    assert_eq!(redis.used(READER).await, None, "what was refused took no quota");
+    assert_eq!(redis.used(READER).await, None, "a refused call takes no quota");
     under_way.body.send_data(rest.to_vec().into(), true).unwrap();
     let answer = under_way.answer().await.unwrap();
     assert_eq!(answer.grpc_status().code(), Code::Ok);

@@ -1,26 +1,26 @@
-//! INTERNAL: what Redis holds is not what this service wrote. Nothing of the mark is done.
+//! INTERNAL: Redis holds something that the service did not write. The mark changes nothing.
 
+use markread_harness::{MESSAGE, READER, RECIPIENT, Redis, Server};
 use tonic::Code;
 
-use super::super::harness::{MESSAGE, READER, RECIPIENT, Redis, Server};
 use super::assert_denied;
 
 async fn assert_internal(redis: &Redis, server: &Server, reader: u64, what: &str) {
     let before = redis.contents().await;
     let denied = server.caller(reader).mark(RECIPIENT, MESSAGE).await.expect_err(what);
     assert_denied(&denied, Code::Internal, "INTERNAL");
-    assert!(denied.details.retry_info().is_none(), "a retry does not mend it");
-    assert_eq!(redis.contents().await, before, "{what}: nothing half done");
+    assert!(denied.details.retry_info().is_none(), "a retry does not help");
+    assert_eq!(redis.contents().await, before, "{what}: nothing was changed");
 }
 
-/// Puts a string of any bytes, which words by spaces are not.
+/// Sets a string that may contain spaces.
 async fn set(redis: &Redis, key: &str, value: &str) {
     let mut connection = redis.connection().await;
     redis::cmd("SET").arg(key).arg(value).query_async::<()>(&mut connection).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_key_of_a_wrong_type_is_an_internal_error_and_leaves_nothing_half_done() {
+async fn a_key_of_a_wrong_type_is_internal_and_changes_nothing() {
     let redis = Redis::start().await;
     let server = Server::on(&redis).await;
     for (reader, key) in [
@@ -43,7 +43,7 @@ async fn a_key_of_a_wrong_type_is_an_internal_error_and_leaves_nothing_half_done
 }
 
 #[tokio::test]
-async fn a_quota_that_is_no_number_is_an_internal_error_and_leaves_nothing_half_done() {
+async fn a_quota_that_is_not_a_number_is_internal() {
     let redis = Redis::start().await;
     let server = Server::on(&redis).await;
     let key = format!("markread:quota:{READER}");
@@ -58,7 +58,7 @@ async fn a_quota_that_is_no_number_is_an_internal_error_and_leaves_nothing_half_
 }
 
 #[tokio::test]
-async fn a_cursor_that_is_no_id_is_an_internal_error_and_leaves_nothing_half_done() {
+async fn a_cursor_that_is_not_an_id_is_internal() {
     let redis = Redis::start().await;
     let server = Server::on(&redis).await;
     for cursor in ["text", "0", "-1", "007", "1.5", "9223372036854775808", "1e3"] {

@@ -2,16 +2,16 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use markread_harness::caller::{Credentials, Refusal, number};
+use markread_harness::{MESSAGE, READER, RECIPIENT, Redis, Server};
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-use super::super::harness::caller::{Credentials, Denied, number};
-use super::super::harness::{MESSAGE, READER, RECIPIENT, Redis, Server};
 use super::{assert_denied, assert_pushback_is_retry_delay, code_of, retry_delay};
 
 #[tokio::test]
-async fn a_reader_over_quota_is_told_until_when_and_not_to_retry_blindly() {
+async fn a_reader_over_quota_learns_when_the_window_ends() {
     let redis = Redis::start().await;
     let server = Server::on_with(&redis, &["--rate-limit", "2", "--rate-window", "90s"]).await;
     let caller = server.caller(READER);
@@ -20,7 +20,7 @@ async fn a_reader_over_quota_is_told_until_when_and_not_to_retry_blindly() {
         let answer = caller.mark(RECIPIENT, message).await.unwrap();
         reset = number(&answer.metadata, "x-rate-limit-reset");
     }
-    // Once by Redis, then from memory.
+    // The first denial is by Redis, the second from memory.
     for _ in 0..3 {
         let denied = caller.mark(RECIPIENT, MESSAGE).await.unwrap_err();
         assert_denied(&denied, Code::ResourceExhausted, "RATE_LIMIT_EXCEEDED");
@@ -39,12 +39,12 @@ async fn a_reader_over_quota_is_told_until_when_and_not_to_retry_blindly() {
     assert_eq!(redis.used(READER).await, Some(2));
     assert_eq!(redis.cursors(READER).await, [(RECIPIENT, 2)].into());
     assert_eq!(redis.payloads().await.len(), 2);
-    server.caller(READER + 1).mark(RECIPIENT, 1).await.expect("a quota is one reader's");
+    server.caller(READER + 1).mark(RECIPIENT, 1).await.expect("each reader has its own quota");
 }
 
-/// Calls, which the guard lets pass for a while, until one that it stops. How many pass depends on
-/// how long they take: one more each second.
-async fn until_limited(server: &Server, credentials: Credentials) -> (u64, Denied) {
+/// Calls until the guard stops a call, and returns how many it let pass. That depends on how long
+/// they take: one more passes each second.
+async fn until_limited(server: &Server, credentials: Credentials) -> (u64, Refusal) {
     let caller = server.stranger(credentials);
     for passed in 0..100 {
         match caller.mark(RECIPIENT, MESSAGE).await {
@@ -52,23 +52,23 @@ async fn until_limited(server: &Server, credentials: Credentials) -> (u64, Denie
             _ => {}
         }
     }
-    panic!("no call was stopped");
+    panic!("the guard stopped no call");
 }
 
 #[tokio::test]
-async fn a_peer_that_the_guard_stops_is_told_to_wait_a_second_or_more() {
+async fn a_peer_that_the_guard_stops_has_to_wait_a_second_or_more() {
     let redis = Redis::start().await;
     let server = Server::on_with(&redis, &["--edge-rate", "1", "--edge-burst", "2"]).await;
     let (passed, denied) = until_limited(&server, Credentials::token_of(READER)).await;
     assert!(passed >= 2, "the burst: {passed}");
-    assert_eq!(redis.used(READER).await, Some(passed), "what was stopped took no quota");
+    assert_eq!(redis.used(READER).await, Some(passed), "a stopped call takes no quota");
     let (_, stranger) = until_limited(&server, Credentials::Nothing).await;
     for denied in [denied, stranger] {
         assert_denied(&denied, Code::ResourceExhausted, "EDGE_LIMIT_EXCEEDED");
         assert!(retry_delay(&denied) >= Duration::from_secs(1));
         assert_pushback_is_retry_delay(&denied);
         assert!(denied.details.quota_failure().is_none());
-        assert!(denied.metadata.get("x-rate-limit-limit").is_none(), "no quota was reached");
+        assert!(denied.metadata.get("x-rate-limit-limit").is_none(), "the quota was not checked");
     }
     assert_eq!(server.metric("markread_edge_limited_total").await, Some(2.0));
 

@@ -1,17 +1,17 @@
-//! `markread_mark_read_total`: each answer counts once, under the outcome that it was.
+//! `markread_mark_read_total`: each answer counts once, under its outcome.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use markread_harness::caller::{Answer, Credentials, Refusal};
+use markread_harness::{OUTCOMES, READER, RECIPIENT, Raw, Redis, Server, eventually};
 use serde_json::json;
 use tonic::Code;
 
-use super::super::harness::caller::{Answer, Credentials, Denied};
-use super::super::harness::{OUTCOMES, READER, RECIPIENT, Raw, Redis, Server, eventually};
 use super::tokens::with_claims;
 
-/// The outcome that an answer is.
-fn outcome(answer: &Result<Answer, Denied>) -> &'static str {
+/// The outcome of an answer.
+fn outcome(answer: &Result<Answer, Refusal>) -> &'static str {
     match answer {
         Ok(answer) if answer.advanced => "advanced",
         Ok(_) => "noop",
@@ -29,13 +29,13 @@ fn outcome(answer: &Result<Answer, Denied>) -> &'static str {
     }
 }
 
-/// All of them, as `/metrics` counts them.
+/// The count of each outcome in `/metrics`.
 pub(crate) async fn counted(server: &Server) -> BTreeMap<&'static str, f64> {
     let mut counted = BTreeMap::new();
     for outcome in OUTCOMES {
         let series = format!("markread_mark_read_total{{outcome=\"{outcome}\"}}");
         let count = server.metric(&series).await;
-        counted.insert(outcome, count.unwrap_or_else(|| panic!("{series} is there")));
+        counted.insert(outcome, count.unwrap_or_else(|| panic!("{series} is missing")));
     }
     counted
 }
@@ -47,7 +47,7 @@ async fn each_outcome_is_counted_once_for_each_answer() {
     let edge = ["--edge-rate", "1", "--edge-burst", "20"];
     let server = Server::on_with(&redis, &[&flags[..], &edge].concat()).await;
     let mut expected: BTreeMap<&str, f64> = OUTCOMES.map(|outcome| (outcome, 0.0)).into();
-    assert_eq!(counted(&server).await, expected, "each is there from the start");
+    assert_eq!(counted(&server).await, expected, "every series exists from the start");
 
     let caller = server.caller(READER);
     redis.run::<()>(&format!("SET markread:cursors:{} text", READER + 1)).await;
@@ -66,7 +66,7 @@ async fn each_outcome_is_counted_once_for_each_answer() {
     ];
     let raw = Raw::to(&server).await;
     redis.freeze();
-    let late = raw.mark_within("200m", READER + 2, RECIPIENT, 1).await.denied();
+    let late = raw.mark_within("200m", READER + 2, RECIPIENT, 1).await.refusal();
     answers.push((Err(late), "deadline"));
     answers.push((server.caller(READER + 2).mark(RECIPIENT, 1).await, "unavailable"));
     redis.thaw();

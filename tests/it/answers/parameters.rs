@@ -1,16 +1,16 @@
-//! OK, `INVALID_ARGUMENT`, `MESSAGE_TOO_LARGE`, UNIMPLEMENTED; and what is looked at first.
+//! OK, `INVALID_ARGUMENT`, `MESSAGE_TOO_LARGE`, UNIMPLEMENTED; and the order of checks.
 
+use markread_harness::caller::{Credentials, number};
+use markread_harness::raw::{self, MARK_READ, Raw};
+use markread_harness::{MESSAGE, READER, RECIPIENT, Redis, Server};
 use tonic::Code;
 
-use super::super::harness::caller::{Credentials, number};
-use super::super::harness::raw::{self, MARK_READ, Raw};
-use super::super::harness::{MESSAGE, READER, RECIPIENT, Redis, Server};
 use super::{assert_denied, assert_untouched, bad_fields};
 
 const MAX_ID: u64 = (1 << 63) - 1;
 const MESSAGE_MAX_BYTES: usize = 64 * 1024;
 
-/// A valid message of a length, by a field that nobody knows.
+/// A valid message of any length, padded with an unknown field.
 fn message_of(length: usize) -> Vec<u8> {
     let mut message = raw::request(RECIPIENT, MESSAGE);
     // Field 15, length-delimited, its length in three bytes.
@@ -44,7 +44,7 @@ async fn a_mark_is_ok_whether_it_advances_or_not() {
 }
 
 #[tokio::test]
-async fn what_is_no_id_is_invalid_with_one_violation_a_field() {
+async fn invalid_ids_are_listed_with_one_violation_per_field() {
     let redis = Redis::start().await;
     let server = Server::on(&redis).await;
     let caller = server.caller(READER);
@@ -63,7 +63,7 @@ async fn what_is_no_id_is_invalid_with_one_violation_a_field() {
         assert_denied(&denied, Code::InvalidArgument, "INVALID_PARAMETER");
         assert_eq!(bad_fields(&denied), fields, "{recipient} {message}");
         assert!(fields.iter().all(|field| denied.message.contains(field)), "{denied:?}");
-        assert!(denied.metadata.get("x-rate-limit-limit").is_none(), "no quota was reached");
+        assert!(denied.metadata.get("x-rate-limit-limit").is_none(), "the quota was not checked");
     }
     assert_untouched(&redis, READER).await;
 }
@@ -75,9 +75,9 @@ async fn a_message_over_64_kib_is_too_large_and_one_of_64_kib_is_not() {
     let raw = Raw::to(&server).await;
     for over in [1, 1024, 1024 * 1024] {
         let message = message_of(MESSAGE_MAX_BYTES + over);
-        let denied = raw.mark_read(READER, raw::frame(&message)).await.denied();
+        let denied = raw.mark_read(READER, raw::frame(&message)).await.refusal();
         assert_denied(&denied, Code::ResourceExhausted, "MESSAGE_TOO_LARGE");
-        assert!(denied.details.retry_info().is_none(), "a retry does not mend it");
+        assert!(denied.details.retry_info().is_none(), "a retry does not help");
     }
     assert_untouched(&redis, READER).await;
 
@@ -87,7 +87,7 @@ async fn a_message_over_64_kib_is_too_large_and_one_of_64_kib_is_not() {
 }
 
 #[tokio::test]
-async fn a_method_that_is_not_there_is_unimplemented_for_whoever_asks() {
+async fn an_unknown_method_is_unimplemented_for_every_caller() {
     let redis = Redis::start().await;
     let server = Server::on(&redis).await;
     let raw = Raw::to(&server).await;
@@ -111,7 +111,7 @@ async fn a_method_that_is_not_there_is_unimplemented_for_whoever_asks() {
 }
 
 #[tokio::test]
-async fn what_is_looked_at_first_is_the_contracts_order() {
+async fn checks_are_made_in_the_documented_order() {
     let mut redis = Redis::start().await;
     let server = Server::on_with(&redis, &["--rate-limit", "1"]).await;
     let raw = Raw::to(&server).await;
@@ -120,10 +120,10 @@ async fn what_is_looked_at_first_is_the_contracts_order() {
     server.caller(READER).mark(RECIPIENT, 1).await.unwrap();
     server.caller(READER).mark(RECIPIENT, 2).await.unwrap_err();
 
-    // Routing, identity, size, parameters, quota, store: each is wrong from some point on.
+    // Routing, identity, size, parameters, quota, store: each case corrects one fault more.
     let ask = async |path, credentials, body: &[u8]| {
         let answer = raw.send(raw.grpc(path, credentials), body.to_vec()).await.unwrap();
-        answer.denied()
+        answer.refusal()
     };
     let unknown = ask("/markread.v1.MarkReadService/No", &Credentials::Nothing, &too_large).await;
     assert_eq!(unknown.code, Code::Unimplemented);

@@ -1,13 +1,14 @@
-//! `STORE_UNAVAILABLE`: Redis away, or there and not able to write.
+//! `STORE_UNAVAILABLE`: Redis is down, or cannot write.
 
 use std::time::Duration;
 
-use super::super::harness::{MESSAGE, READER, RECIPIENT, Redis, Server, eventually};
+use markread_harness::{MESSAGE, READER, RECIPIENT, Redis, Server, eventually};
+
 use super::assert_store_unavailable;
 
 const LIMIT: Duration = Duration::from_secs(15);
 
-/// Served again by itself, once what was wrong has passed.
+/// Asserts that the server serves again by itself, once the cause has gone.
 async fn assert_served_again(server: &Server, reader: u64, message: u64) {
     let caller = server.caller(reader);
     eventually("marks are served again", LIMIT, async || {
@@ -17,7 +18,7 @@ async fn assert_served_again(server: &Server, reader: u64, message: u64) {
 }
 
 #[tokio::test]
-async fn a_redis_that_is_away_is_an_unavailable_store() {
+async fn a_redis_that_is_down_is_an_unavailable_store() {
     let mut redis = Redis::start().await;
     let server = Server::on(&redis).await;
     let caller = server.caller(READER);
@@ -38,7 +39,7 @@ async fn a_redis_that_is_away_is_an_unavailable_store() {
 }
 
 #[tokio::test]
-async fn a_redis_that_never_was_there_is_an_unavailable_store() {
+async fn a_redis_that_was_never_up_is_an_unavailable_store() {
     let mut redis = Redis::down(&[]);
     let server = Server::on_unready(&redis, &[]).await;
     let denied = server.caller(READER).mark(RECIPIENT, MESSAGE).await.unwrap_err();
@@ -47,7 +48,7 @@ async fn a_redis_that_never_was_there_is_an_unavailable_store() {
     assert_served_again(&server, READER, MESSAGE).await;
 }
 
-/// Redis answers, but takes no write: nothing is written, and it is served again afterwards.
+/// Asserts that a Redis that refuses writes is unavailable, unchanged, and used again afterwards.
 async fn assert_unavailable_while(broken: &str, mended: &str) {
     let redis = Redis::start().await;
     let server = Server::on(&redis).await;
@@ -87,13 +88,13 @@ async fn a_redis_with_too_few_replicas_is_an_unavailable_store() {
 }
 
 #[tokio::test]
-async fn a_mark_that_too_few_replicas_have_is_not_answered_ok() {
+async fn a_mark_on_too_few_replicas_is_not_answered_ok() {
     let redis = Redis::with(&["--repl-diskless-sync-delay", "0"]).await;
     let flags = ["--replicas-ack", "1", "--replicas-ack-timeout", "1s"];
     let server = Server::on_with(&redis, &flags).await;
     let caller = server.caller(READER);
     for _ in 0..2 {
-        // The second is a no-op, which counts on the replica as well.
+        // The second mark is a no-op, which waits for the replica as well.
         let denied = caller.mark(RECIPIENT, 1).await.unwrap_err();
         assert_store_unavailable(&denied);
     }
@@ -112,7 +113,7 @@ async fn a_mark_that_too_few_replicas_have_is_not_answered_ok() {
 }
 
 #[tokio::test]
-async fn marks_given_up_while_replicas_are_waited_for_do_not_run_long_after() {
+async fn marks_abandoned_during_replication_do_not_run_later() {
     let redis = Redis::start().await;
     let server = Server::on_with(&redis, &["--replicas-ack", "1"]).await;
     let mut calls = tokio::task::JoinSet::new();
@@ -123,7 +124,7 @@ async fn marks_given_up_while_replicas_are_waited_for_do_not_run_long_after() {
     for answer in calls.join_all().await {
         assert_store_unavailable(&answer.unwrap_err());
     }
-    // Three steps of 100 ms may still be with Redis. Marks share them, so that many were done.
+    // Three script calls of 100 ms may still run in Redis. Marks share them, so many were done.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let used = redis.used(READER).await;
     tokio::time::sleep(Duration::from_secs(2)).await;

@@ -1,23 +1,22 @@
-//! Tokens as other issuers, and forgers, make them.
+//! Tokens that other issuers and forgers would make.
 
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use markread_harness::caller::Credentials;
+use markread_harness::server::SECRET;
+use markread_harness::{READER, openssl};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::super::harness::caller::Credentials;
-use super::super::harness::server::SECRET;
-use super::super::harness::{READER, openssl};
-
-/// Seconds since 1970, this many from now.
+/// The Unix time in seconds, this many from now.
 pub(crate) fn seconds_from_now(seconds: i64) -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     i64::try_from(now).unwrap() + seconds
 }
 
-/// The claims of a token that holds for an hour, changed: a claim that is null is left out.
+/// The claims of a token for an hour, with changes; a claim that is null is left out.
 pub(crate) fn claims(changes: Value) -> Value {
     let mut claims = json!({ "sub": READER.to_string(), "exp": seconds_from_now(3600) });
     let claims_map = claims.as_object_mut().unwrap();
@@ -27,7 +26,7 @@ pub(crate) fn claims(changes: Value) -> Value {
     claims
 }
 
-/// The key of test servers.
+/// The key that test servers verify with.
 pub(crate) fn shared_key() -> EncodingKey {
     EncodingKey::from_secret(SECRET.as_bytes())
 }
@@ -40,12 +39,12 @@ pub(crate) fn bearer(token: &str) -> Credentials {
     Credentials::Authorization(format!("Bearer {token}"))
 }
 
-/// A token with these claims, signed as test servers expect it.
+/// A token with changed claims, signed with the test servers' key.
 pub(crate) fn with_claims(changes: Value) -> Credentials {
     bearer(&signed(Algorithm::HS256, &claims(changes), &shared_key()))
 }
 
-/// A pair of keys in PEM files, made by openssl.
+/// A key pair in PEM files, made by openssl.
 pub(crate) struct KeyPair {
     dir: TempDir,
     private: PathBuf,
@@ -53,7 +52,7 @@ pub(crate) struct KeyPair {
 }
 
 impl KeyPair {
-    /// `kind` is what `openssl genpkey` takes: `-algorithm ed25519`.
+    /// Generates a pair; `kind` is an option of `openssl genpkey`, such as `-algorithm ed25519`.
     pub(crate) async fn generate(kind: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (private, public) = (dir.path().join("private"), dir.path().join("public"));
@@ -74,7 +73,7 @@ impl KeyPair {
         Self::generate("-algorithm ed25519").await
     }
 
-    /// Where they are, as `private` and `public`.
+    /// The directory of the files `private` and `public`.
     pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
     }
@@ -83,12 +82,12 @@ impl KeyPair {
         &self.public
     }
 
-    /// The file that a forger has too.
+    /// The contents of the public file, which a forger has too.
     pub(crate) fn public_bytes(&self) -> Vec<u8> {
         std::fs::read(&self.public).unwrap()
     }
 
-    /// The same without its clothes.
+    /// The public key as DER.
     pub(crate) async fn public_der(&self) -> Vec<u8> {
         openssl(self.dir(), "pkey -pubin -in public -outform DER -out der").await;
         std::fs::read(self.dir().join("der")).unwrap()

@@ -1,19 +1,19 @@
-//! Bodies of gRPC calls that are no request.
+//! Bodies of gRPC calls that are not a valid request.
 
 use std::time::{Duration, Instant};
 
+use markread_harness::raw::{self, MARK_READ};
+use markread_harness::{MESSAGE, READER, RECIPIENT};
 use rand::rngs::StdRng;
 use rand::{Rng, RngCore, SeedableRng};
 use tokio::task::JoinSet;
 use tonic::Code;
 
-use super::super::harness::raw::{self, MARK_READ};
-use super::super::harness::{MESSAGE, READER, RECIPIENT};
 use super::{Target, assert_invalid, reader, valid_frame};
 
 const MIB: usize = 1024 * 1024;
 
-/// A frame with a flag of one's choice.
+/// A valid message with another first byte, the flag.
 fn flagged(flag: u8) -> Vec<u8> {
     let mut frame = valid_frame();
     frame[0] = flag;
@@ -28,23 +28,24 @@ async fn a_body_that_is_not_one_whole_frame_is_invalid() {
     let mut truncated: Vec<_> = (0..valid.len()).map(|end| valid[..end].to_vec()).collect();
     truncated.push(vec![0, 0, 0, 0, 1]);
     for body in truncated {
-        let denied = raw.mark_read(READER, body.clone()).await.denied();
+        let denied = raw.mark_read(READER, body.clone()).await.refusal();
         assert_invalid(&denied, &format!("{body:?}"));
     }
     for (what, body) in [
-        ("compressed, by nothing", flagged(1)),
-        ("a flag that is none", flagged(2)),
-        ("a flag that is none", flagged(255)),
+        ("marked as compressed, which it is not", flagged(1)),
+        ("an undefined flag", flagged(2)),
+        ("an undefined flag", flagged(255)),
         ("two messages", [valid_frame(), valid_frame()].concat()),
         ("a second message, empty", [valid_frame(), raw::frame(&[])].concat()),
         ("three messages", [valid_frame(), valid_frame(), valid_frame()].concat()),
         ("a second message, cut", [&valid_frame()[..], &valid_frame()[..9]].concat()),
         ("bytes behind the message", [&valid_frame()[..], &[0]].concat()),
-        ("a message without its frame", raw::request(RECIPIENT, MESSAGE)),
+        ("a message without its prefix", raw::request(RECIPIENT, MESSAGE)),
         ("JSON", br#"{"recipientId":"1","lastReadEventId":"2"}"#.to_vec()),
     ] {
-        // Its first byte may be a flag, and what follows a length of gigabytes.
-        let denied = raw.mark_read(READER, body).await.denied();
+        // Without a prefix, the first byte may be read as a flag and the next as a length of
+        // gigabytes.
+        let denied = raw.mark_read(READER, body).await.refusal();
         if denied.code == Code::ResourceExhausted {
             assert_eq!(denied.reason, "MESSAGE_TOO_LARGE", "{what}");
         } else {
@@ -55,7 +56,7 @@ async fn a_body_that_is_not_one_whole_frame_is_invalid() {
 }
 
 #[tokio::test]
-async fn bytes_that_are_no_protobuf_are_invalid() {
+async fn bytes_that_are_not_protobuf_are_invalid() {
     let target = Target::start().await;
     let raw = target.raw().await;
     let valid = raw::request(RECIPIENT, MESSAGE);
@@ -68,20 +69,20 @@ async fn bytes_that_are_no_protobuf_are_invalid() {
         vec![1 << 3 | 6, 1],
         vec![1 << 3 | 7, 1],
         vec![15 << 3 | 2, 0xff, 0xff, 0xff, 0xff, 0x7f],
-        // Groups in groups, as deep as fits.
+        // Nested groups, as deep as the size allows.
         vec![15 << 3 | 3; 60 * 1024],
         vec![0; 1024],
         vec![0xff; 1024],
     ]);
     for message in messages {
-        let denied = raw.mark_read(READER, raw::frame(&message)).await.denied();
+        let denied = raw.mark_read(READER, raw::frame(&message)).await.refusal();
         assert_invalid(&denied, &format!("{:?}", &message[..message.len().min(20)]));
     }
     target.assert_unharmed_after(0).await;
 }
 
 #[tokio::test]
-async fn random_bytes_get_a_status_of_the_table() {
+async fn random_bytes_get_a_documented_status() {
     let target = Target::start().await;
     let raw = target.raw().await;
     let mut random = StdRng::seed_from_u64(8_754_578_330_382_663_743);
@@ -89,7 +90,7 @@ async fn random_bytes_get_a_status_of_the_table() {
     for round in 0..400 {
         let mut bytes = vec![0; random.random_range(1..200)];
         random.fill_bytes(&mut bytes);
-        // A message of random bytes; a random frame; a message with one byte changed.
+        // A message of random bytes, random bytes as a whole body, a message with one byte changed.
         let body = match round % 4 {
             0 | 1 => raw::frame(&bytes),
             2 => bytes,
@@ -119,14 +120,14 @@ async fn a_message_of_5_mib_is_too_large_sent_or_only_announced() {
     let announced = whole[..5].to_vec();
     let endless = vec![0, 0xff, 0xff, 0xff, 0xff];
     for body in [announced.clone(), endless, whole] {
-        let denied = raw.mark_read(READER, body).await.denied();
+        let denied = raw.mark_read(READER, body).await.refusal();
         assert_eq!(denied.code, Code::ResourceExhausted, "{denied:?}");
         assert_eq!(denied.reason, "MESSAGE_TOO_LARGE");
     }
-    // It is refused when its length is known: the call timeout would be told as such.
+    // It is refused as soon as its length is known, not by the call timeout.
     let mut open = raw.begin(raw.grpc(MARK_READ, &reader())).await.unwrap();
     open.body.send_data(announced.into(), false).unwrap();
-    assert_eq!(open.answer().await.unwrap().denied().reason, "MESSAGE_TOO_LARGE");
+    assert_eq!(open.answer().await.unwrap().refusal().reason, "MESSAGE_TOO_LARGE");
     target.assert_unharmed_after(0).await;
 }
 
@@ -137,7 +138,7 @@ async fn a_compressed_message_is_not_inflated() {
     for encoding in ["gzip", "deflate", "zstd", "nonsense"] {
         let head = raw.grpc(MARK_READ, &reader()).header("grpc-encoding", encoding);
         let status = raw.send(head, flagged(1)).await.unwrap().grpc_status();
-        assert_eq!(status.code(), Code::Unimplemented, "as the gRPC protocol has it");
+        assert_eq!(status.code(), Code::Unimplemented, "as the gRPC protocol says");
     }
     let head = raw.grpc(MARK_READ, &reader()).header("grpc-encoding", "identity");
     let status = raw.send(head, valid_frame()).await.unwrap().grpc_status();
@@ -145,7 +146,7 @@ async fn a_compressed_message_is_not_inflated() {
     target.assert_unharmed_after(1).await;
 }
 
-/// Calls whose body stops somewhere, all at once on one connection: the call timeout ends them.
+/// Sends calls whose bodies stop half way, on one connection, until the call timeout ends them.
 pub(super) async fn send_half_bodies(target: &Target, calls: usize) {
     let raw = target.raw().await;
     let mut tasks = JoinSet::new();
@@ -154,11 +155,11 @@ pub(super) async fn send_half_bodies(target: &Target, calls: usize) {
         tasks.spawn(async move {
             let mut open = raw.begin(raw.grpc(MARK_READ, &reader())).await.unwrap();
             let mut body = valid_frame();
-            // The last is whole, but for its end.
+            // The last body is complete, but the stream is not ended.
             body.truncate(call % (body.len() + 1));
             open.body.send_data(body.into(), false).unwrap();
             let began = Instant::now();
-            (open.answer().await.unwrap().denied(), began.elapsed())
+            (open.answer().await.unwrap().refusal(), began.elapsed())
         });
     }
     for (denied, took) in tasks.join_all().await {
@@ -176,11 +177,11 @@ async fn a_body_that_stops_half_way_is_answered_at_the_call_timeout() {
 }
 
 #[tokio::test]
-async fn a_second_message_of_which_only_the_head_comes_is_invalid() {
+async fn the_prefix_of_a_second_message_is_invalid() {
     let target = Target::start().await;
     let raw = target.raw().await;
     let body = [&valid_frame()[..], &valid_frame()[..5]].concat();
-    let denied = raw.mark_read(READER, body).await.denied();
-    assert_invalid(&denied, "a second message, its head alone");
+    let denied = raw.mark_read(READER, body).await.refusal();
+    assert_invalid(&denied, "the prefix of a second message");
     target.assert_unharmed_after(0).await;
 }

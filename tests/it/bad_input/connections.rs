@@ -1,15 +1,15 @@
-//! Connections that are no HTTP, or that begin calls only to drop them.
+//! Connections that do not speak HTTP, or begin calls only to reset them.
 
 use std::time::{Duration, Instant};
 
 use h2::Reason;
+use markread_harness::raw::MARK_READ;
 use rand::rngs::StdRng;
 use rand::{Rng, RngCore, SeedableRng};
 
-use super::super::harness::raw::MARK_READ;
 use super::{Target, reader, until_closed};
 
-/// The beginning of a TLS 1.3 handshake, as clients with the wrong scheme send it.
+/// A TLS 1.3 `ClientHello`, as clients with the wrong scheme send it.
 pub(super) fn client_hello() -> Vec<u8> {
     let mut hello = vec![0x03, 0x03];
     hello.extend([0x5a; 32]);
@@ -23,7 +23,7 @@ pub(super) fn client_hello() -> Vec<u8> {
     [&[0x16, 0x03, 0x01], &length.to_be_bytes()[..], &handshake].concat()
 }
 
-/// Random bytes, of any length up to some KiB.
+/// Random bytes, up to a few KiB.
 pub(super) fn random_bytes(seed: u64) -> Vec<u8> {
     let mut random = StdRng::seed_from_u64(seed);
     let mut bytes = vec![0; random.random_range(1..5000)];
@@ -36,8 +36,8 @@ async fn a_client_that_speaks_tls_to_the_plain_port_is_cut() {
     let target = Target::start().await;
     let hello = client_hello();
     for end in [hello.len(), hello.len() / 2, 5, 1] {
-        let heard = until_closed(&target.server.address, &hello[..end]).await;
-        assert!(heard.is_empty() || heard.starts_with(b"HTTP/1.1 400"), "{heard:?}");
+        let received = until_closed(&target.server.address, &hello[..end]).await;
+        assert!(received.is_empty() || received.starts_with(b"HTTP/1.1 400"), "{received:?}");
     }
     target.assert_unharmed_after(0).await;
 }
@@ -46,32 +46,32 @@ async fn a_client_that_speaks_tls_to_the_plain_port_is_cut() {
 async fn random_bytes_are_cut() {
     let target = Target::start().await;
     for seed in 0..60 {
-        let heard = until_closed(&target.server.address, &random_bytes(seed)).await;
-        assert!(heard.is_empty() || heard.starts_with(b"HTTP/1.1 4"), "{heard:?}");
+        let received = until_closed(&target.server.address, &random_bytes(seed)).await;
+        assert!(received.is_empty() || received.starts_with(b"HTTP/1.1 4"), "{received:?}");
     }
     target.assert_unharmed_after(0).await;
 }
 
 #[tokio::test]
-async fn a_connection_that_says_nothing_is_cut_when_the_handshakes_time_is_over() {
+async fn a_silent_connection_is_cut_after_the_handshake_timeout() {
     let target = Target::start().await;
     for begun in [&b""[..], b"PRI * HTTP/2.0\r\n"] {
         let began = Instant::now();
-        let heard = until_closed(&target.server.address, begun).await;
-        assert!(heard.is_empty(), "{heard:?}");
+        let received = until_closed(&target.server.address, begun).await;
+        assert!(received.is_empty(), "{received:?}");
         assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
     }
     target.assert_unharmed_after(0).await;
 }
 
-/// The most memory that a process has held, in KiB.
+/// The peak memory of a process, in KiB.
 fn peak_memory_kib(process: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     peak.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// Begins calls and resets them at once, until the server has had enough.
+/// Begins calls and resets them at once, until the server closes the connection.
 pub(super) async fn reset_rapidly(target: &Target, calls: usize) {
     let raw = target.raw().await;
     for _ in 0..calls {

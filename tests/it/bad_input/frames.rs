@@ -1,10 +1,10 @@
-//! HTTP/2 that no library would send: frames by hand.
+//! HTTP/2 frames that no library would send.
 
+use markread_harness::raw::MARK_READ;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::super::harness::raw::MARK_READ;
 use super::{LIMIT, Target, until_closed};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -29,7 +29,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// Headers as HPACK literals, names and values under 127 bytes.
+/// Headers as HPACK literals; names and values have fewer than 127 bytes.
 fn literals(headers: &[(&str, &str)]) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in headers {
@@ -42,12 +42,12 @@ fn literals(headers: &[(&str, &str)]) -> Vec<u8> {
     block
 }
 
-/// A connection that has begun well.
+/// The valid beginning of a connection.
 fn greeting() -> Vec<u8> {
     [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()
 }
 
-/// The kinds of the frames that the server sent, with their streams.
+/// Type and stream of each frame that the server sent.
 fn kinds(mut bytes: &[u8]) -> Vec<(u8, u32)> {
     let mut kinds = Vec::new();
     while let [a, b, c, kind, _flags, s, t, u, v, rest @ ..] = bytes {
@@ -58,7 +58,7 @@ fn kinds(mut bytes: &[u8]) -> Vec<(u8, u32)> {
     kinds
 }
 
-/// Connections that are broken past mending, each said in one breath.
+/// Connections with a protocol error, as the bytes to send.
 pub(super) fn broken_connections() -> Vec<(&'static str, Vec<u8>)> {
     let post = literals(&[(":method", "POST"), (":scheme", "http"), (":path", MARK_READ)]);
     let endless: Vec<u8> = (0..2000)
@@ -71,20 +71,20 @@ pub(super) fn broken_connections() -> Vec<(&'static str, Vec<u8>)> {
         ("DATA on a stream that is not open", frame(DATA, 0, 1, b"x")),
         ("HEADERS on stream 0", frame(HEADERS, END_HEADERS, 0, &post)),
         ("HEADERS on the server's stream", frame(HEADERS, END_HEADERS, 2, &post)),
-        ("HPACK that is none", frame(HEADERS, END_HEADERS, 1, &[0x80; 40])),
+        ("malformed HPACK", frame(HEADERS, END_HEADERS, 1, &[0x80; 40])),
         ("HPACK past its table", frame(HEADERS, END_HEADERS, 1, &[0xff, 0xff, 0xff, 0x0f])),
         ("padding past the end", frame(HEADERS, END_HEADERS | 8, 1, &[200, 0])),
         ("SETTINGS of 5 bytes", frame(SETTINGS, 0, 0, &[0; 5])),
         ("SETTINGS on a stream", frame(SETTINGS, 0, 1, &[])),
-        ("a window past its bound", frame(SETTINGS, 0, 0, &[0, 4, 0xff, 0xff, 0xff, 0xff])),
+        ("a window above the maximum", frame(SETTINGS, 0, 0, &[0, 4, 0xff, 0xff, 0xff, 0xff])),
         ("PING of 7 bytes", frame(PING, 0, 0, &[0; 7])),
-        ("WINDOW_UPDATE by nothing", frame(WINDOW_UPDATE, 0, 0, &[0; 4])),
+        ("WINDOW_UPDATE by 0", frame(WINDOW_UPDATE, 0, 0, &[0; 4])),
         ("RST_STREAM of an idle stream", frame(RST_STREAM, 0, 9, &[0; 4])),
         ("PUSH_PROMISE", frame(PUSH_PROMISE, END_HEADERS, 1, &[0; 8])),
-        ("CONTINUATION of nothing", frame(CONTINUATION, END_HEADERS, 1, &post)),
+        ("CONTINUATION without HEADERS", frame(CONTINUATION, END_HEADERS, 1, &post)),
         ("endless CONTINUATION", [frame(HEADERS, 0, 1, &post), endless].concat()),
         (
-            "another frame amid HEADERS",
+            "another frame between HEADERS and CONTINUATION",
             [frame(HEADERS, 0, 1, &post), frame(PING, 0, 0, &[0; 8])].concat(),
         ),
     ];
@@ -95,29 +95,30 @@ pub(super) fn broken_connections() -> Vec<(&'static str, Vec<u8>)> {
 async fn a_connection_that_breaks_the_protocol_is_ended() {
     let target = Target::start().await;
     for (what, bytes) in broken_connections() {
-        let heard = until_closed(&target.server.address, &bytes).await;
-        let heard = kinds(&heard);
-        let answered = heard.iter().any(|(kind, stream)| *kind == HEADERS && *stream == 1);
-        assert!(!answered, "{what}: {heard:?}");
+        let received = until_closed(&target.server.address, &bytes).await;
+        let received = kinds(&received);
+        let answered = received.iter().any(|(kind, stream)| *kind == HEADERS && *stream == 1);
+        assert!(!answered, "{what}: {received:?}");
     }
     target.assert_unharmed_after(0).await;
 }
 
-/// Sends a request's head and reads until the server has reset or answered its stream.
-async fn assert_has_a_fate(address: &str, what: &str, headers: &[(&str, &str)]) {
+/// Sends a request's head, and asserts that the server answers or resets its stream, or ends the
+/// connection.
+async fn assert_reset_or_answered(address: &str, what: &str, headers: &[(&str, &str)]) {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let request = frame(HEADERS, END_HEADERS | END_STREAM, 1, &literals(headers));
     stream.write_all(&[greeting(), request].concat()).await.unwrap();
-    let mut heard = Vec::new();
-    let fate = async {
-        let has_fate =
+    let mut received = Vec::new();
+    let answered = async {
+        let is_answer =
             |(kind, stream)| matches!((kind, stream), (HEADERS | RST_STREAM, 1) | (GOAWAY, 0));
-        while !kinds(&heard).into_iter().any(has_fate) {
-            let read = stream.read_buf(&mut heard).await.unwrap_or(0);
-            assert!(read > 0, "{what}: closed without a word");
+        while !kinds(&received).into_iter().any(is_answer) {
+            let read = stream.read_buf(&mut received).await.unwrap_or(0);
+            assert!(read > 0, "{what}: closed without a frame");
         }
     };
-    timeout(LIMIT, fate).await.expect(what);
+    timeout(LIMIT, answered).await.expect(what);
 }
 
 #[tokio::test]
@@ -133,31 +134,32 @@ async fn a_request_that_breaks_the_protocol_is_reset_or_refused() {
         ("a path twice", &[method, scheme, path, path, grpc]),
         ("a pseudo-header at the end", &[method, scheme, grpc, path]),
         ("a name in capitals", &[method, scheme, path, ("A", "b")]),
-        ("of a connection", &[method, scheme, path, ("connection", "close")]),
-        ("a path that is none", &[method, scheme, (":path", "no slash")]),
+        ("a header of the connection", &[method, scheme, path, ("connection", "close")]),
+        ("a path without a slash", &[method, scheme, (":path", "no slash")]),
         ("CONNECT", &[(":method", "CONNECT"), (":authority", "h")]),
     ];
     for (what, headers) in heads {
-        assert_has_a_fate(address, what, headers).await;
+        assert_reset_or_answered(address, what, headers).await;
     }
     target.assert_unharmed_after(0).await;
 }
 
-/// Sends frames and waits until the server has read the last, or closed.
-async fn assert_heard_out(address: &str, frames: &[u8]) {
+/// Sends frames, and waits until the server has read the last one or closed the connection.
+async fn assert_all_read(address: &str, frames: &[u8]) {
     const END: &[u8; 8] = b"the end!";
     let (mut from_server, mut to_server) = TcpStream::connect(address).await.unwrap().into_split();
-    let said = [greeting(), frames.to_vec(), frame(PING, 0, 0, END)].concat();
-    let say = async { drop(to_server.write_all(&said).await) };
-    let hear = async {
-        let mut heard = Vec::new();
-        let is_there = |heard: &[u8]| heard.windows(END.len()).rev().take(1000).any(|w| w == END);
-        while !is_there(&heard) && from_server.read_buf(&mut heard).await.unwrap_or(0) > 0 {}
+    let bytes = [greeting(), frames.to_vec(), frame(PING, 0, 0, END)].concat();
+    let send = async { drop(to_server.write_all(&bytes).await) };
+    let receive = async {
+        let mut received = Vec::new();
+        let is_there =
+            |received: &[u8]| received.windows(END.len()).rev().take(1000).any(|w| w == END);
+        while !is_there(&received) && from_server.read_buf(&mut received).await.unwrap_or(0) > 0 {}
     };
-    timeout(LIMIT, async { tokio::join!(say, hear) }).await.expect("heard in time");
+    timeout(LIMIT, async { tokio::join!(send, receive) }).await.expect("read in time");
 }
 
-/// Frames that ask for an answer each, or for none, are no way to hold a server up.
+/// Many small frames, with or without an answer, do not hold the server up.
 #[tokio::test]
 async fn floods_of_small_frames_are_survived() {
     let target = Target::start().await;
@@ -169,7 +171,7 @@ async fn floods_of_small_frames_are_survived() {
         (WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]),
     ] {
         let flood = frame(kind, flags, stream, payload).repeat(20_000);
-        assert_heard_out(&target.server.address, &flood).await;
+        assert_all_read(&target.server.address, &flood).await;
     }
     target.assert_unharmed_after(0).await;
 }

@@ -2,16 +2,16 @@
 
 use std::time::{Duration, Instant};
 
+use markread_harness::raw::{MARK_READ, error_codes};
+use markread_harness::server::http1;
 use tonic::Code;
 
-use super::super::harness::raw::{MARK_READ, error_codes};
-use super::super::harness::server::http1;
 use super::{Target, reader, until_closed, valid_frame};
 
 const KIB: usize = 1024;
 
 #[tokio::test]
-async fn another_content_type_than_grpcs_is_an_unsupported_media_type() {
+async fn a_content_type_other_than_grpc_is_unsupported() {
     let target = Target::start().await;
     let raw = target.raw().await;
     for content_type in [
@@ -44,7 +44,7 @@ async fn another_content_type_than_grpcs_is_an_unsupported_media_type() {
 }
 
 #[tokio::test]
-async fn another_method_than_post_is_not_allowed() {
+async fn a_method_other_than_post_is_not_allowed() {
     let target = Target::start().await;
     let raw = target.raw().await;
     for method in ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "BREW"] {
@@ -59,7 +59,7 @@ async fn another_method_than_post_is_not_allowed() {
 }
 
 #[tokio::test]
-async fn a_path_that_is_not_there_is_not_found() {
+async fn an_unknown_path_is_not_found() {
     let target = Target::start().await;
     let raw = target.raw().await;
     for path in ["/", "/unknown", "/markread.v1.MarkReadService/Unknown", "/a?b=c"] {
@@ -100,7 +100,7 @@ async fn plain_http_1_gets_a_status_and_a_reason() {
 }
 
 #[tokio::test]
-async fn http_1_that_is_broken_is_refused_or_cut() {
+async fn malformed_http_1_is_refused_or_cut() {
     let target = Target::start().await;
     let long = "x".repeat(100 * KIB);
     let cases = [
@@ -112,7 +112,7 @@ async fn http_1_that_is_broken_is_refused_or_cut() {
         format!("GET /{long} HTTP/1.1\r\nhost: h\r\n\r\n"),
         format!("GET / HTTP/1.1\r\nhost: h\r\na: {long}\r\n\r\n"),
         format!("GET / HTTP/1.1\r\nhost: h\r\n{}\r\n", "a: b\r\n".repeat(1000)),
-        // Requests that do not end, within the handshake's second.
+        // Requests that do not end within the handshake timeout of a second.
         "GET / HTTP/1.1\r\nhost: h\r\n".to_owned(),
         "G".to_owned(),
         String::new(),
@@ -133,7 +133,7 @@ async fn metadata_over_16_kib_is_refused_and_the_next_call_is_served() {
     let mut served = 0;
     for (size, fits) in [(8, true), (12, true), (17, false), (20, false), (64, false), (100, false)]
     {
-        // In one header, and in many.
+        // In one header and in many.
         for parts in [1, 50] {
             let raw = target.raw().await;
             let mut head = raw.grpc(MARK_READ, &reader());
@@ -157,7 +157,7 @@ async fn metadata_over_16_kib_is_refused_and_the_next_call_is_served() {
 }
 
 #[tokio::test]
-async fn a_grpc_timeout_that_does_not_parse_is_none() {
+async fn a_malformed_grpc_timeout_is_ignored() {
     let target = Target::start().await;
     let raw = target.raw().await;
     let timeouts = [
@@ -186,7 +186,7 @@ async fn a_grpc_timeout_that_does_not_parse_is_none() {
 }
 
 #[tokio::test]
-async fn metadata_of_any_bytes_is_no_ones_downfall() {
+async fn metadata_of_any_bytes_does_no_harm() {
     let target = Target::start().await;
     let raw = target.raw().await;
     let names = ["traceparent", "tracestate", "x-user-id", "user-agent", "grpc-accept-encoding"];
@@ -203,7 +203,7 @@ async fn metadata_of_any_bytes_is_no_ones_downfall() {
     let began = Instant::now();
     let head = raw.grpc(MARK_READ, &super::Credentials::Nothing);
     let answer = raw.send(head.header("authorization", &b"Bearer \xff\xfe"[..]), "").await;
-    assert_eq!(answer.unwrap().denied().reason, "CREDENTIALS_INVALID");
+    assert_eq!(answer.unwrap().refusal().reason, "CREDENTIALS_INVALID");
     assert!(began.elapsed() < Duration::from_secs(5));
     target.assert_unharmed_after(served).await;
 }

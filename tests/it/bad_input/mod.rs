@@ -1,16 +1,15 @@
-//! Every byte that reaches the port gets a status of the table or an HTTP/2 protocol error: never a
-//! panic, a hang or a log flood.
+//! Malformed input gets a documented status or an HTTP/2 protocol error, and never causes a panic,
+//! a hang or a flood of log lines.
 
 use std::time::Duration;
 
+use markread_harness::caller::{Credentials, Refusal};
+use markread_harness::raw::{self, Raw};
+use markread_harness::{MESSAGE, READER, RECIPIENT, Redis, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tonic::Code;
-
-use super::harness::caller::{Credentials, Denied};
-use super::harness::raw::{self, Raw};
-use super::harness::{MESSAGE, READER, RECIPIENT, Redis, Server};
 
 mod bodies;
 mod connections;
@@ -18,13 +17,13 @@ mod frames;
 mod heads;
 mod storm;
 
-/// What the server ends by itself it ends within this, on whatever machine.
+/// Longer than the server takes to end anything by itself, even on a slow machine.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// Lines that a server logs in a life without events: where it listens, that Redis answers.
+/// The most lines that a server logs without events: where it listens, that Redis answers.
 const QUIET_LINES: usize = 4;
 
-/// A server under attack, whose Redis gives no reason for a warning.
+/// A server under attack, on a Redis that causes no warnings.
 pub(crate) struct Target {
     pub(crate) redis: Redis,
     pub(crate) server: Server,
@@ -42,8 +41,8 @@ impl Target {
         Raw::to(&self.server).await
     }
 
-    /// The process that was started serves on, has said nothing of it all, and the reader's quota
-    /// is as it was after so many calls that were served.
+    /// Asserts that the same process still serves, has logged nothing, and that the reader's quota
+    /// has been used by `served` calls only.
     pub(crate) async fn assert_unharmed_after(&self, served: u64) {
         let answer = self.server.caller(READER).mark(RECIPIENT, MESSAGE).await;
         answer.expect("a valid mark is served");
@@ -57,7 +56,7 @@ impl Target {
     }
 }
 
-/// What the reader's call, which is valid, is made of.
+/// The message of a valid call, with its prefix.
 fn valid_frame() -> Vec<u8> {
     raw::frame(&raw::request(RECIPIENT, MESSAGE))
 }
@@ -66,28 +65,28 @@ fn reader() -> Credentials {
     Credentials::token_of(READER)
 }
 
-/// Bytes that are no message, told as such.
+/// Asserts that a refusal says that the bytes are not a valid message.
 #[track_caller]
-fn assert_invalid(denied: &Denied, what: &str) {
+fn assert_invalid(denied: &Refusal, what: &str) {
     assert_eq!(denied.code, Code::InvalidArgument, "{what}: {denied:?}");
     assert_eq!(denied.reason, "INVALID_PARAMETER", "{what}");
     let violations = &denied.details.bad_request().expect("a BadRequest").field_violations;
     assert!(!violations.is_empty(), "{what}");
 }
 
-/// Sends bytes, keeps its own side open, and reads until the server closes.
+/// Sends bytes, keeps the connection open, and reads until the server closes it.
 pub(crate) async fn until_closed(address: &str, bytes: &[u8]) -> Vec<u8> {
     let stream = TcpStream::connect(address).await.unwrap();
     let (mut from_server, mut to_server) = stream.into_split();
-    let heard = async {
-        let mut heard = Vec::new();
-        // However it closes: with a reset where bytes were left unread.
-        let _ = from_server.read_to_end(&mut heard).await;
-        heard
+    let received = async {
+        let mut received = Vec::new();
+        // It may close with a reset, where it has left bytes unread.
+        let _ = from_server.read_to_end(&mut received).await;
+        received
     };
-    let said = async { drop(to_server.write_all(bytes).await) };
-    let (heard, ()) = timeout(LIMIT, async { tokio::join!(heard, said) })
+    let sent = async { drop(to_server.write_all(bytes).await) };
+    let (received, ()) = timeout(LIMIT, async { tokio::join!(received, sent) })
         .await
-        .unwrap_or_else(|_| panic!("closed in time: {:?}", &bytes[..bytes.len().min(64)]));
-    heard
+        .unwrap_or_else(|_| panic!("not closed in time: {:?}", &bytes[..bytes.len().min(64)]));
+    received
 }

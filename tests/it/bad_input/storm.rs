@@ -1,21 +1,21 @@
-//! All of it at once, beside a client that does nothing wrong.
+//! All attacks at once, beside a well-behaved client.
 
 use std::sync::Arc;
 
+use markread_harness::raw::MARK_READ;
+use markread_harness::{READER, RECIPIENT};
 use tokio::task::JoinSet;
 use tonic::Code;
 
-use super::super::harness::raw::MARK_READ;
-use super::super::harness::{READER, RECIPIENT};
 use super::bodies::send_half_bodies;
 use super::connections::{client_hello, random_bytes, reset_rapidly};
 use super::frames::broken_connections;
 use super::{Target, reader, until_closed};
 
-/// Marks of the client that does nothing wrong.
+/// Marks of the well-behaved client.
 const MARKS: u64 = 300;
 
-/// Connections that are cut, one after another.
+/// Opens broken connections, one after another.
 async fn break_connections(target: &Target) {
     let broken = broken_connections().into_iter().map(|(_, bytes)| bytes);
     let random = (100..130).map(random_bytes);
@@ -24,7 +24,7 @@ async fn break_connections(target: &Target) {
     }
 }
 
-/// Calls that are refused for their metadata, their protobuf or their size.
+/// Makes calls that are refused for their metadata, their protobuf or their size.
 async fn send_refused(target: &Target) {
     for round in 0..50 {
         let raw = target.raw().await;
@@ -33,14 +33,14 @@ async fn send_refused(target: &Target) {
             assert_eq!(answer.status, 431);
         }
         let raw = target.raw().await;
-        let denied = raw.mark_read(READER, random_bytes(round)).await.denied();
+        let denied = raw.mark_read(READER, random_bytes(round)).await.refusal();
         let refused = [Code::InvalidArgument, Code::ResourceExhausted].contains(&denied.code);
         assert!(refused, "{denied:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_does_nothing_wrong_is_served_through_it_all() {
+async fn a_well_behaved_client_is_served_through_it_all() {
     let target = Arc::new(Target::start().await);
     let mut attacks = JoinSet::new();
     for _ in 0..2 {
@@ -53,7 +53,7 @@ async fn a_client_that_does_nothing_wrong_is_served_through_it_all() {
     }
     let caller = target.server.caller(READER);
     for message in 1..=MARKS {
-        let answer = caller.mark(RECIPIENT, message).await.expect("it is served");
+        let answer = caller.mark(RECIPIENT, message).await.expect("the valid mark is served");
         assert!(answer.advanced);
     }
     attacks.join_all().await;

@@ -2,12 +2,13 @@
 
 use std::os::unix::fs::PermissionsExt;
 
+use markread_harness::caller::Credentials;
+use markread_harness::{READER, RECIPIENT, Redis, Server};
+
 use super::{Files, refused, run};
-use crate::harness::caller::Credentials;
-use crate::harness::{READER, RECIPIENT, Redis, Server};
 
 #[tokio::test]
-async fn a_token_is_one_line_that_a_server_with_the_secret_takes() {
+async fn a_token_is_one_line_that_a_server_with_the_secret_accepts() {
     let files = Files::new();
     let secret = files.secret();
     let redis = Redis::start().await;
@@ -28,7 +29,7 @@ async fn a_token_is_one_line_that_a_server_with_the_secret_takes() {
 }
 
 #[tokio::test]
-async fn a_token_in_a_file_is_its_owners_alone() {
+async fn a_token_file_is_readable_by_its_owner_only() {
     let files = Files::new();
     let secret = files.secret();
     let output = files.write("token", "readable to all");
@@ -44,7 +45,7 @@ async fn a_token_in_a_file_is_its_owners_alone() {
 }
 
 #[tokio::test]
-async fn a_token_that_cannot_be_made_is_one_line() {
+async fn a_token_that_cannot_be_issued_is_one_line() {
     let files = Files::new();
     let secret = files.secret();
     let short = files.write("short", "x".repeat(31));

@@ -1,14 +1,15 @@
-//! A Redis that is not there yet, loads its data, or is no master any more.
+//! A Redis that has not started, loads its data, or has become a replica.
 
 use std::time::Duration;
 
+use markread_harness::{MESSAGE, READER, RECIPIENT, Redis, Server, eventually};
+
 use super::load::RECOVERY;
 use crate::answers::assert_store_unavailable;
-use crate::harness::{MESSAGE, READER, RECIPIENT, Redis, Server, eventually};
 
 const NOTICED: Duration = Duration::from_secs(5);
 
-/// Waits until the server tells that it is not ready, and gives the page that says why.
+/// Waits until the server is not ready, and returns the page that says why.
 async fn not_ready(server: &Server) -> String {
     eventually("the server is not ready", NOTICED, async || {
         let (status, page) = server.get("/readyz").await;
@@ -17,7 +18,7 @@ async fn not_ready(server: &Server) -> String {
     .await
 }
 
-/// Waits until the server serves this mark, for no longer than the contract allows.
+/// Waits until the server serves this mark, for no longer than promised.
 async fn served_again(server: &Server, message: u64) {
     let caller = server.caller(READER);
     let answer = eventually("calls are served", RECOVERY, async || {
@@ -31,24 +32,24 @@ async fn served_again(server: &Server, message: u64) {
 }
 
 #[tokio::test]
-async fn a_server_starts_without_redis_and_serves_by_itself_when_it_comes() {
+async fn a_server_started_without_redis_serves_once_it_is_up() {
     let mut redis = Redis::down(&[]);
     let server = Server::on_unready(&redis, &[]).await;
     assert_eq!(server.get("/livez").await.0, 200);
     let page = not_ready(&server).await;
-    assert!(page.trim_end().len() > "not ready:".len(), "the cause: {page:?}");
+    assert!(page.trim_end().len() > "not ready:".len(), "no cause: {page:?}");
     assert!(!server.is_serving().await);
     let refused = server.caller(READER).mark(RECIPIENT, MESSAGE).await.unwrap_err();
     assert_store_unavailable(&refused);
 
-    // It keeps trying for longer than a few attempts.
+    // It keeps trying after the first few attempts.
     tokio::time::sleep(Duration::from_secs(3)).await;
     redis.restart().await;
     served_again(&server, MESSAGE).await;
 }
 
 #[tokio::test]
-async fn a_server_starts_on_a_frozen_redis_and_serves_by_itself_when_it_goes_on() {
+async fn a_server_started_on_a_frozen_redis_serves_once_it_thaws() {
     let redis = Redis::start().await;
     redis.freeze();
     let server = Server::on_unready(&redis, &[]).await;
@@ -57,12 +58,12 @@ async fn a_server_starts_on_a_frozen_redis_and_serves_by_itself_when_it_goes_on(
     tokio::time::sleep(Duration::from_millis(2500)).await;
     assert_eq!(server.get("/readyz").await.0, 503);
     redis.thaw();
-    redis.answers().await;
+    redis.wait_until_up().await;
     served_again(&server, MESSAGE).await;
 }
 
 #[tokio::test]
-async fn a_redis_that_loads_its_data_is_unavailable_until_it_has() {
+async fn a_redis_is_unavailable_while_it_loads_its_data() {
     let slow = ["--key-load-delay", "1000", "--loading-process-events-interval-bytes", "1024"];
     let mut redis = Redis::with(&slow).await;
     let server = Server::on(&redis).await;
@@ -80,12 +81,12 @@ async fn a_redis_that_loads_its_data_is_unavailable_until_it_has() {
     assert!(page.starts_with("not ready"), "{page}");
     assert_store_unavailable(&caller.mark(RECIPIENT, MESSAGE + 1).await.unwrap_err());
 
-    redis.answers().await;
+    redis.wait_until_up().await;
     served_again(&server, MESSAGE + 1).await;
 }
 
 #[tokio::test]
-async fn a_master_that_became_a_replica_is_unavailable_until_it_is_master_again() {
+async fn a_master_that_turns_replica_is_unavailable_meanwhile() {
     let promptly = ["--repl-diskless-sync-delay", "0"];
     let redis = Redis::with(&promptly).await;
     let server = Server::on(&redis).await;
@@ -93,16 +94,16 @@ async fn a_master_that_became_a_replica_is_unavailable_until_it_is_master_again(
     caller.mark(RECIPIENT, MESSAGE).await.unwrap();
     let other = Redis::with(&promptly).await;
     other.run::<()>(&format!("REPLICAOF 127.0.0.1 {}", redis.port)).await;
-    in_step(&other).await;
+    in_sync(&other).await;
 
     other.run::<()>("REPLICAOF NO ONE").await;
     redis.run::<()>(&format!("REPLICAOF 127.0.0.1 {}", other.port)).await;
     let page = not_ready(&server).await;
-    assert!(page.trim_end().len() > "not ready:".len(), "the cause: {page:?}");
+    assert!(page.trim_end().len() > "not ready:".len(), "no cause: {page:?}");
     for message in [MESSAGE, MESSAGE + 1] {
         assert_store_unavailable(&caller.mark(RECIPIENT, message).await.unwrap_err());
     }
-    in_step(&redis).await;
+    in_sync(&redis).await;
     assert_store_unavailable(&caller.mark(RECIPIENT, MESSAGE + 1).await.unwrap_err());
     assert_eq!(redis.events().await, [(READER, RECIPIENT, MESSAGE)]);
 
@@ -113,7 +114,7 @@ async fn a_master_that_became_a_replica_is_unavailable_until_it_is_master_again(
 }
 
 #[tokio::test]
-async fn a_mark_that_too_few_replicas_have_is_unavailable_and_its_retry_is_truthful() {
+async fn the_retry_of_a_mark_on_too_few_replicas_is_truthful() {
     let redis = Redis::with(&["--repl-diskless-sync-delay", "0"]).await;
     let server = Server::on_with(&redis, &["--replicas-ack", "1"]).await;
     let caller = server.caller(READER);
@@ -122,7 +123,7 @@ async fn a_mark_that_too_few_replicas_have_is_unavailable_and_its_retry_is_truth
     }
     let replica = Redis::start().await;
     replica.run::<()>(&format!("REPLICAOF 127.0.0.1 {}", redis.port)).await;
-    in_step(&replica).await;
+    in_sync(&replica).await;
     let retry = eventually("the replica counts", NOTICED, async || {
         caller.mark(RECIPIENT, MESSAGE).await.ok()
     })
@@ -137,13 +138,13 @@ async fn a_mark_that_too_few_replicas_have_is_unavailable_and_its_retry_is_truth
         assert_store_unavailable(&caller.mark(RECIPIENT, message).await.unwrap_err());
     }
     replica.thaw();
-    replica.answers().await;
+    replica.wait_until_up().await;
     let retry = caller.mark(RECIPIENT, MESSAGE + 2).await.unwrap();
     assert_eq!(retry.cursor.last_read_event_id, MESSAGE + 2);
 }
 
-async fn in_step(replica: &Redis) {
-    eventually("the replica is in step", Duration::from_secs(10), async || {
+async fn in_sync(replica: &Redis) {
+    eventually("the replica is in sync", Duration::from_secs(10), async || {
         let info: String = replica.run("INFO replication").await;
         info.contains("master_link_status:up").then_some(())
     })

@@ -1,12 +1,12 @@
-//! A Redis that persists every write is killed: nothing that was acknowledged is lost.
+//! Kills of a Redis that persists every write: nothing that was acknowledged is lost.
 
 use std::time::{Duration, Instant};
 
+use markread_harness::{MESSAGE, READER, RECIPIENT, Redis, Server, eventually};
 use tokio::time::sleep;
 
 use super::load::{Load, RECOVERY, UNLIMITED};
 use crate::answers::assert_store_unavailable;
-use crate::harness::{MESSAGE, READER, RECIPIENT, Redis, Server, eventually};
 
 const DURABLE: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
 
@@ -40,7 +40,7 @@ async fn nothing_acknowledged_is_lost_or_doubled_by_kills_under_load() {
 }
 
 #[tokio::test]
-async fn a_call_that_a_kill_left_without_an_answer_is_answered_truthfully_when_it_is_retried() {
+async fn the_retry_of_a_call_that_a_kill_interrupted_is_truthful() {
     let mut redis = Redis::with(&DURABLE).await;
     let server = Server::on(&redis).await;
     let caller = server.caller(READER);
@@ -68,7 +68,7 @@ async fn a_call_that_a_kill_left_without_an_answer_is_answered_truthfully_when_i
 }
 
 #[tokio::test]
-async fn an_outage_is_told_by_every_probe_but_liveness() {
+async fn an_outage_shows_in_every_probe_but_liveness() {
     let mut redis = Redis::with(&DURABLE).await;
     let server = Server::on(&redis).await;
     assert!(server.is_serving().await);
@@ -79,15 +79,15 @@ async fn an_outage_is_told_by_every_probe_but_liveness() {
         (status == 503).then_some(page)
     })
     .await;
-    assert!(page.len() > "not ready: \n".len(), "the cause: {page:?}");
-    eventually("health is off", limit, async || (!server.is_serving().await).then_some(())).await;
+    assert!(page.len() > "not ready: \n".len(), "no cause: {page:?}");
+    eventually("health has ended", limit, async || (!server.is_serving().await).then_some(()))
+        .await;
     assert_eq!(server.get("/livez").await.0, 200);
     let refused = server.caller(READER).mark(RECIPIENT, MESSAGE).await.unwrap_err();
     assert_store_unavailable(&refused);
 
     redis.restart().await;
-    eventually("health is on again", RECOVERY, async || server.is_serving().await.then_some(()))
-        .await;
+    eventually("health is back", RECOVERY, async || server.is_serving().await.then_some(())).await;
     assert_eq!(server.get("/readyz").await, (200, "ok\n".to_owned()));
     assert_eq!(server.log().iter().filter(|line| line.contains("does not answer")).count(), 1);
 }

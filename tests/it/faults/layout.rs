@@ -1,28 +1,29 @@
-//! What a server demands of the Redis that it meets, and what it warns of.
+//! What a server requires of the Redis that it finds, and what it warns of.
 
 use std::time::Duration;
 
+use markread_harness::{MESSAGE, READER, RECIPIENT, Redis, Server, eventually};
+
 use super::load::RECOVERY;
 use crate::answers::assert_store_unavailable;
-use crate::harness::{MESSAGE, READER, RECIPIENT, Redis, Server, eventually};
 
 const LIMIT: Duration = Duration::from_secs(5);
 
 #[tokio::test]
-async fn another_layout_at_the_first_contact_ends_the_server_with_both_numbers() {
+async fn another_layout_at_first_contact_ends_the_server() {
     let redis = Redis::start().await;
     redis.run::<()>("HSET markread:layout version 1 partitions 64").await;
     let mut server = Server::on_unready(&redis, &[]).await;
     assert_eq!(server.exit(LIMIT).await.code(), Some(2));
-    let said = eventually("the server says why", LIMIT, async || {
+    let line = eventually("the server says why", LIMIT, async || {
         server.log().into_iter().find(|line| line.starts_with("markread: "))
     })
     .await;
     let numbers: Vec<u32> =
-        said.split(|c: char| !c.is_ascii_digit()).filter_map(|word| word.parse().ok()).collect();
-    assert!(numbers.contains(&64) && numbers.contains(&1), "{said}");
+        line.split(|c: char| !c.is_ascii_digit()).filter_map(|word| word.parse().ok()).collect();
+    assert!(numbers.contains(&64) && numbers.contains(&1), "{line}");
     let layout: Vec<String> = redis.run("HMGET markread:layout version partitions").await;
-    assert_eq!(layout, ["1", "64"], "it is left as it was");
+    assert_eq!(layout, ["1", "64"], "the layout is unchanged");
 }
 
 #[tokio::test]
@@ -51,7 +52,7 @@ async fn another_layout_met_later_is_waited_out() {
 }
 
 #[tokio::test]
-async fn a_layout_that_is_gone_is_written_again() {
+async fn a_missing_layout_is_written_again() {
     let redis = Redis::start().await;
     let server = Server::on(&redis).await;
     redis.run::<()>("FLUSHALL").await;
@@ -65,10 +66,10 @@ async fn a_layout_that_is_gone_is_written_again() {
 }
 
 #[tokio::test]
-async fn settings_that_may_lose_cursors_are_warned_of_once() {
+async fn settings_that_may_lose_cursors_cause_one_warning() {
     let redis = Redis::with(&["--maxmemory-policy", "allkeys-lru"]).await;
     let server = Server::on(&redis).await;
-    // For as long as a few probes take.
+    // Long enough for a few probes.
     tokio::time::sleep(Duration::from_millis(2500)).await;
     let warned = |of: &str| {
         let lines = server.log();
@@ -84,10 +85,10 @@ async fn settings_that_may_lose_cursors_are_warned_of_once() {
 }
 
 #[tokio::test]
-async fn settings_that_keep_cursors_are_not_warned_of() {
+async fn settings_that_keep_cursors_cause_no_warning() {
     let redis = Redis::with(&["--maxmemory-policy", "noeviction", "--appendonly", "yes"]).await;
     let server = Server::on(&redis).await;
-    let warnings = eventually("the settings are looked at", LIMIT, async || {
+    let warnings = eventually("the settings are checked", LIMIT, async || {
         server.metric("markread_store_warnings").await.map(|count| count.to_string())
     })
     .await;

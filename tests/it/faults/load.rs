@@ -1,30 +1,30 @@
-//! Load on a server while its Redis fails, and the model that its answers are held against.
+//! Load on a server while its Redis fails, and the model that its answers are checked against.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use markread_harness::caller::{Caller, Refusal};
+use markread_harness::{MESSAGE, READER, RECIPIENT, Raw, Redis, Server};
 use rand::seq::{IndexedRandom, SliceRandom};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tonic::Code;
 
 use crate::answers::assert_store_unavailable;
-use crate::harness::caller::{Caller, Denied};
-use crate::harness::{MESSAGE, READER, RECIPIENT, Raw, Redis, Server};
 
-/// For servers under load: nobody is over quota, and no window ends.
+/// Flags for servers under load: no reader reaches the quota, and no window ends.
 pub(super) const UNLIMITED: [&str; 4] = ["--rate-limit", "1000000", "--rate-window", "1h"];
 
-/// In which a server serves again once Redis is back.
+/// The time in which a server serves again once Redis is back.
 pub(super) const RECOVERY: Duration = Duration::from_secs(2);
 
-/// The deadline of every second task's calls. The others have none, but the call timeout.
+/// The deadline of every second task's calls. The others have the call timeout only.
 const DEADLINE: Duration = Duration::from_millis(500);
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What a machine without time may add to a call.
+/// What a busy machine may add to a call.
 const NOISE: Duration = Duration::from_millis(700);
 
 const TASKS: u64 = 6;
@@ -46,21 +46,21 @@ struct Call {
     deadline: Option<Duration>,
     began: Instant,
     ended: Instant,
-    answer: Result<Told, Denied>,
+    answer: Result<Marked, Refusal>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Told {
+struct Marked {
     cursor: u64,
     advanced: bool,
 }
 
-/// Every call of a load.
+/// All calls of a load.
 pub(super) struct Calls(Vec<Call>);
 
 impl Load {
-    /// Tasks on conversations that they share. Message IDs rise, out of order, and marks are
-    /// repeated: refused ones half of the time, served ones seldom.
+    /// Starts tasks that share conversations. Message IDs rise, out of order. Marks are repeated:
+    /// refused ones half of the time, served ones rarely.
     pub(super) async fn on(server: &Server) -> Self {
         let stopped = Arc::new(AtomicBool::new(false));
         let messages = Arc::new(AtomicU64::new(MESSAGE));
@@ -79,7 +79,7 @@ impl Load {
         Self { tasks, stopped }
     }
 
-    /// Lets calls under way end.
+    /// Stops the tasks after their calls in flight.
     pub(super) async fn stop(self) -> Calls {
         self.stopped.store(true, Ordering::Relaxed);
         let calls: Vec<_> = self.tasks.join_all().await.into_iter().flatten().collect();
@@ -89,7 +89,7 @@ impl Load {
 
 struct Task {
     caller: Caller,
-    /// For calls with a deadline.
+    /// For calls with a deadline, which the generated client would enforce too.
     raw: Raw,
     reader: u64,
     deadline: Option<Duration>,
@@ -136,7 +136,7 @@ impl Task {
         };
         let answer = answer.map(|answer| {
             assert_eq!(answer.cursor.recipient_id, recipient);
-            Told { cursor: answer.cursor.last_read_event_id, advanced: answer.advanced }
+            Marked { cursor: answer.cursor.last_read_event_id, advanced: answer.advanced }
         });
         let conversation = (self.reader, recipient);
         let ended = Instant::now();
@@ -145,26 +145,26 @@ impl Task {
 }
 
 impl Calls {
-    /// No call was refused.
+    /// Asserts that no call was refused.
     pub(super) fn assert_all_served(&self) {
         assert!(!self.0.is_empty());
         let refused = self.0.iter().find(|call| call.answer.is_err());
         assert!(refused.is_none(), "{refused:?}");
     }
 
-    /// Some calls were refused: the fault was one.
+    /// Asserts that some calls were refused, so that the fault had an effect.
     pub(super) fn assert_some_refused(&self) {
         assert!(self.0.iter().any(|call| call.answer.is_err()));
     }
 
-    /// Calls were served between two moments.
+    /// Asserts that calls were served between two moments.
     pub(super) fn assert_served_between(&self, from: Instant, to: Instant) {
         let during = |call: &&Call| call.began > from && call.ended < to;
         assert!(self.0.iter().filter(during).any(|call| call.answer.is_ok()));
     }
 
-    /// Redis having returned, the last call was refused no later than the contract allows, and
-    /// calls were served after that.
+    /// Asserts that the last call was refused within [`RECOVERY`] of Redis's return, and that calls
+    /// were served after it.
     pub(super) fn assert_recovered(&self, returned: Instant) {
         let refused = self.0.iter().filter(|call| call.answer.is_err()).map(|call| call.ended);
         let recovery = refused.max().unwrap_or(returned).saturating_duration_since(returned);
@@ -172,7 +172,7 @@ impl Calls {
         self.assert_served_between(returned + recovery, Instant::now());
     }
 
-    /// No answer was wrong or late, each by itself and all of them together.
+    /// Asserts that no answer was late or wrong, alone or beside the others.
     pub(super) fn assert_truthful(&self) {
         let mut advances = HashSet::new();
         for call in &self.0 {
@@ -180,12 +180,12 @@ impl Calls {
             let limit = call.deadline.unwrap_or(CALL_TIMEOUT) + NOISE;
             assert!(took <= limit, "answered after {took:?}: {call:?}");
             match &call.answer {
-                Ok(told) => {
-                    assert!(told.cursor >= call.message, "behind its own mark: {call:?}");
-                    if told.advanced {
-                        assert_eq!(told.cursor, call.message, "{call:?}");
-                        let first = advances.insert((call.conversation, told.cursor));
-                        assert!(first, "it has advanced twice: {call:?}");
+                Ok(marked) => {
+                    assert!(marked.cursor >= call.message, "behind its own mark: {call:?}");
+                    if marked.advanced {
+                        assert_eq!(marked.cursor, call.message, "{call:?}");
+                        let first = advances.insert((call.conversation, marked.cursor));
+                        assert!(first, "advanced twice: {call:?}");
                     }
                 }
                 Err(denied) if denied.code == Code::DeadlineExceeded => {
@@ -198,9 +198,9 @@ impl Calls {
         self.assert_cursors_never_go_back();
     }
 
-    /// A call that begins after another's answer is told no older cursor, whoever made the two.
+    /// Asserts that no call which began after another's answer got an older cursor.
     fn assert_cursors_never_go_back(&self) {
-        let told = |call: &Call| call.answer.as_ref().ok().map(|told| told.cursor);
+        let marked = |call: &Call| call.answer.as_ref().ok().map(|marked| marked.cursor);
         let mut by_beginning: Vec<&Call> = self.0.iter().collect();
         by_beginning.sort_by_key(|call| call.began);
         let mut by_end = by_beginning.clone();
@@ -209,35 +209,35 @@ impl Calls {
         let mut known: HashMap<Conversation, u64> = HashMap::new();
         for call in by_beginning {
             while let Some(earlier) = by_end.next_if(|earlier| earlier.ended <= call.began) {
-                if let Some(cursor) = told(earlier) {
+                if let Some(cursor) = marked(earlier) {
                     let known = known.entry(earlier.conversation).or_default();
                     *known = cursor.max(*known);
                 }
             }
-            if let (Some(cursor), Some(known)) = (told(call), known.get(&call.conversation)) {
-                assert!(cursor >= *known, "{known} was told before: {call:?}");
+            if let (Some(cursor), Some(known)) = (marked(call), known.get(&call.conversation)) {
+                assert!(cursor >= *known, "{known} was answered before: {call:?}");
             }
         }
     }
 
-    /// Redis holds all that was acknowledged, each event once, and nothing that nobody asked for.
+    /// Asserts that Redis holds everything acknowledged, each event once, and nothing else.
     pub(super) async fn assert_kept_by(&self, redis: &Redis) {
         let mut events: HashMap<Conversation, Vec<u64>> = HashMap::new();
         for (reader, recipient, message) in redis.events().await {
             events.entry((reader, recipient)).or_default().push(message);
         }
-        let asked: HashSet<_> =
+        let requested: HashSet<_> =
             self.0.iter().map(|call| (call.conversation, call.message)).collect();
         for (conversation, messages) in &events {
             assert!(messages.is_sorted_by(|a, b| a < b), "an event is doubled or out of order");
-            let unasked =
-                messages.iter().find(|message| !asked.contains(&(*conversation, **message)));
-            assert_eq!(unasked, None, "an event that nobody asked for");
+            let unexpected =
+                messages.iter().find(|message| !requested.contains(&(*conversation, **message)));
+            assert_eq!(unexpected, None, "an event that no call asked for");
         }
         for call in &self.0 {
-            // What was told was a cursor once, so it has its event; so has what advanced.
-            if let Ok(told) = &call.answer {
-                let event = events[&call.conversation].binary_search(&told.cursor);
+            // An answered cursor was set once, so it has its event; so has every advance.
+            if let Ok(marked) = &call.answer {
+                let event = events[&call.conversation].binary_search(&marked.cursor);
                 assert!(event.is_ok(), "its event is missing: {call:?}");
             }
         }
@@ -251,7 +251,7 @@ impl Calls {
             let served = calls().filter(|call| call.answer.is_ok()).count();
             let used = usize::try_from(redis.used(reader).await.unwrap_or_default()).unwrap();
             assert!(served <= used, "{served} calls were served, but {used} counted");
-            assert!(used <= calls().count(), "{used} calls were counted, a call was sent twice");
+            assert!(used <= calls().count(), "{used} calls were counted: one was sent twice");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Marks that fail in Redis: each by itself, and wholly.
+//! Marks that fail in Redis: each alone, and completely.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use markread::domain::{Outcome, RateLimit};
 use markread::store::{MarkResult, StoreErrorKind};
+use markread_harness::{MESSAGE, READER, RECIPIENT, Redis, Server, eventually};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::load::RECOVERY;
 use crate::answers::assert_store_unavailable;
-use crate::harness::{MESSAGE, READER, RECIPIENT, Redis, Server, eventually};
 use crate::stores::{Subject, mark};
 
 const LIMIT: RateLimit = RateLimit { calls: 1_000_000, window_ms: 3_600_000 };
@@ -32,7 +32,7 @@ fn failed(result: &MarkResult, kind: StoreErrorKind) -> bool {
 }
 
 #[tokio::test]
-async fn a_key_of_a_wrong_type_or_value_fails_its_readers_marks_and_no_others() {
+async fn a_corrupt_key_fails_only_its_readers_marks() {
     const SPOILT: u64 = 2;
     let (redis, subject) = redis_with_store().await;
     for spoil in [
@@ -60,7 +60,7 @@ async fn a_key_of_a_wrong_type_or_value_fails_its_readers_marks_and_no_others() 
         }
         assert_eq!(redis.events().await, [(1, 9, 7), (3, 9, 7)], "{spoil}");
         let after: Vec<u8> = redis.run(&format!("DUMP {key}")).await;
-        assert_eq!(after, before, "{spoil}: it is left as it was");
+        assert_eq!(after, before, "{spoil}: the key is unchanged");
         let mut keys: Vec<String> = redis.run("KEYS *:2").await;
         keys.retain(|other| other != key);
         assert!(keys.is_empty(), "{spoil}: {keys:?}");
@@ -72,7 +72,7 @@ async fn a_key_of_a_wrong_type_or_value_fails_its_readers_marks_and_no_others() 
 }
 
 #[tokio::test]
-async fn a_cursor_without_its_time_fails_until_an_advance_mends_it() {
+async fn a_cursor_without_its_time_fails_until_an_advance_repairs_it() {
     let (redis, subject) = redis_with_store().await;
     for spoil in ["HSET markread:cursors:2 9 5", "HSET markread:cursors:2 9 5 -9 x"] {
         redis.run::<()>("FLUSHALL").await;
@@ -88,7 +88,7 @@ async fn a_cursor_without_its_time_fails_until_an_advance_mends_it() {
 }
 
 #[tokio::test]
-async fn a_stream_of_a_wrong_type_fails_advances_wholly_and_no_others() {
+async fn a_stream_of_a_wrong_type_fails_only_advances() {
     let (redis, subject) = redis_with_store().await;
     subject.mark_one(mark(1, 9, 7)).await;
     redis.run::<()>(&format!("SET {STREAM} x")).await;
@@ -102,9 +102,9 @@ async fn a_stream_of_a_wrong_type_fails_advances_wholly_and_no_others() {
     assert_eq!((redis.cursors(2).await.len(), redis.used(2).await), (0, None));
 }
 
-/// Of what a list takes of the quota at once, marks that fail or are denied give back theirs.
+/// A list takes its quota at once; marks that fail or are denied return theirs.
 #[tokio::test]
-async fn a_quota_that_was_taken_in_vain_is_as_it_was() {
+async fn quota_taken_by_failed_marks_is_returned() {
     let redis = Arc::new(Redis::start().await);
     let limit = RateLimit { calls: 6, ..LIMIT };
     let key = "markread:quota:2";
@@ -140,7 +140,7 @@ async fn a_quota_that_was_taken_in_vain_is_as_it_was() {
 }
 
 #[tokio::test]
-async fn a_full_redis_still_tells_whose_quota_is_used_up() {
+async fn a_full_redis_still_denies_readers_over_quota() {
     let redis = Arc::new(Redis::start().await);
     let subject = Subject::on(Arc::clone(&redis), RateLimit { calls: 3, ..LIMIT }).await;
     for (reader, used) in [(1, "2 PX 90000"), (2, "3 PX 90000"), (3, "3"), (4, "007")] {
@@ -157,18 +157,18 @@ async fn a_full_redis_still_tells_whose_quota_is_used_up() {
         redis.run("MGET markread:quota:1 markread:quota:2 markread:quota:3 markread:quota:4").await;
     assert_eq!(used, ["2", "3", "3", "007"]);
     let ttl_ms: i64 = redis.run("PTTL markread:quota:3").await;
-    assert!(ttl_ms > 0, "a window without an end is given one");
+    assert!(ttl_ms > 0, "a window without an expiry gets one");
     assert!(redis.cursors(1).await.is_empty());
 }
 
-/// A list has its cursors read before its first mark, and written after its last one.
+/// A list's cursors are read before its first mark and written after its last one.
 #[tokio::test]
-async fn a_list_sees_what_it_did_itself_while_its_cursors_are_spread() {
+async fn a_list_sees_its_own_marks_while_cursors_are_split() {
     let (redis, subject) = redis_with_store().await;
     let first: Vec<_> = (1..=60).map(|to| mark(2, to, 7)).collect();
     subject.store().mark_read_all(&first, None).await.unwrap();
-    // Advances before and behind the conversation that makes two buckets of one hash, the same again,
-    // what is behind, and what is further once more.
+    // Advances before and after the conversation that splits the hash into two buckets, then the
+    // same again, then older messages, then newer ones.
     let again = |message| (50..=70).map(move |to| mark(2, to, message));
     let marks: Vec<_> = again(8).chain(again(8)).chain(again(7)).chain(again(9)).collect();
     let results = subject.store().mark_read_all(&marks, None).await.unwrap();
@@ -229,7 +229,7 @@ async fn a_redis_that_fills_up_leaves_no_mark_half_done() {
 }
 
 #[tokio::test]
-async fn a_redis_that_refuses_writes_is_unavailable_and_left_as_it_was() {
+async fn a_redis_that_refuses_writes_is_unavailable_and_unchanged() {
     for (setting, refuses, accepts, cause) in
         [("maxmemory", 1, 0, "OOM"), ("min-replicas-to-write", 1, 0, "NOREPLICAS")]
     {
@@ -263,16 +263,17 @@ async fn a_redis_that_refuses_writes_is_unavailable_and_left_as_it_was() {
     }
 }
 
-/// More than sockets hold is sent to a Redis that does not read: what did not leave the process
-/// before it was given up never does.
+/// Redis does not read, and gets more than the sockets hold: what has not left the process before
+/// it was abandoned never does.
 #[tokio::test(flavor = "multi_thread")]
-async fn marks_given_up_while_they_were_queued_are_never_sent() {
+async fn marks_abandoned_in_the_queue_are_never_sent() {
     const LISTS: u64 = 400;
     let (redis, subject) = redis_with_store().await;
-    // What goes along with each mark is long, and takes Redis no time.
+    // The user objects make each mark long, and cost Redis no time.
     let object = format!("{{\"a\":\"{}\"}}", "x".repeat(60_000));
     redis.put_user(RECIPIENT, object.as_bytes()).await;
-    // All users are known then: a list whose users are not would wait for those, and send nothing.
+    // Afterwards all users are cached. A list with unknown users would wait for them and send
+    // nothing.
     let users = (1..=LISTS).chain([RECIPIENT]);
     let known: Vec<_> = users.map(|to| mark(LISTS + 1, to, MESSAGE)).collect();
     subject.store().mark_read_all(&known, None).await.unwrap();
@@ -287,9 +288,9 @@ async fn marks_given_up_while_they_were_queued_are_never_sent() {
     }
     assert!(lists.join_all().await.into_iter().all(|given_up| given_up));
     redis.thaw();
-    redis.answers().await;
+    redis.wait_until_up().await;
 
-    // Sent after them on the same connection, this is done after all that were sent.
+    // Sent later on the same connection, this mark is done after all the others that were sent.
     let last = mark(LISTS + 1, RECIPIENT, MESSAGE);
     let limit = Duration::from_secs(20);
     timeout(limit, subject.store().mark_read(last, None)).await.expect("served in time").unwrap();

@@ -1,4 +1,4 @@
-//! What callers see while Redis fails, and what is left of their marks.
+//! What callers see while Redis fails, and what becomes of their marks.
 
 mod absence;
 mod kills;

@@ -1,14 +1,14 @@
-//! A Redis that keeps its data, but does not answer for a while.
+//! A Redis that does not answer for a while, and keeps its data.
 
 use std::time::{Duration, Instant};
 
+use markread_harness::{MESSAGE, READER, RECIPIENT, Raw, Redis, Server, eventually};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tonic::Code;
 
 use super::load::{Load, RECOVERY, UNLIMITED};
 use crate::answers::assert_store_unavailable;
-use crate::harness::{MESSAGE, READER, RECIPIENT, Raw, Redis, Server, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_script_flush_under_load_goes_unnoticed() {
@@ -25,8 +25,8 @@ async fn a_script_flush_under_load_goes_unnoticed() {
     calls.assert_kept_by(&redis).await;
 }
 
-/// Puts load on a server, Redis into trouble, and expects nothing but the truth, all of it in time.
-/// `trouble` ends when Redis may answer again by itself.
+/// Puts load on a server while Redis is in trouble, and asserts that every answer is true and in
+/// time. `trouble` ends when Redis may answer again by itself.
 async fn endures(trouble: impl AsyncFnOnce(&Redis)) {
     let redis = Redis::start().await;
     let server = Server::on_with(&redis, &UNLIMITED).await;
@@ -35,7 +35,7 @@ async fn endures(trouble: impl AsyncFnOnce(&Redis)) {
     sleep(Duration::from_millis(500)).await;
     let troubled = Instant::now();
     trouble(&redis).await;
-    redis.answers().await;
+    redis.wait_until_up().await;
     let returned = Instant::now();
     sleep(RECOVERY).await;
     assert_eq!(server.get("/readyz").await.0, 200);
@@ -49,27 +49,27 @@ async fn endures(trouble: impl AsyncFnOnce(&Redis)) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_sleeps_makes_no_wrong_answer() {
+async fn a_redis_that_sleeps_causes_no_wrong_answer() {
     endures(async |redis| redis.run_on("DEBUG SLEEP 5").await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_paused_for_all_makes_no_wrong_answer() {
+async fn a_redis_paused_for_all_causes_no_wrong_answer() {
     endures(async |redis| redis.run::<()>("CLIENT PAUSE 3000 ALL").await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_paused_for_writes_makes_no_wrong_answer() {
+async fn a_redis_paused_for_writes_causes_no_wrong_answer() {
     endures(async |redis| {
         redis.run::<()>("CLIENT PAUSE 3000 WRITE").await;
-        // It answers a PING all the time.
+        // It answers PING all the time.
         sleep(Duration::from_secs(3)).await;
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_frozen_for_a_moment_makes_no_wrong_answer() {
+async fn a_redis_frozen_for_a_moment_causes_no_wrong_answer() {
     endures(async |redis| {
         redis.freeze();
         sleep(Duration::from_secs(3)).await;
@@ -79,7 +79,7 @@ async fn a_redis_frozen_for_a_moment_makes_no_wrong_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_frozen_for_so_long_that_it_is_taken_for_dead_makes_no_wrong_answer() {
+async fn a_redis_frozen_until_it_seems_dead_causes_no_wrong_answer() {
     endures(async |redis| {
         redis.freeze();
         sleep(Duration::from_secs(8)).await;
@@ -89,11 +89,11 @@ async fn a_redis_frozen_for_so_long_that_it_is_taken_for_dead_makes_no_wrong_ans
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_reloads_its_data_makes_no_wrong_answer() {
+async fn a_redis_that_reloads_its_data_causes_no_wrong_answer() {
     endures(async |redis| {
         redis.run::<()>("DEBUG POPULATE 1500").await;
         redis.run::<()>("CONFIG SET loading-process-events-interval-bytes 1024").await;
-        // In microseconds.
+        // Microseconds.
         redis.run::<()>("CONFIG SET key-load-delay 1000").await;
         redis.run_on("DEBUG RELOAD").await;
     })
@@ -101,7 +101,7 @@ async fn a_redis_that_reloads_its_data_makes_no_wrong_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_busy_with_another_script_makes_no_wrong_answer() {
+async fn a_redis_busy_with_another_script_causes_no_wrong_answer() {
     endures(async |redis| {
         redis.run::<()>("CONFIG SET busy-reply-threshold 100").await;
         redis.run_on("EVAL while(1)do--[[]]end 0").await;
@@ -112,23 +112,23 @@ async fn a_redis_busy_with_another_script_makes_no_wrong_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_cuts_its_connections_makes_no_wrong_answer() {
+async fn a_redis_that_cuts_its_connections_causes_no_wrong_answer() {
     endures(async |redis| redis.run::<()>("CLIENT KILL TYPE normal SKIPME yes").await).await;
 }
 
 #[tokio::test]
-async fn a_frozen_redis_turns_readiness_and_health_off_after_two_probes() {
+async fn a_frozen_redis_ends_readiness_after_two_probes() {
     let redis = Redis::start().await;
     let server = Server::on(&redis).await;
     redis.freeze();
-    // A second until the next probe, a second for each of two, and what noise may add.
+    // A second until the next probe, a second for each of two, and the noise of a busy machine.
     eventually("the server is not ready", Duration::from_millis(3700), async || {
         (server.get("/readyz").await.0 == 503 && !server.is_serving().await).then_some(())
     })
     .await;
     assert_eq!(server.get("/livez").await.0, 200);
     redis.thaw();
-    redis.answers().await;
+    redis.wait_until_up().await;
     eventually("the server is ready", RECOVERY, async || {
         (server.get("/readyz").await.0 == 200 && server.is_serving().await).then_some(())
     })
@@ -136,29 +136,29 @@ async fn a_frozen_redis_turns_readiness_and_health_off_after_two_probes() {
 }
 
 #[tokio::test]
-async fn a_call_that_met_a_frozen_redis_is_answered_truthfully_when_it_is_retried() {
+async fn the_retry_of_a_call_on_a_frozen_redis_is_truthful() {
     let redis = Redis::start().await;
     let server = Server::on(&redis).await;
     let caller = server.caller(READER);
     let raw = Raw::to(&server).await;
     redis.freeze();
-    let late = raw.mark_within("300m", READER, RECIPIENT, MESSAGE).await.denied();
+    let late = raw.mark_within("300m", READER, RECIPIENT, MESSAGE).await.refusal();
     assert_eq!((late.code, late.reason.as_str()), (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"));
     assert_store_unavailable(&caller.mark(RECIPIENT, MESSAGE).await.unwrap_err());
     redis.thaw();
-    redis.answers().await;
+    redis.wait_until_up().await;
 
     let retry = caller.mark(RECIPIENT, MESSAGE).await.unwrap();
     assert_eq!(retry.cursor.last_read_event_id, MESSAGE);
     assert_eq!(redis.events().await, [(READER, RECIPIENT, MESSAGE)]);
-    // Whether one of the first two was done shows in the quota alone.
+    // Only the quota shows whether one of the first two was done.
     let used = redis.used(READER).await.unwrap();
     assert!((1..=3).contains(&used), "{used}");
     assert_eq!(retry.advanced, used == 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crowd_that_meets_a_frozen_redis_is_answered_in_time_and_leaves_no_queue() {
+async fn a_crowd_on_a_frozen_redis_is_answered_in_time() {
     const CALLERS: u64 = 10;
     const CALLS: u64 = 100;
     let redis = Redis::start().await;
@@ -177,13 +177,13 @@ async fn a_crowd_that_meets_a_frozen_redis_is_answered_in_time_and_leaves_no_que
     for answer in calls.join_all().await {
         assert_store_unavailable(&answer.unwrap_err());
     }
-    // The call timeout, and what a thousand calls take to be made on a machine without time.
+    // The call timeout, and what a busy machine takes for a thousand calls.
     let took = began.elapsed();
     assert!(took < Duration::from_secs(5), "{took:?}");
     redis.thaw();
-    redis.answers().await;
+    redis.wait_until_up().await;
 
-    // Nothing that was given up is waited for, or sent by and by.
+    // Abandoned calls neither block later ones nor are sent later.
     let limit = Duration::from_secs(2);
     let next = timeout(limit, server.caller(CALLERS + 1).mark(RECIPIENT, 1)).await;
     next.expect("served in time").unwrap();

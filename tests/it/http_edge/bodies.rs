@@ -1,9 +1,10 @@
-//! How a body may be framed, and how long it may be.
+//! How bodies may be framed, and how long they may be.
 
 use std::fmt::Write;
 
-use super::super::harness::Raw;
-use super::client::{Ask, BOTH, Http1, Version};
+use markread_harness::Raw;
+
+use super::client::{BOTH, Http1, HttpRequest, Version};
 use super::spellings::Spellings;
 use super::{EXAMPLE, FORM, assert_done, assert_refused};
 
@@ -15,24 +16,27 @@ async fn a_body_that_is_empty_needs_no_content_type_and_may_have_any() {
     let mut spellings = Spellings::start().await;
     for content_type in ["application/json", "text/plain", "multipart/form-data; boundary=x", FORM]
     {
-        let ask = Ask::query(EXAMPLE).header("content-type", content_type);
+        let request = HttpRequest::query(EXAMPLE).header("content-type", content_type);
         for version in BOTH {
-            spellings.assert_served(ask.clone(), version).await;
+            spellings.assert_served(request.clone(), version).await;
         }
         spellings
-            .assert_served(ask.header("transfer-encoding", "chunked").body("0\r\n\r\n"), BOTH[0])
+            .assert_served(
+                request.header("transfer-encoding", "chunked").body("0\r\n\r\n"),
+                BOTH[0],
+            )
             .await;
     }
-    // Over HTTP/1.1 without a word about its length; over HTTP/2 with none, and with no frame.
-    let ask = Ask::query(EXAMPLE).of(spellings.next_reader());
-    let said = String::from_utf8(ask.bytes()).unwrap().replace("content-length: 0\r\n", "");
+    // Over HTTP/1.1 without any length; over HTTP/2 without one, and without a DATA frame.
+    let request = HttpRequest::query(EXAMPLE).of(spellings.next_reader());
+    let sent = String::from_utf8(request.bytes()).unwrap().replace("content-length: 0\r\n", "");
     let mut connection = Http1::to(&spellings.server).await;
-    connection.say(said.as_bytes()).await;
+    connection.write(sent.as_bytes()).await;
     assert_done(&connection.answer().await.unwrap());
     spellings.assert_marked("no length").await;
 }
 
-/// In chunks of HTTP/1.1, of this many bytes each.
+/// A form in chunks of HTTP/1.1, of this many bytes each.
 fn in_chunks(form: &str, size: usize) -> String {
     let mut chunks = String::new();
     for chunk in form.as_bytes().chunks(size) {
@@ -56,25 +60,25 @@ async fn a_body_may_come_in_chunks() {
         in_chunks(EXAMPLE, 1),
     ] {
         for coding in ["chunked", "Chunked"] {
-            let ask = Ask::form(chunks.clone()).header("transfer-encoding", coding);
-            spellings.assert_served(ask, Version::Http1).await;
+            let request = HttpRequest::form(chunks.clone()).header("transfer-encoding", coding);
+            spellings.assert_served(request, Version::Http1).await;
         }
     }
-    // And in frames of HTTP/2, a byte each.
+    // In frames of HTTP/2, a byte each.
     let reader = spellings.next_reader();
     let raw = Raw::to(&spellings.server).await;
-    let mut open = Ask::form("").of(reader).begin_on(&raw).await.unwrap();
+    let mut open = HttpRequest::form("").of(reader).begin_on(&raw).await.unwrap();
     for byte in EXAMPLE.bytes() {
         open.body.send_data(vec![byte].into(), false).unwrap();
     }
-    // With trailers, which say nothing.
+    // With trailers, which are ignored.
     let trailers = [("recipient_id".parse().unwrap(), "1".parse().unwrap())];
     open.body.send_trailers(trailers.into_iter().collect()).unwrap();
     assert_done(&open.answer().await.unwrap());
     spellings.assert_marked("frames").await;
 }
 
-/// Its unknown parameters are ignored, however many they are.
+/// A valid form of this length: any number of unknown parameters is ignored.
 fn form_of(length: usize) -> String {
     let mut form = format!("{EXAMPLE}&x=");
     form.push_str(&"y".repeat(length - form.len()));
@@ -85,15 +89,16 @@ fn form_of(length: usize) -> String {
 async fn a_body_of_8_kib_is_served_and_one_byte_more_is_too_large() {
     let mut spellings = Spellings::start().await;
     let chunked = |form: &str, size: usize| {
-        Ask::form(in_chunks(form, size)).header("transfer-encoding", "chunked")
+        HttpRequest::form(in_chunks(form, size)).header("transfer-encoding", "chunked")
     };
     let (fits, over) = (form_of(MAX), form_of(MAX + 1));
-    let length =
-        |form: &str| Ask::form(form.to_owned()).header("content-length", &form.len().to_string());
+    let length = |form: &str| {
+        HttpRequest::form(form.to_owned()).header("content-length", &form.len().to_string())
+    };
     for (fits, over, version) in [
         (length(&fits), length(&over), Version::Http1),
         (length(&fits), length(&over), Version::Http2),
-        (Ask::form(fits.clone()), Ask::form(over.clone()), Version::Http2),
+        (HttpRequest::form(fits.clone()), HttpRequest::form(over.clone()), Version::Http2),
         (chunked(&fits, MAX + 1), chunked(&over, MAX + 1), Version::Http1),
         (chunked(&fits, 100), chunked(&over, 100), Version::Http1),
         (chunked(&fits, 8191), chunked(&over, MAX), Version::Http1),
@@ -103,43 +108,44 @@ async fn a_body_of_8_kib_is_served_and_one_byte_more_is_too_large() {
         assert_refused(&over.of(reader).over(version, &spellings.server).await, 413, &[44]);
         assert_eq!(spellings.redis.used(reader).await, None);
     }
-    // Of parameters, as many as there is room for.
+    // As many parameters as fit.
     for many in ["a&", "&", "a=b&", "%61&"] {
         let body = many.repeat((MAX - EXAMPLE.len()) / many.len()) + EXAMPLE;
         for version in BOTH {
-            spellings.assert_served(Ask::form(body.clone()), version).await;
+            spellings.assert_served(HttpRequest::form(body.clone()), version).await;
         }
     }
-    // A query's length is the head's matter.
+    // A query's length is bounded by that of the head.
     for version in BOTH {
-        spellings.assert_served(Ask::query(&form_of(MAX + 1)), version).await;
+        spellings.assert_served(HttpRequest::query(&form_of(MAX + 1)), version).await;
     }
 }
 
 #[tokio::test]
-async fn a_client_that_waits_before_it_sends_its_body_is_told_to_go_on() {
+async fn a_client_that_expects_100_continue_gets_it() {
     let mut spellings = Spellings::start().await;
     let mut connection = Http1::to(&spellings.server).await;
     for _ in 0..2 {
-        let ask = Ask::form(EXAMPLE).header("expect", "100-continue").of(spellings.next_reader());
-        let said = ask.bytes();
-        let (head, body) = said.split_at(said.len() - EXAMPLE.len());
-        connection.say(head).await;
+        let request =
+            HttpRequest::form(EXAMPLE).header("expect", "100-continue").of(spellings.next_reader());
+        let sent = request.bytes();
+        let (head, body) = sent.split_at(sent.len() - EXAMPLE.len());
+        connection.write(head).await;
         assert_eq!(connection.answer().await.unwrap().status, 100);
-        connection.say(body).await;
+        connection.write(body).await;
         assert_done(&connection.answer().await.unwrap());
         spellings.assert_marked("100-continue").await;
     }
-    // What is refused for its head is refused at once.
-    for (ask, status, code) in [
-        (Ask::form(form_of(8193)), 413, 44),
-        (Ask::form(EXAMPLE).header("content-type", "text/plain"), 415, 44),
-        (Ask::form(EXAMPLE).target("/"), 404, 34),
+    // A request that is refused for its head is refused at once.
+    for (request, status, code) in [
+        (HttpRequest::form(form_of(8193)), 413, 44),
+        (HttpRequest::form(EXAMPLE).header("content-type", "text/plain"), 415, 44),
+        (HttpRequest::form(EXAMPLE).target("/"), 404, 34),
     ] {
         let mut connection = Http1::to(&spellings.server).await;
-        let said = ask.header("expect", "100-continue").bytes();
-        let head = said.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
-        connection.say(&said[..head + 4]).await;
+        let sent = request.header("expect", "100-continue").bytes();
+        let head = sent.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
+        connection.write(&sent[..head + 4]).await;
         assert_refused(&connection.answer().await.unwrap(), status, &[code]);
     }
 }

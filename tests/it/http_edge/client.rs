@@ -1,20 +1,20 @@
-//! A client that says exactly what a test wants said.
+//! A client that sends exactly what a test wants to send.
 
 use std::fmt::Write;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use markread_harness::caller::Credentials;
+use markread_harness::raw::{OpenCall, Raw, RawAnswer};
+use markread_harness::{READER, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::super::harness::caller::Credentials;
-use super::super::harness::raw::{Begun, Raw, RawAnswer};
-use super::super::harness::{READER, Server};
 use super::{FORM, PATH};
 
-/// No answer takes longer, on whatever machine.
+/// Longer than any answer takes, even on a slow machine.
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// A version of HTTP.
@@ -26,28 +26,28 @@ pub(super) enum Version {
 
 pub(super) const BOTH: [Version; 2] = [Version::Http1, Version::Http2];
 
-/// A request, in either version of HTTP.
+/// A request in either version of HTTP.
 #[derive(Clone, Debug)]
-pub(super) struct Ask {
+pub(super) struct HttpRequest {
     method: String,
     target: String,
     headers: Vec<(String, String)>,
     body: Bytes,
 }
 
-impl Ask {
-    /// A POST with nothing else, of nobody.
+impl HttpRequest {
+    /// A POST without headers, body and credentials.
     pub(super) fn post(target: &str) -> Self {
         let (method, target) = ("POST".to_owned(), target.to_owned());
         Self { method, target, headers: Vec::new(), body: Bytes::new() }
     }
 
-    /// Parameters in the body, as the reader.
+    /// The reader's request with parameters in the body.
     pub(super) fn form(body: impl Into<Bytes>) -> Self {
         Self::post(PATH).header("content-type", FORM).body(body).of(READER)
     }
 
-    /// Parameters in the query, as the reader.
+    /// The reader's request with parameters in the query.
     pub(super) fn query(query: &str) -> Self {
         Self::post(&format!("{PATH}?{query}")).of(READER)
     }
@@ -64,14 +64,14 @@ impl Ask {
         Self { body: body.into(), ..self }
     }
 
-    /// With this header instead of what it said under that name.
+    /// Sets a header, in place of those with the same name.
     pub(super) fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.retain(|(known, _)| known != name);
         self.headers.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// With this header beside what it said under that name.
+    /// Adds a header, beside those with the same name.
     pub(super) fn and_header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
@@ -83,20 +83,20 @@ impl Ask {
     }
 
     pub(super) fn by(self, credentials: &Credentials) -> Self {
-        let ask = self.without("authorization").without("x-user-id");
+        let request = self.without("authorization").without("x-user-id");
         match credentials {
-            Credentials::Nothing => ask,
-            Credentials::UserId(user) => ask.header("x-user-id", &user.to_string()),
-            Credentials::Authorization(value) => ask.header("authorization", value),
+            Credentials::Nothing => request,
+            Credentials::UserId(user) => request.header("x-user-id", &user.to_string()),
+            Credentials::Authorization(value) => request.header("authorization", value),
         }
     }
 
-    /// With a token of this user.
+    /// Sets a token of this user.
     pub(super) fn of(self, user: u64) -> Self {
         self.by(&Credentials::token_of(user))
     }
 
-    /// As HTTP/1.1 has it. A length is told unless the headers say how the body is framed.
+    /// The request's bytes in HTTP/1.1, with a `content-length` unless a header frames the body.
     pub(super) fn bytes(&self) -> Vec<u8> {
         let mut head =
             format!("{} {} HTTP/1.1\r\nhost: markread.test\r\n", self.method, self.target);
@@ -111,25 +111,25 @@ impl Ask {
         [head.as_bytes(), b"\r\n", &self.body].concat()
     }
 
-    /// All of the answer, on a connection of its own.
+    /// Sends the request on its own connection, and returns the answer.
     pub(super) async fn over(&self, version: Version, server: &Server) -> RawAnswer {
         match version {
             Version::Http1 => {
                 let mut connection = Http1::to(server).await;
-                connection.say(&self.clone().header("connection", "close").bytes()).await;
+                connection.write(&self.clone().header("connection", "close").bytes()).await;
                 connection.last_answer().await.expect("an answer")
             }
             Version::Http2 => self.on(&Raw::to(server).await).await.expect("an answer"),
         }
     }
 
-    /// The same on a connection of HTTP/2 that is there.
+    /// Sends the request on an open HTTP/2 connection.
     pub(super) async fn on(&self, raw: &Raw) -> Result<RawAnswer, h2::Error> {
         raw.send(self.head_on(raw), self.body.clone()).await
     }
 
-    /// Its head alone, on a connection of HTTP/2.
-    pub(super) async fn begin_on(&self, raw: &Raw) -> Result<Begun, h2::Error> {
+    /// Sends the head alone on an open HTTP/2 connection.
+    pub(super) async fn begin_on(&self, raw: &Raw) -> Result<OpenCall, h2::Error> {
         raw.begin(self.head_on(raw)).await
     }
 
@@ -139,72 +139,72 @@ impl Ask {
     }
 }
 
-/// A connection of HTTP/1.1 that is kept.
+/// An HTTP/1.1 connection that is kept open.
 pub(super) struct Http1 {
     stream: TcpStream,
-    heard: BytesMut,
+    received: BytesMut,
 }
 
 impl Http1 {
     pub(super) async fn to(server: &Server) -> Self {
         let stream = TcpStream::connect(&server.address).await.unwrap();
-        Self { stream, heard: BytesMut::new() }
+        Self { stream, received: BytesMut::new() }
     }
 
-    pub(super) async fn say(&mut self, bytes: &[u8]) {
-        // Where the server has closed already, that shows in what is heard.
+    pub(super) async fn write(&mut self, bytes: &[u8]) {
+        // If the server has closed already, reading shows it.
         let _ = self.stream.write_all(bytes).await;
     }
 
-    pub(super) async fn send(&mut self, ask: &Ask) -> RawAnswer {
-        self.say(&ask.bytes()).await;
+    pub(super) async fn send(&mut self, request: &HttpRequest) -> RawAnswer {
+        self.write(&request.bytes()).await;
         self.answer().await.expect("an answer")
     }
 
-    /// The next answer, whose length is as it says itself; or nothing where the server closed.
+    /// Reads the next answer, or returns `None` where the server has closed.
     pub(super) async fn answer(&mut self) -> Option<RawAnswer> {
         let (status, head) = self.head().await?;
         let length = match head.get("content-length") {
             Some(length) => length.to_str().unwrap().parse().unwrap(),
             None if status.is_informational() || status == StatusCode::NO_CONTENT => 0,
-            None => panic!("no length: {head:?}"),
+            None => panic!("an answer without a length: {head:?}"),
         };
-        while self.heard.len() < length {
-            assert!(self.read().await > 0, "the body is cut: {:?}", self.heard);
+        while self.received.len() < length {
+            assert!(self.read().await > 0, "the body is cut: {:?}", self.received);
         }
-        let body = self.heard.split_to(length).freeze();
+        let body = self.received.split_to(length).freeze();
         Some(RawAnswer { status, head, body, trailers: HeaderMap::new() })
     }
 
-    /// The next answer and all that comes until the server closes.
+    /// Reads the next answer, whose body ends when the server closes.
     pub(super) async fn last_answer(mut self) -> Option<RawAnswer> {
         let (status, head) = self.head().await?;
         while self.read().await > 0 {}
-        Some(RawAnswer { status, head, body: self.heard.freeze(), trailers: HeaderMap::new() })
+        Some(RawAnswer { status, head, body: self.received.freeze(), trailers: HeaderMap::new() })
     }
 
-    /// The connection itself, on which nothing was heard that is not taken.
+    /// The connection itself; everything received has been read.
     pub(super) fn into_stream(self) -> TcpStream {
-        assert!(self.heard.is_empty(), "{:?}", self.heard);
+        assert!(self.received.is_empty(), "{:?}", self.received);
         self.stream
     }
 
-    /// Whether the server closes, and says nothing more.
+    /// Whether the server closes without sending more.
     pub(super) async fn is_closed(&mut self) -> bool {
-        self.heard.is_empty() && self.read().await == 0
+        self.received.is_empty() && self.read().await == 0
     }
 
     async fn head(&mut self) -> Option<(StatusCode, HeaderMap)> {
         const END: &[u8] = b"\r\n\r\n";
         let end = loop {
-            match self.heard.windows(END.len()).position(|window| window == END) {
+            match self.received.windows(END.len()).position(|window| window == END) {
                 Some(end) => break end,
                 None if self.read().await == 0 => return None,
                 None => {}
             }
         };
-        let head = self.heard.split_to(end);
-        self.heard.advance(END.len());
+        let head = self.received.split_to(end);
+        self.received.advance(END.len());
         let head = std::str::from_utf8(&head).unwrap();
         let mut lines = head.split("\r\n");
         let status = lines.next().unwrap().strip_prefix("HTTP/1.1 ").expect(head);
@@ -217,9 +217,9 @@ impl Http1 {
         Some((status, headers.collect()))
     }
 
-    /// How much more was heard. A reset is an end too.
+    /// Reads once, and returns the number of bytes; a reset counts as the end.
     async fn read(&mut self) -> usize {
-        let read = self.stream.read_buf(&mut self.heard);
-        timeout(LIMIT, read).await.expect("heard in time").unwrap_or(0)
+        let read = self.stream.read_buf(&mut self.received);
+        timeout(LIMIT, read).await.expect("received in time").unwrap_or(0)
     }
 }

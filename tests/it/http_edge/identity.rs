@@ -1,18 +1,18 @@
-//! 401 and 403: who calls, and tokens that do not hold.
+//! 401 and 403: missing credentials, invalid tokens, tokens without a user.
 
 use jsonwebtoken::{Algorithm, EncodingKey};
+use markread_harness::caller::Credentials;
+use markread_harness::{READER, Redis, Server, free_port};
 use serde_json::json;
 
-use super::super::answers::tokens::{claims, seconds_from_now, signed, with_claims};
-use super::super::harness::caller::Credentials;
-use super::super::harness::{READER, Redis, Server, free_port};
-use super::client::{Ask, BOTH};
+use super::client::{BOTH, HttpRequest};
 use super::{EXAMPLE, assert_done, assert_refused, examples, number};
+use crate::answers::tokens::{claims, seconds_from_now, signed, with_claims};
 
 async fn assert_all_refused(server: &Server, credentials: &Credentials, status: u16, code: u64) {
     for version in BOTH {
-        for ask in examples() {
-            let answer = ask.by(credentials).over(version, server).await;
+        for request in examples() {
+            let answer = request.by(credentials).over(version, server).await;
             assert_refused(&answer, status, &[code]);
         }
     }
@@ -29,19 +29,21 @@ async fn a_request_without_credentials_is_401_with_32() {
     assert_all_refused(&server, &Credentials::Nothing, 401, 32).await;
     // Only a client with a certificate may name the reader.
     assert_all_refused(&server, &Credentials::UserId(READER), 401, 32).await;
-    // Parameters are no credentials.
-    for ask in [
-        Ask::form(format!("{EXAMPLE}&user_id={READER}&sender_id={READER}&x-user-id={READER}")),
-        Ask::query(&format!("{EXAMPLE}&access_token=a&oauth_token=b")),
+    // Credentials in parameters are not read.
+    for request in [
+        HttpRequest::form(format!(
+            "{EXAMPLE}&user_id={READER}&sender_id={READER}&x-user-id={READER}"
+        )),
+        HttpRequest::query(&format!("{EXAMPLE}&access_token=a&oauth_token=b")),
     ] {
-        let answer = ask.by(&Credentials::Nothing).over(BOTH[0], &server).await;
+        let answer = request.by(&Credentials::Nothing).over(BOTH[0], &server).await;
         assert_refused(&answer, 401, &[32]);
     }
     assert_eq!(redis.run::<Vec<String>>("KEYS *").await, ["markread:layout"]);
 }
 
 #[tokio::test]
-async fn a_token_that_does_not_hold_is_401_with_89() {
+async fn an_invalid_token_is_401_with_89() {
     let redis = Redis::start().await;
     let server = Server::on(&redis).await;
     let forger = EncodingKey::from_secret(b"another secret, as long as the right one is");
@@ -63,39 +65,41 @@ async fn a_token_that_does_not_hold_is_401_with_89() {
     }
     assert_eq!(redis.run::<Vec<String>>("KEYS *").await, ["markread:layout"]);
     for value in [good.clone(), good.replace("Bearer", "bearer")] {
-        assert_done(&Ask::form(EXAMPLE).by(&authorization(&value)).over(BOTH[0], &server).await);
+        assert_done(
+            &HttpRequest::form(EXAMPLE).by(&authorization(&value)).over(BOTH[0], &server).await,
+        );
     }
 }
 
 #[tokio::test]
-async fn another_scheme_than_bearer_is_401() {
+async fn a_scheme_other_than_bearer_is_401() {
     let redis = Redis::start().await;
     let server = Server::on(&redis).await;
     let signature = "OAuth oauth_consumer_key=\"a\", oauth_nonce=\"b\", oauth_signature=\"c\", \
                      oauth_signature_method=\"HMAC-SHA1\", oauth_timestamp=\"1\", \
                      oauth_token=\"d\", oauth_version=\"1.0\"";
     for (value, codes) in [
-        // The contract numbers tokens and signatures, not schemes that nobody takes.
+        // Only bearer tokens and OAuth signatures have codes of their own, other schemes either.
         ("Basic dXNlcjpwYXNz", &[32, 89][..]),
         ("Negotiate x", &[32, 89]),
         ("nonsense", &[32, 89]),
-        // No credentials of OAuth are known here.
+        // This server is not configured for OAuth.
         (signature, &[32]),
         ("OAuth", &[32]),
     ] {
         for version in BOTH {
-            let ask = Ask::form(EXAMPLE).by(&authorization(value));
-            let answer = ask.over(version, &server).await;
-            let told = answer.error_codes();
-            assert!(codes.contains(&told[0]), "{value}: {answer:?}");
-            assert_refused(&answer, 401, &told[..1]);
+            let request = HttpRequest::form(EXAMPLE).by(&authorization(value));
+            let answer = request.over(version, &server).await;
+            let answered = answer.error_codes();
+            assert!(codes.contains(&answered[0]), "{value}: {answer:?}");
+            assert_refused(&answer, 401, &answered[..1]);
         }
     }
     assert_eq!(redis.run::<Vec<String>>("KEYS *").await, ["markread:layout"]);
 }
 
 #[tokio::test]
-async fn of_two_authorizations_none_is_believed() {
+async fn two_authorization_headers_are_refused() {
     let redis = Redis::start().await;
     let server = Server::on(&redis).await;
     let of = |user| match Credentials::token_of(user) {
@@ -110,16 +114,16 @@ async fn of_two_authorizations_none_is_believed() {
         [of(READER), "Basic dXNlcjpwYXNz".to_owned()],
     ] {
         for version in BOTH {
-            let ask = Ask::form(EXAMPLE).by(&authorization(&first));
-            let ask = ask.and_header("authorization", &second);
-            assert_refused(&ask.over(version, &server).await, 401, &[89]);
+            let request = HttpRequest::form(EXAMPLE).by(&authorization(&first));
+            let request = request.and_header("authorization", &second);
+            assert_refused(&request.over(version, &server).await, 401, &[89]);
         }
     }
     assert_eq!(redis.run::<Vec<String>>("KEYS *").await, ["markread:layout"]);
 }
 
 #[tokio::test]
-async fn a_token_that_names_no_user_is_403_with_220() {
+async fn a_token_without_a_user_is_403_with_220() {
     let redis = Redis::start().await;
     let server = Server::on(&redis).await;
     for sub in [json!(null), json!("me"), json!("0"), json!(7), json!("007"), json!("-1")] {
@@ -134,10 +138,10 @@ async fn keys_that_were_never_fetched_are_503_with_130() {
     let (url, keys) = (redis.url(), format!("http://127.0.0.1:{}/keys", free_port()));
     let server = Server::spawn(&["--redis-url", &url, "--jwt-jwks-url", &keys], false).await;
     for version in BOTH {
-        let answer = Ask::form(EXAMPLE).over(version, &server).await;
+        let answer = HttpRequest::form(EXAMPLE).over(version, &server).await;
         assert_refused(&answer, 503, &[130]);
         assert!(number(&answer.head, "retry-after") >= 1);
-        let nobody = Ask::form(EXAMPLE).by(&Credentials::Nothing);
+        let nobody = HttpRequest::form(EXAMPLE).by(&Credentials::Nothing);
         assert_refused(&nobody.over(version, &server).await, 401, &[32]);
     }
 }

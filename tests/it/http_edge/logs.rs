@@ -1,31 +1,32 @@
-//! What HTTP requests leave in the log and on the page of metrics: nothing of who sent what.
+//! Log lines and metrics of HTTP requests reveal nothing of who sent what.
 
 use std::time::Duration;
 
-use super::super::harness::caller::Credentials;
-use super::super::harness::server::SECRET;
-use super::super::harness::{MESSAGE, READER, RECIPIENT, Redis, Server, eventually};
-use super::client::{Ask, BOTH};
+use markread_harness::caller::Credentials;
+use markread_harness::server::SECRET;
+use markread_harness::{MESSAGE, READER, RECIPIENT, Redis, Server, eventually};
+
+use super::client::{BOTH, HttpRequest};
 use super::{EXAMPLE, PATH, examples, parameters};
 
-/// Requests of every kind, each with what would tell of its sender.
-async fn ask_everything(server: &Server, failing: u64) {
+/// Makes requests of every kind, each with values that would reveal the sender.
+async fn make_requests(server: &Server, failing: u64) {
     for version in BOTH {
-        for ask in examples() {
+        for request in examples() {
             let mut asks = vec![
-                ask.clone(),
-                ask.clone().of(failing),
-                ask.clone().by(&Credentials::Nothing),
-                ask.clone().header("authorization", "Bearer hunter2"),
-                ask.clone().method("BREW"),
-                ask.clone().target(&format!("/unknown/{READER}?{EXAMPLE}")),
-                ask.header("content-type", "text/hunter2"),
+                request.clone(),
+                request.clone().of(failing),
+                request.clone().by(&Credentials::Nothing),
+                request.clone().header("authorization", "Bearer hunter2"),
+                request.clone().method("BREW"),
+                request.clone().target(&format!("/unknown/{READER}?{EXAMPLE}")),
+                request.header("content-type", "text/hunter2"),
             ];
             let invalid = format!("recipient_id={RECIPIENT}x&last_read_event_id={MESSAGE}1");
-            asks.extend([Ask::form(invalid.clone()), Ask::query(&invalid)]);
-            asks.push(Ask::form(parameters(RECIPIENT, MESSAGE).repeat(200)));
-            for ask in asks {
-                ask.over(version, server).await;
+            asks.extend([HttpRequest::form(invalid.clone()), HttpRequest::query(&invalid)]);
+            asks.push(HttpRequest::form(parameters(RECIPIENT, MESSAGE).repeat(200)));
+            for request in asks {
+                request.over(version, server).await;
             }
         }
     }
@@ -34,14 +35,14 @@ async fn ask_everything(server: &Server, failing: u64) {
 const FAILING: u64 = 7_777_777_777_777;
 
 #[tokio::test]
-async fn no_line_and_no_metric_tells_who_sent_what() {
+async fn neither_logs_nor_metrics_reveal_who_sent_what() {
     let mut redis = Redis::with(&["--appendonly", "yes"]).await;
     let server = Server::on(&redis).await;
     redis.run::<()>(&format!("SET markread:quota:{FAILING} garbage")).await;
-    ask_everything(&server, FAILING).await;
+    make_requests(&server, FAILING).await;
     redis.kill().await;
-    ask_everything(&server, FAILING).await;
-    eventually("the outage is told of", Duration::from_secs(10), async || {
+    make_requests(&server, FAILING).await;
+    eventually("the outage is logged", Duration::from_secs(10), async || {
         server.log().iter().any(|line| line.contains("WARN")).then_some(())
     })
     .await;
@@ -49,13 +50,13 @@ async fn no_line_and_no_metric_tells_who_sent_what() {
     assert!(metrics.contains("markread_mark_read_total"), "{metrics}");
     let ids = [READER, RECIPIENT, MESSAGE, FAILING].map(|id| id.to_string());
     let words = ["hunter2", "BREW", "unknown/"].map(str::to_owned);
-    for told in server.log().iter().chain([&metrics]) {
+    for text in server.log().iter().chain([&metrics]) {
         for secret in ids.iter().chain(&words) {
-            assert!(!told.contains(secret.as_str()), "{secret}: {told}");
+            assert!(!text.contains(secret.as_str()), "{secret}: {text}");
         }
     }
     let lines = server.log();
-    // A line a second, at most, tells that calls fail.
+    // At most one line a second says that calls fail.
     assert!(lines.len() <= 20, "{}", lines.join("\n"));
 }
 
@@ -70,11 +71,11 @@ async fn no_token_is_logged_whatever_the_level() {
         for authorization in [bearer.as_str(), "Basic hunter2", "OAuth oauth_token=\"hunter2\""] {
             let by = Credentials::Authorization(authorization.to_owned());
             for target in [PATH, "/unknown"] {
-                Ask::form(EXAMPLE).target(target).by(&by).over(version, &server).await;
+                HttpRequest::form(EXAMPLE).target(target).by(&by).over(version, &server).await;
             }
         }
     }
-    let log = eventually("the marks are told of", Duration::from_secs(10), async || {
+    let log = eventually("the marks are logged", Duration::from_secs(10), async || {
         let marks = |log: &[String]| log.iter().filter(|line| line.contains("Mark {")).count();
         Some(server.log()).filter(|log| marks(log) >= BOTH.len())
     })

@@ -1,13 +1,13 @@
-//! `POST /1.1/direct_messages/mark_read.json` on the gRPC port: CONTRACT sections 4 and 8, over
-//! HTTP/1.1 and HTTP/2.
+//! `POST /1.1/direct_messages/mark_read.json` on the gRPC port, over HTTP/1.1 and HTTP/2: the
+//! sections "gRPC" and "HTTP" of `docs/contract.md`.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::HeaderMap;
+use markread_harness::raw::{RawAnswer, error_codes};
 
-use super::answers::assert_no_secret;
-use super::harness::raw::{RawAnswer, error_codes};
-use client::Ask;
+use crate::answers::assert_no_secret;
+use client::HttpRequest;
 
 mod availability;
 mod bad_heads;
@@ -28,12 +28,12 @@ const PATH: &str = "/1.1/direct_messages/mark_read.json";
 
 const FORM: &str = "application/x-www-form-urlencoded";
 
-/// The seed's example request: `MESSAGE` and `RECIPIENT`.
+/// Twitter's example: `MESSAGE` and `RECIPIENT`.
 const EXAMPLE: &str = "last_read_event_id=8754578330382663743&recipient_id=3805104374";
 
-/// The seed's example, as most clients send it and as tweepy does.
-fn examples() -> [Ask; 2] {
-    [Ask::form(EXAMPLE), Ask::query(EXAMPLE)]
+/// Twitter's example, as most clients send it and as tweepy does.
+fn examples() -> [HttpRequest; 2] {
+    [HttpRequest::form(EXAMPLE), HttpRequest::query(EXAMPLE)]
 }
 
 fn parameters(recipient: u64, message: u64) -> String {
@@ -44,14 +44,14 @@ fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
-/// A number in a head.
+/// The value of a header that holds a number.
 #[track_caller]
 fn number(head: &HeaderMap, name: &str) -> u64 {
-    let value = head.get(name).unwrap_or_else(|| panic!("{name} is there: {head:?}"));
+    let value = head.get(name).unwrap_or_else(|| panic!("{name} is missing: {head:?}"));
     value.to_str().unwrap().parse().unwrap()
 }
 
-/// What stands of the quota in a head, where it was reached.
+/// The quota in an answer's headers.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Rate {
     limit: u64,
@@ -66,7 +66,7 @@ fn rate(head: &HeaderMap) -> Rate {
     Rate { limit, remaining, reset }
 }
 
-/// The receipt was sent: 204, and nothing that would be of a body.
+/// Asserts that a mark was served: 204, without a body and its headers.
 #[track_caller]
 fn assert_done(answer: &RawAnswer) -> Rate {
     assert_eq!(answer.status, 204, "{answer:?}");
@@ -77,7 +77,7 @@ fn assert_done(answer: &RawAnswer) -> Rate {
     rate(&answer.head)
 }
 
-/// A row of the table of answers: its status, and the codes of its errors.
+/// Asserts that an answer is a refusal with this status and these error codes.
 #[track_caller]
 fn assert_refused(answer: &RawAnswer, status: u16, codes: &[u64]) {
     assert_eq!(answer.status, status, "{answer:?}");
@@ -93,11 +93,11 @@ fn assert_refused(answer: &RawAnswer, status: u16, codes: &[u64]) {
         assert_eq!(is_there, only_with.contains(&status), "{name}: {answer:?}");
     }
     if ![429, 500, 503].contains(&status) {
-        assert!(!answer.head.contains_key("x-rate-limit-limit"), "no quota was reached");
+        assert!(!answer.head.contains_key("x-rate-limit-limit"), "the quota was not checked");
     }
 }
 
-/// `{"errors":[{"code":…,"message":"…"}]}` and no byte more.
+/// Asserts that a body is `{"errors":[{"code":…,"message":"…"}]}` and nothing else.
 #[track_caller]
 fn assert_is_an_errors_page(body: &str) {
     let page: serde_json::Value = serde_json::from_str(body).unwrap();

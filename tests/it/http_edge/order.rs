@@ -1,47 +1,50 @@
-//! 404, 405, 413, 415; and what is looked at first, as the contract has it.
+//! 404, 405, 413, 415, and the order of checks that `docs/contract.md` promises.
 
-use super::super::harness::caller::Credentials;
-use super::super::harness::raw::{self, MARK_READ};
-use super::super::harness::{MESSAGE, READER, RECIPIENT, Redis, Server};
-use super::client::{Ask, BOTH, Version};
+use markread_harness::caller::Credentials;
+use markread_harness::raw::{self, MARK_READ};
+use markread_harness::{MESSAGE, READER, RECIPIENT, Redis, Server};
+
+use super::client::{BOTH, HttpRequest, Version};
 use super::{EXAMPLE, FORM, PATH, assert_refused, parameters};
 
 #[tokio::test]
-async fn each_thing_that_is_wrong_is_told_before_those_behind_it() {
+async fn faults_are_reported_in_the_documented_order() {
     let mut redis = Redis::start().await;
     let server = Server::on_with(&redis, &["--rate-limit", "1"]).await;
-    let ask = |message| Ask::form(parameters(RECIPIENT, message));
-    assert_eq!(ask(1).over(Version::Http1, &server).await.status, 204);
-    assert_eq!(ask(2).over(Version::Http1, &server).await.status, 429);
+    let request = |message| HttpRequest::form(parameters(RECIPIENT, message));
+    assert_eq!(request(1).over(Version::Http1, &server).await.status, 204);
+    assert_eq!(request(2).over(Version::Http1, &server).await.status, 429);
     redis.kill().await;
 
-    // All is wrong, and mended one by one, in the contract's order.
+    // Everything is wrong at first, and corrected one by one in the documented order.
     let large = "x".repeat(8 * 1024 + 1);
-    let all_wrong =
-        Ask::post("/unknown").method("PUT").header("content-type", "application/json").body(large);
-    let path_mended = all_wrong.clone().target(PATH);
-    let method_mended = path_mended.clone().method("POST");
-    let type_mended = method_mended.clone().header("content-type", FORM);
-    let size_mended = type_mended.clone().body("recipient_id=x");
-    let nobody_valid = size_mended.clone().body(EXAMPLE);
-    let token_forged = size_mended.clone().header("authorization", "Bearer x");
-    let identity_mended = size_mended.clone().of(READER);
-    let parameters_mended = identity_mended.clone().body(EXAMPLE);
-    let quota_mended = parameters_mended.clone().of(READER + 1);
+    let all_wrong = HttpRequest::post("/unknown")
+        .method("PUT")
+        .header("content-type", "application/json")
+        .body(large);
+    let path_right = all_wrong.clone().target(PATH);
+    let method_right = path_right.clone().method("POST");
+    let type_right = method_right.clone().header("content-type", FORM);
+    let size_right = type_right.clone().body("recipient_id=x");
+    let nobody_valid = size_right.clone().body(EXAMPLE);
+    let token_forged = size_right.clone().header("authorization", "Bearer x");
+    let identity_right = size_right.clone().of(READER);
+    let parameters_right = identity_right.clone().body(EXAMPLE);
+    let quota_right = parameters_right.clone().of(READER + 1);
     for version in BOTH {
-        for (ask, status, codes) in [
+        for (request, status, codes) in [
             (&all_wrong, 404, &[34][..]),
-            (&path_mended, 405, &[86]),
-            (&method_mended, 415, &[44]),
-            (&type_mended, 413, &[44]),
-            (&size_mended, 401, &[32]),
+            (&path_right, 405, &[86]),
+            (&method_right, 415, &[44]),
+            (&type_right, 413, &[44]),
+            (&size_right, 401, &[32]),
             (&nobody_valid, 401, &[32]),
             (&token_forged, 401, &[89]),
-            (&identity_mended, 400, &[38, 44]),
-            (&parameters_mended, 429, &[88]),
-            (&quota_mended, 503, &[130]),
+            (&identity_right, 400, &[38, 44]),
+            (&parameters_right, 429, &[88]),
+            (&quota_right, 503, &[130]),
         ] {
-            let answer = ask.over(version, &server).await;
+            let answer = request.over(version, &server).await;
             assert_refused(&answer, status, codes);
             if status == 405 {
                 assert_eq!(answer.head["allow"], "POST");
@@ -51,12 +54,12 @@ async fn each_thing_that_is_wrong_is_told_before_those_behind_it() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_too_large_is_that_before_anyone_asks_who_sent_it() {
+async fn a_body_that_is_too_large_is_refused_before_identity() {
     let redis = Redis::start().await;
     let server = Server::on(&redis).await;
     for length in [8 * 1024 + 1, 9 * 1024, 100 * 1024] {
         let form = format!("{EXAMPLE}&x={}", "y".repeat(length));
-        let nobodys = Ask::form(form.clone()).by(&Credentials::Nothing);
+        let nobodys = HttpRequest::form(form.clone()).by(&Credentials::Nothing);
         for version in BOTH {
             assert_refused(&nobodys.over(version, &server).await, 413, &[44]);
         }
@@ -67,15 +70,15 @@ async fn a_body_that_is_too_large_is_that_before_anyone_asks_who_sent_it() {
 }
 
 #[tokio::test]
-async fn another_method_than_post_is_405_and_another_path_404() {
+async fn a_wrong_method_is_405_and_a_wrong_path_404() {
     let redis = Redis::start().await;
     let server = Server::on(&redis).await;
     for version in BOTH {
         for method in ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "BREW", "post"]
         {
-            for ask in super::examples() {
-                let ask = ask.method(method).header("x-http-method-override", "POST");
-                let mut answer = ask.over(version, &server).await;
+            for request in super::examples() {
+                let request = request.method(method).header("x-http-method-override", "POST");
+                let mut answer = request.over(version, &server).await;
                 assert_eq!(answer.head["allow"], "POST", "{method}");
                 if method == "HEAD" {
                     assert_eq!((answer.status.as_u16(), answer.body.len()), (405, 0));
@@ -108,10 +111,12 @@ async fn another_method_than_post_is_405_and_another_path_404() {
             "/1.0/direct_messages/mark_read.json",
             "/%zz",
         ] {
-            for ask in super::examples() {
+            for request in super::examples() {
                 let with_query = format!("{path}?{EXAMPLE}");
-                for ask in [ask.clone().target(path), ask.target(&with_query).method("GET")] {
-                    assert_refused(&ask.over(version, &server).await, 404, &[34]);
+                for request in
+                    [request.clone().target(path), request.target(&with_query).method("GET")]
+                {
+                    assert_refused(&request.over(version, &server).await, 404, &[34]);
                 }
             }
         }
@@ -127,7 +132,7 @@ async fn a_body_of_another_content_type_is_415() {
     let multipart =
         "--x\r\ncontent-disposition: form-data; name=\"recipient_id\"\r\n\r\n1\r\n--x--";
     let message = raw::frame(&raw::request(RECIPIENT, MESSAGE));
-    let mut asks = vec![Ask::form(EXAMPLE).without("content-type")];
+    let mut asks = vec![HttpRequest::form(EXAMPLE).without("content-type")];
     for (content_type, body) in [
         ("application/json", json.as_bytes()),
         ("application/json; charset=utf-8", json.as_bytes()),
@@ -145,22 +150,22 @@ async fn a_body_of_another_content_type_is_415() {
         ("application/grpc-web", &message),
         ("application/grpc+json", json.as_bytes()),
     ] {
-        asks.push(Ask::form(body.to_vec()).header("content-type", content_type));
+        asks.push(HttpRequest::form(body.to_vec()).header("content-type", content_type));
     }
-    for ask in asks {
+    for request in asks {
         for version in BOTH {
-            // With all that it takes in its query, too.
+            // Even with both parameters in the query.
             for target in [PATH.to_owned(), format!("{PATH}?{EXAMPLE}")] {
-                let answer = ask.clone().target(&target).over(version, &server).await;
-                assert_eq!(answer.status, 415, "{version:?} {ask:?}: {answer:?}");
+                let answer = request.clone().target(&target).over(version, &server).await;
+                assert_eq!(answer.status, 415, "{version:?} {request:?}: {answer:?}");
                 assert_refused(&answer, 415, &[44]);
             }
         }
     }
-    // The other way round: a form where gRPC is served.
+    // The other way round: a form sent to a gRPC path.
     for version in BOTH {
-        let ask = Ask::form(EXAMPLE).target(MARK_READ);
-        assert_refused(&ask.over(version, &server).await, 415, &[44]);
+        let request = HttpRequest::form(EXAMPLE).target(MARK_READ);
+        assert_refused(&request.over(version, &server).await, 415, &[44]);
     }
     assert_eq!(redis.run::<Vec<String>>("KEYS *").await, ["markread:layout"]);
 }

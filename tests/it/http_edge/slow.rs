@@ -1,33 +1,33 @@
-//! Requests that never end, or that come a byte at a time: cut, or told so, when their time is up.
+//! Requests that stop, or that come a byte at a time: cut or answered 408 when their time is up.
 
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use markread_harness::raw::Raw;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::super::bad_input::Target;
-use super::super::harness::raw::Raw;
-use super::client::{Ask, Http1};
+use super::client::{Http1, HttpRequest};
 use super::{EXAMPLE, PATH, assert_done};
+use crate::bad_input::Target;
 
-/// What the server ends by itself it ends within this, on whatever machine.
+/// Longer than the server takes to end anything by itself, even on a slow machine.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// The target's call timeout and its handshake timeout are a second. A busy machine may add some.
+/// The target's call timeout and handshake timeout are a second; a busy machine may add some.
 const AFTER_A_SECOND: std::ops::Range<Duration> =
     Duration::from_millis(800)..Duration::from_secs(8);
 
-/// Far more often than the server's times are long, so that no byte is late.
+/// The time between two bytes: far shorter than the server's timeouts, so that no byte is late.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Says the start at once and then one byte of the rest after another, for ever, until the server
-/// closes: what was heard.
+/// Sends `start` at once, then the bytes of `rest` one by one over and over, until the server
+/// closes; returns what was received.
 async fn trickle(stream: TcpStream, start: Vec<u8>, rest: &'static [u8]) -> Vec<u8> {
     let (mut from_server, mut to_server) = stream.into_split();
-    let mut heard = Vec::new();
+    let mut received = Vec::new();
     let say = async {
         let mut rest = rest.iter().cycle();
         let mut bytes = start;
@@ -38,37 +38,37 @@ async fn trickle(stream: TcpStream, start: Vec<u8>, rest: &'static [u8]) -> Vec<
         std::future::pending::<()>().await;
     };
     let hear = async {
-        // A reset is an end too.
-        let _ = timeout(LIMIT, from_server.read_to_end(&mut heard)).await.expect("it is cut");
+        // A reset closes the connection too.
+        let _ = timeout(LIMIT, from_server.read_to_end(&mut received)).await.expect("it is cut");
     };
     tokio::select! {
         () = hear => {}
         () = say => {}
     }
-    heard
+    received
 }
 
-/// A valid request's head for a body of this many bytes.
+/// A valid head for a body of this many bytes.
 fn head_for(length: &str) -> Vec<u8> {
-    Ask::form("").header("content-length", length).bytes()
+    HttpRequest::form("").header("content-length", length).bytes()
 }
 
 fn head_for_chunks() -> Vec<u8> {
-    Ask::form("").header("transfer-encoding", "chunked").bytes()
+    HttpRequest::form("").header("transfer-encoding", "chunked").bytes()
 }
 
 #[track_caller]
-fn assert_cut_or_408(heard: &[u8], took: Duration, what: &str) {
-    let heard = String::from_utf8_lossy(heard);
-    assert!(heard.is_empty() || heard.starts_with("HTTP/1.1 408"), "{what}: {heard}");
+fn assert_cut_or_408(received: &[u8], took: Duration, what: &str) {
+    let received = String::from_utf8_lossy(received);
+    assert!(received.is_empty() || received.starts_with("HTTP/1.1 408"), "{what}: {received}");
     assert!(AFTER_A_SECOND.contains(&took), "{what}: {took:?}");
 }
 
 #[tokio::test]
-async fn a_request_that_trickles_or_stops_is_cut_or_told_so() {
+async fn a_request_that_trickles_or_stops_is_cut_or_gets_408() {
     let target = Target::start().await;
     let mut slow = JoinSet::new();
-    let whole = Ask::form(EXAMPLE).bytes();
+    let whole = HttpRequest::form(EXAMPLE).bytes();
     let half = whole[..whole.len() - EXAMPLE.len() / 2].to_vec();
     for (what, start, rest) in [
         ("a head that trickles", format!("POST {PATH} HTTP/1.1\r\n").into_bytes(), &b"a"[..]),
@@ -91,8 +91,8 @@ async fn a_request_that_trickles_or_stops_is_cut_or_told_so() {
             (trickle(stream, start, rest).await, began.elapsed(), what)
         });
     }
-    for (heard, took, what) in slow.join_all().await {
-        assert_cut_or_408(&heard, took, what);
+    for (received, took, what) in slow.join_all().await {
+        assert_cut_or_408(&received, took, what);
     }
     target.assert_unharmed_after(0).await;
 }
@@ -108,28 +108,30 @@ async fn a_second_request_that_trickles_is_cut_too() {
         ("a body that stops", head_for("4096"), b""),
     ] {
         let mut connection = Http1::to(&target.server).await;
-        assert_done(&connection.send(&Ask::form(EXAMPLE)).await);
+        assert_done(&connection.send(&HttpRequest::form(EXAMPLE)).await);
         slow.spawn(async move {
             let began = Instant::now();
             (trickle(connection.into_stream(), start, rest).await, began.elapsed(), what)
         });
     }
-    for (heard, took, what) in slow.join_all().await {
-        assert_cut_or_408(&heard, took, what);
+    for (received, took, what) in slow.join_all().await {
+        assert_cut_or_408(&received, took, what);
     }
     target.assert_unharmed_after(4).await;
 }
 
 #[tokio::test]
-async fn over_http_2_a_body_that_trickles_or_stops_is_told_so_and_its_connection_lives() {
+async fn over_http_2_a_slow_body_is_refused_and_its_connection_stays() {
     let target = Target::start().await;
     let raw = Raw::to(&target.server).await;
     let mut slow = JoinSet::new();
     for trickles in [true, false] {
         for length in [None, Some("4096")] {
-            let ask = Ask::form("");
-            let ask = length.into_iter().fold(ask, |ask, told| ask.header("content-length", told));
-            let mut open = ask.begin_on(&raw).await.unwrap();
+            let request = HttpRequest::form("");
+            let request = length
+                .into_iter()
+                .fold(request, |request, length| request.header("content-length", length));
+            let mut open = request.begin_on(&raw).await.unwrap();
             slow.spawn(async move {
                 let began = Instant::now();
                 let trickle = async {
@@ -140,7 +142,7 @@ async fn over_http_2_a_body_that_trickles_or_stops_is_told_so_and_its_connection
                 };
                 let answer = tokio::select! {
                     answer = timeout(LIMIT, open.answer) => answer.expect("an answer in time"),
-                    () = trickle => unreachable!("it trickles for ever"),
+                    () = trickle => unreachable!("the trickle never ends"),
                 };
                 (answer, began.elapsed())
             });
@@ -153,14 +155,14 @@ async fn over_http_2_a_body_that_trickles_or_stops_is_told_so_and_its_connection
         }
         assert!(AFTER_A_SECOND.contains(&took), "{took:?}");
     }
-    assert_done(&Ask::form(EXAMPLE).on(&raw).await.unwrap());
+    assert_done(&HttpRequest::form(EXAMPLE).on(&raw).await.unwrap());
     target.assert_unharmed_after(1).await;
 }
 
 #[tokio::test]
 async fn a_client_that_hangs_up_half_way_leaves_nothing() {
     let target = Target::start().await;
-    let whole = Ask::form(EXAMPLE).bytes();
+    let whole = HttpRequest::form(EXAMPLE).bytes();
     for end in (0..whole.len()).step_by(7).chain([whole.len() - 1]) {
         let mut stream = TcpStream::connect(&target.server.address).await.unwrap();
         stream.write_all(&whole[..end]).await.unwrap();
@@ -168,7 +170,7 @@ async fn a_client_that_hangs_up_half_way_leaves_nothing() {
     }
     let raw = Raw::to(&target.server).await;
     for length in [0, 1, EXAMPLE.len() - 1] {
-        let mut open = Ask::form("").begin_on(&raw).await.unwrap();
+        let mut open = HttpRequest::form("").begin_on(&raw).await.unwrap();
         open.body.send_data(Bytes::from_static(&EXAMPLE.as_bytes()[..length]), false).unwrap();
         open.body.send_reset(h2::Reason::CANCEL);
     }

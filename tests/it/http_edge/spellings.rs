@@ -1,13 +1,14 @@
-//! How the same request may be said: parameters, content types, headers, targets. Each is served.
+//! The forms that a request may have: parameters, content types, headers, targets. Each is served.
 
-use super::super::harness::{MESSAGE, READER, RECIPIENT, Redis, Server};
-use super::client::{Ask, BOTH, Version};
+use markread_harness::{MESSAGE, READER, RECIPIENT, Redis, Server};
+
+use super::client::{BOTH, HttpRequest, Version};
 use super::{EXAMPLE, PATH, assert_done, assert_refused, parameters};
 
 const MESSAGE_PAIR: &str = "last_read_event_id=8754578330382663743";
 const RECIPIENT_PAIR: &str = "recipient_id=3805104374";
 
-/// Each is a reader of its own, whose cursor then is the example's.
+/// Sends each form as another reader, and checks that reader's cursor.
 pub(super) struct Spellings {
     pub(super) redis: Redis,
     pub(super) server: Server,
@@ -26,12 +27,12 @@ impl Spellings {
         self.reader
     }
 
-    pub(super) async fn assert_served(&mut self, ask: Ask, version: Version) {
-        let ask = ask.of(self.next_reader());
-        let answer = ask.over(version, &self.server).await;
-        assert_eq!(answer.status, 204, "{version:?} {ask:?}: {answer:?}");
+    pub(super) async fn assert_served(&mut self, request: HttpRequest, version: Version) {
+        let request = request.of(self.next_reader());
+        let answer = request.over(version, &self.server).await;
+        assert_eq!(answer.status, 204, "{version:?} {request:?}: {answer:?}");
         assert_done(&answer);
-        self.assert_marked(&format!("{version:?} {ask:?}")).await;
+        self.assert_marked(&format!("{version:?} {request:?}")).await;
     }
 
     pub(super) async fn assert_marked(&self, what: &str) {
@@ -41,7 +42,7 @@ impl Spellings {
 }
 
 #[tokio::test]
-async fn parameters_may_stand_in_the_query_in_the_body_or_in_both() {
+async fn parameters_may_be_in_the_query_the_body_or_both() {
     let mut spellings = Spellings::start().await;
     let (message, recipient) = (MESSAGE_PAIR, RECIPIENT_PAIR);
     let reversed = format!("{recipient}&{message}");
@@ -67,22 +68,22 @@ async fn parameters_may_stand_in_the_query_in_the_body_or_in_both() {
     ];
     for version in BOTH {
         for (query, body) in table {
-            let ask = Ask::form(body.to_owned()).target(&format!("{PATH}?{query}"));
-            spellings.assert_served(ask, version).await;
+            let request = HttpRequest::form(body.to_owned()).target(&format!("{PATH}?{query}"));
+            spellings.assert_served(request, version).await;
         }
     }
 }
 
 #[tokio::test]
-async fn the_least_and_the_greatest_id_are_ids() {
+async fn the_least_and_the_greatest_id_are_valid() {
     const MAX_ID: u64 = (1 << 63) - 1;
     let redis = Redis::start().await;
     let server = Server::on(&redis).await;
     for (n, version) in (0..).zip(BOTH) {
         let reader = READER + n;
         for (recipient, message) in [(1, 1), (1, MAX_ID), (MAX_ID, 1), (reader, MESSAGE)] {
-            let ask = Ask::form(parameters(recipient, message)).of(reader);
-            assert_done(&ask.over(version, &server).await);
+            let request = HttpRequest::form(parameters(recipient, message)).of(reader);
+            assert_done(&request.over(version, &server).await);
         }
         let cursors = [(1, MAX_ID), (MAX_ID, 1), (reader, MESSAGE)].into();
         assert_eq!(redis.cursors(reader).await, cursors);
@@ -101,14 +102,14 @@ async fn a_forms_content_type_may_have_parameters_and_be_in_any_case() {
         "APPLICATION/X-WWW-FORM-URLENCODED;CHARSET=UTF-8",
     ] {
         for version in BOTH {
-            let ask = Ask::form(EXAMPLE).header("content-type", content_type);
-            spellings.assert_served(ask, version).await;
+            let request = HttpRequest::form(EXAMPLE).header("content-type", content_type);
+            spellings.assert_served(request, version).await;
         }
     }
 }
 
 #[tokio::test]
-async fn headers_that_mean_nothing_here_change_nothing() {
+async fn headers_without_a_meaning_are_ignored() {
     let mut spellings = Spellings::start().await;
     for (name, value) in [
         // HTTP has no deadline.
@@ -124,7 +125,7 @@ async fn headers_that_mean_nothing_here_change_nothing() {
         ("cookie", "recipient_id=1"),
     ] {
         for version in BOTH {
-            spellings.assert_served(Ask::form(EXAMPLE).header(name, value), version).await;
+            spellings.assert_served(HttpRequest::form(EXAMPLE).header(name, value), version).await;
         }
     }
 }
@@ -132,14 +133,16 @@ async fn headers_that_mean_nothing_here_change_nothing() {
 #[tokio::test]
 async fn a_target_may_be_absolute() {
     let mut spellings = Spellings::start().await;
-    // RFC 9112, section 3.2.2.
+    // RFC 9112, 3.2.2.
     for host in ["http://markread.test", "http://127.0.0.1:1", "https://markread.test:443"] {
         for target in [format!("{host}{PATH}?"), format!("{host}{PATH}?{RECIPIENT_PAIR}")] {
-            spellings.assert_served(Ask::form(EXAMPLE).target(&target), Version::Http1).await;
+            spellings
+                .assert_served(HttpRequest::form(EXAMPLE).target(&target), Version::Http1)
+                .await;
         }
     }
     for target in ["http://markread.test", "http://markread.test/", "http://markread.test/1.1/"] {
-        let ask = Ask::form(EXAMPLE).target(target);
-        assert_refused(&ask.over(Version::Http1, &spellings.server).await, 404, &[34]);
+        let request = HttpRequest::form(EXAMPLE).target(target);
+        assert_refused(&request.over(Version::Http1, &spellings.server).await, 404, &[34]);
     }
 }

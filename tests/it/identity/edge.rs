@@ -1,15 +1,15 @@
-//! A client of the HTTP edge.
+//! A client of the HTTP endpoint.
 
-use super::super::harness::caller::Credentials;
-use super::super::harness::raw::error_codes;
-use super::super::harness::server::http1;
-use super::super::harness::{MESSAGE, RECIPIENT};
+use markread_harness::caller::Credentials;
+use markread_harness::raw::error_codes;
+use markread_harness::server::http1;
+use markread_harness::{MESSAGE, RECIPIENT};
 
 pub(super) const PATH: &str = "/1.1/direct_messages/mark_read.json";
 
 pub(super) const FORM: &str = "application/x-www-form-urlencoded";
 
-/// A request, as text.
+/// A request in HTTP/1.1.
 #[derive(Clone, Debug)]
 pub(super) struct Post {
     /// Path and query.
@@ -20,7 +20,7 @@ pub(super) struct Post {
     pub(super) body: String,
 }
 
-/// An answer; nothing but what the contract speaks of.
+/// An answer, reduced to what `docs/contract.md` promises.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: u16,
@@ -29,7 +29,7 @@ pub(super) struct Answer {
 }
 
 impl Post {
-    /// The seed's example, with this to say who calls.
+    /// Twitter's example, with these headers.
     pub(super) fn example(headers: &[String]) -> Self {
         let form = format!("content-type: {FORM}");
         Self {
@@ -40,7 +40,7 @@ impl Post {
         }
     }
 
-    /// The same by a caller of gRPC's.
+    /// Twitter's example, with a gRPC caller's credentials.
     pub(super) fn by(credentials: &Credentials) -> Self {
         match credentials {
             Credentials::Nothing => Self::example(&[]),
@@ -84,17 +84,19 @@ impl Answer {
         assert_eq!((self.status, self.body.as_str()), (204, ""), "{what}: {self:?}");
     }
 
-    /// This status, one error of this code, and in a 401 how to do better.
+    /// Asserts this status and one error with this code; a 401 says how to authenticate.
     #[track_caller]
     pub(super) fn assert_refused(&self, status: u16, code: u64, what: &str) {
         self.assert_refused_as_one_of(status, &[code], what);
     }
 
-    /// The same where the contract leaves the code open.
+    /// The same where `docs/contract.md` allows several codes.
     #[track_caller]
     pub(super) fn assert_refused_as_one_of(&self, status: u16, codes: &[u64], what: &str) {
         assert_eq!(self.status, status, "{what}: {self:?}");
-        let [code] = error_codes(&self.body)[..] else { panic!("{what}: one error in {self:?}") };
+        let [code] = error_codes(&self.body)[..] else {
+            panic!("{what}: not one error in {self:?}")
+        };
         assert!(codes.contains(&code), "{what}: {self:?}");
         assert_eq!(self.has("www-authenticate"), status == 401, "{what}: {self:?}");
     }

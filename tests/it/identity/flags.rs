@@ -1,32 +1,33 @@
-//! Settings of identity that make no sense stop the start: one line, exit status 2.
+//! Invalid identity settings stop the start with one line and exit status 2.
 
 use std::path::Path;
 
-use super::super::command_line::{self, Files, Variables, text};
-use super::super::harness::certificates::{Authority, Certificate};
-use super::super::harness::openssl;
+use markread_harness::certificates::{Authority, Certificate};
+use markread_harness::openssl;
 
-/// Where no server can listen, so that one that should not start ends anyhow.
+use crate::command_line::{self, Files, Variables, text};
+
+/// An address where no server can listen, so that a server which should not start ends anyway.
 const NOWHERE: &[&str] = &["--listen", "192.0.2.1:0", "--ops-listen", "127.0.0.1:0"];
 
-/// A start is refused for one of these flags, with a line that has each of these words.
-async fn says(args: &[&str], words: &[&str]) {
-    command_line::says(&[NOWHERE, args].concat(), words).await;
+/// Asserts that a start is refused with a line that has each of these words.
+async fn assert_refused(args: &[&str], words: &[&str]) {
+    command_line::assert_refused(&[NOWHERE, args].concat(), words).await;
 }
 
-/// A start is refused: the line.
+/// Starts a server that is refused, and returns the line.
 async fn refused(args: &[&str], variables: Variables<'_>) -> String {
     command_line::refused(2, &[&["serve"], NOWHERE, args].concat(), variables).await
 }
 
-/// A start gets past these flags, to where it cannot listen.
+/// Asserts that a start accepts these flags, and fails to listen afterwards.
 async fn gets_past(args: &[&str]) {
     let line = command_line::refused(1, &[&["serve"], NOWHERE, args].concat(), &[]).await;
     assert!(line.contains("--listen"), "{line}");
 }
 
-/// Settings that are right, each for itself.
-struct Right {
+/// Valid settings, each on its own.
+struct Valid {
     files: Files,
     ca: Authority,
     secret: String,
@@ -34,7 +35,7 @@ struct Right {
     credentials: String,
 }
 
-/// One credential, and what may be done to it.
+/// A valid credential.
 const CREDENTIAL: &str = r#"[[credential]]
 consumer_key = "hunter2-ck"
 consumer_secret = "hunter2-cs"
@@ -43,7 +44,7 @@ access_token_secret = "hunter2-ats"
 user_id = "2244994945"
 "#;
 
-impl Right {
+impl Valid {
     async fn new() -> Self {
         let files = Files::new();
         let ca = Authority::new().await;
@@ -62,7 +63,7 @@ impl Right {
     }
 }
 
-/// Files that are none of a kind: missing, a directory, empty, trash, another kind of PEM.
+/// Files that are invalid everywhere: missing, a directory, empty, garbage, another kind of PEM.
 fn bad_files(files: &Files) -> Vec<String> {
     let pem = "-----BEGIN NONSENSE-----\nbm8ga2V5\n-----END NONSENSE-----\n";
     vec![
@@ -77,77 +78,81 @@ fn bad_files(files: &Files) -> Vec<String> {
 
 #[tokio::test]
 async fn there_is_one_way_to_verify_tokens() {
-    let right = Right::new().await;
-    let dir = Path::new(&right.secret).parent().unwrap();
+    let valid = Valid::new().await;
+    let dir = Path::new(&valid.secret).parent().unwrap();
     openssl(dir, "genpkey -algorithm ed25519 -out private").await;
     openssl(dir, "pkey -in private -pubout -out public").await;
-    let public = text(&right.files.path("public"));
+    let public = text(&valid.files.path("public"));
     let ways = [
-        ("--jwt-secret-file", right.secret.as_str()),
+        ("--jwt-secret-file", valid.secret.as_str()),
         ("--jwt-public-key-file", &public),
         ("--jwt-jwks-url", "http://127.0.0.1:1/keys"),
     ];
     for (one, value) in ways {
         for (other, other_value) in ways.into_iter().filter(|(other, _)| *other != one) {
-            says(&[one, value, other, other_value], &[one, other, "one"]).await;
+            assert_refused(&[one, value, other, other_value], &[one, other, "one"]).await;
         }
     }
 }
 
 #[tokio::test]
-async fn what_needs_another_flag_says_which() {
-    let right = Right::new().await;
-    let (ca, Certificate { chain, key }) = (right.ca.file(), &right.certificate);
-    says(&right.token(&["--tls-cert", chain]), &["--tls-cert", "--tls-key"]).await;
-    says(&right.token(&["--tls-key", key]), &["--tls-key", "--tls-cert"]).await;
-    says(&right.token(&["--client-ca", &ca]), &["--client-ca", "--tls-cert"]).await;
+async fn a_flag_that_needs_another_says_which() {
+    let valid = Valid::new().await;
+    let (ca, Certificate { chain, key }) = (valid.ca.file(), &valid.certificate);
+    assert_refused(&valid.token(&["--tls-cert", chain]), &["--tls-cert", "--tls-key"]).await;
+    assert_refused(&valid.token(&["--tls-key", key]), &["--tls-key", "--tls-cert"]).await;
+    assert_refused(&valid.token(&["--client-ca", &ca]), &["--client-ca", "--tls-cert"]).await;
     let trusted = ["--trusted-client", "gateway.example"];
-    says(&right.token(&trusted), &["--trusted-client", "--client-ca"]).await;
-    says(&right.tls(&trusted), &["--trusted-client", "--client-ca"]).await;
+    assert_refused(&valid.token(&trusted), &["--trusted-client", "--client-ca"]).await;
+    assert_refused(&valid.tls(&trusted), &["--trusted-client", "--client-ca"]).await;
     let proxied = ["--public-url", "https://api.example.com"];
-    says(&right.token(&proxied), &["--public-url", "--oauth1-credentials-file"]).await;
+    assert_refused(&valid.token(&proxied), &["--public-url", "--oauth1-credentials-file"]).await;
 }
 
 #[tokio::test]
-async fn a_client_certificate_alone_is_no_way_to_authenticate() {
-    let right = Right::new().await;
-    let (ca, Certificate { chain, key }) = (right.ca.file(), &right.certificate);
+async fn a_client_ca_alone_is_not_a_way_to_authenticate() {
+    let valid = Valid::new().await;
+    let (ca, Certificate { chain, key }) = (valid.ca.file(), &valid.certificate);
     let tls = ["--tls-cert", chain, "--tls-key", key];
     let ways = ["--jwt-secret-file", "--jwt-jwks-url", "--oauth1-credentials-file"];
-    says(&tls, &ways).await;
-    says(&[&tls[..], &["--client-ca", &ca]].concat(), &ways).await;
+    assert_refused(&tls, &ways).await;
+    assert_refused(&[&tls[..], &["--client-ca", &ca]].concat(), &ways).await;
 }
 
 #[tokio::test]
-async fn files_of_tls_that_are_none_are_refused() {
-    let right = Right::new().await;
-    let (ca, Certificate { chain, key }) = (right.ca.file(), &right.certificate);
-    for bad in bad_files(&right.files) {
-        let with = |chain, key| right.token(&["--tls-cert", chain, "--tls-key", key]);
-        says(&with(&bad, key), &["--tls-cert", &bad]).await;
-        says(&with(chain, &bad), &["--tls-key", &bad]).await;
-        says(&right.tls(&["--client-ca", &bad]), &["--client-ca", &bad]).await;
+async fn invalid_tls_files_are_refused() {
+    let valid = Valid::new().await;
+    let (ca, Certificate { chain, key }) = (valid.ca.file(), &valid.certificate);
+    for bad in bad_files(&valid.files) {
+        let with = |chain, key| valid.token(&["--tls-cert", chain, "--tls-key", key]);
+        assert_refused(&with(&bad, key), &["--tls-cert", &bad]).await;
+        assert_refused(&with(chain, &bad), &["--tls-key", &bad]).await;
+        assert_refused(&valid.tls(&["--client-ca", &bad]), &["--client-ca", &bad]).await;
     }
-    let other = right.ca.issue("other", "DNS:localhost").await;
-    let args = right.token(&["--tls-cert", chain, "--tls-key", &other.key]);
-    says(&args, &["--tls-key", "--tls-cert"]).await;
-    // Each in the other's place.
-    says(&right.token(&["--tls-cert", key, "--tls-key", key]), &["--tls-cert"]).await;
-    says(&right.token(&["--tls-cert", chain, "--tls-key", chain]), &["--tls-key"]).await;
-    says(&right.tls(&["--client-ca", key]), &["--client-ca"]).await;
-    gets_past(&right.tls(&["--client-ca", &ca])).await;
+    let other = valid.ca.issue("other", "DNS:localhost").await;
+    let args = valid.token(&["--tls-cert", chain, "--tls-key", &other.key]);
+    assert_refused(&args, &["--tls-key", "--tls-cert"]).await;
+    // Certificate and key swapped.
+    assert_refused(&valid.token(&["--tls-cert", key, "--tls-key", key]), &["--tls-cert"]).await;
+    assert_refused(&valid.token(&["--tls-cert", chain, "--tls-key", chain]), &["--tls-key"]).await;
+    assert_refused(&valid.tls(&["--client-ca", key]), &["--client-ca"]).await;
+    gets_past(&valid.tls(&["--client-ca", &ca])).await;
 }
 
 #[tokio::test]
-async fn a_trusted_client_has_a_name() {
-    let right = Right::new().await;
-    let ca = right.ca.file();
-    says(&right.tls(&["--client-ca", &ca, "--trusted-client", ""]), &["--trusted-client"]).await;
-    gets_past(&right.tls(&["--client-ca", &ca, "--trusted-client", "gateway.example"])).await;
+async fn a_trusted_client_needs_a_name() {
+    let valid = Valid::new().await;
+    let ca = valid.ca.file();
+    assert_refused(
+        &valid.tls(&["--client-ca", &ca, "--trusted-client", ""]),
+        &["--trusted-client"],
+    )
+    .await;
+    gets_past(&valid.tls(&["--client-ca", &ca, "--trusted-client", "gateway.example"])).await;
 }
 
 #[tokio::test]
-async fn a_jwks_url_that_is_none_is_refused_without_its_password() {
+async fn an_invalid_jwks_url_is_refused_without_its_password() {
     for url in [
         "",
         "keys",
@@ -172,14 +177,14 @@ async fn a_jwks_url_that_is_none_is_refused_without_its_password() {
         ] {
             assert!(line.contains("--jwt-jwks-url"), "{url:?}: {line}");
             assert!(!line.contains("hunter2"), "{url:?}: {line}");
-            assert!(url.is_empty() || line.contains("https://"), "what would be right: {line}");
+            assert!(url.is_empty() || line.contains("https://"), "what is allowed: {line}");
         }
     }
 }
 
 #[tokio::test]
 async fn a_public_url_is_scheme_and_authority() {
-    let right = Right::new().await;
+    let valid = Valid::new().await;
     for url in [
         "",
         "api.example.com",
@@ -195,26 +200,26 @@ async fn a_public_url_is_scheme_and_authority() {
         "https://api.example.com:99999",
         "https://user:hunter2@api.example.com",
     ] {
-        let flags = ["--oauth1-credentials-file", &right.credentials, "--public-url", url];
+        let flags = ["--oauth1-credentials-file", &valid.credentials, "--public-url", url];
         let line = refused(&flags, &[]).await;
         assert!(line.contains("--public-url"), "{url:?}: {line}");
         assert!(!line.contains("hunter2"), "{url:?}: {line}");
-        // One of several is enough.
+        // One invalid URL of several is enough.
         let good = ["--public-url", "https://api.example.com"];
-        says(&[&good[..], &flags].concat(), &["--public-url"]).await;
+        assert_refused(&[&good[..], &flags].concat(), &["--public-url"]).await;
     }
-    let flags = ["--oauth1-credentials-file", &right.credentials];
+    let flags = ["--oauth1-credentials-file", &valid.credentials];
     let good = ["--public-url", "https://API.example.com:8443", "--public-url", "http://[::1]"];
     gets_past(&[&flags[..], &good].concat()).await;
 }
 
 #[tokio::test]
-async fn a_credentials_file_that_is_none_is_refused_without_its_secrets() {
-    let right = Right::new().await;
+async fn an_invalid_credentials_file_is_refused_without_secrets() {
+    let valid = Valid::new().await;
     let flag = "--oauth1-credentials-file";
-    for bad in bad_files(&right.files) {
+    for bad in bad_files(&valid.files) {
         let words = if bad.ends_with("empty") { vec![flag] } else { vec![flag, bad.as_str()] };
-        says(&[flag, &bad], &words).await;
+        assert_refused(&[flag, &bad], &words).await;
     }
     let member = |name: &str| {
         let line = CREDENTIAL.lines().find(|line| line.starts_with(&format!("{name} ")));
@@ -250,27 +255,28 @@ async fn a_credentials_file_that_is_none_is_refused_without_its_secrets() {
         }
     }
     for (what, contents) in broken {
-        let file = right.files.write("broken", contents);
+        let file = valid.files.write("broken", contents);
         let line = refused(&[flag, &file], &[]).await;
         assert!(line.contains(flag), "{what}: {line}");
         assert!(!line.contains("hunter2"), "{what}: {line}");
     }
-    gets_past(&[flag, &right.credentials]).await;
+    gets_past(&[flag, &valid.credentials]).await;
 }
 
 #[tokio::test]
-async fn dev_goes_with_no_setting_of_identity() {
-    let right = Right::new().await;
-    let ca = right.ca.file();
+async fn dev_excludes_every_identity_setting() {
+    let valid = Valid::new().await;
+    let ca = valid.ca.file();
     for (flag, value) in [
         ("--jwt-jwks-url", "http://127.0.0.1:1/keys"),
-        ("--oauth1-credentials-file", &right.credentials),
+        ("--oauth1-credentials-file", &valid.credentials),
         ("--public-url", "https://api.example.com"),
         ("--client-ca", &ca),
         ("--trusted-client", "gateway.example"),
     ] {
         let loopback = ["--dev", "--listen", "127.0.0.1:0"];
-        command_line::says(&[&loopback[..], &[flag, value]].concat(), &[flag, "--dev"]).await;
+        command_line::assert_refused(&[&loopback[..], &[flag, value]].concat(), &[flag, "--dev"])
+            .await;
         let variable = format!("MARKREAD_{}", flag[2..].replace('-', "_").to_uppercase());
         let args = [&["serve"], &loopback[..]].concat();
         let line = command_line::refused(2, &args, &[(&variable, value)]).await;

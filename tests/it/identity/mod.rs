@@ -1,4 +1,4 @@
-//! CONTRACT section 4, "Identity", and section 8: who calls, and how they prove it.
+//! Who calls, and how they prove it: "Identity" and "HTTP" in `docs/contract.md`.
 
 mod edge;
 mod flags;

@@ -1,50 +1,54 @@
-//! `BatchMarkRead` over the wire: so many calls of `MarkRead`, in one step.
+//! `BatchMarkRead` over the wire: many calls of `MarkRead` in one step.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use markread::proto::batch_mark_read_result::Result as Became;
+use markread::proto::batch_mark_read_result::Result as ItemResult;
 use markread::proto::{BatchMarkReadError, BatchMarkReadResponse};
+use markread_harness::caller::number;
+use markread_harness::{MESSAGE, READER, RECIPIENT, Redis, Server};
 use tokio::task::JoinSet;
 use tonic::{Code, Response};
 
 use super::{MANY, quota};
 use crate::answers::{assert_denied, assert_no_secret, bad_fields};
-use crate::harness::caller::number;
-use crate::harness::{MESSAGE, READER, RECIPIENT, Redis, Server};
 
 mod failures;
 
-/// Recipient, message and whether the cursor advanced; or why not.
+/// Recipient, message and whether the cursor advanced, or code and reason of a failure.
 type Item<'a> = Result<(u64, u64, bool), (Code, &'a str)>;
 
 const INVALID: Item<'_> = Err((Code::InvalidArgument, "INVALID_PARAMETER"));
 const LIMITED: Item<'_> = Err((Code::ResourceExhausted, "RATE_LIMIT_EXCEEDED"));
 const INTERNAL: Item<'_> = Err((Code::Internal, "INTERNAL"));
 
-fn item(became: &Became) -> Item<'_> {
-    match became {
-        Became::Response(marked) => {
-            let cursor = marked.cursor.as_ref().expect("a cursor in every answer");
+fn item(result: &ItemResult) -> Item<'_> {
+    match result {
+        ItemResult::Response(marked) => {
+            let cursor = marked.cursor.as_ref().expect("every answer has a cursor");
             assert!(cursor.read_at.is_some());
             Ok((cursor.recipient_id, cursor.last_read_event_id, marked.advanced))
         }
-        Became::Error(error) => Err((Code::from(error.code), &error.reason)),
+        ItemResult::Error(error) => Err((Code::from(error.code), &error.reason)),
     }
 }
 
-fn became(answer: &Response<BatchMarkReadResponse>) -> impl Iterator<Item = &Became> {
-    answer.get_ref().results.iter().map(|result| result.result.as_ref().expect("one of the two"))
+fn results(answer: &Response<BatchMarkReadResponse>) -> impl Iterator<Item = &ItemResult> {
+    answer
+        .get_ref()
+        .results
+        .iter()
+        .map(|result| result.result.as_ref().expect("a mark or an error"))
 }
 
 fn items(answer: &Response<BatchMarkReadResponse>) -> Vec<Item<'_>> {
-    became(answer).map(item).collect()
+    results(answer).map(item).collect()
 }
 
-/// The items that were not done, with what holds of each.
+/// The failed items, after checks that hold for each of them.
 fn errors(answer: &Response<BatchMarkReadResponse>) -> Vec<&BatchMarkReadError> {
-    let errors = became(answer).filter_map(|became| match became {
-        Became::Response(_) => None,
-        Became::Error(error) => Some(error),
+    let errors = results(answer).filter_map(|result| match result {
+        ItemResult::Response(_) => None,
+        ItemResult::Error(error) => Some(error),
     });
     let errors: Vec<_> = errors.collect();
     for error in &errors {
@@ -54,7 +58,7 @@ fn errors(answer: &Response<BatchMarkReadResponse>) -> Vec<&BatchMarkReadError> 
     errors
 }
 
-/// Marks of this message in so many conversations.
+/// Marks of this message with each of these recipients.
 fn marks(recipients: impl Iterator<Item = u64>, message: u64) -> Vec<(u64, u64)> {
     recipients.map(|recipient| (recipient, message)).collect()
 }
@@ -63,17 +67,17 @@ fn advanced(marks: &[(u64, u64)]) -> Vec<Item<'static>> {
     marks.iter().map(|&(recipient, message)| Ok((recipient, message, true))).collect()
 }
 
-/// Events that a reader's marks leave, where each advances.
+/// The reader's events of these marks, if each advances.
 fn events(marks: &[(u64, u64)]) -> Vec<(u64, u64, u64)> {
     marks.iter().map(|&(recipient, message)| (READER, recipient, message)).collect()
 }
 
 #[tokio::test]
-async fn five_hundred_conversations_are_marked_in_order_by_one_evalsha() {
+async fn five_hundred_marks_are_done_in_order_by_one_evalsha() {
     let redis = Redis::start().await;
     let server = Server::on(&redis).await;
     let caller = server.caller(READER);
-    // No two messages are the same, and the order is none that a sort would give.
+    // All messages differ, and no sort would give this order.
     let marks: Vec<_> = (0..500).map(|n| (1 + n * 7 % 500, MESSAGE + n)).collect();
     redis.run::<()>("CONFIG RESETSTAT").await;
     let answer = caller.mark_batch(&marks).await.unwrap();
@@ -86,10 +90,10 @@ async fn five_hundred_conversations_are_marked_in_order_by_one_evalsha() {
     assert_eq!(redis.cursors(READER).await, marks.iter().copied().collect());
     assert_eq!(redis.events().await, events(&marks));
 
-    // Of the batch's advances, each is the event's to the millisecond.
+    // The time of each advance is that of its event, to the millisecond.
     let payloads = redis.payloads().await;
-    for (became, payload) in became(&answer).zip(payloads) {
-        let Became::Response(marked) = became else { panic!("{became:?}") };
+    for (result, payload) in results(&answer).zip(payloads) {
+        let ItemResult::Response(marked) = result else { panic!("{result:?}") };
         let read_at = marked.cursor.as_ref().unwrap().read_at.unwrap();
         let read_at_ms = read_at.seconds * 1000 + i64::from(read_at.nanos) / 1_000_000;
         assert!(payload.contains(&format!(r#""created_timestamp":"{read_at_ms}""#)), "{payload}");
@@ -133,13 +137,13 @@ async fn items_beyond_the_quota_are_denied_one_by_one() {
 }
 
 #[tokio::test]
-async fn a_batch_of_which_every_item_is_denied_is_ok_and_changes_nothing() {
+async fn a_batch_with_every_item_denied_is_ok_and_changes_nothing() {
     let redis = Redis::start().await;
     let server = Server::on_with(&redis, &["--rate-limit", "2"]).await;
     let caller = server.caller(READER);
     caller.mark_batch(&marks(1..=2, 1)).await.unwrap();
     let before = redis.contents().await;
-    // By Redis, and from memory.
+    // The first denial is by Redis, the second from memory.
     for _ in 0..3 {
         let answer = caller.mark_batch(&marks(1..=3, 2)).await.unwrap();
         assert_eq!(items(&answer), [LIMITED; 3]);
@@ -148,11 +152,11 @@ async fn a_batch_of_which_every_item_is_denied_is_ok_and_changes_nothing() {
         assert_eq!(redis.contents().await, before);
     }
     let other = server.caller(READER + 1).mark_batch(&marks(1..=2, 1)).await.unwrap();
-    assert_eq!(items(&other), advanced(&marks(1..=2, 1)), "a quota is one reader's");
+    assert_eq!(items(&other), advanced(&marks(1..=2, 1)), "each reader has its own quota");
 }
 
 #[tokio::test]
-async fn a_conversation_in_several_items_is_marked_as_by_several_calls() {
+async fn repeated_conversations_are_marked_as_by_several_calls() {
     let redis = Redis::start().await;
     let server = Server::on(&redis).await;
     let caller = server.caller(READER);
@@ -187,12 +191,12 @@ async fn a_conversation_in_several_items_is_marked_as_by_several_calls() {
 }
 
 #[tokio::test]
-async fn a_batch_does_and_publishes_what_so_many_calls_would() {
+async fn a_batch_does_and_publishes_what_single_calls_would() {
     let (together, apart) = (Redis::start().await, Redis::start().await);
     let flags = ["--rate-limit", "40"];
     let (batching, calling) =
         (Server::on_with(&together, &flags).await, Server::on_with(&apart, &flags).await);
-    // Repeats, no-ops, zeros and more than the quota, mixed.
+    // Repeats, no-ops and zeros, and more than the quota.
     let marks: Vec<_> = (1..=60).map(|n| (n * n % 7, n * 7919 % 31)).collect();
     let answer = batching.caller(READER).mark_batch(&marks).await.unwrap();
     let results = items(&answer);
@@ -233,7 +237,7 @@ async fn a_dev_server_marks_batches_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn batches_racing_on_the_same_conversations_advance_each_but_once() {
+async fn racing_batches_advance_each_conversation_once() {
     let redis = Redis::start().await;
     let servers = [Server::on_with(&redis, &MANY).await, Server::on_with(&redis, &MANY).await];
     let mut tasks = JoinSet::new();
@@ -269,12 +273,12 @@ async fn batches_at_several_servers_take_exactly_the_quota() {
     let mut tasks = JoinSet::new();
     for (task, server) in (0..12).zip(servers.iter().cycle()) {
         let caller = server.caller(READER);
-        // 1116 in all; where the quota ends, it ends within a batch.
+        // 1116 in all, so the quota ends within a batch.
         tasks.spawn(async move {
             let first = 1 + task * 93;
             let answer = caller.mark_batch(&marks(first..first + 93, MESSAGE)).await.unwrap();
             let done: Vec<_> = items(&answer).iter().map(Result::is_ok).collect();
-            assert!(done.is_sorted_by(|a, b| a >= b), "what is denied stands last: {done:?}");
+            assert!(done.is_sorted_by(|a, b| a >= b), "the denied items are the last: {done:?}");
             assert!(items(&answer).iter().all(|item| item.is_ok() || *item == LIMITED));
             done.iter().filter(|done| **done).count()
         });

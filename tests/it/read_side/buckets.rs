@@ -1,12 +1,12 @@
-//! How cursors lie in Redis: CONTRACT section 6.
+//! How Redis stores cursors: "Redis" in `docs/contract.md`.
 
 use std::sync::Arc;
 
 use markread::domain::{Outcome, RateLimit};
 use markread::store::StoreErrorKind;
+use markread_harness::{MESSAGE, READER, Redis};
 
-use super::super::harness::{MESSAGE, READER, Redis};
-use super::super::stores::{LIMIT, Subject, mark};
+use crate::stores::{LIMIT, Subject, mark};
 
 const MANY: RateLimit = RateLimit { calls: 1_000_000, ..LIMIT };
 
@@ -25,7 +25,7 @@ async fn mark_all(subject: &Subject, recipients: impl Iterator<Item = u64>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn up_to_64_conversations_are_one_hash_and_more_are_buckets_of_about_half_as_many() {
+async fn more_than_64_conversations_are_split_into_buckets() {
     let (redis, subject) = subject().await;
     let key = format!("markread:cursors:{READER}");
     mark_all(&subject, 1..=64).await;
@@ -35,7 +35,7 @@ async fn up_to_64_conversations_are_one_hash_and_more_are_buckets_of_about_half_
     for (known, until) in [(64, 65), (65, 500), (500, 5_000)] {
         mark_all(&subject, known + 1..=until).await;
         let buckets = redis.buckets(READER).await;
-        assert_eq!(redis.run::<u64>(&format!("HLEN {key}")).await, 1, "the number alone");
+        assert_eq!(redis.run::<u64>(&format!("HLEN {key}")).await, 1, "only the number of buckets");
         let (mut all, mut largest) = (0, 0);
         for bucket in 0..buckets {
             let fields: u64 = redis.run(&format!("HLEN {key}:{bucket}")).await;
@@ -44,13 +44,13 @@ async fn up_to_64_conversations_are_one_hash_and_more_are_buckets_of_about_half_
             (all, largest) = (all + fields / 2, largest.max(fields / 2));
         }
         assert_eq!(all, until);
-        assert!(largest <= 64, "{largest} in a bucket of {until} in {buckets}");
+        assert!(largest <= 64, "{largest} of {until} cursors in one of {buckets} buckets");
         assert!(until / buckets >= 12, "{until} in {buckets} buckets");
         assert_eq!(redis.cursors(READER).await.len(), usize::try_from(until).unwrap());
     }
 }
 
-/// One hash of any size is what an earlier version left.
+/// Earlier versions left one hash of any size.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hash_of_any_size_is_split_in_one_step() {
     const THERE: u64 = 9_000;
@@ -70,12 +70,12 @@ async fn a_hash_of_any_size_is_split_in_one_step() {
     subject.mark_one(mark(READER, 7, MESSAGE + 1)).await;
 }
 
-/// Whoever picks recipients that share a bucket has a large one, and no step half done.
+/// A reader who picks recipients that share a bucket has a large one, and every mark is complete.
 #[tokio::test(flavor = "multi_thread")]
 async fn recipients_that_share_a_bucket_are_each_marked_once() {
     const SHARING: usize = 3_000;
     let (redis, subject) = subject().await;
-    // Their hashes end in eight bits of 0.
+    // Their hash values end in eight 0 bits.
     let shares = |recipient: &u64| (recipient * 48_271 % 2_147_483_647).is_multiple_of(256);
     let recipients: Vec<_> = (1..).filter(shares).take(SHARING).collect();
     mark_all(&subject, recipients.iter().copied()).await;
@@ -84,14 +84,14 @@ async fn recipients_that_share_a_bucket_are_each_marked_once() {
     let cursors = redis.cursors(READER).await;
     assert!(recipients.iter().all(|recipient| cursors.contains_key(recipient)));
     let buckets = redis.buckets(READER).await;
-    assert!(buckets < 64, "{buckets} buckets, most of them of nothing");
+    assert!(buckets < 64, "{buckets} buckets, most of them empty");
 }
 
 #[tokio::test]
-async fn a_conversation_in_buckets_that_were_counted_is_found_at_once() {
+async fn a_known_bucket_count_finds_a_conversation_at_once() {
     let (redis, subject) = subject().await;
     mark_all(&subject, 1..=1_000).await;
-    // Counts them.
+    // This mark counts the buckets.
     subject.mark_one(mark(READER, 1, MESSAGE + 1)).await;
     let before = redis.calls("hget").await;
     for recipient in 1..=50 {
@@ -102,7 +102,7 @@ async fn a_conversation_in_buckets_that_were_counted_is_found_at_once() {
 }
 
 #[tokio::test]
-async fn buckets_that_were_counted_once_may_be_others_by_now() {
+async fn a_stale_bucket_count_does_no_harm() {
     let (redis, subject) = subject().await;
     mark_all(&subject, 1..=100).await;
     subject.mark_one(mark(READER, 1, MESSAGE + 1)).await;
@@ -120,21 +120,21 @@ async fn buckets_that_were_counted_once_may_be_others_by_now() {
     let cursors = redis.cursors(READER).await;
     let further = cursors.values().filter(|message| **message == MESSAGE + 2).count();
     assert_eq!((cursors.len(), further), (2_010, 110));
-    // None is left where it was.
+    // No field is left in its old bucket.
     let mut fields = 0;
     for bucket in 0..redis.buckets(READER).await {
         fields += redis.run::<u64>(&format!("HLEN markread:cursors:{READER}:{bucket}")).await;
     }
     assert_eq!(fields, 2 * 2_010);
 
-    // Nor is it where the reader's conversations fit in one hash again.
+    // The same when the reader's conversations fit in one hash again.
     redis.run::<()>("FLUSHDB").await;
     subject.mark_one(mark(READER, 1, MESSAGE)).await;
     assert_eq!(redis.cursors(READER).await, [(1, MESSAGE)].into());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bucket_that_cannot_be_leaves_the_mark_undone() {
+async fn a_corrupt_bucket_leaves_the_mark_undone() {
     let (redis, subject) = subject().await;
     mark_all(&subject, 1..=64).await;
     let key = format!("markread:cursors:{READER}");
@@ -150,7 +150,7 @@ async fn a_bucket_that_cannot_be_leaves_the_mark_undone() {
     assert_eq!(redis.payloads().await.len(), events);
     assert_eq!(redis.used(READER).await, used);
     assert_eq!(redis.run::<u64>(&format!("HLEN {key}")).await, 128);
-    // The others are as they were.
+    // The other conversations are unchanged.
     subject.mark_one(mark(READER, 64, MESSAGE + 1)).await;
     redis.run::<()>(&format!("DEL {key}:1")).await;
     subject.mark_one(mark(READER, 65, MESSAGE)).await;

@@ -1,16 +1,15 @@
-//! `markread mark`, `state` and `watch`, for people: what they print, and how they end.
+//! `markread mark`, `state` and `watch`: output and exit status.
 
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
+use markread_harness::binary::command;
+use markread_harness::caller::Credentials;
+use markread_harness::certificates::Authority;
+use markread_harness::{MESSAGE, READER, RECIPIENT, Redis, Server, eventually};
 use nix::sys::signal::Signal;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::time::timeout;
-
-use super::super::harness::caller::Credentials;
-use super::super::harness::certificates::Authority;
-use super::super::harness::server::command;
-use super::super::harness::{MESSAGE, READER, RECIPIENT, Redis, Server, eventually};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -18,24 +17,24 @@ async fn run(words: &[&str]) -> Output {
     timeout(LIMIT, command(words).output()).await.expect("it ends").unwrap()
 }
 
-/// What a command that goes well prints.
+/// Runs a command that succeeds, and returns what it printed.
 async fn printed(words: &[&str]) -> String {
     let output = run(words).await;
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && told.is_empty(), "{words:?}: {told}");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.is_empty(), "{words:?}: {text}");
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The one line of a command that does not, and its exit status.
+/// Runs a command that fails, and returns its exit status and its one line.
 async fn failed(words: &[&str]) -> (Option<i32>, String) {
     let output = run(words).await;
     assert!(output.stdout.is_empty());
-    let told = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(told.lines().count(), 1, "{told}");
-    (output.status.code(), told)
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(text.lines().count(), 1, "{text}");
+    (output.status.code(), text)
 }
 
-/// A text without the times in it.
+/// Replaces the times in a text.
 fn timeless(text: &str) -> String {
     let words = text.split(' ').map(|word| {
         let is_time = word.trim_end().len() == 24 && word.trim_end().ends_with('Z');
@@ -45,7 +44,7 @@ fn timeless(text: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_mark_says_what_it_came_to_and_a_state_is_a_table() {
+async fn mark_prints_its_outcome_and_state_prints_a_table() {
     let server = Server::dev(&[]).await;
     let (address, recipient) = (server.address.clone(), RECIPIENT.to_string());
     let (reader, message) = (READER.to_string(), MESSAGE.to_string());
@@ -74,7 +73,7 @@ async fn a_mark_says_what_it_came_to_and_a_state_is_a_table() {
 }
 
 #[tokio::test]
-async fn a_script_learns_by_exit_status_how_far_was_read_and_how_a_call_ended() {
+async fn exit_statuses_tell_scripts_how_a_call_ended() {
     let redis = Redis::start().await;
     let server = Server::on(&redis).await;
     let dir = tempfile::tempdir().unwrap();
@@ -90,30 +89,33 @@ async fn a_script_learns_by_exit_status_how_far_was_read_and_how_a_call_ended() 
     }
     for more in [&["--at-least", "6"][..], &["--at-least", "5", "--recipient", "8"]] {
         let output = run(&[&known[..], more].concat()).await;
-        let told = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{told}");
-        assert!(told.contains("has not read up to"), "{told}");
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains("has not read up to"), "{text}");
     }
 
     let expected = ["--expect-status", "UNAUTHENTICATED"];
-    let told = printed(&[&state[..], &expected].concat()).await;
-    assert!(told.contains("CREDENTIALS_MISSING"), "{told}");
+    let text = printed(&[&state[..], &expected].concat()).await;
+    assert!(text.contains("CREDENTIALS_MISSING"), "{text}");
     let mark = ["mark", "--recipient", "7", "--last-read-event-id", "9"];
     printed(&[&mark[..], &at, &expected].concat()).await;
     let output = run(&[&known[..], &expected].concat()).await;
-    let told = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{told}");
-    assert!(told.contains("answered OK, not UNAUTHENTICATED"), "{told}");
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("answered OK, expected UNAUTHENTICATED"), "{text}");
 
     for (more, flag) in [
         (&["--expect-status", "Unauthenticated"], "--expect-status"),
         (&["--at-least", "x"], "--at-least"),
     ] {
-        let (status, told) = failed(&[&known[..], more].concat()).await;
-        assert!(status == Some(2) && told.contains(flag), "{told}");
+        let (status, text) = failed(&[&known[..], more].concat()).await;
+        assert!(status == Some(2) && text.contains(flag), "{text}");
     }
-    let (status, told) = failed(&["state", "--at-least", "5"]).await;
-    assert!(status == Some(2) && told.contains("--at-least needs --recipient"), "{told}");
+    let (status, text) = failed(&["state", "--at-least", "5"]).await;
+    assert!(
+        status == Some(2) && text.contains("--at-least must be set together with --recipient"),
+        "{text}"
+    );
 }
 
 #[tokio::test]
@@ -127,7 +129,7 @@ async fn a_healthcheck_says_whether_the_server_is_serving() {
     let secure = ["--tls-ca", &ca, "--tls-server-name", "markread.example"];
     let check = ["healthcheck", "--listen"];
     let (_, port) = plain.address.rsplit_once(':').unwrap();
-    // As the server was told itself, or a name.
+    // The address as the server got it, or a name.
     for listen in [&plain.address, &format!("0.0.0.0:{port}"), &format!("localhost:{port}")] {
         assert_eq!(printed(&[&check[..], &[listen]].concat()).await, "");
     }
@@ -135,25 +137,25 @@ async fn a_healthcheck_says_whether_the_server_is_serving() {
     let environment = command(&["healthcheck"]).env("MARKREAD_LISTEN", &plain.address).output();
     assert!(environment.await.unwrap().status.success());
 
-    // Another name, no TLS where there is, nobody, and a server that is not ready.
+    // Another name, plaintext to a TLS port, no server, and a server that is not ready.
     for words in [
         [&check[..], &[&tls.address], &["--tls-ca", &ca]].concat(),
         [&check[..], &[&tls.address]].concat(),
         [&check[..], &["127.0.0.1:1"]].concat(),
     ] {
-        let (status, told) = failed(&words).await;
-        assert_eq!(status, Some(1), "{told}");
+        let (status, text) = failed(&words).await;
+        assert_eq!(status, Some(1), "{text}");
     }
     redis.kill().await;
     eventually("it is not serving", LIMIT, async || {
         let output = run(&[&check[..], &[&plain.address]].concat()).await;
-        let told = String::from_utf8(output.stderr).unwrap();
-        (output.status.code() == Some(1) && told.contains("NOT_SERVING")).then_some(())
+        let text = String::from_utf8(output.stderr).unwrap();
+        (output.status.code() == Some(1) && text.contains("NOT_SERVING")).then_some(())
     })
     .await;
     for listen in ["", "localhost", "a b:1", "user@host:1", "http://host:1"] {
-        let (status, told) = failed(&[&check[..], &[listen]].concat()).await;
-        assert!(status == Some(2) && told.contains("--listen"), "{listen}: {told}");
+        let (status, text) = failed(&[&check[..], &[listen]].concat()).await;
+        assert!(status == Some(2) && text.contains("--listen"), "{listen}: {text}");
     }
 }
 
@@ -187,16 +189,16 @@ async fn a_token_and_a_certificate_come_from_files() {
 }
 
 #[tokio::test]
-async fn what_fails_is_one_line_with_the_servers_reason() {
+async fn a_failure_is_one_line_with_the_servers_reason() {
     let redis = Redis::start().await;
     let server = Server::on(&redis).await;
     let address = format!("http://{}", server.address);
     let state = ["state", "--recipient", "7"];
-    let (status, told) = failed(&[&state[..], &["--address", &address]].concat()).await;
+    let (status, text) = failed(&[&state[..], &["--address", &address]].concat()).await;
     assert_eq!(status, Some(1));
-    assert!(told.contains("CREDENTIALS_MISSING"), "{told}");
-    let (status, told) = failed(&[&state[..], &["--address", "http://127.0.0.1:1"]].concat()).await;
-    assert_eq!(status, Some(1), "{told}");
+    assert!(text.contains("CREDENTIALS_MISSING"), "{text}");
+    let (status, text) = failed(&[&state[..], &["--address", "http://127.0.0.1:1"]].concat()).await;
+    assert_eq!(status, Some(1), "{text}");
 
     let missing = ["--token-file", "/nowhere/token"];
     for (words, flag) in [
@@ -209,14 +211,14 @@ async fn what_fails_is_one_line_with_the_servers_reason() {
         (&["state", "--recipient", "7", "--tls-ca", "/nowhere/ca"], "--tls-ca"),
         (&[&state[..], &missing].concat(), "--token-file"),
     ] {
-        let (status, told) = failed(words).await;
-        assert_eq!(status, Some(2), "{told}");
-        assert!(told.contains(flag), "{words:?}: {told}");
+        let (status, text) = failed(words).await;
+        assert_eq!(status, Some(2), "{text}");
+        assert!(text.contains(flag), "{words:?}: {text}");
     }
 }
 
 #[tokio::test]
-async fn a_watch_prints_a_line_an_event_until_the_server_leaves() {
+async fn a_watch_prints_a_line_per_event_until_the_server_exits() {
     let mut server = Server::dev(&[]).await;
     let caller = server.caller(READER);
     caller.mark(RECIPIENT, 5).await.unwrap();
@@ -232,17 +234,17 @@ async fn a_watch_prints_a_line_an_event_until_the_server_leaves() {
         let lines = BufReader::new(process.stdout.take().unwrap()).lines();
         watches.push((process, lines));
     }
-    let mut heard = Vec::new();
+    let mut seen = Vec::new();
     for (_, lines) in &mut watches {
-        heard.push(timeout(LIMIT, lines.next_line()).await.unwrap().unwrap().unwrap());
+        seen.push(timeout(LIMIT, lines.next_line()).await.unwrap().unwrap().unwrap());
     }
-    let said = format!("{READER} read up to 5 of {RECIPIENT}");
-    assert!(heard[0].contains(&said), "{}", heard[0]);
-    let event: serde_json::Value = serde_json::from_str(&heard[1]).unwrap();
+    let text = format!("{READER} read up to 5 of {RECIPIENT}");
+    assert!(seen[0].contains(&text), "{}", seen[0]);
+    let event: serde_json::Value = serde_json::from_str(&seen[1]).unwrap();
     assert_eq!(event["sender_id"], READER.to_string());
     assert_eq!(event["last_read_event_id"], "5");
 
-    // It goes on, and resumes.
+    // The watch resumes and goes on.
     caller.mark(RECIPIENT, 6).await.unwrap();
     let (_, lines) = &mut watches[0];
     let line = timeout(LIMIT, lines.next_line()).await.unwrap().unwrap().unwrap();
@@ -254,6 +256,6 @@ async fn a_watch_prints_a_line_an_event_until_the_server_leaves() {
         assert_eq!(output.status.code(), Some(1));
         assert!(String::from_utf8_lossy(&output.stderr).contains("DRAINING"), "{output:?}");
     }
-    let (status, told) = failed(&["watch", "--after", "x"]).await;
-    assert!(status == Some(2) && told.contains("--after"), "{told}");
+    let (status, text) = failed(&["watch", "--after", "x"]).await;
+    assert!(status == Some(2) && text.contains("--after"), "{text}");
 }

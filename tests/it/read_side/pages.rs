@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use markread::proto::{ListReadCursorsResponse, ReadCursor};
+use markread_harness::caller::{Caller, Refusal};
+use markread_harness::{MESSAGE, READER, Redis, Server, eventually};
 use tonic::Code;
 
 use super::{MANY, assert_no_quota, quota, reads_used};
 use crate::answers::{assert_denied, bad_fields};
-use crate::harness::caller::{Caller, Denied};
-use crate::harness::{MESSAGE, READER, Redis, Server, eventually};
 
 async fn page(caller: &Caller, size: i32, token: &str) -> ListReadCursorsResponse {
     caller.page(size, token).await.unwrap().into_inner()
@@ -25,16 +25,16 @@ async fn mark_all(caller: &Caller, recipients: impl Iterator<Item = u64>, messag
     }
 }
 
-/// All pages, of these sizes in turn.
+/// Reads all pages, with these sizes in turn.
 async fn pages(caller: &Caller, sizes: &[i32]) -> Vec<ReadCursor> {
     let (mut all, mut token) = (Vec::new(), String::new());
     for &size in sizes.iter().cycle() {
         let read = page(caller, size, &token).await;
-        let asked = if size == 0 { 100 } else { usize::try_from(size).unwrap() };
-        assert!(read.cursors.len() <= asked);
+        let limit = if size == 0 { 100 } else { usize::try_from(size).unwrap() };
+        assert!(read.cursors.len() <= limit);
         token = read.next_page_token;
         let last = token.is_empty();
-        assert!(last || read.cursors.len() == asked, "a page that is not the last is full");
+        assert!(last || read.cursors.len() == limit, "a page that is not the last is full");
         all.extend(read.cursors);
         if last {
             break;
@@ -43,7 +43,7 @@ async fn pages(caller: &Caller, sizes: &[i32]) -> Vec<ReadCursor> {
     all
 }
 
-/// Recipient to message. No recipient stands twice.
+/// The message of each recipient; panics on a repeated recipient.
 fn by_recipient(cursors: &[ReadCursor]) -> HashMap<u64, u64> {
     let found: HashMap<_, _> =
         cursors.iter().map(|cursor| (cursor.recipient_id, cursor.last_read_event_id)).collect();
@@ -52,13 +52,13 @@ fn by_recipient(cursors: &[ReadCursor]) -> HashMap<u64, u64> {
 }
 
 #[track_caller]
-fn assert_invalid(denied: &Denied, field: &str) {
+fn assert_invalid(denied: &Refusal, field: &str) {
     assert_denied(denied, Code::InvalidArgument, "INVALID_PARAMETER");
     assert_eq!(bad_fields(denied), [field]);
     assert_no_quota(&denied.metadata);
 }
 
-async fn a_page_is_of_100_or_of_as_many_as_are_asked_for(server: &Server) {
+async fn a_page_has_100_cursors_or_as_many_as_requested(server: &Server) {
     let caller = server.caller(READER);
     mark_all(&caller, 1..=1_100, MESSAGE).await;
     for (size, cursors) in [(0, 100), (1, 1), (99, 99), (1_000, 1_000)] {
@@ -84,7 +84,7 @@ async fn pages_of_any_size_hold_every_cursor_once(server: &Server) {
             assert_eq!(by_recipient(&all), expected, "{until} in pages of {sizes:?}");
         }
     }
-    // Each is the cursor that the reader's state tells.
+    // Each is the cursor in the reader's state.
     let all = pages(&caller, &[0]).await;
     let recipients: Vec<_> = all.iter().map(|cursor| cursor.recipient_id).collect();
     let states = caller.states(&recipients).await.unwrap().into_inner().states;
@@ -98,23 +98,22 @@ async fn a_list_of_nothing_is_one_empty_page(server: &Server) {
     server.caller(READER).mark(7, MESSAGE).await.unwrap();
     let read = page(&server.caller(READER), 0, "").await;
     assert_eq!((read.cursors.len(), read.next_page_token.as_str()), (1, ""));
-    // Nor is what others have read of one's messages on it.
+    // What others have read is not on the page either.
     assert_eq!(page(&server.caller(7), 0, "").await, ListReadCursorsResponse::default());
 }
 
-/// A reader's first token, and what comes after it.
+/// Marks ten conversations, and returns the token after the first four.
 async fn token_of(caller: &Caller) -> String {
     mark_all(caller, 1..=10, MESSAGE).await;
     page(caller, 4, "").await.next_page_token
 }
 
-async fn a_page_token_that_was_altered_is_invalid(server: &Server) {
+async fn an_altered_page_token_is_invalid(server: &Server) {
     let caller = server.caller(READER);
     let token = token_of(&caller).await;
     let mut altered = vec![format!("{token}{token}"), format!(" {token}"), format!("{token}=")];
     for at in 0..token.len() {
-        // Every byte into every other that stands for itself: whatever the encoding, some of these
-        // decode.
+        // Every byte replaced by every printable one: whatever the encoding, some of these decode.
         for byte in b'!'..=b'~' {
             let mut bytes = token.clone().into_bytes();
             bytes[at] = byte;
@@ -126,16 +125,16 @@ async fn a_page_token_that_was_altered_is_invalid(server: &Server) {
             altered.extend([token[..at].to_owned(), token[at..].to_owned()]);
         }
     }
-    // What is taken away or put in may be what was there.
+    // Removing or adding a byte may give the same token.
     altered.retain(|it| *it != token);
     for altered in &altered {
         let Err(denied) = caller.page(4, altered).await else { panic!("{altered} of {token}") };
         assert_invalid(&denied, "page_token");
     }
-    assert_eq!(page(&caller, 10, &token).await.cursors.len(), 6, "the token itself is good");
+    assert_eq!(page(&caller, 10, &token).await.cursors.len(), 6, "the token itself is valid");
 }
 
-async fn a_page_token_that_is_none_is_invalid_however_long(server: &Server) {
+async fn a_malformed_page_token_is_invalid_however_long(server: &Server) {
     let caller = server.caller(READER);
     token_of(&caller).await;
     let long = "A".repeat(60_000);
@@ -150,7 +149,7 @@ async fn a_page_token_that_is_none_is_invalid_however_long(server: &Server) {
     assert_eq!(fields, ["page_size", "page_token"], "one violation for each");
 }
 
-async fn a_page_token_is_its_readers_alone(server: &Server) {
+async fn a_page_token_works_for_its_reader_only(server: &Server) {
     let (caller, other) = (server.caller(READER), server.caller(READER + 1));
     let (token, others) = (token_of(&caller).await, token_of(&other).await);
     assert_ne!(token, others);
@@ -158,12 +157,12 @@ async fn a_page_token_is_its_readers_alone(server: &Server) {
     assert_invalid(&other.page(4, &token).await.unwrap_err(), "page_token");
     for (caller, token) in [(&caller, &token), (&other, &others)] {
         assert_eq!(page(caller, 10, token).await.cursors.len(), 6);
-        // As often as it is asked for.
+        // The same page as often as it is requested.
         assert_eq!(page(caller, 6, token).await.cursors.len(), 6);
     }
 }
 
-/// Each against a server on Redis and against one with the embedded store.
+/// Runs each behaviour on a server with Redis and on one with the embedded store.
 macro_rules! on_both {
     ($($behaviour:ident;)*) => {
         mod on_redis {
@@ -185,16 +184,16 @@ macro_rules! on_both {
 }
 
 on_both! {
-    a_page_is_of_100_or_of_as_many_as_are_asked_for;
+    a_page_has_100_cursors_or_as_many_as_requested;
     pages_of_any_size_hold_every_cursor_once;
     a_list_of_nothing_is_one_empty_page;
-    a_page_token_that_was_altered_is_invalid;
-    a_page_token_that_is_none_is_invalid_however_long;
-    a_page_token_is_its_readers_alone;
+    an_altered_page_token_is_invalid;
+    a_malformed_page_token_is_invalid_however_long;
+    a_page_token_works_for_its_reader_only;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn three_thousand_cursors_are_listed_once_each_while_others_are_marked() {
+async fn three_thousand_cursors_are_listed_once_amid_marks() {
     const THERE: u64 = 3_000;
     let redis = Redis::start().await;
     let server = Server::on_with(&redis, &MANY).await;
@@ -206,7 +205,7 @@ async fn three_thousand_cursors_are_listed_once_each_while_others_are_marked() {
         async move {
             while !stop.load(Ordering::Relaxed) {
                 let batch = batches.load(Ordering::Relaxed);
-                // Few that are new, so that the pages come to an end.
+                // Few new conversations, so that the pages come to an end.
                 let new = (0..5).map(|n| 10_000 + batch * 5 + n);
                 let old = (0..35).map(|n| 1 + (batch * 35 + n) % THERE);
                 mark_all(&caller, new.chain(old), 2 + batch).await;
@@ -222,7 +221,7 @@ async fn three_thousand_cursors_are_listed_once_each_while_others_are_marked() {
         let before = batches.load(Ordering::Relaxed);
         let found = by_recipient(&pages(&caller, sizes).await);
         let meanwhile = batches.load(Ordering::Relaxed) - before;
-        // Three pages may be read faster than a batch is marked.
+        // Three pages may take less time than a batch.
         assert!(meanwhile > 0 || sizes == [1_000], "nothing was marked meanwhile");
         let missing: Vec<_> = (1..=THERE).filter(|it| !found.contains_key(it)).collect();
         assert_eq!(missing, [0; 0], "of pages of {sizes:?}, {meanwhile} batches meanwhile");
@@ -234,14 +233,14 @@ async fn three_thousand_cursors_are_listed_once_each_while_others_are_marked() {
 }
 
 #[tokio::test]
-async fn a_page_token_outlives_its_server_and_is_good_at_another() {
+async fn a_page_token_is_valid_at_another_server() {
     let redis = Redis::start().await;
     let first = Server::on_with(&redis, &MANY).await;
     mark_all(&first.caller(READER), 1..=300, MESSAGE).await;
     let mut all = page(&first.caller(READER), 100, "").await;
     let other = Server::on_with(&redis, &MANY).await;
     let at_other = page(&other.caller(READER), 70, &all.next_page_token).await;
-    // Dropped, both are killed.
+    // Dropping them kills both.
     drop((first, other));
     let restarted = Server::on_with(&redis, &MANY).await;
     let caller = restarted.caller(READER);
@@ -255,7 +254,7 @@ async fn a_page_token_outlives_its_server_and_is_good_at_another() {
 }
 
 #[tokio::test]
-async fn a_page_token_is_good_after_a_reader_of_few_became_one_of_many() {
+async fn a_page_token_survives_the_split_into_buckets() {
     let redis = Redis::start().await;
     let server = Server::on_with(&redis, &MANY).await;
     let caller = server.caller(READER);
@@ -296,15 +295,15 @@ async fn a_page_costs_one_read_and_a_bad_one_none() {
     assert_invalid(&invalid, "page_token");
     assert_eq!(reads_used(&redis, READER).await, Some(5));
 
-    // Where the window ends, the pages go on.
+    // In the next window the pages go on.
     redis.run::<()>(&format!("DEL markread:read_quota:{READER}")).await;
     let another = Server::on_with(&redis, &flags).await;
     assert_eq!(page(&another.caller(READER), 50, &token).await.cursors.len(), 50);
 }
 
 #[tokio::test]
-async fn no_recipients_are_too_close_for_a_page_to_end_between_them() {
-    // Of each two, the hash is the same.
+async fn a_page_may_end_between_any_two_recipients() {
+    // The recipients of each pair have the same hash value.
     const MODULUS: u64 = 2_147_483_647;
     const CLOSE: [u64; 8] =
         [601, 601 + MODULUS, 710, 710 + MODULUS, 777, 777 + MODULUS, 2_683, 2_683 + MODULUS];

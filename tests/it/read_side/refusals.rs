@@ -1,12 +1,14 @@
-//! What every one of these calls is refused for, whatever it asks: CONTRACT section 4, "Answers".
+//! The refusals that these methods share: "Answers" in `docs/contract.md`.
 
 use std::time::{Duration, Instant};
 
-use markread::proto::batch_mark_read_result::Result as Became;
+use markread::proto::batch_mark_read_result::Result as ItemResult;
 use markread::proto::{
     BatchGetReadStatesRequest, BatchMarkReadRequest, GetReadStateRequest, ListReadCursorsRequest,
     MarkReadRequest,
 };
+use markread_harness::caller::{Caller, Credentials, Refusal};
+use markread_harness::{MESSAGE, OUTCOMES, READER, RECIPIENT, Raw, Redis, Server, eventually, raw};
 use prost::Message;
 use serde_json::json;
 use tonic::Code;
@@ -14,12 +16,10 @@ use tonic::Code;
 use crate::answers::outcomes::counted;
 use crate::answers::tokens::with_claims;
 use crate::answers::{assert_denied, assert_no_secret, assert_store_unavailable, assert_untouched};
-use crate::harness::caller::{Caller, Credentials, Denied};
-use crate::harness::{MESSAGE, OUTCOMES, READER, RECIPIENT, Raw, Redis, Server, eventually, raw};
 
 const RECOVERY: Duration = Duration::from_secs(15);
 
-/// The methods, and a good request of each.
+/// The methods, each with a valid request.
 fn methods() -> [(&'static str, Vec<u8>); 4] {
     let mark = MarkReadRequest { last_read_event_id: MESSAGE, recipient_id: RECIPIENT };
     let states = BatchGetReadStatesRequest { recipient_ids: vec![RECIPIENT] };
@@ -31,14 +31,14 @@ fn methods() -> [(&'static str, Vec<u8>); 4] {
     ]
 }
 
-async fn refusal(raw: &Raw, method: &str, credentials: &Credentials, message: &[u8]) -> Denied {
+async fn refusal(raw: &Raw, method: &str, credentials: &Credentials, message: &[u8]) -> Refusal {
     let path = format!("/markread.v1.MarkReadService/{method}");
     let answer = raw.send(raw.grpc(&path, credentials), raw::frame(message)).await.unwrap();
-    answer.denied()
+    answer.refusal()
 }
 
-/// All four, by one caller, each of which is to be refused.
-async fn refusals(caller: &Caller) -> [Denied; 4] {
+/// Calls all four methods, which must be refused.
+async fn refusals(caller: &Caller) -> [Refusal; 4] {
     [
         caller.mark_batch(&[(RECIPIENT, MESSAGE)]).await.unwrap_err(),
         caller.state(RECIPIENT).await.unwrap_err(),
@@ -47,8 +47,7 @@ async fn refusals(caller: &Caller) -> [Denied; 4] {
     ]
 }
 
-/// A batch none of whose items was done by a Redis that answers. Whether that is told of each or of
-/// the whole is open.
+/// Asserts that a batch which Redis refuses is unavailable, either as a whole or in each item.
 async fn assert_batch_unavailable(caller: &Caller) {
     let answer = caller.mark_batch(&[(RECIPIENT, MESSAGE), (RECIPIENT + 1, 1)]).await;
     let results = match answer {
@@ -57,7 +56,7 @@ async fn assert_batch_unavailable(caller: &Caller) {
     };
     assert_eq!(results.len(), 2);
     for result in results {
-        let Some(Became::Error(error)) = result.result else { panic!("{result:?}") };
+        let Some(ItemResult::Error(error)) = result.result else { panic!("{result:?}") };
         assert_eq!((error.code, error.reason.as_str()), (14, "STORE_UNAVAILABLE"));
         assert_no_secret(&error.message);
         let delay = Duration::try_from(error.retry_delay.expect("a retry is safe")).unwrap();
@@ -65,7 +64,7 @@ async fn assert_batch_unavailable(caller: &Caller) {
     }
 }
 
-/// All four are served again.
+/// Waits until all four methods are served again.
 async fn served(caller: &Caller) {
     eventually("all are served", RECOVERY, async || {
         caller.mark_batch(&[(RECIPIENT, MESSAGE)]).await.ok()?;
@@ -77,7 +76,7 @@ async fn served(caller: &Caller) {
 }
 
 #[tokio::test]
-async fn who_does_not_say_who_they_are_is_refused_before_anything_else() {
+async fn missing_credentials_come_before_every_other_check() {
     let redis = Redis::start().await;
     let server = Server::on(&redis).await;
     let raw = Raw::to(&server).await;
@@ -100,7 +99,7 @@ async fn who_does_not_say_who_they_are_is_refused_before_anything_else() {
 }
 
 #[tokio::test]
-async fn bytes_that_are_no_message_are_invalid_and_too_many_too_large() {
+async fn malformed_messages_are_invalid_and_long_ones_too_large() {
     let redis = Redis::start().await;
     let server = Server::on(&redis).await;
     let raw = Raw::to(&server).await;
@@ -118,7 +117,7 @@ async fn bytes_that_are_no_message_are_invalid_and_too_many_too_large() {
 }
 
 #[tokio::test]
-async fn a_redis_that_was_killed_makes_all_unavailable_until_it_is_back() {
+async fn a_killed_redis_makes_all_methods_unavailable() {
     let mut redis = Redis::start().await;
     let server = Server::on(&redis).await;
     let caller = server.caller(READER);
@@ -133,7 +132,7 @@ async fn a_redis_that_was_killed_makes_all_unavailable_until_it_is_back() {
 }
 
 #[tokio::test]
-async fn a_redis_that_hangs_makes_all_unavailable_within_the_call_timeout() {
+async fn a_hanging_redis_is_unavailable_within_the_call_timeout() {
     let redis = Redis::start().await;
     let server = Server::on_with(&redis, &["--call-timeout", "500ms"]).await;
     let caller = server.caller(READER);
@@ -149,7 +148,7 @@ async fn a_redis_that_hangs_makes_all_unavailable_within_the_call_timeout() {
 }
 
 #[tokio::test]
-async fn a_deadline_of_the_callers_own_ends_all() {
+async fn a_callers_deadline_ends_every_method() {
     let redis = Redis::start().await;
     let server = Server::on_with(&redis, &["--call-timeout", "20s"]).await;
     served(&server.caller(READER)).await;
@@ -158,18 +157,18 @@ async fn a_deadline_of_the_callers_own_ends_all() {
     for (method, good) in methods() {
         let path = format!("/markread.v1.MarkReadService/{method}");
         let head = raw.grpc(&path, &Credentials::token_of(READER)).header("grpc-timeout", "200m");
-        let denied = raw.send(head, raw::frame(&good)).await.unwrap().denied();
+        let denied = raw.send(head, raw::frame(&good)).await.unwrap().refusal();
         assert_denied(&denied, Code::DeadlineExceeded, "DEADLINE_EXCEEDED");
     }
 }
 
 #[tokio::test]
-async fn the_guard_stands_before_all() {
+async fn the_guard_comes_before_every_method() {
     let redis = Redis::start().await;
     let server = Server::on_with(&redis, &["--edge-rate", "1", "--edge-burst", "2"]).await;
     let caller = server.caller(READER);
     let mut stopped = [0; 4];
-    // One more passes each second, however slowly these go.
+    // One more passes each second, however slow these calls are.
     for _ in 0..100 {
         let refused = [
             caller.mark_batch(&[(RECIPIENT, MESSAGE)]).await.err(),
@@ -192,7 +191,7 @@ async fn the_guard_stands_before_all() {
 }
 
 #[tokio::test]
-async fn durations_of_all_are_measured_by_method_and_status() {
+async fn durations_are_measured_by_method_and_status() {
     let redis = Redis::start().await;
     let server = Server::on(&redis).await;
     served(&server.caller(READER)).await;
@@ -207,7 +206,7 @@ async fn durations_of_all_are_measured_by_method_and_status() {
 }
 
 #[tokio::test]
-async fn reads_are_counted_as_no_marks() {
+async fn reads_are_not_counted_as_marks() {
     let mut redis = Redis::start().await;
     let flags = ["--read-rate-limit", "3", "--call-timeout", "2s"];
     let server = Server::on_with(&redis, &flags).await;
@@ -235,13 +234,13 @@ async fn reads_are_counted_as_no_marks() {
     for (method, good) in &methods()[1..] {
         let path = format!("/markread.v1.MarkReadService/{method}");
         let head = raw.grpc(&path, &other).header("grpc-timeout", "200m");
-        let denied = raw.send(head, raw::frame(good)).await.unwrap().denied();
+        let denied = raw.send(head, raw::frame(good)).await.unwrap().refusal();
         assert_eq!(denied.code, Code::DeadlineExceeded);
         assert_eq!(refusal(&raw, method, &other, b"\xff").await.code, Code::InvalidArgument);
     }
     redis.kill().await;
     assert_eq!(server.caller(READER + 1).state(1).await.unwrap_err().code, Code::Unavailable);
-    // What is counted, is counted by now or at once: a mark that comes behind is.
+    // A later mark is counted, so every earlier call would be by then.
     let mut expected = OUTCOMES.map(|outcome| (outcome, 0.0));
     stranger.mark(RECIPIENT, MESSAGE).await.unwrap_err();
     expected.iter_mut().filter(|(name, _)| *name == "unauthenticated").for_each(|it| it.1 = 1.0);
@@ -253,7 +252,7 @@ async fn reads_are_counted_as_no_marks() {
 }
 
 #[tokio::test]
-async fn a_redis_without_memory_is_unavailable_and_nothing_is_half_done() {
+async fn a_redis_without_memory_is_unavailable_and_unchanged() {
     let redis = Redis::start().await;
     let server = Server::on(&redis).await;
     let caller = server.caller(READER);
@@ -279,7 +278,7 @@ async fn marks_wait_for_replicas_and_reads_do_not() {
     let server = Server::on_with(&redis, &["--replicas-ack", "1"]).await;
     let caller = server.caller(READER);
     for _ in 0..2 {
-        // The second is of no-ops, which count on the replica as well.
+        // The second batch has only no-ops, which wait for the replica as well.
         assert_batch_unavailable(&caller).await;
     }
     caller.state(RECIPIENT).await.unwrap();

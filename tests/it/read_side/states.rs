@@ -1,15 +1,16 @@
-//! `GetReadState` and `BatchGetReadStates` over the wire: what the two of a conversation have read.
+//! `GetReadState` and `BatchGetReadStates` over the wire: what both users of a conversation have
+//! read.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use markread::proto::{GetReadStateResponse, ReadCursor, ReadState};
+use markread_harness::caller::{Caller, Refusal, number};
+use markread_harness::{MESSAGE, READER, RECIPIENT, Redis, Server};
 use tokio::task::JoinSet;
 use tonic::{Code, Response};
 
 use super::{MAX_ID, assert_no_quota, quota, reads_used};
 use crate::answers::{assert_denied, bad_fields, retry_delay};
-use crate::harness::caller::{Caller, Denied, number};
-use crate::harness::{MESSAGE, READER, RECIPIENT, Redis, Server};
 
 fn state_of(answer: Response<GetReadStateResponse>) -> ReadState {
     answer.into_inner().state.expect("always present")
@@ -19,7 +20,7 @@ async fn state(caller: &Caller, recipient: u64) -> ReadState {
     state_of(caller.state(recipient).await.unwrap())
 }
 
-/// As a single call and as a batch of one, which say the same.
+/// Reads a state by a single call and by a batch of one, which must agree.
 async fn state_by_both(caller: &Caller, recipient: u64) -> ReadState {
     let alone = state(caller, recipient).await;
     let batch = caller.states(&[recipient]).await.unwrap().into_inner().states;
@@ -54,7 +55,7 @@ async fn a_cursor_that_was_never_set_is_absent(server: &Server) {
     assert_eq!(state_by_both(&reader, MAX_ID).await, farthest);
 }
 
-async fn a_user_who_is_both_has_read_the_same_twice(server: &Server) {
+async fn a_conversation_with_oneself_has_one_cursor_on_both_sides(server: &Server) {
     let caller = server.caller(3);
     let cursor = Some(caller.mark(3, MESSAGE).await.unwrap().cursor);
     let expected = ReadState { recipient_id: 3, mine: cursor, theirs: cursor };
@@ -87,11 +88,11 @@ async fn states_come_in_order_repeats_included(server: &Server) {
         caller.mark(mine, 1000 + n).await.unwrap();
         server.caller(theirs).mark(21, 2000 + n).await.unwrap();
     }
-    // Each of those and as many that nobody knows, over and over.
-    let asked: Vec<_> = (0..500_u64).map(|n| 100 + n * 37 % 120).collect();
-    let states = caller.states(&asked).await.unwrap().into_inner().states;
+    // Each of those and as many unknown ones, over and over.
+    let recipients: Vec<_> = (0..500_u64).map(|n| 100 + n * 37 % 120).collect();
+    let states = caller.states(&recipients).await.unwrap().into_inner().states;
     assert_eq!(states.len(), 500);
-    for (state, to) in states.iter().zip(asked) {
+    for (state, to) in states.iter().zip(recipients) {
         let mine = (100..140).contains(&to).then(|| 900 + to);
         let theirs = (140..160).contains(&to).then(|| 2001 + 2 * (to - 140));
         let read = (message(state.mine), message(state.theirs));
@@ -101,10 +102,10 @@ async fn states_come_in_order_repeats_included(server: &Server) {
     }
 }
 
-async fn what_is_no_id_or_no_batch_is_invalid_and_costs_nothing(server: &Server) {
+async fn invalid_ids_and_batches_are_refused_at_no_cost(server: &Server) {
     let caller = server.caller(31);
     let before = quota(caller.state(1).await.unwrap().metadata());
-    let assert_invalid = |denied: &Denied, field: &str| {
+    let assert_invalid = |denied: &Refusal, field: &str| {
         assert_denied(denied, Code::InvalidArgument, "INVALID_PARAMETER");
         assert_eq!(bad_fields(denied), [field]);
         assert!(denied.message.contains(field), "{denied:?}");
@@ -112,8 +113,9 @@ async fn what_is_no_id_or_no_batch_is_invalid_and_costs_nothing(server: &Server)
     };
     for recipient in [0, MAX_ID + 1, u64::MAX] {
         assert_invalid(&caller.state(recipient).await.unwrap_err(), "recipient_id");
-        for asked in [vec![recipient], vec![1, recipient, 2], [vec![1; 499], vec![0]].concat()] {
-            assert_invalid(&caller.states(&asked).await.unwrap_err(), "recipient_ids");
+        for recipients in [vec![recipient], vec![1, recipient, 2], [vec![1; 499], vec![0]].concat()]
+        {
+            assert_invalid(&caller.states(&recipients).await.unwrap_err(), "recipient_ids");
         }
     }
     for many in [0, 501, 1000] {
@@ -124,7 +126,7 @@ async fn what_is_no_id_or_no_batch_is_invalid_and_costs_nothing(server: &Server)
 }
 
 /// The read quota of this server is three calls.
-async fn a_reader_over_the_read_quota_is_refused_whole_and_marks_on(server: &Server) {
+async fn a_reader_over_the_read_quota_can_still_mark(server: &Server) {
     let caller = server.caller(READER);
     let first = caller.state(RECIPIENT).await.unwrap();
     assert_eq!(quota(first.metadata()), (3, 2));
@@ -159,10 +161,10 @@ async fn a_reader_over_the_read_quota_is_refused_whole_and_marks_on(server: &Ser
     let batch = caller.mark_batch(&[(RECIPIENT, MESSAGE)]).await.unwrap();
     assert_eq!(quota(batch.metadata()), (1000, 998));
     let other = server.caller(READER + 1).state(READER).await;
-    assert!(other.is_ok(), "a quota is one reader's: {other:?}");
+    assert!(other.is_ok(), "each reader has its own quota: {other:?}");
 }
 
-/// Each against a server on Redis and against one with the embedded store.
+/// Runs each behaviour on a server with Redis and on one with the embedded store.
 macro_rules! on_both {
     ($($behaviour:ident($($flag:expr),*);)*) => {
         mod on_redis {
@@ -186,11 +188,11 @@ macro_rules! on_both {
 on_both! {
     mine_and_theirs_are_what_each_has_read();
     a_cursor_that_was_never_set_is_absent();
-    a_user_who_is_both_has_read_the_same_twice();
+    a_conversation_with_oneself_has_one_cursor_on_both_sides();
     a_third_user_sees_only_what_is_about_themselves();
     states_come_in_order_repeats_included();
-    what_is_no_id_or_no_batch_is_invalid_and_costs_nothing();
-    a_reader_over_the_read_quota_is_refused_whole_and_marks_on("--read-rate-limit", "3");
+    invalid_ids_and_batches_are_refused_at_no_cost();
+    a_reader_over_the_read_quota_can_still_mark("--read-rate-limit", "3");
 }
 
 #[tokio::test]
@@ -199,7 +201,7 @@ async fn read_at_is_when_the_event_was_made() {
     let server = Server::on(&redis).await;
     let caller = server.caller(READER);
     for (message, events) in [(MESSAGE, 1), (MESSAGE, 1), (MESSAGE + 1, 2), (1, 2)] {
-        // So that no two are of the same millisecond.
+        // No two marks in the same millisecond.
         tokio::time::sleep(Duration::from_millis(20)).await;
         caller.mark(RECIPIENT, message).await.unwrap();
         let cursor = state(&caller, RECIPIENT).await.mine.unwrap();
@@ -226,8 +228,8 @@ async fn a_read_is_one_evalsha_and_writes_the_read_quota_alone() {
     for _ in 0..5 {
         caller.state(RECIPIENT).await.unwrap();
     }
-    let asked: Vec<_> = (RECIPIENT..RECIPIENT + 500).collect();
-    caller.states(&asked).await.unwrap();
+    let recipients: Vec<_> = (RECIPIENT..RECIPIENT + 500).collect();
+    caller.states(&recipients).await.unwrap();
     caller.page(0, "").await.unwrap();
     assert_eq!(redis.calls("evalsha").await, 7);
     assert_eq!((redis.calls("eval").await, redis.calls("fcall").await), (0, 0));
@@ -241,7 +243,7 @@ async fn a_read_is_one_evalsha_and_writes_the_read_quota_alone() {
 }
 
 #[tokio::test]
-async fn the_read_quota_is_10_000_by_default_and_lies_under_its_own_key() {
+async fn the_read_quota_is_10_000_by_default_under_its_own_key() {
     let redis = Redis::start().await;
     let server = Server::on(&redis).await;
     let answer = server.caller(READER).state(RECIPIENT).await.unwrap();
@@ -252,11 +254,11 @@ async fn the_read_quota_is_10_000_by_default_and_lies_under_its_own_key() {
     let denied = server.caller(READER).state(RECIPIENT).await.unwrap_err();
     assert_denied(&denied, Code::ResourceExhausted, "RATE_LIMIT_EXCEEDED");
     assert_eq!(reads_used(&redis, READER).await, Some(10_000), "a denied call takes nothing");
-    assert_eq!(redis.used(READER).await, None, "the other quota is as it was");
+    assert_eq!(redis.used(READER).await, None, "the other quota is unchanged");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_servers_serve_exactly_the_read_quota_and_a_new_window_opens() {
+async fn two_servers_serve_exactly_the_read_quota_of_each_window() {
     let redis = Redis::start().await;
     let flags = ["--read-rate-limit", "25", "--rate-window", "15s"];
     let servers = [Server::on_with(&redis, &flags).await, Server::on_with(&redis, &flags).await];
@@ -286,7 +288,7 @@ async fn two_servers_serve_exactly_the_read_quota_and_a_new_window_opens() {
 }
 
 #[tokio::test]
-async fn what_redis_holds_that_is_no_cursor_fails_the_read() {
+async fn a_corrupt_cursor_fails_the_read() {
     let redis = Redis::start().await;
     let server = Server::on(&redis).await;
     for (reader, spoil) in [
@@ -306,9 +308,9 @@ async fn what_redis_holds_that_is_no_cursor_fails_the_read() {
         ];
         for denied in denials {
             assert_denied(&denied, Code::Internal, "INTERNAL");
-            assert!(denied.details.retry_info().is_none(), "{spoil}: a retry does not mend it");
+            assert!(denied.details.retry_info().is_none(), "{spoil}: a retry does not help");
         }
-        // What such a read costs is not said; what it was to read is as it was.
+        // The cost of such a read is not specified; the stored data is unchanged.
         let key = spoil.split(' ').nth(1).unwrap();
         let of = |contents: Vec<(String, Vec<u8>)>| contents.into_iter().find(|it| it.0 == key);
         assert_eq!(of(redis.contents().await), of(before), "{spoil}");

@@ -1,11 +1,11 @@
-//! How a store is read: one suite, run against both.
+//! Reads of a store: one suite for both implementations.
 
 use std::collections::{BTreeMap, HashMap};
 
 use markread::domain::{Conversation, Outcome, Quota, RateLimit, ReadCursor, ReadOutcome, UserId};
+use markread_harness::{MESSAGE, READER, RECIPIENT};
 
-use super::super::harness::{MESSAGE, READER, RECIPIENT};
-use super::super::stores::{LIMIT, READ_LIMIT, Subject, behaviours, mark};
+use crate::stores::{LIMIT, READ_LIMIT, Subject, behaviours, mark};
 
 /// A quota that no test here uses up.
 const MANY: RateLimit = RateLimit { calls: 1_000_000, ..LIMIT };
@@ -18,7 +18,7 @@ behaviours! {
     pages_hold_every_cursor_once(MANY);
     pages_are_complete_while_others_are_marked(MANY);
     a_page_of_nothing_is_the_last(LIMIT);
-    the_newest_entries_are_told_in_order_however_many_there_are(MANY);
+    the_newest_entries_are_returned_in_order(MANY);
 }
 
 fn user(id: u64) -> UserId {
@@ -48,7 +48,7 @@ async fn read(
     cursors
 }
 
-/// Marks this message of all of these.
+/// Marks this message with each of these recipients.
 async fn mark_all(subject: &Subject, recipients: impl Iterator<Item = u64>, message: u64) {
     let marks: Vec<_> = recipients.map(|to| mark(READER, to, message)).collect();
     for marks in marks.chunks(500) {
@@ -66,9 +66,9 @@ async fn cursors_are_read_each_in_its_place(subject: Subject) {
         let Outcome::Advanced { cursor, .. } = outcome else { panic!("{outcome:?}") };
         marked.insert((reader, recipient), cursor);
     }
-    let asked = [(READER, READER), (READER, RECIPIENT), (RECIPIENT, READER), (READER, RECIPIENT)];
-    let conversations = asked.map(|(reader, recipient)| conversation(reader, recipient));
-    let expected: Vec<_> = asked.iter().map(|of| marked.get(of).copied()).collect();
+    let pairs = [(READER, READER), (READER, RECIPIENT), (RECIPIENT, READER), (READER, RECIPIENT)];
+    let conversations = pairs.map(|(reader, recipient)| conversation(reader, recipient));
+    let expected: Vec<_> = pairs.iter().map(|of| marked.get(of).copied()).collect();
     assert_eq!(read(&subject, READER, &conversations).await, expected);
 }
 
@@ -91,7 +91,7 @@ async fn reads_have_a_quota_of_their_own(subject: Subject) {
     let many = [conversation(READER, RECIPIENT); 50];
     let store = subject.store();
     for left in (0..READ_LIMIT.calls).rev() {
-        // However much is read, and however.
+        // Any kind and size of read costs one.
         let quota = if left % 2 == 0 {
             served(store.read_states(user(READER), &many).await.unwrap()).1
         } else {
@@ -106,11 +106,11 @@ async fn reads_have_a_quota_of_their_own(subject: Subject) {
     let outcome = store.list_cursors(user(READER), None, 10).await.unwrap();
     assert!(matches!(outcome, ReadOutcome::OverQuota { .. }));
     served(store.list_cursors(user(RECIPIENT), None, 10).await.unwrap());
-    // Nor do reads eat the marks'.
+    // Reads take nothing of the quota of marks.
     subject.mark_one(mark(RECIPIENT, READER, 1)).await;
 }
 
-/// Past every size at which cursors are kept otherwise.
+/// More conversations than any size at which the layout changes.
 async fn a_reader_of_many_conversations_finds_each(subject: Subject) {
     const CONVERSATIONS: u64 = 1_500;
     let mut known = 0;
@@ -134,7 +134,7 @@ async fn a_reader_of_many_conversations_finds_each(subject: Subject) {
     assert_eq!(subject.payloads().await.len(), usize::try_from(2 * CONVERSATIONS).unwrap());
 }
 
-/// All pages, and what each did meanwhile.
+/// Reads all pages, and calls `meanwhile` after each.
 async fn pages(
     subject: &Subject,
     limit: usize,
@@ -175,7 +175,7 @@ async fn pages_hold_every_cursor_once(subject: Subject) {
 async fn pages_are_complete_while_others_are_marked(subject: Subject) {
     const THERE: u64 = 60;
     mark_all(&subject, 1..=THERE, MESSAGE).await;
-    // New conversations, as many as there were and more, spread what the pages are taken from.
+    // More new conversations than before split the hashes that the pages are read from.
     let all = pages(&subject, 10, async |page| {
         if page < 5 {
             let new = 1000 * (page + 1);
@@ -187,7 +187,10 @@ async fn pages_are_complete_while_others_are_marked(subject: Subject) {
     seen.sort_unstable();
     let repeated = seen.windows(2).find(|pair| pair[0] == pair[1]);
     assert_eq!(repeated, None, "seen twice");
-    assert!((1..=THERE).all(|to| seen.binary_search(&to).is_ok()), "all that was there throughout");
+    assert!(
+        (1..=THERE).all(|to| seen.binary_search(&to).is_ok()),
+        "a cursor that was there throughout is missing"
+    );
 }
 
 async fn a_page_of_nothing_is_the_last(subject: Subject) {
@@ -198,18 +201,19 @@ async fn a_page_of_nothing_is_the_last(subject: Subject) {
     assert!(page.cursors.is_empty() && !page.more, "{page:?}");
 }
 
-async fn the_newest_entries_are_told_in_order_however_many_there_are(subject: Subject) {
+async fn the_newest_entries_are_returned_in_order(subject: Subject) {
     const ENTRIES: u64 = 2_100;
     let newest = subject.store().newest_entries(10).await.unwrap();
     assert_eq!((newest.events.len(), newest.span), (0, None));
     mark_all(&subject, 1..=ENTRIES, MESSAGE).await;
     for limit in [1, 999, 1_000, 1_001, 2_000, 2_099, 2_100, 2_101, 10_000] {
         let newest = subject.store().newest_entries(limit).await.unwrap();
-        let told: Vec<_> = newest.events.iter().map(|event| event.mark.recipient.get()).collect();
+        let recipients: Vec<_> =
+            newest.events.iter().map(|event| event.mark.recipient.get()).collect();
         let first = ENTRIES - ENTRIES.min(limit.try_into().unwrap()) + 1;
-        assert_eq!(told, (first..=ENTRIES).collect::<Vec<_>>(), "{limit}");
-        let ids = newest.events.first().map(|event| event.id);
-        let ids = ids.zip(newest.events.last().map(|event| event.id));
-        assert_eq!(newest.span, ids, "{limit}");
+        assert_eq!(recipients, (first..=ENTRIES).collect::<Vec<_>>(), "{limit}");
+        let first = newest.events.first().map(|event| event.position.entry().before().into());
+        let span = first.zip(newest.events.last().map(|event| event.position));
+        assert_eq!(newest.span, span, "{limit}");
     }
 }

@@ -1,16 +1,16 @@
-//! What a span says, by OpenTelemetry's conventions, and what it never does.
+//! The contents of spans, by OpenTelemetry's conventions, and what they never contain.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use markread::proto::WatchMarkReadEventsRequest;
 use markread::proto::mark_read_service_client::MarkReadServiceClient;
+use markread_harness::caller::{Caller, Credentials};
+use markread_harness::collector::{Collector, Span};
+use markread_harness::operator::Operator;
+use markread_harness::server::http1;
+use markread_harness::{MESSAGE, READER, RECIPIENT, Redis, eventually};
 
-use super::super::harness::caller::Credentials;
-use super::super::harness::collector::{Collector, Span};
-use super::super::harness::operator::Operator;
-use super::super::harness::server::http1;
-use super::super::harness::{MESSAGE, READER, RECIPIENT, Redis, eventually};
 use super::{TRACE, named, sampled, server, server_and_clients, traced, with};
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -24,13 +24,13 @@ fn attributes(expected: &[(&str, &str)]) -> BTreeMap<String, String> {
 }
 
 #[tokio::test]
-async fn a_mark_is_told_by_the_conventions_and_nothing_else() {
+async fn a_marks_span_follows_the_conventions_exactly() {
     let (redis, collector, server) = traced().await;
     let caller = server.caller(READER);
     let request = with(caller.request(RECIPIENT, MESSAGE), &[("traceparent", &sampled())]);
     caller.send(request).await.unwrap();
     let spans = collector.trace(TRACE, 3).await;
-    let (call, asked) = server_and_clients(&spans);
+    let (call, clients) = server_and_clients(&spans);
     let expected = [
         ("rpc.system.name", "grpc"),
         ("rpc.method", &format!("{SERVICE}/MarkRead")),
@@ -38,7 +38,7 @@ async fn a_mark_is_told_by_the_conventions_and_nothing_else() {
     ];
     assert_eq!(call.attributes, attributes(&expected));
     assert_eq!((&call.status[..], call.events), ("Unset", false));
-    let script = named(&asked, "EVALSHA mark_read");
+    let script = named(&clients, "EVALSHA mark_read");
     let port = redis.port.to_string();
     let expected = [
         ("db.system.name", "redis"),
@@ -50,14 +50,14 @@ async fn a_mark_is_told_by_the_conventions_and_nothing_else() {
     ];
     assert_eq!(script.attributes, attributes(&expected));
     assert_eq!((&script.status[..], script.events), ("Unset", false));
-    named(&asked, "BATCH GETRANGE 0");
+    named(&clients, "BATCH GETRANGE 0");
     let named = |name: &str| call.resource.get(name).map(String::as_str);
     assert_eq!(named("service.name"), Some("markread"));
     assert_eq!(named("service.version"), Some(env!("CARGO_PKG_VERSION")));
 }
 
 #[tokio::test]
-async fn every_method_has_its_span_and_what_it_asked_of_redis_below() {
+async fn every_method_has_a_span_with_its_redis_spans_below() {
     let (_redis, collector, server) = traced().await;
     let caller = server.caller(READER);
     caller.mark(RECIPIENT, MESSAGE).await.unwrap();
@@ -70,18 +70,18 @@ async fn every_method_has_its_span_and_what_it_asked_of_redis_below() {
     let request = caller.authenticated(watch);
     let mut updates = client.watch_mark_read_events(request).await.unwrap().into_inner();
     updates.message().await.unwrap();
-    // It lasts as long as somebody watches.
+    // The span lasts as long as the watch.
     tokio::time::sleep(Duration::from_millis(500)).await;
     let of_watch = |span: &Span| span.name.ends_with("/WatchMarkReadEvents");
     assert!(!collector.spans().iter().any(of_watch));
     drop(updates);
-    let watched = eventually("the watch is told of", LIMIT, async || {
+    let watched = eventually("the span of the watch arrives", LIMIT, async || {
         collector.spans().into_iter().find(of_watch)
     })
     .await;
     assert_eq!(watched.attribute("rpc.response.status_code"), "CANCELLED");
 
-    let asked = [
+    let expected = [
         ("MarkRead", vec!["EVALSHA mark_read", "BATCH GETRANGE 0"]),
         ("BatchMarkRead", vec!["EVALSHA mark_read", "GETRANGE 0"]),
         ("GetReadState", vec!["EVALSHA read_states"]),
@@ -90,7 +90,7 @@ async fn every_method_has_its_span_and_what_it_asked_of_redis_below() {
         ("WatchMarkReadEvents", vec!["EVALSHA read_states", "BATCH 0"]),
     ];
     let spans = collector.spans();
-    for (method, names) in asked {
+    for (method, names) in expected {
         let name = format!("{SERVICE}/{method}");
         let call = spans.iter().find(|span| span.name == name).expect(&name);
         let of_call: Vec<_> = spans.iter().filter(|span| span.trace == call.trace).collect();
@@ -101,9 +101,9 @@ async fn every_method_has_its_span_and_what_it_asked_of_redis_below() {
 }
 
 #[tokio::test]
-async fn what_a_watcher_missed_long_ago_is_read_in_its_trace() {
+async fn reading_the_backlog_is_part_of_the_watchs_trace() {
     let (redis, collector) = (Redis::start().await, Collector::start().await);
-    // More than the server remembers from its start on.
+    // More entries than the server reads at its start.
     let fill = "for n = 1, 10001 do redis.call('XADD', KEYS[1], '*', 'n', n) end";
     let mut eval = redis::cmd("EVAL");
     eval.arg(fill).arg(1).arg("direct_message_mark_read_events");
@@ -113,12 +113,12 @@ async fn what_a_watcher_missed_long_ago_is_read_in_its_trace() {
     let request = with(server.caller(READER).authenticated(watch), &[("traceparent", &sampled())]);
     let mut client = MarkReadServiceClient::new(server.channel());
     let updates = client.watch_mark_read_events(request).await.unwrap();
-    let read = eventually("the read is told of", LIMIT, async || {
+    let read = eventually("the span of the read arrives", LIMIT, async || {
         collector.spans().into_iter().find(|span| span.name == "XRANGE 0")
     })
     .await;
     drop(updates);
-    let call = eventually("the watch is told of", LIMIT, async || {
+    let call = eventually("the span of the watch arrives", LIMIT, async || {
         collector.spans().into_iter().find(|span| span.kind == "Server")
     })
     .await;
@@ -126,14 +126,14 @@ async fn what_a_watcher_missed_long_ago_is_read_in_its_trace() {
 }
 
 #[tokio::test]
-async fn nothing_is_sent_of_what_nobody_called() {
+async fn no_span_is_sent_without_a_call() {
     let (_redis, collector, server) = traced().await;
-    let operator = Operator::of(&server);
+    let operator = Operator::new(&server);
     for _ in 0..5 {
         operator.health("").await.unwrap();
         server.get("/metrics").await;
     }
-    // The stream's end is waited for, Redis is probed.
+    // Meanwhile the server waits for entries and probes Redis.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let caller = server.caller(READER);
     let request = with(caller.request(RECIPIENT, MESSAGE), &[("traceparent", &sampled())]);
@@ -143,12 +143,12 @@ async fn nothing_is_sent_of_what_nobody_called() {
 }
 
 #[tokio::test]
-async fn only_a_servers_own_error_is_one() {
+async fn only_a_fault_of_the_server_is_a_span_error() {
     let (mut redis, collector, server) = traced().await;
     let caller = server.caller(READER);
     let trace = |n: u8| format!("{n:032x}");
     let traceparent = |n: u8| format!("00-{}-00f067aa0ba902b7-01", trace(n));
-    let send = async |n: u8, caller: &super::super::harness::caller::Caller, recipient: u64| {
+    let send = async |n: u8, caller: &Caller, recipient: u64| {
         let request = with(caller.request(recipient, MESSAGE), &[("traceparent", &traceparent(n))]);
         caller.send(request).await.unwrap_err();
     };
@@ -180,7 +180,7 @@ async fn only_a_servers_own_error_is_one() {
         collector.spans().into_iter().filter(|span| span.trace == trace(n)).collect()
     };
     for (n, code, status, error_type) in table {
-        let call = eventually("the call is told of", LIMIT, async || {
+        let call = eventually("the span of the call arrives", LIMIT, async || {
             spans(n).into_iter().find(|span| span.kind == "Server")
         })
         .await;
@@ -190,13 +190,13 @@ async fn only_a_servers_own_error_is_one() {
     }
     for (n, error_type) in [(4, "corrupt"), (5, "cancelled")] {
         let spans = spans(n);
-        let asked = spans.iter().find(|span| span.kind == "Client" && span.status == "Error");
-        assert_eq!(asked.map(|span| span.attribute("error.type")), Some(error_type), "{spans:#?}");
+        let client = spans.iter().find(|span| span.kind == "Client" && span.status == "Error");
+        assert_eq!(client.map(|span| span.attribute("error.type")), Some(error_type), "{spans:#?}");
     }
 }
 
 #[tokio::test]
-async fn a_request_over_http_is_told_by_its_route() {
+async fn an_http_span_is_named_by_its_route() {
     let (_redis, collector, server) = traced().await;
     let requests = [
         ("POST", format!("{PATH}?recipient_id={RECIPIENT}"), "401"),
@@ -223,15 +223,15 @@ async fn a_request_over_http_is_told_by_its_route() {
     ];
     for (name, method, route, status) in expected {
         let span = spans.iter().find(|span| span.name == name).expect(name);
-        let told = ["http.request.method", "http.route", "url.path", "http.response.status_code"]
+        let values = ["http.request.method", "http.route", "url.path", "http.response.status_code"]
             .map(|name| span.attribute(name));
-        assert_eq!(told, [method, route, route, status]);
+        assert_eq!(values, [method, route, route, status]);
         assert_eq!((span.attribute("url.scheme"), &span.status[..]), ("http", "Unset"));
     }
 }
 
 #[tokio::test]
-async fn no_user_and_no_message_is_told_of() {
+async fn no_span_names_a_user_or_a_message() {
     let (redis, collector, server) = traced().await;
     let caller = server.caller(READER);
     caller.mark(RECIPIENT, MESSAGE).await.unwrap();
@@ -241,7 +241,7 @@ async fn no_user_and_no_message_is_told_of() {
     let path = format!("/{READER}/{RECIPIENT}?last_read_event_id={MESSAGE}");
     let request = format!("GET {path} HTTP/1.1\r\nhost: {READER}\r\nconnection: close\r\n\r\n");
     http1(&server.address, &request).await.unwrap();
-    eventually("the last is told of", LIMIT, async || {
+    eventually("the last span arrives", LIMIT, async || {
         collector.spans().into_iter().find(|span| span.name == "GET")
     })
     .await;

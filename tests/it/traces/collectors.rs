@@ -1,16 +1,16 @@
-//! Collectors that are away, hang or come back: spans may be lost, and nothing else.
+//! Collectors that are down, hang or come back: only spans may be lost.
 
 use std::time::{Duration, Instant};
 
+use markread_harness::certificates::Authority;
+use markread_harness::collector::Collector;
+use markread_harness::{MESSAGE, READER, RECIPIENT, Redis, Server};
 use nix::sys::signal::Signal;
 use tokio::net::TcpListener;
 
-use super::super::harness::certificates::Authority;
-use super::super::harness::collector::Collector;
-use super::super::harness::{MESSAGE, READER, RECIPIENT, Redis, Server};
 use super::{TRACE, sampled, server, with};
 
-/// What an exit may take: the flush is given up after 2 s.
+/// The longest that an exit may take; the flush is abandoned after 2 s.
 const EXIT: Duration = Duration::from_secs(6);
 
 async fn mark(server: &Server, message: u64) {
@@ -26,14 +26,14 @@ async fn leaves(mut server: Server) -> Vec<String> {
     server.log()
 }
 
-fn told_of(log: &[String], words: &str) -> usize {
+fn count_of(log: &[String], words: &str) -> usize {
     log.iter().filter(|line| line.contains(words)).count()
 }
 
 #[tokio::test]
-async fn a_collector_that_is_away_costs_no_call_and_tells_so_once() {
+async fn an_absent_collector_delays_no_call_and_is_logged_once() {
     let (redis, collector) = (Redis::start().await, Collector::down());
-    // Each of its losses takes a second or so; the queue is full long before the last call.
+    // Each failed export takes about a second, so the queue is full long before the last call.
     let small = [("OTEL_BSP_MAX_QUEUE_SIZE", "10")];
     let server = server(&redis, &collector.url(), &small).await;
     for message in 1..=300 {
@@ -42,12 +42,12 @@ async fn a_collector_that_is_away_costs_no_call_and_tells_so_once() {
     assert_eq!(redis.events().await.len(), 300);
     tokio::time::sleep(Duration::from_secs(5)).await;
     let log = leaves(server).await;
-    let losses = told_of(&log, "\"spans are lost\"");
+    let losses = count_of(&log, "\"spans lost\"");
     assert!((1..=2).contains(&losses), "{}", log.join("\n"));
 }
 
 #[tokio::test]
-async fn a_collector_that_accepts_and_says_nothing_holds_up_neither_a_call_nor_the_exit() {
+async fn a_silent_collector_delays_neither_calls_nor_the_exit() {
     let redis = Redis::start().await;
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", silent.local_addr().unwrap());
@@ -64,11 +64,11 @@ async fn a_collector_that_accepts_and_says_nothing_holds_up_neither_a_call_nor_t
     let began = Instant::now();
     let log = leaves(server).await;
     assert!(began.elapsed() < EXIT, "{:?}", began.elapsed());
-    assert_eq!(told_of(&log, "the last spans are lost"), 1, "{}", log.join("\n"));
+    assert_eq!(count_of(&log, "the last spans were lost"), 1, "{}", log.join("\n"));
 }
 
 #[tokio::test]
-async fn a_collector_that_comes_is_sent_what_is_traced_from_then_on() {
+async fn a_collector_that_starts_later_receives_later_spans() {
     let (redis, mut collector) = (Redis::start().await, Collector::down());
     let server = server(&redis, &collector.url(), &[]).await;
     server.caller(READER).mark(RECIPIENT, 1).await.unwrap();
@@ -80,17 +80,17 @@ async fn a_collector_that_comes_is_sent_what_is_traced_from_then_on() {
 }
 
 #[tokio::test]
-async fn what_is_left_is_sent_at_the_exit() {
+async fn remaining_spans_are_sent_at_the_exit() {
     let (redis, collector) = (Redis::start().await, Collector::start().await);
     let server = server(&redis, &collector.url(), &[("OTEL_BSP_SCHEDULE_DELAY", "3600000")]).await;
     mark(&server, MESSAGE).await;
     let log = leaves(server).await;
     collector.trace(TRACE, 3).await;
-    assert_eq!(told_of(&log, "lost"), 0, "{}", log.join("\n"));
+    assert_eq!(count_of(&log, "lost"), 0, "{}", log.join("\n"));
 }
 
 #[tokio::test]
-async fn a_collector_behind_tls_is_sent_spans_by_a_client_that_it_knows() {
+async fn a_collector_behind_tls_sees_a_client_certificate() {
     let authority = Authority::new().await;
     let collectors = authority.issue("collector", "IP:127.0.0.1").await;
     let clients = authority.issue("client", "DNS:markread").await;
@@ -107,7 +107,7 @@ async fn a_collector_behind_tls_is_sent_spans_by_a_client_that_it_knows() {
     mark(&known, MESSAGE).await;
     collector.trace(TRACE, 3).await;
 
-    // Without the CA the collector could be anybody.
+    // Without the CA the collector cannot be verified.
     let stranger = server(&redis, &url, &files[..0]).await;
     mark(&stranger, MESSAGE + 1).await;
     let log = leaves(stranger).await;
@@ -115,7 +115,7 @@ async fn a_collector_behind_tls_is_sent_spans_by_a_client_that_it_knows() {
 }
 
 #[tokio::test]
-async fn what_goes_along_with_spans_is_not_logged_whatever_the_level() {
+async fn headers_of_the_exporter_are_never_logged() {
     let (redis, collector) = (Redis::start().await, Collector::start().await);
     let headers = [
         ("RUST_LOG", "trace"),

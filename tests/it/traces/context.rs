@@ -1,10 +1,16 @@
-//! Where a trace comes from, and where it goes on.
+//! Where a trace comes from, and where it is passed on.
 
 use std::process::Stdio;
 use std::time::Duration;
 
 use markread::proto::mark_read_service_client::MarkReadServiceClient;
 use markread::proto::{BatchMarkReadRequest, MarkReadRequest};
+use markread_harness::binary::command;
+use markread_harness::caller::{Caller, Credentials};
+use markread_harness::collector::Collector;
+use markread_harness::operator::grpcurl;
+use markread_harness::server::http1;
+use markread_harness::{MESSAGE, READER, RECIPIENT, Redis, Server, eventually, free_port};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -12,11 +18,6 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tonic::transport::Endpoint;
 
-use super::super::harness::caller::{Caller, Credentials};
-use super::super::harness::collector::Collector;
-use super::super::harness::operator::grpcurl;
-use super::super::harness::server::{command, http1};
-use super::super::harness::{MESSAGE, READER, RECIPIENT, Redis, Server, eventually, free_port};
 use super::{PARENT, TRACE, named, sampled, server, server_and_clients, traced, with};
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -24,7 +25,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 const PATH: &str = "/1.1/direct_messages/mark_read.json";
 
 #[tokio::test]
-async fn one_call_of_grpcurl_is_one_trace_as_far_as_the_stream() {
+async fn one_grpcurl_call_is_one_trace_down_to_the_stream() {
     let (redis, collector, server) = traced().await;
     let Credentials::Authorization(bearer) = Credentials::token_of(READER) else { panic!() };
     let flags = [
@@ -37,19 +38,19 @@ async fn one_call_of_grpcurl_is_one_trace_as_far_as_the_stream() {
     assert!(marked.status.success(), "{marked:?}");
 
     let spans = collector.trace(TRACE, 3).await;
-    let (call, asked) = server_and_clients(&spans);
+    let (call, clients) = server_and_clients(&spans);
     assert_eq!(call.parent, PARENT);
     assert_eq!(call.name, "markread.v1.MarkReadService/MarkRead");
     assert_eq!(call.state, "vendor=value");
-    named(&asked, "EVALSHA mark_read");
+    named(&clients, "EVALSHA mark_read");
     let payload = redis.payloads().await.remove(0);
-    let told = format!("00-{TRACE}-{}-01", call.id);
-    let fields = [("payload".to_owned(), payload), ("traceparent".to_owned(), told)];
+    let traceparent = format!("00-{TRACE}-{}-01", call.id);
+    let fields = [("payload".to_owned(), payload), ("traceparent".to_owned(), traceparent)];
     assert_eq!(redis.entries().await, [fields]);
 }
 
 #[tokio::test]
-async fn the_http_edge_joins_a_trace_too() {
+async fn http_requests_join_a_trace_too() {
     let (redis, collector, server) = traced().await;
     let Credentials::Authorization(bearer) = Credentials::token_of(READER) else { panic!() };
     let request = format!(
@@ -67,7 +68,7 @@ async fn the_http_edge_joins_a_trace_too() {
 }
 
 #[tokio::test]
-async fn a_trace_that_is_not_sampled_is_told_on_and_not_sent() {
+async fn an_unsampled_trace_is_passed_on_and_not_sent() {
     const UNSAMPLED: &str = "00-11111111111111111111111111111111-2222222222222222-00";
     let (redis, collector, server) = traced().await;
     let caller = server.caller(READER);
@@ -81,7 +82,7 @@ async fn a_trace_that_is_not_sampled_is_told_on_and_not_sent() {
 }
 
 #[tokio::test]
-async fn without_a_traceparent_that_makes_sense_a_trace_begins() {
+async fn without_a_valid_traceparent_a_new_trace_begins() {
     let (redis, collector, server) = traced().await;
     let caller = server.caller(READER);
     let malformed = [
@@ -113,7 +114,7 @@ async fn without_a_traceparent_that_makes_sense_a_trace_begins() {
 }
 
 #[tokio::test]
-async fn the_entries_of_a_batch_tell_of_its_call() {
+async fn the_entries_of_a_batch_carry_its_calls_trace() {
     let (redis, collector, server) = traced().await;
     let caller = server.caller(READER);
     let mark = |recipient_id| MarkReadRequest { last_read_event_id: MESSAGE, recipient_id };
@@ -121,9 +122,9 @@ async fn the_entries_of_a_batch_tell_of_its_call() {
     let request = with(caller.authenticated(batch), &[("traceparent", &sampled())]);
     MarkReadServiceClient::new(server.channel()).batch_mark_read(request).await.unwrap();
     let spans = collector.trace(TRACE, 3).await;
-    let (call, asked) = server_and_clients(&spans);
-    assert_eq!(named(&asked, "EVALSHA mark_read").attribute("db.operation.batch.size"), "3");
-    let users = named(&asked, "BATCH GETRANGE 0");
+    let (call, clients) = server_and_clients(&spans);
+    assert_eq!(named(&clients, "EVALSHA mark_read").attribute("db.operation.batch.size"), "3");
+    let users = named(&clients, "BATCH GETRANGE 0");
     assert_eq!(users.attribute("db.operation.batch.size"), "4");
     let entries = redis.entries().await;
     assert_eq!(entries.len(), 3);
@@ -133,9 +134,9 @@ async fn the_entries_of_a_batch_tell_of_its_call() {
 }
 
 #[tokio::test]
-async fn without_a_collector_the_callers_context_is_told_on_as_it_came() {
+async fn without_a_collector_the_callers_context_is_passed_on() {
     let redis = Redis::start().await;
-    // The stream is never trimmed: an entry is added in another way.
+    // Without trimming the script adds entries with another command.
     let server = Server::on_with(&redis, &["--stream-maxlen", "0"]).await;
     let caller = server.caller(READER);
     caller.mark(RECIPIENT, 1).await.unwrap();
@@ -148,13 +149,13 @@ async fn without_a_collector_the_callers_context_is_told_on_as_it_came() {
 }
 
 #[tokio::test]
-async fn lines_about_a_call_carry_its_trace_and_its_span() {
+async fn log_lines_of_a_call_carry_its_trace_and_its_span() {
     let (redis, collector) = (Redis::start().await, Collector::start().await);
     let server = server(&redis, &collector.url(), &[("RUST_LOG", "debug")]).await;
     let caller = server.caller(READER);
     let request = with(caller.request(RECIPIENT, MESSAGE), &[("traceparent", &sampled())]);
     caller.send(request).await.unwrap();
-    let line = eventually("the call is told of", LIMIT, async || {
+    let line = eventually("the call is logged", LIMIT, async || {
         server.log().into_iter().find(|line| line.contains("\"answered\""))
     })
     .await;
@@ -168,9 +169,9 @@ async fn lines_about_a_call_carry_its_trace_and_its_span() {
     }
 }
 
-/// As on a terminal.
+/// The format of a terminal.
 #[tokio::test]
-async fn lines_of_text_carry_them_as_well() {
+async fn log_lines_in_text_carry_them_as_well() {
     let collector = Collector::start().await;
     let ports = [free_port(), free_port()].map(|port| format!("127.0.0.1:{port}"));
     let mut process = command(&["serve", "--dev", "--log-format", "text"])
@@ -188,9 +189,9 @@ async fn lines_of_text_carry_them_as_well() {
     kill(Pid::from_raw(process.id().unwrap().try_into().unwrap()), Signal::SIGTERM).unwrap();
     let mut log = String::new();
     process.stderr.take().unwrap().read_to_string(&mut log).await.unwrap();
-    // What was left is sent at the exit.
+    // The remaining spans are sent at the exit.
     let spans = collector.trace(TRACE, 1).await;
-    let told = format!("call{{trace_id={TRACE} span_id={}}}", spans[0].id);
+    let prefix = format!("call{{trace_id={TRACE} span_id={}}}", spans[0].id);
     let answered = log.lines().find(|line| line.contains("answered")).expect(&log);
-    assert!(answered.contains(&told), "{answered}");
+    assert!(answered.contains(&prefix), "{answered}");
 }

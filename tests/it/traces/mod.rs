@@ -1,17 +1,16 @@
-//! Traces: what a real OpenTelemetry Collector is sent of calls, and what consumers of the stream
-//! and readers of the log are told of them.
+//! Traces of calls: what a real OpenTelemetry Collector receives, and what stream entries and log
+//! lines carry.
 
+use markread_harness::collector::{Collector, Span};
+use markread_harness::{Redis, Server};
 use tonic::Request;
-
-use super::harness::collector::{Collector, Span};
-use super::harness::{Redis, Server};
 
 mod calls;
 mod collectors;
 mod context;
 mod settings;
 
-/// The caller's trace, and its span.
+/// The caller's trace and span.
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
 
@@ -19,7 +18,7 @@ fn sampled() -> String {
     format!("00-{TRACE}-{PARENT}-01")
 }
 
-/// A request with these headers beside.
+/// A request with these headers added.
 fn with<T>(mut request: Request<T>, headers: &[(&'static str, &str)]) -> Request<T> {
     for (name, value) in headers {
         request.metadata_mut().insert(*name, value.parse().unwrap());
@@ -27,7 +26,7 @@ fn with<T>(mut request: Request<T>, headers: &[(&'static str, &str)]) -> Request
     request
 }
 
-/// A ready server that sends what is traced at once, with more variables.
+/// Starts a server that exports spans at once, with more variables.
 async fn server(redis: &Redis, collector: &str, more: &[(&str, &str)]) -> Server {
     let own = [("OTEL_EXPORTER_OTLP_ENDPOINT", collector), ("OTEL_BSP_SCHEDULE_DELAY", "50")];
     let server = Server::on_in(redis, &[], &[&own, more].concat()).await;
@@ -35,17 +34,17 @@ async fn server(redis: &Redis, collector: &str, more: &[(&str, &str)]) -> Server
     server
 }
 
-/// A Redis, a collector, and a server that knows both.
+/// A Redis, a collector, and a server that uses both.
 async fn traced() -> (Redis, Collector, Server) {
     let (redis, collector) = (Redis::start().await, Collector::start().await);
     let server = server(&redis, &collector.url(), &[]).await;
     (redis, collector, server)
 }
 
-/// The span of a trace that a server made of a call, and those of what it asked for it.
+/// The server span in a trace, and the client spans.
 fn server_and_clients(spans: &[Span]) -> (&Span, Vec<&Span>) {
     let (servers, clients): (Vec<_>, Vec<_>) = spans.iter().partition(|span| span.kind == "Server");
-    let [server] = servers[..] else { panic!("one span of a server: {spans:#?}") };
+    let [server] = servers[..] else { panic!("not one server span: {spans:#?}") };
     for client in &clients {
         assert_eq!(client.kind, "Client", "{client:#?}");
         assert_eq!(client.parent, server.id, "{client:#?}");
@@ -53,8 +52,8 @@ fn server_and_clients(spans: &[Span]) -> (&Span, Vec<&Span>) {
     (server, clients)
 }
 
-/// Of a trace, the span with this name.
+/// The span with this name.
 fn named<'a>(spans: &[&'a Span], name: &str) -> &'a Span {
     let named = spans.iter().find(|span| span.name == name);
-    named.unwrap_or_else(|| panic!("{name} is among {spans:#?}"))
+    named.unwrap_or_else(|| panic!("no {name} among {spans:#?}"))
 }

@@ -1,26 +1,27 @@
-//! The standard variables: what they choose, and what is refused.
+//! OpenTelemetry's standard variables: their effect, and invalid values.
 
 use std::time::Duration;
 
-use super::super::command_line::refused;
-use super::super::harness::collector::Collector;
-use super::super::harness::{READER, RECIPIENT, Redis, eventually};
+use markread_harness::collector::Collector;
+use markread_harness::{READER, RECIPIENT, Redis, eventually};
+
 use super::{TRACE, sampled, server, with};
+use crate::command_line::refused;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
 const ENDPOINT: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4317");
 
 #[tokio::test]
-async fn what_makes_no_sense_stops_the_start_with_one_line() {
+async fn an_invalid_variable_stops_the_start_with_one_line() {
     let table = [
         ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "127.0.0.1:4317", "http://host:port"),
-        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", "it takes grpc"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", "it must be grpc"),
         ("OTEL_TRACES_SAMPLER", "sometimes", "parentbased_always_on"),
         ("OTEL_TRACES_EXPORTER", "zipkin", "otlp, none"),
         ("OTEL_BSP_MAX_QUEUE_SIZE", "none", "1 to 100000"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "hunter2", "name=value"),
-        ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip", "it takes none"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip", "it must be none"),
     ];
     for (name, value, takes) in table {
         let line = refused(2, &["serve", "--dev"], &[ENDPOINT, (name, value)]).await;
@@ -63,12 +64,12 @@ async fn a_sampler_chooses_what_is_sent() {
             })
             .await;
         }
-        // A server is gone only when all that it had is sent.
+        // A server exits after all its spans are sent.
         let spans = collector.spans();
         assert!(spans.iter().all(|span| span.trace == TRACE), "{sampler}: {spans:#?}");
         assert_eq!(spans.len() > before, sent_of_callers, "{sampler}: {spans:#?}");
     }
-    // A call that nobody records and nobody has a context of tells nothing on.
+    // An unsampled call without a caller's context passes nothing on.
     assert_eq!(redis.entries().await[0].len(), 1);
 }
 
@@ -117,6 +118,6 @@ async fn traces_are_off_where_the_environment_says_so() {
     }
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(collector.spans().len(), 0, "{:#?}", collector.spans());
-    // What the caller said is told on nevertheless.
+    // The caller's context is passed on nevertheless.
     assert_eq!(redis.entries().await[0][1].1, sampled());
 }

@@ -1,17 +1,17 @@
-//! Hydrated users: CONTRACT section 7, on a real Redis.
+//! User objects in events, on a real Redis: "The event" in `docs/contract.md`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use markread::domain::RateLimit;
+use markread_harness::{MESSAGE, READER, RECIPIENT, Redis, Server};
 use serde_json::{Value, json};
 use tonic::Code;
 
-use super::answers::assert_store_unavailable;
-use super::harness::{MESSAGE, READER, RECIPIENT, Redis, Server};
-use super::stores::{Subject, mark};
+use crate::answers::assert_store_unavailable;
+use crate::stores::{Subject, mark};
 
-/// A user object of the seed's API, version 1.1: 40 members, an emoji, nested entities.
+/// A user object of Twitter's v1.1 API: 40 members, an emoji, nested entities.
 const USER_OBJECT: &str = include_str!("user_object.json");
 
 async fn last_payload(redis: &Redis) -> String {
@@ -19,7 +19,7 @@ async fn last_payload(redis: &Redis) -> String {
 }
 
 #[tokio::test]
-async fn a_full_user_object_stands_in_the_event_byte_for_byte() {
+async fn a_full_user_object_is_in_the_event_byte_for_byte() {
     let redis = Redis::start().await;
     redis.put_user(READER, USER_OBJECT.as_bytes()).await;
     let server = Server::on(&redis).await;
@@ -63,7 +63,7 @@ async fn whatever_is_stored_the_mark_is_ok_and_its_event_valid() {
     assert!(read < 1024 * 1024, "the large one was not read whole: {read} bytes");
 }
 
-/// A count of bytes that Redis keeps.
+/// A counter of bytes in Redis's statistics.
 async fn bytes(redis: &Redis, name: &str) -> u64 {
     let stats: String = redis.run("INFO stats").await;
     let line = stats.lines().find_map(|line| line.strip_prefix(name)).expect("a line");
@@ -91,7 +91,7 @@ async fn known_users_cost_no_round_trip_and_absence_is_known_too() {
     caller.mark(RECIPIENT, 21).await.unwrap();
     let users =
         format!(r#""users":{{"{READER}":{{"name":"after"}},"{RECIPIENT}":{{"name":"new"}}}}}}"#);
-    assert!(last_payload(&redis).await.ends_with(&users), "no older than 5 s");
+    assert!(last_payload(&redis).await.ends_with(&users), "an object older than 5 s is shown");
 }
 
 #[tokio::test]
@@ -110,7 +110,7 @@ async fn a_reader_who_is_denied_costs_no_read() {
 }
 
 #[tokio::test]
-async fn users_that_cannot_be_read_make_the_mark_unavailable_and_leave_nothing() {
+async fn unreadable_users_make_the_mark_unavailable() {
     let redis = Redis::start().await;
     redis.run::<()>("ACL SETUSER marker on >secret ~* &* +@all -getrange").await;
     let url = redis.url().replace("redis://", "redis://marker:secret@");

@@ -1,34 +1,39 @@
-//! Where Redis is, and how it is told who asks.
+//! The address of Redis, and the credentials for it.
 
 use std::fmt;
 use std::path::PathBuf;
 
+use redis::aio::MultiplexedConnection;
+use redis::io::tcp::TcpSettings;
 use redis::{
-    Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion,
-    TlsCertificates,
+    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo,
+    IntoConnectionInfo, ProtocolVersion, RedisResult, TlsCertificates,
 };
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
-use crate::files::{about, read, without_newline};
-use crate::net::tls::certificates;
-use crate::store::redis::connection::link::tcp_settings;
+use super::supervisor::Connect;
+use crate::files::{certificates, problem, read, without_newline};
 
-/// Where Redis is. Its files are read for each attempt to connect: a password or a certificate that
-/// was renewed is used without a restart.
+/// How long sent data may stay unacknowledged by the other machine's TCP.
+#[cfg(target_os = "linux")]
+const TCP_USER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// The address of a Redis. Its files are read for each attempt to connect, so that a renewed password
+/// or certificate is used without a restart.
 #[derive(Clone)]
 pub struct RedisAddress {
     info: ConnectionInfo,
     files: RedisFiles,
 }
 
-/// Secrets and certificates that stand in files, not in the URL.
+/// Files with secrets and certificates, so that none is in the URL.
 #[derive(Clone, Debug, Default)]
 pub struct RedisFiles {
-    /// `--redis-password-file`; one newline at its end is not part of the password.
+    /// `--redis-password-file`, whose last newline is not part of the password.
     pub password: Option<PathBuf>,
-    /// `--redis-ca`: who may have signed Redis's certificate, PEM; else the system's CAs.
+    /// `--redis-ca`: the CAs of Redis's certificate, PEM. Default: the system's.
     pub ca: Option<PathBuf>,
     /// `--redis-cert`: this client's certificate chain, PEM.
     pub cert: Option<PathBuf>,
@@ -39,21 +44,20 @@ pub struct RedisFiles {
 const PASSWORD_FILE: &str = "--redis-password-file";
 
 impl RedisAddress {
-    /// The Redis at this URL, asked as this user where one is named.
+    /// Parses a URL, and checks it against the other settings.
     ///
     /// # Errors
     ///
-    /// Which flag makes no sense, and what would be right. The URL is not repeated: there may be a
-    /// password in it.
+    /// The invalid flag, and what it allows. The URL is not quoted: it may contain a password.
     pub fn new(url: &str, username: Option<&str>, files: RedisFiles) -> Result<Self, String> {
         let info = url.into_connection_info().map_err(|_| {
-            "--redis-url is no URL of a Redis: it takes redis://host:port, rediss://host:port or \
-             unix:///path"
+            "--redis-url is not the URL of a Redis: it must be redis://host:port, \
+             rediss://host:port or unix:///path"
         })?;
         let is_tls = match info.addr() {
             ConnectionAddr::TcpTls { insecure: true, .. } => {
-                return Err("--redis-url ends in #insecure: certificates are always verified, \
-                            leave it out"
+                return Err("--redis-url must not end in #insecure: certificates are always \
+                            verified"
                     .to_owned());
             }
             ConnectionAddr::TcpTls { .. } => true,
@@ -62,15 +66,19 @@ impl RedisAddress {
         files.check(is_tls)?;
         let in_url = info.redis_settings();
         if files.password.is_some() && in_url.password().is_some() {
-            return Err(format!("{PASSWORD_FILE} and the password in --redis-url: take one"));
+            return Err(format!(
+                "{PASSWORD_FILE} and a password in --redis-url are both set: remove one"
+            ));
         }
         if username.is_some() && in_url.username().is_some() {
-            return Err("--redis-username and the user in --redis-url: take one".to_owned());
+            return Err(
+                "--redis-username and a user in --redis-url are both set: remove one".to_owned()
+            );
         }
         if username.is_some() && files.password.is_none() {
-            return Err(format!("--redis-username needs {PASSWORD_FILE}: set it too"));
+            return Err(format!("--redis-username must be set together with {PASSWORD_FILE}"));
         }
-        // RESP3, since its connections tell at once when they are lost.
+        // RESP3: its connections report at once that they are lost.
         let mut settings = in_url.clone().set_protocol(ProtocolVersion::RESP3);
         if let Some(username) = username {
             settings = settings.set_username(username);
@@ -79,22 +87,22 @@ impl RedisAddress {
         Ok(Self { info, files })
     }
 
-    /// What is known of it without the files.
+    /// Returns the address without what is in the files.
     pub(crate) fn info(&self) -> &ConnectionInfo {
         &self.info
     }
 
-    /// A client with what the files hold now.
+    /// Creates a client with the current contents of the files.
     ///
     /// # Errors
     ///
-    /// Which file is wrong, and how.
+    /// The invalid file, and its problem.
     pub fn client(&self) -> Result<Client, String> {
         let mut info = self.info.clone();
         if let Some(file) = &self.files.password {
             let password = without_newline(read(PASSWORD_FILE, file)?);
             let password = String::from_utf8(password)
-                .map_err(|_| about(PASSWORD_FILE, file, "is not UTF-8 text"))?;
+                .map_err(|_| problem(PASSWORD_FILE, file, "is not UTF-8 text"))?;
             let settings = info.redis_settings().clone().set_password(password);
             info = info.set_redis_settings(settings);
         }
@@ -104,6 +112,29 @@ impl RedisAddress {
         };
         client.map_err(|error| format!("--redis-url: {error}"))
     }
+}
+
+impl Connect for RedisAddress {
+    type Client = Client;
+
+    fn client(&self) -> Result<Client, String> {
+        RedisAddress::client(self)
+    }
+
+    async fn connect(
+        client: &Client,
+        config: &AsyncConnectionConfig,
+    ) -> RedisResult<MultiplexedConnection> {
+        client.get_multiplexed_async_connection_with_config(config).await
+    }
+}
+
+/// Small commands are sent at once, and a machine that is gone is noticed.
+fn tcp_settings() -> TcpSettings {
+    let settings = TcpSettings::default().set_nodelay(true);
+    #[cfg(target_os = "linux")]
+    let settings = settings.set_user_timeout(TCP_USER_TIMEOUT);
+    settings
 }
 
 impl RedisFiles {
@@ -116,19 +147,19 @@ impl RedisFiles {
             }
         }
         match (&self.cert, &self.key) {
-            (Some(_), None) => Err("--redis-cert needs --redis-key: set it too".to_owned()),
-            (None, Some(_)) => Err("--redis-key needs --redis-cert: set it too".to_owned()),
+            (Some(_), None) => Err("--redis-cert must be set together with --redis-key".to_owned()),
+            (None, Some(_)) => Err("--redis-key must be set together with --redis-cert".to_owned()),
             _ => Ok(()),
         }
     }
 
-    /// The certificates and the key, where there are any. The redis crate takes text without any
-    /// certificate for none, and looks at what goes together when it connects: here that is an error.
+    /// Reads the certificates and the key. The redis crate ignores text without a certificate, and
+    /// checks whether certificate and key match only when it connects; here both are errors.
     fn certificates(&self) -> Result<Option<TlsCertificates>, String> {
         let certificate_in = |flag, file: &PathBuf| {
             let pem = read(flag, file)?;
             let chain = certificates(&pem);
-            let chain = chain.ok_or_else(|| about(flag, file, "holds no PEM certificate"))?;
+            let chain = chain.ok_or_else(|| problem(flag, file, "contains no PEM certificate"))?;
             Ok::<_, String>((pem, chain))
         };
         let root_cert = self.ca.as_ref().map(|ca| certificate_in("--redis-ca", ca)).transpose()?;
@@ -137,13 +168,13 @@ impl RedisFiles {
                 let (client_cert, chain) = certificate_in("--redis-cert", cert)?;
                 let client_key = read("--redis-key", key_file)?;
                 let key = PrivateKeyDer::from_pem_slice(&client_key)
-                    .map_err(|_| about("--redis-key", key_file, "holds no PEM private key"))?;
+                    .map_err(|_| problem("--redis-key", key_file, "contains no PEM private key"))?;
                 ClientConfig::builder()
                     .with_root_certificates(RootCertStore::empty())
                     .with_client_auth_cert(chain, key)
                     .map_err(|error| {
-                        let problem = format!("does not go with --redis-cert: {error}");
-                        about("--redis-key", key_file, &problem)
+                        let what = format!("does not match --redis-cert: {error}");
+                        problem("--redis-key", key_file, &what)
                     })?;
                 Some(ClientTlsConfig { client_cert, client_key })
             }
@@ -157,7 +188,7 @@ impl RedisFiles {
 
 impl fmt::Debug for RedisAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The URL may hold a password.
+        // The URL may contain a password.
         f.debug_struct("RedisAddress").field("files", &self.files).finish_non_exhaustive()
     }
 }

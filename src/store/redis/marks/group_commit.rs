@@ -1,9 +1,8 @@
-//! Atomic steps: marks on their way to the script, alone, in a batch, or together with others.
+//! Group commit: marks that wait at the same time share a script call.
 //!
-//! A single mark that finds a turn free takes it, and leaves at once. Those that find none wait; when a
-//! turn is given back the next ones leave together, in one call of the script. So a mark that is alone
-//! is not held up, and under load the round trip, the script's start and its look at the clock are
-//! shared.
+//! A mark that finds a slot free takes it and is sent at once. Marks that find none wait; when a slot
+//! becomes free the next ones are sent together, in one call. So a mark that is alone is not delayed,
+//! and under load the round trip, the start of the script and its reading of the clock are shared.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -17,118 +16,114 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::domain::{Outcome, Users};
-use crate::store::redis::connection::link::Link;
 use crate::store::redis::errors::{classify, lost_script};
-use crate::store::redis::marks::denials::Denials;
-use crate::store::redis::marks::script_call::TracedMark;
-use crate::store::redis::{ReplicasAck, Scripts};
+use crate::store::redis::marks::script_call::{MarkReadScript, TracedMark};
+use crate::store::redis::parts::StoreParts;
+use crate::store::redis::settings::ReplicasAck;
 use crate::store::{MarkResult, StoreError};
 
-/// Single marks' steps that are with Redis at once. With two it waits while the server answers those of
-/// both.
-const TURNS: usize = 3;
+/// Script calls in flight for single marks. With two, Redis idles while replies are handled.
+const SLOTS: usize = 3;
 
-/// Marks that share a step: for so long nobody else is served.
-const SHARED_MAX_MARKS: usize = 64;
+/// Most marks of a group: Redis serves nobody else for the duration of its script call.
+const GROUP_MAX_MARKS: usize = 64;
 
-/// What the user objects of a shared step may come to, in bytes, before its last mark.
-const SHARED_MAX_BYTES: usize = 1024 * 1024;
+/// User objects of a group, in bytes, past which it accepts no more marks.
+const GROUP_MAX_BYTES: usize = 1024 * 1024;
 
-/// Calls that Redis is sent at once where it waits for replicas after each.
-const WAITING_MAX: usize = 16;
+/// Script calls in flight if each is followed by a WAIT for replicas.
+const WAITS_IN_FLIGHT_MAX: usize = 16;
 
-/// What it takes to step, and who waits to.
-pub(crate) struct Steps {
-    scripts: Arc<Scripts>,
-    link: Arc<Link>,
-    denials: Arc<Denials>,
+/// Sends the marks of one partition.
+pub(crate) struct GroupCommit {
+    parts: StoreParts,
+    script: MarkReadScript,
     replicas_ack: Option<ReplicasAck>,
-    waiting_for_replicas: Arc<Semaphore>,
-    turns: Mutex<Turns>,
+    waits_in_flight: Arc<Semaphore>,
+    slots: Mutex<Slots>,
 }
 
 #[derive(Default)]
-struct Turns {
+struct Slots {
     taken: usize,
-    queue: VecDeque<Queued>,
+    queue: VecDeque<QueuedMark>,
 }
 
-/// A mark without a turn, with what goes along.
-struct Queued {
+/// A mark that waits for a slot, with the user objects of its event.
+struct QueuedMark {
     mark: TracedMark,
     users: Users,
-    answer: Answer,
+    reply: Reply,
 }
 
-type Answer = oneshot::Sender<MarkResult>;
+type Reply = oneshot::Sender<MarkResult>;
 
-/// Marks that share a step.
+/// Marks that share a script call.
 #[derive(Default)]
-struct Shared {
+struct Group {
     marks: Vec<TracedMark>,
     users: Users,
-    answers: Vec<Answer>,
+    replies: Vec<Reply>,
 }
 
-/// The right to step, until it is dropped.
-struct Turn(Arc<Steps>);
+/// The right to have a script call in flight, until it is dropped.
+struct Slot(Arc<GroupCommit>);
 
-impl Steps {
+impl GroupCommit {
     pub(crate) fn new(
-        scripts: Arc<Scripts>,
-        link: Arc<Link>,
-        denials: Arc<Denials>,
+        parts: StoreParts,
+        script: MarkReadScript,
         replicas_ack: Option<ReplicasAck>,
     ) -> Self {
-        let waiting_for_replicas = Arc::new(Semaphore::new(WAITING_MAX));
-        let turns = Mutex::default();
-        Self { scripts, link, denials, replicas_ack, waiting_for_replicas, turns }
+        let waits_in_flight = Arc::new(Semaphore::new(WAITS_IN_FLIGHT_MAX));
+        let slots = Mutex::default();
+        Self { parts, script, replicas_ack, waits_in_flight, slots }
     }
 
-    /// Does one mark, in a step of its own or with others.
-    pub(crate) async fn do_one(self: &Arc<Self>, mark: TracedMark, users: Users) -> MarkResult {
-        match self.ask_for_turn(mark, users) {
-            // On the heap: under load most marks wait, and each would carry the room for it.
-            Ok((turn, users)) => Box::pin(self.step_alone(turn, mark, users)).await,
-            // It ends without an answer when the process does.
-            Err(answered) => {
-                answered.await.unwrap_or_else(|gone| Err(StoreError::unavailable(gone)))
-            }
+    /// Sends one mark, in a script call of its own or with others.
+    pub(crate) async fn mark(self: &Arc<Self>, mark: TracedMark, users: Users) -> MarkResult {
+        match self.take_slot(mark, users) {
+            // Boxed: under load most marks wait, and its future would enlarge every call's.
+            Ok((slot, users)) => Box::pin(self.send_alone(slot, mark, users)).await,
+            // The sender is dropped only when the process exits.
+            Err(reply) => reply.await.unwrap_or_else(|gone| Err(StoreError::unavailable(gone))),
         }
     }
 
-    async fn step_alone(&self, turn: Turn, mark: TracedMark, users: Users) -> MarkResult {
-        let result = self.step(&[mark], &users).await.map(|mut results| results.pop());
-        drop(turn);
-        result?.unwrap_or_else(|| Err(StoreError::unanswered_mark()))
+    async fn send_alone(&self, slot: Slot, mark: TracedMark, users: Users) -> MarkResult {
+        let result = self.run_script(&[mark], &users).await.map(|mut results| results.pop());
+        drop(slot);
+        result?.unwrap_or_else(|| Err(StoreError::missing_result()))
     }
 
-    /// Does marks in order, in one step.
-    pub(crate) async fn step(
+    /// Sends marks in one script call, which applies them in order.
+    pub(crate) async fn run_script(
         &self,
         marks: &[TracedMark],
         users: &Users,
     ) -> Result<Vec<MarkResult>, StoreError> {
-        let mut connection = self.link.connection()?;
-        let generation = self.denials.generation();
-        let asked = Instant::now();
-        let step = &self.scripts.marks;
-        let by_digest = step.fill(step.script.by_digest(), marks, users);
+        let mut connection = self.parts.connections.calls()?;
+        let generation = self.parts.denials.generation();
+        let sent_at = Instant::now();
+        let script = &self.script.script;
+        let by_digest =
+            self.script.add_arguments(script.by_digest(), &self.parts.keys, marks, users);
         let reply = match self.send(&mut connection, by_digest).await {
             Err(error) if lost_script(&error) => {
-                let by_source = step.fill(step.script.by_source(), marks, users);
+                let by_source =
+                    self.script.add_arguments(script.by_source(), &self.parts.keys, marks, users);
                 self.send(&mut connection, by_source).await
             }
             sent => sent,
         };
-        let (reply, replicas) = reply.map_err(classify)?;
-        let mut results = step.results(marks, &reply)?;
+        let (reply, replicas) = reply.map_err(|error| script.locate(classify(error)))?;
+        let mut results = self.script.parse(marks, &reply)?;
         for (TracedMark { mark, .. }, result) in marks.iter().zip(&mut results) {
             match result {
                 Ok(Outcome::OverQuota { quota, retry_after }) => {
-                    // Redis looked at its clock later than it was asked: a moment early is right.
-                    let until = asked.checked_add(*retry_after);
-                    self.denials.remember(mark.reader, *quota, until, generation);
+                    // Redis read its clock after this one: the denial ends a moment early.
+                    let until = sent_at.checked_add(*retry_after);
+                    self.parts.denials.insert(mark.reader, *quota, until, generation);
                 }
                 Ok(_) if !replicas.enough => {
                     *result = Err(StoreError::unavailable("too few replicas acknowledged"));
@@ -139,104 +134,105 @@ impl Steps {
         Ok(results)
     }
 
-    /// Gives a turn where one is free, else puts the mark in the queue.
-    fn ask_for_turn(
+    /// Takes a slot if one is free; otherwise queues the mark.
+    fn take_slot(
         self: &Arc<Self>,
         mark: TracedMark,
         users: Users,
-    ) -> Result<(Turn, Users), oneshot::Receiver<MarkResult>> {
-        let mut turns = self.turns();
-        if turns.taken < TURNS {
-            turns.taken += 1;
-            return Ok((Turn(Arc::clone(self)), users));
+    ) -> Result<(Slot, Users), oneshot::Receiver<MarkResult>> {
+        let mut slots = self.slots();
+        if slots.taken < SLOTS {
+            slots.taken += 1;
+            return Ok((Slot(Arc::clone(self)), users));
         }
-        let (answer, answered) = oneshot::channel();
-        turns.queue.push_back(Queued { mark, users, answer });
-        Err(answered)
+        let (reply, receiver) = oneshot::channel();
+        slots.queue.push_back(QueuedMark { mark, users, reply });
+        Err(receiver)
     }
 
-    /// Who steps next with a turn that is free again. Where nobody waits it stays so.
-    fn next_shared(&self) -> Option<Shared> {
-        let mut turns = self.turns();
-        let mut shared = Shared::default();
+    /// Takes the next group from the queue for a slot that became free. Frees the slot if no mark
+    /// waits.
+    fn next_group(&self) -> Option<Group> {
+        let mut slots = self.slots();
+        let mut group = Group::default();
         let mut bytes = 0;
-        while shared.marks.len() < SHARED_MAX_MARKS && bytes < SHARED_MAX_BYTES {
-            let Some(Queued { mark, users, answer }) = turns.queue.pop_front() else { break };
+        while group.marks.len() < GROUP_MAX_MARKS && bytes < GROUP_MAX_BYTES {
+            let Some(QueuedMark { mark, users, reply }) = slots.queue.pop_front() else { break };
             // A mark whose caller has given up is never sent.
-            if !answer.is_closed() {
+            if !reply.is_closed() {
                 bytes += users.bytes();
-                shared.marks.push(mark);
-                shared.users.extend(users);
-                shared.answers.push(answer);
+                group.marks.push(mark);
+                group.users.extend(users);
+                group.replies.push(reply);
             }
         }
-        if shared.marks.is_empty() {
-            turns.taken -= 1;
+        if group.marks.is_empty() {
+            slots.taken -= 1;
             return None;
         }
-        Some(shared)
+        Some(group)
     }
 
-    /// Steps with a turn as long as somebody waits.
-    async fn keep_stepping(self: Arc<Self>, mut shared: Shared) {
+    /// Uses a slot as long as marks wait.
+    async fn run_slot(self: Arc<Self>, mut group: Group) {
         loop {
-            self.step_shared(shared).await;
-            match self.next_shared() {
-                Some(next) => shared = next,
+            self.send_group(group).await;
+            match self.next_group() {
+                Some(next) => group = next,
                 None => return,
             }
         }
     }
 
-    async fn step_shared(&self, shared: Shared) {
-        let Shared { marks, users, mut answers } = shared;
-        let answered = tokio::select! {
-            answered = self.step(&marks, &users) => answered,
-            // A Redis that hangs does not keep the turn longer than anybody waits for it.
-            () = all_gone(&mut answers) => return,
+    async fn send_group(&self, group: Group) {
+        let Group { marks, users, mut replies } = group;
+        let called = tokio::select! {
+            called = self.run_script(&marks, &users) => called,
+            // A hanging Redis does not hold the slot longer than any caller waits.
+            () = all_closed(&mut replies) => return,
         };
-        match answered {
+        match called {
             Ok(results) => {
-                for (answer, result) in answers.into_iter().zip(results) {
-                    let _ = answer.send(result);
+                for (reply, result) in replies.into_iter().zip(results) {
+                    let _ = reply.send(result);
                 }
             }
             Err(error) => {
-                for answer in answers {
-                    let _ = answer.send(Err(error.clone()));
+                for reply in replies {
+                    let _ = reply.send(Err(error.clone()));
                 }
             }
         }
     }
 
-    fn turns(&self) -> MutexGuard<'_, Turns> {
-        // A panic while the lock was held cannot have left it half changed: nothing in it panics.
-        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
+    fn slots(&self) -> MutexGuard<'_, Slots> {
+        // A poisoned lock is safe to use: nothing that holds it panics.
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends one call of the script, and where replicas count, waits for them.
+    /// Sends a script call, and then waits for replicas if `--replicas-ack` is set.
     async fn send(
         &self,
         connection: &mut MultiplexedConnection,
         call: Cmd,
     ) -> RedisResult<(Value, Replicas)> {
         match self.replicas_ack {
-            Some(ack) => self.send_and_wait(connection.clone(), call, ack).await,
+            Some(ack) => self.send_and_wait_for_replicas(connection.clone(), call, ack).await,
             None => Ok((call.query_async(connection).await?, Replicas { enough: true })),
         }
     }
 
-    /// `WAIT` goes on the same connection, since it looks at what this connection wrote, and holds
-    /// up whatever comes behind it. So only a few calls are sent at once, and one counts until Redis
-    /// has answered, even if its caller has given up; the others queue here, where a mark whose
-    /// caller gives up is never sent.
-    async fn send_and_wait(
+    /// Sends a script call and WAIT on the same connection: WAIT looks at the connection's last write,
+    /// and blocks what follows it. So only a few are in flight, each until Redis has answered, even if
+    /// its caller has given up. The others queue here, where a mark whose caller gives up is never
+    /// sent.
+    async fn send_and_wait_for_replicas(
         &self,
         mut connection: MultiplexedConnection,
         call: Cmd,
         ack: ReplicasAck,
     ) -> RedisResult<(Value, Replicas)> {
-        let permit = Arc::clone(&self.waiting_for_replicas).acquire_owned().await;
+        let permit = Arc::clone(&self.waits_in_flight).acquire_owned().await;
         let timeout_ms = u64::try_from(ack.timeout.as_millis()).unwrap_or(u64::MAX);
         let mut calls = pipe();
         calls.add_command(call).cmd("WAIT").arg(ack.replicas).arg(timeout_ms).ignore_errors();
@@ -249,38 +245,38 @@ impl Steps {
         let replies = sent.await.map_err(|error| io::Error::other(error.to_string()))??;
         let [reply, acknowledged] =
             <[_; 2]>::try_from(replies).unwrap_or_else(|_| [Ok(Value::Nil), Ok(Value::Nil)]);
-        // An error of WAIT, as on a master that has just been demoted, means: not enough.
+        // An error of WAIT, as by a master that was just demoted, means too few.
         let needed = i64::from(ack.replicas);
         let enough = matches!(acknowledged, Ok(Value::Int(count)) if count >= needed);
         Ok((reply?, Replicas { enough }))
     }
 }
 
-impl Drop for Turn {
+impl Drop for Slot {
     fn drop(&mut self) {
-        if let Some(shared) = self.0.next_shared()
+        if let Some(group) = self.0.next_group()
             && let Ok(runtime) = Handle::try_current()
         {
-            runtime.spawn(Arc::clone(&self.0).keep_stepping(shared));
+            runtime.spawn(Arc::clone(&self.0).run_slot(group));
         }
     }
 }
 
-/// Waits until nobody waits for any of these.
-async fn all_gone(answers: &mut [Answer]) {
-    for answer in answers {
-        answer.closed().await;
+/// Waits until no caller waits for any of these replies.
+async fn all_closed(replies: &mut [Reply]) {
+    for reply in replies {
+        reply.closed().await;
     }
 }
 
-/// Whether enough replicas have what a call of the script wrote.
+/// Acknowledgement by replicas of what a script call wrote.
 #[derive(Clone, Copy)]
 struct Replicas {
     enough: bool,
 }
 
-impl fmt::Debug for Steps {
+impl fmt::Debug for GroupCommit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Steps").finish_non_exhaustive()
+        f.debug_struct("GroupCommit").finish_non_exhaustive()
     }
 }

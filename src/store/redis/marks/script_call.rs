@@ -1,72 +1,76 @@
-//! The atomic step: what is sent to the script `mark_read.lua`, and what its replies mean.
+//! The atomic step: calls of the script `mark_read.lua`, and its replies.
 
 use std::time::Duration;
 
 use quick_cache::sync::Cache;
 use redis::{Cmd, Value};
 
-use crate::domain::{Mark, Outcome, Quota, RateLimit, ReadCursor, UserId, Users};
+use crate::domain::{Mark, Outcome, RateLimit, ReadCursor, UserId, Users};
 use crate::store::redis::errors::{classify_text, unexpected};
-use crate::store::redis::keys;
-use crate::store::redis::scripts::{Script, integer, script, text};
+use crate::store::redis::keys::Keys;
+use crate::store::redis::scripts::{Script, integer, text};
 use crate::store::{MarkResult, StoreError};
 use crate::telemetry::Traceparent;
 
-/// Readers whose number of buckets is remembered.
-const CAPACITY_READERS: usize = 64 * 1024;
+/// Readers in [`MarkReadScript::bucket_hints`].
+const HINTED_READERS: usize = 64 * 1024;
 
-/// A mark, and its event's place in a trace.
+/// A mark and its trace.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TracedMark {
     pub(crate) mark: Mark,
     pub(crate) traceparent: Option<Traceparent>,
 }
 
-/// The script, and the settings that every call of it carries.
+/// The script, and the arguments that every call of it has.
 #[derive(Debug)]
 pub(crate) struct MarkReadScript {
     pub(crate) script: Script,
-    stream: String,
     stream_maxlen: u64,
     rate_limit: RateLimit,
-    /// How many buckets readers had when their last mark was done that did not know. It may be another
-    /// number by now: it only says where to look first.
-    buckets: Cache<UserId, u64>,
+    /// Bucket count last seen per reader; may be stale. The script looks there first.
+    bucket_hints: Cache<UserId, u64>,
 }
 
 impl MarkReadScript {
-    pub(crate) fn new(stream: String, stream_maxlen: u64, rate_limit: RateLimit) -> Self {
-        let (script, buckets) = (script!("mark_read.lua"), Cache::new(CAPACITY_READERS));
-        Self { script, stream, stream_maxlen, rate_limit, buckets }
+    pub(crate) fn new(stream_maxlen: u64, rate_limit: RateLimit) -> Self {
+        let (script, bucket_hints) = (Script::mark_read(), Cache::new(HINTED_READERS));
+        Self { script, stream_maxlen, rate_limit, bucket_hints }
     }
 
-    /// Gives a call of the script its keys and arguments: marks of one reader, or of any readers,
-    /// each by itself. Each user object goes along once.
-    pub(crate) fn fill(&self, mut call: Cmd, marks: &[TracedMark], users: &Users) -> Cmd {
+    /// Adds keys and arguments to a call: a batch of one reader's marks, or single marks of any readers.
+    /// Each user object is sent once.
+    pub(crate) fn add_arguments(
+        &self,
+        mut call: Cmd,
+        keys: &Keys,
+        marks: &[TracedMark],
+        users: &Users,
+    ) -> Cmd {
         let is_batch = marks.windows(2).all(|two| two[0].mark.reader == two[1].mark.reader);
         let each = if is_batch { marks.len().max(1) } else { 1 };
         let readers = marks.chunks(each);
-        call.arg(1 + 2 * readers.len()).arg(&self.stream);
+        call.arg(1 + 2 * readers.len()).arg(keys.stream());
         for TracedMark { mark, .. } in marks.iter().step_by(each) {
-            call.arg(keys::quota(mark.reader)).arg(keys::cursors(mark.reader));
+            call.arg(keys.quota(mark.reader)).arg(keys.cursors(mark.reader));
         }
         call.arg(self.rate_limit.calls).arg(self.rate_limit.window_ms).arg(self.stream_maxlen);
         let are_traced = marks.iter().any(|traced| traced.traceparent.is_some());
         call.arg(each).arg(if are_traced { 3 } else { 2 });
         let users = users.iter();
-        // A batch looks at the number of buckets once, whatever it is told.
+        // A batch reads the bucket count once and needs no hint.
         let singles = if each > 1 { &[] } else { marks };
-        let buckets: Vec<_> = singles
+        let hints: Vec<_> = singles
             .iter()
             .filter_map(|TracedMark { mark, .. }| {
-                Some((mark.reader, self.buckets.get(&mark.reader)?))
+                Some((mark.reader, self.bucket_hints.get(&mark.reader)?))
             })
             .collect();
-        call.arg(users.len()).arg(buckets.len());
+        call.arg(users.len()).arg(hints.len());
         for (user, object) in users {
             call.arg(user.get()).arg(object.as_str());
         }
-        for (reader, count) in buckets {
+        for (reader, count) in hints {
             call.arg(reader.get()).arg(count);
         }
         for marks in readers {
@@ -83,8 +87,8 @@ impl MarkReadScript {
         call
     }
 
-    /// What the script replied, one result a mark; and remembers how many buckets there are.
-    pub(crate) fn results(
+    /// Parses the reply, one result for each mark, and stores the bucket counts in it.
+    pub(crate) fn parse(
         &self,
         marks: &[TracedMark],
         reply: &Value,
@@ -94,26 +98,28 @@ impl MarkReadScript {
             return Err(unexpected(reply));
         };
         let (advanced_at_ms, mut values) = (integer(advanced_at_ms)?, values.iter());
-        let result = |traced: &TracedMark| self.result(&traced.mark, advanced_at_ms, &mut values);
+        let result =
+            |traced: &TracedMark| self.parse_mark(&traced.mark, advanced_at_ms, &mut values);
         let results = marks.iter().map(result).collect();
         while let Some(reader) = values.next() {
             let reader = text(reader)?.parse().map_err(StoreError::corrupt)?;
-            let count = values.next().ok_or_else(|| StoreError::corrupt("uncounted buckets"))?;
-            self.buckets.insert(reader, integer(count)?);
+            let count = values
+                .next()
+                .ok_or_else(|| StoreError::corrupt("the reply has no bucket count for a reader"))?;
+            self.bucket_hints.insert(reader, integer(count)?);
         }
         results
     }
 
-    /// What was replied of one mark: its values, and no more of them. That none are left, or that
-    /// they make no sense, is an error of all that were asked for.
-    fn result<'a>(
+    /// Parses the values of one mark. The outer error means that the reply is malformed, and so fails
+    /// all marks of the call.
+    fn parse_mark<'a>(
         &self,
         mark: &Mark,
         advanced_at_ms: u64,
         values: &mut impl Iterator<Item = &'a Value>,
     ) -> Result<MarkResult, StoreError> {
-        let mut next =
-            || values.next().ok_or_else(|| StoreError::corrupt("a mark without a reply"));
+        let mut next = || values.next().ok_or_else(StoreError::missing_result);
         let recipient = mark.recipient;
         let first = next()?;
         if let Value::Int(_) = first {
@@ -135,25 +141,8 @@ impl MarkReadScript {
                 let retry_after = Duration::from_millis(integer(next()?)?);
                 Ok(Outcome::OverQuota { quota, retry_after })
             }
-            "error" => Err(classify_text(text(next()?)?)),
+            "error" => Err(self.script.locate(classify_text(text(next()?)?))),
             _ => return Err(unexpected(first)),
         })
-    }
-}
-
-/// What the scripts that read reply where they do not do what they were asked.
-pub(crate) fn refused(
-    fields: &[Value],
-    rate_limit: RateLimit,
-) -> Result<(Quota, Duration), StoreError> {
-    match fields {
-        [Value::BulkString(outcome), reset_at_ms, ttl_ms] if outcome == b"over_quota" => {
-            let quota = rate_limit.quota(rate_limit.calls, integer(reset_at_ms)?);
-            Ok((quota, Duration::from_millis(integer(ttl_ms)?)))
-        }
-        [Value::BulkString(outcome), problem] if outcome == b"error" => {
-            Err(classify_text(text(problem)?))
-        }
-        _ => Err(StoreError::corrupt(format!("unexpected reply of {} fields", fields.len()))),
     }
 }

@@ -1,19 +1,18 @@
-//! What in Redis's settings may lose read cursors: CONTRACT section 6.
+//! Settings of Redis that may lose read cursors (`docs/contract.md`, "Redis").
 
 use std::collections::HashMap;
 
 use redis::aio::MultiplexedConnection;
 use redis::{RedisResult, cmd};
 
+use super::Warnings;
+
 const EVICTS: &str = "maxmemory-policy allows Redis to evict read cursors: set it to noeviction";
 const FORGETS: &str =
     "Redis persists nothing, a restart loses every read cursor: set appendonly yes";
 
-/// One sentence each.
-pub(crate) type Warnings = Vec<&'static str>;
-
-/// The settings that may lose data, by what INFO tells. Managed ones do not let their configuration be
-/// read: then snapshots are taken for granted.
+/// Returns a warning for each setting that may lose data. Managed services do not reveal their
+/// configuration; for them snapshots are assumed.
 pub(crate) async fn warnings(
     info: &HashMap<&str, &str>,
     connection: &mut MultiplexedConnection,
@@ -22,13 +21,13 @@ pub(crate) async fn warnings(
     if info.get("maxmemory_policy").is_some_and(|policy| policy.starts_with("allkeys-")) {
         warnings.push(EVICTS);
     }
-    if info.get("aof_enabled") == Some(&"0") && !takes_snapshots(connection).await {
+    if info.get("aof_enabled") == Some(&"0") && !has_snapshots(connection).await {
         warnings.push(FORGETS);
     }
     warnings
 }
 
-async fn takes_snapshots(connection: &mut MultiplexedConnection) -> bool {
+async fn has_snapshots(connection: &mut MultiplexedConnection) -> bool {
     let mut ask = cmd("CONFIG");
     ask.arg("GET").arg("save");
     let settings: RedisResult<HashMap<String, String>> = ask.query_async(connection).await;

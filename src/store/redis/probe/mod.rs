@@ -1,4 +1,7 @@
-//! What operators learn of Redis.
+//! Data that each probe collects for operators.
 
-pub(crate) mod durability;
+mod durability;
 pub(crate) mod stats;
+
+/// Settings that may lose data, one sentence each.
+pub(crate) type Warnings = Vec<&'static str>;

@@ -1,46 +1,48 @@
-//! What an operator wants to know of Redis, learnt with each probe. No call depends on it: what cannot
-//! be learnt, as where an ACL forbids it, is left out.
+//! Statistics of Redis for operators, collected with each probe. No call depends on them: what cannot be
+//! read, for example since an ACL forbids it, is left out.
 
 use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{FromRedisValue, RedisResult, cmd};
 
+use super::{Warnings, durability};
 use crate::domain::EntryId;
-use crate::store::StreamSpan;
-use crate::store::redis::probe::durability::{self, Warnings};
+use crate::store::LogBounds;
 use crate::store::redis::stream;
 use crate::telemetry::metrics;
 
-/// How many consumer groups are told of: each is a series of its own.
+/// Most consumer groups that are exported: each is a series of its own.
 const GROUPS_MAX: usize = 32;
 
-/// What was told of, so that what is gone is told no more.
+/// Collects statistics.
 #[derive(Debug, Default)]
-pub(crate) struct Survey {
+pub(crate) struct RedisStats {
+    /// Groups exported last time, so that vanished ones are reset.
     groups: BTreeSet<String>,
-    /// Evicted keys, as that run of Redis counts them.
+    /// Run ID of Redis, and the evicted keys that it had counted.
     evicted_keys: (String, u64),
 }
 
-/// A consumer group as `XINFO GROUPS` tells of it.
+/// A consumer group, from `XINFO GROUPS`.
 struct Group {
     name: String,
     last_delivered: EntryId,
-    /// Entries that it was not given yet; Redis does not always know.
+    /// Entries that it has not read; Redis does not always know.
     lag: Option<u32>,
 }
 
-impl Survey {
-    /// Looks around once, and gives the settings that may lose data where Redis tells.
-    pub(crate) async fn take(
+impl RedisStats {
+    /// Collects once. Returns the settings that may lose data, if Redis reveals them.
+    pub(crate) async fn collect(
         &mut self,
         connection: &mut MultiplexedConnection,
         stream: &str,
     ) -> Option<Warnings> {
-        if let Ok(span) = stream::span(connection, stream).await {
-            metrics::set_stream(&span);
-            self.tell_groups(&groups(connection, stream).await.unwrap_or_default(), &span);
+        if let Ok(bounds) = stream::bounds(connection, stream).await {
+            metrics::set_stream(bounds.length, Duration::from_millis(bounds.oldest_age_ms()));
+            self.export_groups(&groups(connection, stream).await.unwrap_or_default(), &bounds);
         }
         let mut ask = cmd("INFO");
         ask.arg("server").arg("memory").arg("persistence").arg("stats");
@@ -58,17 +60,17 @@ impl Survey {
         Some(durability::warnings(&info, connection).await)
     }
 
-    fn tell_groups(&mut self, groups: &[Group], span: &StreamSpan) {
-        let told: BTreeSet<_> =
+    fn export_groups(&mut self, groups: &[Group], bounds: &LogBounds) {
+        let exported: BTreeSet<_> =
             groups.iter().take(GROUPS_MAX).map(|group| group.name.clone()).collect();
-        for gone in self.groups.difference(&told) {
+        for gone in self.groups.difference(&exported) {
             metrics::set_group(gone, Some(0), false);
         }
         for group in groups.iter().take(GROUPS_MAX) {
-            let trimmed = span.removed && group.last_delivered < span.before_oldest();
+            let trimmed = bounds.trimmed && group.last_delivered < bounds.start().entry();
             metrics::set_group(&group.name, group.lag, trimmed);
         }
-        self.groups = told;
+        self.groups = exported;
     }
 }
 

@@ -1,21 +1,16 @@
--- Reads a reader's cursors from some place on, for one of their quota of reads.
+-- Reads a reader's cursors after a place, for one of the reader's read quota.
 --
--- The order is that of a conversation's hash with its bits reversed: a bucket that is split is
--- there two neighbours that hold what it held, so a place stays where it is whatever is split
--- meanwhile.
+-- The cursors are in the order of their conversations' hashes with the bits reversed: there a split
+-- bucket becomes two neighbours, so that a place stays valid whatever is split meanwhile.
 --
--- KEYS[1]       the reader's quota of reads   string, PX: reads used in the window, decimal
--- KEYS[2]       the reader's cursors, as in mark_read.lua
+-- KEYS[1]       the reader's read quota
+-- KEYS[2]       the reader's cursors
 -- ARGV[1..2]    reads served in a window, the window's ms
--- ARGV[3]       the recipient whose place it is; empty for the beginning
--- ARGV[4]       how many cursors are wanted from behind it
+-- ARGV[3]       the recipient at that place; empty for the beginning
+-- ARGV[4]       how many cursors to read after it
 --
--- Returns
---   {'read', used, reset_at_ms, more, fields, …}    more: 1 where cursors follow behind; then
---                                                   the fields and values of whole hashes. What
---                                                   stands before the place is among them
---   {'over_quota', reset_at_ms, ttl_ms}             nothing was read
---   {'error', text}                                 nothing was taken
+-- Reply: that of read_quota.lua; where the read was served, then 1 if more cursors follow, else 0;
+-- then for each hash that was read, its fields and values. They include cursors before the place.
 
 local FROM, WANTED = ARGV[3], tonumber(ARGV[4])
 
@@ -29,7 +24,7 @@ local function reversed(number, below)
   return result
 end
 
--- The hashes from the one of the place on, until there are enough cursors behind that one.
+-- Reads the hashes from the place's own on, until there are enough cursors in those after it.
 local function list_cursors(reply)
   local key, in_buckets = KEYS[2], buckets()
   local count = in_buckets.count_of(key)
@@ -44,7 +39,7 @@ local function list_cursors(reply)
   local behind, is_first = 0, true
   while place < places do
     local bucket = reversed(place, places)
-    -- One that is not there yet is part of its neighbour, which came before it.
+    -- A bucket that does not exist yet is part of its neighbour, which came before it.
     if bucket < count then
       if behind >= WANTED then
         reply[4] = 1

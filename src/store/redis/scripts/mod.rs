@@ -1,61 +1,116 @@
-//! Scripts: each is sent by its digest, and once with its source where Redis has lost it.
+//! The scripts that Redis runs, each joined at build time from files of one purpose.
+//!
+//! A script is sent by its digest, and with its source if Redis does not have it.
 
-use redis::{Cmd, Value, cmd};
+use redis::{Cmd, Pipeline, Value, cmd, pipe};
 
+use super::errors::unexpected;
 use crate::store::StoreError;
-use crate::store::redis::errors::unexpected;
 
-/// A script that Redis runs.
+/// Returns the pipeline that loads scripts, so that their first calls find them.
+pub(crate) fn load(scripts: &[&Script]) -> Pipeline {
+    let mut load = pipe();
+    for script in scripts {
+        load.cmd("SCRIPT").arg("LOAD").arg(script.source);
+    }
+    load
+}
+
+/// A script.
 #[derive(Debug)]
 pub(crate) struct Script {
     source: &'static str,
+    /// Its parts: file names and contents.
+    parts: &'static [(&'static str, &'static str)],
     sha1: String,
 }
 
-/// Makes a script of a file, with what all share in front of it.
-macro_rules! script {
-    ($file:literal) => {
-        $crate::store::redis::scripts::Script::new(concat!(
-            include_str!(concat!(
-                env!("CARGO_MANIFEST_DIR"),
-                "/src/store/redis/scripts/common.lua"
-            )),
-            "\n",
-            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/store/redis/scripts/", $file))
-        ))
+/// Joins files of this folder to a script.
+macro_rules! join {
+    ($($file:literal),+) => {
+        Script::new(concat!($(include_str!($file)),+), &[$(($file, include_str!($file))),+])
     };
 }
-pub(crate) use script;
 
 impl Script {
-    pub(crate) fn new(source: &'static str) -> Self {
+    /// Creates the script that marks messages as read.
+    pub(crate) fn mark_read() -> Self {
+        join!("prelude.lua", "quota.lua", "buckets.lua", "cursor.lua", "batch.lua", "mark_read.lua")
+    }
+
+    /// Creates the script that reads cursors.
+    pub(crate) fn read_states() -> Self {
+        join!(
+            "prelude.lua",
+            "quota.lua",
+            "read_quota.lua",
+            "buckets.lua",
+            "cursor.lua",
+            "read_states.lua"
+        )
+    }
+
+    /// Creates the script that reads a page of a reader's cursors.
+    pub(crate) fn list_cursors() -> Self {
+        join!("prelude.lua", "quota.lua", "read_quota.lua", "buckets.lua", "list_cursors.lua")
+    }
+
+    fn new(source: &'static str, parts: &'static [(&'static str, &'static str)]) -> Self {
         let sha1 = redis::Script::new(source).get_hash().to_owned();
-        Self { source, sha1 }
+        Self { source, parts, sha1 }
     }
 
-    /// Loads it, so that the first call finds it.
-    pub(crate) fn load(&self) -> Cmd {
-        let mut load = cmd("SCRIPT");
-        load.arg("LOAD").arg(self.source);
-        load
-    }
-
-    /// A call by its digest, to be given keys and arguments.
+    /// Returns a call by the script's digest, without keys and arguments.
     pub(crate) fn by_digest(&self) -> Cmd {
         let mut call = cmd("EVALSHA");
         call.arg(&self.sha1);
         call
     }
 
-    /// The same with the script itself, for a Redis that has lost it; which loads it again.
+    /// Returns a call with the source, which loads the script again.
     pub(crate) fn by_source(&self) -> Cmd {
         let mut call = cmd("EVAL");
         call.arg(self.source);
         call
     }
+
+    /// Replaces line numbers of the joined script in an error by files and their line numbers.
+    pub(crate) fn locate(&self, error: StoreError) -> StoreError {
+        error.map_text(|text| text.contains(LINE_PREFIX).then(|| self.locate_lines(text)))
+    }
+
+    fn locate_lines(&self, text: &str) -> String {
+        let mut pieces = text.split(LINE_PREFIX);
+        let mut located = pieces.next().unwrap_or_default().to_owned();
+        for piece in pieces {
+            let digits = piece.len() - piece.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+            let (line, rest) = piece.split_at(digits);
+            match line.parse().ok().and_then(|line| self.file_and_line(line)) {
+                Some((file, line)) => located.extend([file, ":", &line.to_string(), rest]),
+                None => located.extend([LINE_PREFIX, piece]),
+            }
+        }
+        located
+    }
+
+    /// Finds the file of a line of the joined script, and the line's number in the file.
+    fn file_and_line(&self, line: usize) -> Option<(&'static str, usize)> {
+        let mut before = 0;
+        for (file, contents) in self.parts {
+            let lines = contents.matches('\n').count();
+            if line <= before + lines {
+                return Some((file, line.checked_sub(before)?));
+            }
+            before += lines;
+        }
+        None
+    }
 }
 
-/// A number in a reply, which is none below 0.
+/// Redis's text before a line number in a script's errors.
+const LINE_PREFIX: &str = "user_script:";
+
+/// Parses a whole number in a reply, which is never negative.
 pub(crate) fn integer(value: &Value) -> Result<u64, StoreError> {
     match value {
         Value::Int(integer) => u64::try_from(*integer).map_err(|_| unexpected(value)),
@@ -63,10 +118,57 @@ pub(crate) fn integer(value: &Value) -> Result<u64, StoreError> {
     }
 }
 
-/// A text in a reply.
+/// Parses a text in a reply.
 pub(crate) fn text(value: &Value) -> Result<&str, StoreError> {
     match value {
         Value::BulkString(bytes) => std::str::from_utf8(bytes).map_err(|_| unexpected(value)),
         _ => Err(unexpected(value)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    fn scripts() -> [Script; 3] {
+        [Script::mark_read(), Script::read_states(), Script::list_cursors()]
+    }
+
+    #[test]
+    fn an_error_names_the_file_and_its_line() {
+        for script in scripts() {
+            for (file, contents) in script.parts {
+                let before = script.source.split(contents).next().unwrap();
+                let line = before.matches('\n').count() + 2;
+                let error =
+                    StoreError::corrupt(format!("ERR user_script:{line}: x on @user_script:1."));
+                let located = script.locate(error).to_string();
+                assert!(
+                    located.ends_with(&format!("ERR {file}:2: x on @prelude.lua:1.")),
+                    "{located}"
+                );
+            }
+        }
+        let unknown = Script::mark_read().locate(StoreError::corrupt("user_script:99999: x"));
+        assert!(unknown.to_string().ends_with("user_script:99999: x"), "{unknown}");
+    }
+
+    /// `luacheck` is in Debian's package `lua-check`, which `tests/run` installs.
+    #[test]
+    fn luacheck_finds_nothing_in_the_joined_scripts() {
+        for script in scripts() {
+            let dir = tempfile::tempdir().unwrap();
+            let file = dir.path().join("script.lua");
+            std::fs::write(&file, script.source).unwrap();
+            let checked = Command::new("luacheck")
+                .args(["--std", "lua51", "--read-globals", "redis", "KEYS", "ARGV"])
+                .args(["--max-line-length", "100", "--no-color", "--"])
+                .arg(&file)
+                .output()
+                .expect("luacheck is installed");
+            assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout));
+        }
     }
 }

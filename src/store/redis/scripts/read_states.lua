@@ -1,14 +1,12 @@
--- Reads cursors, for one of the caller's quota of reads.
+-- Reads cursors, for one of the caller's read quota.
 --
--- KEYS[1]       the caller's quota of reads   string, PX: reads used in the window, decimal
--- KEYS[1+n]     of cursor n: the cursors of its reader, as in mark_read.lua
+-- KEYS[1]       the caller's read quota
+-- KEYS[1+n]     of cursor n: the cursors of its reader
 -- ARGV[1..2]    reads served in a window, the window's ms
 -- ARGV[2+n]     of cursor n: the recipient, canonical decimal
 --
--- Returns
---   {'read', used, reset_at_ms, cursors}    of each cursor {message, read_at_ms}; {} where none is
---   {'over_quota', reset_at_ms, ttl_ms}     nothing was read
---   {'error', text}                         nothing was taken
+-- Reply: that of read_quota.lua; where the read was served, then a list with each cursor:
+-- {message, read_at_ms}, or {} if it was never set.
 
 local function read_states(reply)
   local cursors = {}

@@ -1,22 +1,22 @@
-//! A source that is away, or slow.
+//! A key source that is down or slow.
 
 use std::time::{Duration, Instant};
 
+use markread_harness::caller::Credentials;
+use markread_harness::operator::Operator;
+use markread_harness::{READER, Redis, Server, eventually};
 use serde_json::json;
 use tokio::time::timeout;
 use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
 
-use super::super::super::answers::credentials::{assert_invalid, mark};
-use super::super::super::answers::{assert_denied, assert_untouched, retry_delay};
-use super::super::super::harness::caller::Credentials;
-use super::super::super::harness::operator::Operator;
-use super::super::super::harness::{READER, Redis, Server, eventually};
-use super::super::edge::Post;
 use super::source::Reply;
 use super::{Key, Source, serve, serve_unready, set};
+use crate::answers::credentials::{assert_invalid, mark};
+use crate::answers::{assert_denied, assert_untouched, retry_delay};
+use crate::identity::edge::Post;
 
-/// How long a server may take to see that the source has come.
+/// Longer than a server takes to notice that the source is up.
 const LIMIT: Duration = Duration::from_secs(60);
 
 #[tokio::test]
@@ -28,7 +28,7 @@ async fn a_source_that_goes_away_leaves_the_keys_in_use() {
 
     source.stop().await;
     source.publishes(&set(&[&new]));
-    assert_invalid(mark(&server, new.token()).await, "nobody can know that key");
+    assert_invalid(mark(&server, new.token()).await, "the source is down, so the key is unknown");
     mark(&server, old.token()).await.unwrap();
     assert_eq!(server.get("/readyz").await.0, 200);
     assert!(server.is_serving().await);
@@ -39,7 +39,7 @@ async fn a_source_that_goes_away_leaves_the_keys_in_use() {
 }
 
 #[tokio::test]
-async fn a_source_that_hangs_holds_up_nobody_whose_key_is_known() {
+async fn a_hanging_source_delays_no_call_with_a_known_key() {
     let redis = Redis::start().await;
     let key = Key::ed25519("known").await;
     let source = Source::of(&set(&[&key])).await;
@@ -55,15 +55,15 @@ async fn a_source_that_hangs_holds_up_nobody_whose_key_is_known() {
         mark(&server, key.token_with(json!({ "jti": n.to_string() }))).await.unwrap();
     }
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
-    // `--call-timeout` bounds that call as any other.
+    // `--call-timeout` bounds this call like any other.
     let denied = timeout(Duration::from_secs(10), stranger).await;
     let denied = denied.expect("an answer in time").unwrap().unwrap_err();
     assert!(matches!(denied.code, Code::Unauthenticated | Code::Unavailable), "{denied:?}");
 }
 
-/// A call that waits for an issuer is late by nobody's fault but the issuer's.
+/// The delay is the issuer's fault, so the refusal is not `DEADLINE_EXCEEDED`.
 #[tokio::test]
-async fn a_call_that_waits_for_a_key_until_its_time_is_up_is_not_the_callers_deadline() {
+async fn a_call_that_waits_too_long_for_a_key_is_refused() {
     let redis = Redis::start().await;
     let key = Key::ed25519("known").await;
     let source = Source::of(&set(&[&key])).await;
@@ -74,30 +74,30 @@ async fn a_call_that_waits_for_a_key_until_its_time_is_up_is_not_the_callers_dea
     assert!(matches!(denied.code, Code::Unauthenticated | Code::Unavailable), "{denied:?}");
 }
 
-/// A second is no long time for an issuer on the other side of the world.
+/// An issuer far away may take more than a second.
 #[tokio::test]
-async fn keys_that_take_their_time_come_nevertheless() {
+async fn slow_keys_arrive_nevertheless() {
     let redis = Redis::start().await;
     let key = Key::ed25519("key").await;
     let mut source = Source::down(Reply::set(&set(&[&key])).after(Duration::from_millis(1500)));
     source.start().await;
     let server = serve_unready(&redis, &source, &[]).await;
-    eventually("the keys come", LIMIT, async || mark(&server, key.token()).await.ok()).await;
+    eventually("the keys arrive", LIMIT, async || mark(&server, key.token()).await.ok()).await;
 }
 
-/// Not ready, with the cause; and calls are told to come again.
+/// Asserts that the server is not ready, says why, and asks callers to retry.
 async fn assert_without_keys(server: &Server, redis: &Redis, token: Credentials, what: &str) {
-    let page = eventually("the cause is told", LIMIT, async || {
+    let page = eventually("the page says why", LIMIT, async || {
         let (status, page) = server.get("/readyz").await;
         assert_eq!(status, 503, "{what}: {page}");
-        let told = page.to_lowercase();
-        (told.contains("jwks") || told.contains("key")).then_some(page)
+        let cause = page.to_lowercase();
+        (cause.contains("jwks") || cause.contains("key")).then_some(page)
     })
     .await;
-    assert!(!page.contains("Redis"), "Redis is there: {page}");
+    assert!(!page.contains("Redis"), "Redis is up: {page}");
     assert_eq!(server.get("/livez").await.0, 200);
     for service in ["", "markread.v1.MarkReadService"] {
-        let health = Operator::of(server).health(service).await.unwrap();
+        let health = Operator::new(server).health(service).await.unwrap();
         assert_eq!(health, ServingStatus::NotServing, "{what}");
     }
     Post::by(&token).send(&server.address).await.assert_refused(503, 130, what);
@@ -108,7 +108,7 @@ async fn assert_without_keys(server: &Server, redis: &Redis, token: Credentials,
 }
 
 #[tokio::test]
-async fn without_keys_since_the_start_a_server_is_not_ready_until_they_come() {
+async fn a_server_is_not_ready_before_it_has_keys() {
     let redis = Redis::start().await;
     let key = Key::ed25519("key").await;
     let good = Reply::set(&set(&[&key]));
@@ -118,20 +118,20 @@ async fn without_keys_since_the_start_a_server_is_not_ready_until_they_come() {
     for (what, reply) in [
         ("hangs", good.clone().after(Duration::from_secs(3600))),
         ("fails", Reply::new("500 Internal Server Error", "")),
-        ("talks nonsense", Reply::json("nonsense")),
+        ("sends garbage", Reply::json("nonsense")),
     ] {
         let mut source = Source::down(reply);
         source.start().await;
         let server = serve_unready(&redis, &source, &[]).await;
         scenes.push((what, source, server));
     }
-    assert_without_keys(&server_of_away, &redis, key.token(), "is away").await;
+    assert_without_keys(&server_of_away, &redis, key.token(), "is down").await;
     for (what, _, server) in &scenes {
         assert_without_keys(server, &redis, key.token(), what).await;
     }
 
     away.start().await;
-    scenes.push(("is away", away, server_of_away));
+    scenes.push(("is down", away, server_of_away));
     for (what, source, server) in scenes {
         source.replies(good.clone());
         eventually(what, LIMIT, async || (server.get("/readyz").await.0 == 200).then_some(()))

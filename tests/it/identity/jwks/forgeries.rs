@@ -1,36 +1,36 @@
-//! Keys that are not for tokens, and tokens that no issuer made.
+//! Keys that are not meant for tokens, and tokens that no issuer made.
 
 use std::slice;
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use markread_harness::caller::Credentials;
+use markread_harness::{READER, Redis, openssl};
 use serde_json::{Value, json};
 
-use super::super::super::answers::assert_untouched;
-use super::super::super::answers::credentials::{assert_invalid, mark};
-use super::super::super::answers::tokens::{KeyPair, bearer, claims};
-use super::super::super::harness::caller::Credentials;
-use super::super::super::harness::{READER, Redis, openssl};
 use super::{Key, Source, serve, set, set_of};
+use crate::answers::assert_untouched;
+use crate::answers::credentials::{assert_invalid, mark};
+use crate::answers::tokens::{KeyPair, bearer, claims};
 
 fn base64(bytes: impl AsRef<[u8]>) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// A token of the tests' reader with this header, whatever it says, and this key.
+/// A token of the reader with this algorithm and key ID, signed with this key.
 fn forged(algorithm: Algorithm, id: &str, key: &EncodingKey) -> Credentials {
     let header = Header { kid: Some(id.to_owned()), ..Header::new(algorithm) };
     bearer(&encode(&header, &claims(json!({})), key).unwrap())
 }
 
-/// The text that is signed.
+/// The part of a token that is signed.
 fn unsigned(header: &Value) -> String {
     format!("{}.{}", base64(header.to_string()), base64(claims(json!({})).to_string()))
 }
 
 #[tokio::test]
-async fn an_rsa_public_key_is_no_secret_of_hmac() {
+async fn an_rsa_public_key_is_not_accepted_as_an_hmac_secret() {
     let redis = Redis::start().await;
     let rsa = Key::rsa("rsa").await;
     for jwk in [rsa.jwk(), rsa.jwk_with(json!({ "alg": null }))] {
@@ -51,7 +51,7 @@ async fn an_rsa_public_key_is_no_secret_of_hmac() {
                 assert_invalid(mark(&server, forged(algorithm, "rsa", &secret)).await, what);
             }
         }
-        // With RSA one key signs for several algorithms, of which one is the server's.
+        // One RSA key can sign with several algorithms; the server accepts one of them.
         for algorithm in [Algorithm::RS384, Algorithm::RS512, Algorithm::PS256] {
             let token = forged(algorithm, "rsa", &rsa.private());
             assert_invalid(mark(&server, token).await, "another algorithm");
@@ -61,7 +61,7 @@ async fn an_rsa_public_key_is_no_secret_of_hmac() {
 }
 
 #[tokio::test]
-async fn a_token_whose_header_brings_its_own_trust_is_refused() {
+async fn keys_that_a_token_brings_itself_are_not_trusted() {
     let redis = Redis::start().await;
     let (key, forger) = (Key::p256("key").await, Key::p256("key").await);
     let forgers_source = Source::of(&set(&[&forger])).await;
@@ -113,7 +113,7 @@ async fn a_verified_token_is_remembered_with_its_signature() {
     }
 }
 
-/// RS256 by openssl: other libraries do not sign with a key that short.
+/// A token signed with RS256 by openssl: other libraries refuse a key that short.
 async fn signed_by_openssl(pair: &KeyPair, id: &str) -> Credentials {
     let unsigned = unsigned(&json!({ "typ": "JWT", "alg": "RS256", "kid": id }));
     std::fs::write(pair.dir().join("text"), &unsigned).unwrap();
@@ -123,7 +123,7 @@ async fn signed_by_openssl(pair: &KeyPair, id: &str) -> Credentials {
 }
 
 #[tokio::test]
-async fn keys_of_other_kinds_are_passed_over() {
+async fn keys_of_other_kinds_are_ignored() {
     const SECRET: &[u8] = b"a secret that stands in a public key set";
     let redis = Redis::start().await;
     let good = Key::rsa("good").await;
@@ -133,7 +133,7 @@ async fn keys_of_other_kinds_are_passed_over() {
     let p384 = KeyPair::generate("-algorithm EC -pkeyopt ec_paramgen_curve:P-384").await;
     let p384 = Key { id: "p384".to_owned(), algorithm: Algorithm::ES384, pair: p384 };
 
-    // What ends a public key's DER: 128 bytes of modulus, 5 of the exponent 65537.
+    // The end of a public key's DER: 128 bytes of modulus, 5 of the exponent 65537.
     let der = short.public_der().await;
     let modulus = &der[der.len() - 133..der.len() - 5];
     let oct = |id: &str| json!({ "kty": "oct", "kid": id, "k": base64(SECRET), "alg": "HS256" });

@@ -1,12 +1,12 @@
-//! Tokens whose keys are fetched: `--jwt-jwks-url`.
+//! Tokens whose keys are fetched from `--jwt-jwks-url`.
 
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use markread_harness::caller::Credentials;
+use markread_harness::{Redis, Server};
 use serde_json::{Value, json};
 
-use super::super::answers::tokens::{KeyPair, bearer, claims};
-use super::super::harness::caller::Credentials;
-use super::super::harness::{Redis, Server};
+use crate::answers::tokens::{KeyPair, bearer, claims};
 
 mod absence;
 mod forgeries;
@@ -18,7 +18,7 @@ mod unknown_keys;
 
 use source::Source;
 
-/// A pair of keys, its ID, and the algorithm that it signs with.
+/// A key pair with its ID and algorithm.
 struct Key {
     id: String,
     algorithm: Algorithm,
@@ -42,7 +42,7 @@ impl Key {
         self.pair.key(self.algorithm)
     }
 
-    /// What an issuer publishes.
+    /// The public key as an issuer publishes it.
     fn jwk(&self) -> Value {
         let jwk = Jwk::from_encoding_key(&self.private(), self.algorithm).unwrap();
         let mut jwk = serde_json::to_value(jwk).unwrap();
@@ -51,7 +51,7 @@ impl Key {
         jwk
     }
 
-    /// The same, changed: a member that is null is left out.
+    /// The same with changes; a member that is null is left out.
     fn jwk_with(&self, changes: Value) -> Value {
         let Value::Object(changes) = changes else { panic!("members are an object") };
         let mut jwk = self.jwk();
@@ -60,7 +60,7 @@ impl Key {
         jwk
     }
 
-    /// A token of the tests' reader.
+    /// A token of the reader.
     fn token(&self) -> Credentials {
         self.token_with(json!({}))
     }
@@ -70,7 +70,7 @@ impl Key {
         self.token_named(Some(&self.id), changes)
     }
 
-    /// The same that names another key, or none.
+    /// The same with another key ID, or none.
     fn token_named(&self, id: Option<&str>, changes: Value) -> Credentials {
         let header = Header { kid: id.map(str::to_owned), ..Header::new(self.algorithm) };
         bearer(&encode(&header, &claims(changes), &self.private()).unwrap())
@@ -86,7 +86,7 @@ fn set_of(keys: &[Value]) -> Value {
     json!({ "keys": keys })
 }
 
-/// A server that takes tokens by the keys of this source, and has them.
+/// Starts a server that verifies tokens with this source's keys, and waits until it has them.
 async fn serve(redis: &Redis, source: &Source, flags: &[&str]) -> Server {
     let server = serve_unready(redis, source, flags).await;
     server.wait_until_ready().await;

@@ -1,22 +1,22 @@
-//! Keys that come and go.
+//! Keys that are added, replaced and removed.
 
 use std::time::Duration;
 
+use markread_harness::Redis;
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use super::super::super::answers::credentials::{assert_invalid, mark};
-use super::super::super::harness::Redis;
 use super::source::Reply;
 use super::{Key, Source, serve, set, set_of};
+use crate::answers::credentials::{assert_invalid, mark};
 
 #[tokio::test]
-async fn a_token_is_verified_by_the_key_that_it_names_whatever_its_kind() {
+async fn a_token_is_verified_by_the_key_of_any_kind_that_it_names() {
     let redis = Redis::start().await;
     let keys = [Key::rsa("rsa").await, Key::p256("p256").await, Key::ed25519("ed25519").await];
     let source = Source::of(&set(&keys.each_ref())).await;
     let server = serve(&redis, &source, &[]).await;
-    // An issuer need not say what a key is for.
+    // The member `alg` is optional.
     let plain = json!({ "alg": null, "use": null });
     let plain = keys.each_ref().map(|key| key.jwk_with(plain.clone()));
     let plain_source = Source::of(&set_of(&plain)).await;
@@ -27,7 +27,7 @@ async fn a_token_is_verified_by_the_key_that_it_names_whatever_its_kind() {
             mark(server, key.token()).await.expect(&key.id);
             for other in keys.iter().filter(|other| other.id != key.id) {
                 let token = key.token_named(Some(&other.id), json!({}));
-                assert_invalid(mark(server, token).await, "another key's name");
+                assert_invalid(mark(server, token).await, "another key's ID");
             }
         }
     }
@@ -52,7 +52,7 @@ async fn a_new_key_works_at_once_for_one_fetch() {
 }
 
 #[tokio::test]
-async fn all_who_come_at_once_with_a_new_key_are_served() {
+async fn a_crowd_with_a_new_key_is_served() {
     let redis = Redis::start().await;
     let (old, new) = (Key::ed25519("old").await, Key::ed25519("new").await);
     let source = Source::of(&set(&[&old])).await;
@@ -68,13 +68,13 @@ async fn all_who_come_at_once_with_a_new_key_are_served() {
     for answer in calls.join_all().await {
         answer.unwrap();
     }
-    // More than one only where calls came after the first fetch had begun, and could not know.
+    // More than one fetch only for calls that came after the first fetch had begun.
     let fetches = source.fetches() - before;
     assert!((1..=5).contains(&fetches), "{fetches}");
 }
 
 #[tokio::test]
-async fn a_removed_key_is_not_taken_any_more_nor_what_it_has_signed_before() {
+async fn a_removed_key_and_its_earlier_tokens_are_refused() {
     let redis = Redis::start().await;
     let (old, new) = (Key::ed25519("old").await, Key::ed25519("new").await);
     let source = Source::of(&set(&[&old])).await;
@@ -90,7 +90,7 @@ async fn a_removed_key_is_not_taken_any_more_nor_what_it_has_signed_before() {
 }
 
 #[tokio::test]
-async fn a_key_that_was_replaced_under_its_name_is_not_taken_any_more() {
+async fn a_key_replaced_under_its_id_is_refused() {
     let redis = Redis::start().await;
     let keys = [Key::ed25519("same").await, Key::ed25519("same").await];
     let (old, new, other) = (&keys[0], &keys[1], Key::ed25519("other").await);
@@ -101,19 +101,19 @@ async fn a_key_that_was_replaced_under_its_name_is_not_taken_any_more() {
 
     source.publishes(&set(&[new, &other]));
     mark(&server, other.token()).await.unwrap();
-    assert_invalid(mark(&server, verified).await, "signed by the one that was replaced");
+    assert_invalid(mark(&server, verified).await, "signed by the replaced key");
     mark(&server, new.token()).await.unwrap();
 }
 
 #[tokio::test]
-async fn the_last_key_stops_after_its_removal_too() {
+async fn the_last_key_is_refused_after_its_removal_too() {
     let redis = Redis::start().await;
     let key = Key::ed25519("last").await;
     let source = Source::of(&set(&[&key])).await;
     let server = serve(&redis, &source, &[]).await;
     mark(&server, key.token()).await.unwrap();
     source.publishes(&set(&[]));
-    // It asks for another look.
+    // An unknown key ID causes a fetch.
     assert_invalid(mark(&server, key.token_named(Some("new"), json!({}))).await, "unknown");
     assert_invalid(mark(&server, key.token()).await, "removed");
 }

@@ -1,9 +1,10 @@
-//! An issuer's HTTP server, which may do its work badly.
+//! An issuer's HTTP server, which may misbehave.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use markread_harness::free_port;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -11,17 +12,15 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_rustls::TlsAcceptor;
 
-use super::super::super::harness::free_port;
-
-/// What is answered to a fetch.
+/// The answer to a fetch.
 #[derive(Clone)]
 pub(super) struct Reply {
     /// Status line and headers.
     head: String,
     body: Vec<u8>,
-    /// How long it takes to begin.
+    /// The delay before the answer.
     delay: Duration,
-    /// What follows the body for ever, each after this pause.
+    /// A chunk that follows the body over and over, and the pause before each.
     rest: Option<(Vec<u8>, Duration)>,
 }
 
@@ -30,12 +29,12 @@ impl Reply {
         Self::json(keys.to_string())
     }
 
-    /// OK, and this, which should be JSON.
+    /// A 200 with this body, which should be JSON.
     pub(super) fn json(body: impl Into<Vec<u8>>) -> Self {
         Self::new("200 OK\r\ncontent-type: application/json", body)
     }
 
-    /// A status, more headers where there are any, and a body.
+    /// A status line with any headers, and a body.
     pub(super) fn new(head: &str, body: impl Into<Vec<u8>>) -> Self {
         Self { head: head.to_owned(), body: body.into(), delay: Duration::ZERO, rest: None }
     }
@@ -44,7 +43,7 @@ impl Reply {
         Self { delay, ..self }
     }
 
-    /// A body that never ends: this again and again.
+    /// A 200 with a body that repeats this chunk and never ends.
     pub(super) fn endless(chunk: &[u8], pause: Duration) -> Self {
         Self { rest: Some((chunk.to_vec(), pause)), ..Self::json("") }
     }
@@ -70,26 +69,26 @@ pub(super) struct Source {
     port: u16,
     shared: Arc<Shared>,
     tls: Option<TlsAcceptor>,
-    /// One task, which ends with the test.
+    /// The task that serves, which ends with the test.
     listening: Option<JoinSet<()>>,
 }
 
 struct Shared {
     reply: Mutex<Reply>,
     fetches: AtomicUsize,
-    /// Requests of another path.
+    /// The number of requests for another path.
     strays: AtomicUsize,
 }
 
 impl Source {
-    /// A source that answers with these keys.
+    /// Starts a source with these keys.
     pub(super) async fn of(keys: &Value) -> Self {
         let mut source = Self::down(Reply::set(keys));
         source.start().await;
         source
     }
 
-    /// A source that is not there yet.
+    /// A source that has not been started.
     pub(super) fn down(reply: Reply) -> Self {
         let counters = || AtomicUsize::new(0);
         let reply = Mutex::new(reply);
@@ -97,12 +96,12 @@ impl Source {
         Self { port: free_port(), shared, tls: None, listening: None }
     }
 
-    /// The same, over TLS.
+    /// Makes it serve over TLS.
     pub(super) fn over(self, tls: TlsAcceptor) -> Self {
         Self { tls: Some(tls), ..self }
     }
 
-    /// Starts it, at its port.
+    /// Starts it on its port.
     pub(super) async fn start(&mut self) {
         assert!(self.listening.is_none(), "it runs already");
         let listener = TcpListener::bind(("127.0.0.1", self.port)).await.unwrap();
@@ -111,7 +110,7 @@ impl Source {
         self.listening = Some(listening);
     }
 
-    /// Stops it, with whatever it is answering.
+    /// Stops it, and drops its connections.
     pub(super) async fn stop(&mut self) {
         self.listening.take().expect("it runs").shutdown().await;
     }
@@ -123,35 +122,35 @@ impl Source {
         }
     }
 
-    /// From now on this is answered.
+    /// Sets the answer from now on.
     pub(super) fn replies(&self, reply: Reply) {
         *self.shared.reply.lock().unwrap() = reply;
     }
 
-    /// From now on these keys are answered.
+    /// Sets the keys from now on.
     pub(super) fn publishes(&self, keys: &Value) {
         self.replies(Reply::set(keys));
     }
 
-    /// How often it was asked for its keys so far.
+    /// How often its keys were fetched so far.
     pub(super) fn fetches(&self) -> usize {
         self.shared.fetches.load(Ordering::SeqCst)
     }
 
-    /// How often it was asked for something else.
+    /// How often another path was requested.
     pub(super) fn strays(&self) -> usize {
         self.shared.strays.load(Ordering::SeqCst)
     }
 }
 
 async fn listen(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
-    // Dropped with the listener, and the connections with it.
+    // Dropped with the task, which ends the connections.
     let mut connections = JoinSet::new();
     loop {
         let (stream, _) = listener.accept().await.unwrap();
         let (tls, shared) = (tls.clone(), Arc::clone(&shared));
         connections.spawn(async move {
-            // A client that hangs up is no fault of the source.
+            // A client that hangs up is not an error of the source.
             let _ = match tls {
                 None => answer(stream, &shared).await,
                 Some(tls) => match tls.accept(stream).await {

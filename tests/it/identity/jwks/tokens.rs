@@ -1,8 +1,12 @@
-//! What else is asked of a token, where its key is one of a set.
+//! Further checks of a token whose key is in a key set.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use markread_harness::caller::Credentials;
+use markread_harness::certificates::{Authority, Certificate};
+use markread_harness::tls::certificates;
+use markread_harness::{Redis, Server, eventually};
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::PrivateKeyDer;
@@ -12,21 +16,17 @@ use tokio::time::sleep;
 use tokio_rustls::TlsAcceptor;
 use tonic::Code;
 
-use super::super::super::answers::assert_denied;
-use super::super::super::answers::credentials::{assert_invalid, mark};
-use super::super::super::answers::tokens::{seconds_from_now, with_claims};
-use super::super::super::harness::caller::Credentials;
-use super::super::super::harness::certificates::{Authority, Certificate};
-use super::super::super::harness::tls::certificates;
-use super::super::super::harness::{Redis, Server, eventually};
-use super::super::edge::Post;
 use super::source::Reply;
 use super::{Key, Source, serve, set};
+use crate::answers::assert_denied;
+use crate::answers::credentials::{assert_invalid, mark};
+use crate::answers::tokens::{seconds_from_now, with_claims};
+use crate::identity::edge::Post;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
 #[tokio::test]
-async fn a_token_that_names_no_key_is_verified_by_the_only_one() {
+async fn a_token_without_a_key_id_is_verified_by_the_only_key() {
     let redis = Redis::start().await;
     let (key, other) = (Key::rsa("key").await, Key::rsa("other").await);
     for jwk in [key.jwk(), key.jwk_with(json!({ "kid": null, "alg": null, "use": null }))] {
@@ -38,7 +38,7 @@ async fn a_token_that_names_no_key_is_verified_by_the_only_one() {
 }
 
 #[tokio::test]
-async fn issuer_audience_and_times_are_looked_at_too() {
+async fn issuer_audience_and_times_are_checked_too() {
     let redis = Redis::start().await;
     let key = Key::ed25519("key").await;
     let source = Source::of(&set(&[&key])).await;
@@ -53,7 +53,7 @@ async fn issuer_audience_and_times_are_looked_at_too() {
         ("another issuer", json!({ "aud": audience, "iss": "https://other.example" })),
         ("expired", json!({ "aud": audience, "iss": issuer, "exp": seconds_from_now(-40) })),
         ("not yet", json!({ "aud": audience, "iss": issuer, "nbf": seconds_from_now(90) })),
-        ("without end", json!({ "aud": audience, "iss": issuer, "exp": null })),
+        ("without an expiry", json!({ "aud": audience, "iss": issuer, "exp": null })),
     ] {
         let token = key.token_with(changes);
         Post::by(&token).send(&server.address).await.assert_refused(401, 89, what);
@@ -65,19 +65,19 @@ async fn issuer_audience_and_times_are_looked_at_too() {
     let mut nobody = good;
     nobody["sub"] = json!("me");
     let nobodys = key.token_with(nobody);
-    Post::by(&nobodys).send(&server.address).await.assert_refused(403, 220, "no user's");
+    Post::by(&nobodys).send(&server.address).await.assert_refused(403, 220, "not a user's");
     let denied = mark(&server, nobodys).await.unwrap_err();
     assert_denied(&denied, Code::PermissionDenied, "USER_CONTEXT_REQUIRED");
 }
 
-/// Sleeps until this many seconds since 1970.
+/// Sleeps until this Unix time in seconds.
 async fn sleep_until(seconds: i64) {
     let until = UNIX_EPOCH + Duration::from_secs(seconds.try_into().unwrap());
     sleep(until.duration_since(SystemTime::now()).unwrap_or_default()).await;
 }
 
 #[tokio::test]
-async fn a_verified_token_is_forgotten_when_it_ends() {
+async fn a_verified_token_is_forgotten_when_it_expires() {
     let redis = Redis::start().await;
     let key = Key::ed25519("key").await;
     let source = Source::of(&set(&[&key])).await;
@@ -85,7 +85,7 @@ async fn a_verified_token_is_forgotten_when_it_ends() {
     for server in [&fetching, &with_secret] {
         mark(server, Credentials::Nothing).await.unwrap_err();
     }
-    // It holds for 30 s more than it says, of which these are the last.
+    // The leeway adds 30 s to the token's life, which end now.
     let exp = seconds_from_now(-26);
     let tokens = [key.token_with(json!({ "exp": exp })), with_claims(json!({ "exp": exp }))];
     for (server, token) in [&fetching, &with_secret].into_iter().zip(&tokens) {
@@ -94,12 +94,12 @@ async fn a_verified_token_is_forgotten_when_it_ends() {
     }
     sleep_until(exp + 31).await;
     for (server, token) in [&fetching, &with_secret].into_iter().zip(&tokens) {
-        assert_invalid(mark(server, token.clone()).await, "it has ended");
+        assert_invalid(mark(server, token.clone()).await, "it has expired");
     }
 }
 
 #[tokio::test]
-async fn a_source_behind_tls_is_asked_where_its_ca_is_trusted_and_only_there() {
+async fn a_source_behind_tls_needs_a_trusted_ca() {
     let redis = Redis::start().await;
     let key = Key::ed25519("key").await;
     let (authority, other) = (Authority::new().await, Authority::new().await);
@@ -111,7 +111,7 @@ async fn a_source_behind_tls_is_asked_where_its_ca_is_trusted_and_only_there() {
         Server::spawn_in(&flags, false, &[("SSL_CERT_FILE", ca)]).await
     };
     let good = server(&authority.file()).await;
-    eventually("the keys come", LIMIT, async || mark(&good, key.token()).await.ok()).await;
+    eventually("the keys arrive", LIMIT, async || mark(&good, key.token()).await.ok()).await;
 
     let stranger = server(&other.file()).await;
     eventually("the certificate is refused", LIMIT, async || {

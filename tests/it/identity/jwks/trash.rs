@@ -1,18 +1,18 @@
-//! A source that answers, and not with keys.
+//! A source that answers with something other than keys.
 
 use std::time::Duration;
 
+use markread_harness::{Redis, eventually};
 use serde_json::json;
 
-use super::super::super::answers::credentials::{assert_invalid, mark};
-use super::super::super::harness::{Redis, eventually};
 use super::source::Reply;
 use super::{Key, Source, serve, set};
+use crate::answers::credentials::{assert_invalid, mark};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
 #[tokio::test]
-async fn what_is_no_key_set_keeps_the_last_one() {
+async fn an_invalid_key_set_leaves_the_last_one_in_use() {
     let redis = Redis::start().await;
     let (old, new) = (Key::ed25519("old").await, Key::ed25519("new").await);
     let fresh = set(&[&new]).to_string();
@@ -24,8 +24,8 @@ async fn what_is_no_key_set_keeps_the_last_one() {
         ("half of it", Reply::json(&fresh[..fresh.len() / 2])),
         ("nothing", Reply::json("")),
         ("another object", Reply::json("{}")),
-        ("no object", Reply::json("[]")),
-        ("keys that are no list", Reply::json(r#"{"keys":{"kid":"new"}}"#)),
+        ("not an object", Reply::json("[]")),
+        ("keys that are not a list", Reply::json(r#"{"keys":{"kid":"new"}}"#)),
         ("2 MiB", Reply::json(padded)),
         ("a fault", Reply::new("500 Internal Server Error", fresh.clone())),
         ("not found", Reply::new("404 Not Found", fresh.clone())),
@@ -42,7 +42,7 @@ async fn what_is_no_key_set_keeps_the_last_one() {
         source.replies(reply);
         let denied = mark(&server, new.token()).await.expect_err(what);
         eventually(what, LIMIT, async || (source.fetches() > before).then_some(())).await;
-        // What never ends may end the call by its deadline.
+        // An endless body may end the call by its deadline.
         let endless = ["a flood", "a trickle"].contains(&what);
         if !endless || denied.reason == "CREDENTIALS_INVALID" {
             assert_invalid(Err(denied), what);
@@ -51,7 +51,7 @@ async fn what_is_no_key_set_keeps_the_last_one() {
         assert_eq!(server.get("/readyz").await.0, 200, "{what}");
         assert_eq!(source.strays(), 0, "{what}: redirects are not followed");
 
-        // When the source has its wits again, so has the server.
+        // Once the source answers well again, the new key works.
         source.publishes(&set(&[&new]));
         eventually(what, LIMIT, async || mark(&server, new.token()).await.ok()).await;
     }

@@ -1,23 +1,22 @@
-//! Tokens that name keys which the issuer does not know: no way to make a server ask it all the
-//! time.
+//! Tokens with unknown key IDs cannot make a server fetch keys over and over.
 
 use std::time::Instant;
 
+use markread_harness::caller::Credentials;
+use markread_harness::{READER, Redis, Server};
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use super::super::super::answers::assert_untouched;
-use super::super::super::answers::credentials::{assert_invalid, mark};
-use super::super::super::harness::caller::Credentials;
-use super::super::super::harness::{READER, Redis, Server};
 use super::{Key, Source, serve, set};
+use crate::answers::assert_untouched;
+use crate::answers::credentials::{assert_invalid, mark};
 
-/// A token that would hold if only the issuer had the key.
+/// A token with a key ID that the issuer does not have, valid otherwise.
 fn unknown(key: &Key, n: usize) -> Credentials {
     key.token_named(Some(&format!("unknown-{n}")), json!({}))
 }
 
-/// Marks as a thousand strangers, so many at once.
+/// Marks with a thousand unknown key IDs, this many at once.
 async fn strangers_mark(server: &Server, key: &Key, at_once: usize) {
     for first in (0..1000).step_by(at_once) {
         let mut calls = JoinSet::new();
@@ -31,7 +30,7 @@ async fn strangers_mark(server: &Server, key: &Key, at_once: usize) {
     }
 }
 
-/// Five at once, then one in 30 s.
+/// The limit of fetches: five at once, then one in 30 s.
 fn most_fetches(began: Instant) -> usize {
     5 + usize::try_from(began.elapsed().as_secs() / 30).unwrap() + 1
 }
@@ -54,7 +53,7 @@ async fn a_thousand_unknown_keys_cause_a_handful_of_fetches() {
 }
 
 #[tokio::test]
-async fn what_is_no_token_at_all_causes_no_fetch() {
+async fn a_malformed_token_causes_no_fetch() {
     let redis = Redis::start().await;
     let key = Key::ed25519("known").await;
     let source = Source::of(&set(&[&key])).await;

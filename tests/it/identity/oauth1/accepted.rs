@@ -1,16 +1,17 @@
-//! Signatures that hold, however they are sent.
+//! Valid signatures, in every form that they may be sent.
 
-use super::super::super::harness::raw::Raw;
-use super::super::super::harness::{MESSAGE, READER, RECIPIENT, Redis};
-use super::super::edge::{FORM, PATH};
+use markread_harness::raw::Raw;
+use markread_harness::{MESSAGE, READER, RECIPIENT, Redis};
+
 use super::signer::{Client, Signed, encode, example, form, pairs};
 use super::{CredentialsFile, client, reader};
+use crate::identity::edge::{FORM, PATH};
 
-/// Each of these means something, somewhere on the way.
+/// Characters that have a meaning in one of the encodings.
 const ODD: &str = "a b+/=&%~*'()!\"\\,;:@?#é🙂%2B%zz";
 
 #[tokio::test]
-async fn a_signed_call_is_the_users_whose_token_it_bears() {
+async fn a_signed_call_is_made_as_its_tokens_user() {
     let redis = Redis::start().await;
     let clients = [reader(), client("other", 42)];
     let file = CredentialsFile::of(&clients.each_ref());
@@ -39,7 +40,7 @@ async fn one_consumer_may_have_many_tokens_and_a_user_many_too() {
 }
 
 #[tokio::test]
-async fn parameters_are_signed_wherever_they_stand() {
+async fn parameters_are_signed_wherever_they_are() {
     let redis = Redis::start().await;
     let file = CredentialsFile::of(&[&reader()]);
     let server = file.serve(&redis, &[]).await;
@@ -59,7 +60,7 @@ async fn parameters_are_signed_wherever_they_stand() {
         call.send().await.assert_served(what);
     }
 
-    // What is signed is what the encoding means, not how it is written.
+    // The decoded value is signed, however it was encoded.
     let mut odd = call();
     odd.body.extend(pairs(&[("note", ODD), (ODD, ""), ("note", "b"), ("note", "a")]));
     odd.query.extend(pairs(&[("z", ODD), ("note", "")]));
@@ -70,7 +71,7 @@ async fn parameters_are_signed_wherever_they_stand() {
     let mut odd = odd.sign();
     odd.post.target = format!("{PATH}?b=space%20%2b+plus");
     odd.post.body = format!("{}&%61=%c3%a9/%7e+%2a", form(&example()));
-    odd.send().await.assert_served("written otherwise");
+    odd.send().await.assert_served("encoded otherwise");
     let mut empty = call();
     empty.body.extend(pairs(&[("a", ""), ("b", "")]));
     let mut empty = empty.sign();
@@ -107,7 +108,7 @@ async fn the_header_may_be_written_in_many_ways() {
     let call = || reader().call(&server.address);
 
     call().without("oauth_version").send().await.assert_served("a version is optional");
-    // No realm is a parameter of the signature: RFC 5849 section 3.4.1.3.1.
+    // The realm is not signed: RFC 5849, 3.4.1.3.1.
     let realm = r#"OAuth realm="https://api.example.com/, oauth_token=, a=b","#;
     for scheme in ["oauth ", "OAUTH ", "OAuth   ", "OAuth realm=\"\", ", realm] {
         let signed = Signed { scheme: scheme.to_owned(), ..call().sign() };

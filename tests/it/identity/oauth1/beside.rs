@@ -1,15 +1,16 @@
 //! OAuth 1.0a beside bearer tokens and gRPC.
 
-use super::super::super::answers::assert_denied;
-use super::super::super::answers::credentials::mark;
-use super::super::super::harness::caller::Credentials;
-use super::super::super::harness::certificates::Authority;
-use super::super::super::harness::raw::MARK_READ;
-use super::super::super::harness::{READER, Redis, Server};
-use super::super::edge::Post;
-use super::{CredentialsFile, assert_nothing_written, client, nonces, reader};
+use markread_harness::caller::Credentials;
+use markread_harness::certificates::Authority;
+use markread_harness::raw::MARK_READ;
+use markread_harness::{READER, Redis, Server};
 
-/// A signature for a call of gRPC.
+use super::{CredentialsFile, assert_nothing_written, client, nonces, reader};
+use crate::answers::assert_denied;
+use crate::answers::credentials::mark;
+use crate::identity::edge::Post;
+
+/// A valid signature for a gRPC call.
 fn signed_for_grpc(server: &Server) -> Credentials {
     let mut call = reader().call(&server.address);
     call.uri = format!("http://{}{MARK_READ}", server.address);
@@ -18,7 +19,7 @@ fn signed_for_grpc(server: &Server) -> Credentials {
 }
 
 #[tokio::test]
-async fn a_signature_is_no_credential_of_grpc() {
+async fn a_signature_is_not_accepted_over_grpc() {
     let redis = Redis::start().await;
     let file = CredentialsFile::of(&[&reader()]);
     let only = file.serve(&redis, &[]).await;
@@ -35,7 +36,7 @@ async fn a_signature_is_no_credential_of_grpc() {
 }
 
 #[tokio::test]
-async fn bearer_tokens_and_signatures_are_taken_side_by_side() {
+async fn bearer_tokens_and_signatures_are_accepted_side_by_side() {
     let redis = Redis::start().await;
     let file = CredentialsFile::of(&[&client("other", 42)]);
     let path = file.path();
@@ -60,7 +61,7 @@ async fn bearer_tokens_and_signatures_are_taken_side_by_side() {
 }
 
 #[tokio::test]
-async fn what_is_not_configured_is_not_taken() {
+async fn credentials_of_a_kind_not_configured_are_refused() {
     let redis = Redis::start().await;
     let file = CredentialsFile::of(&[&reader()]);
     let signatures = file.serve(&redis, &[]).await;
@@ -74,14 +75,14 @@ async fn what_is_not_configured_is_not_taken() {
     assert_nothing_written(&redis).await;
 }
 
-/// Warnings that speak of what signatures are made for.
+/// Warnings about the URLs that clients sign.
 fn warnings(server: &Server) -> Vec<String> {
     let log = server.log().into_iter();
     log.filter(|line| line.contains("WARN") && line.contains("--public-url")).collect()
 }
 
 #[tokio::test]
-async fn signatures_in_the_clear_are_warned_of_once() {
+async fn signatures_without_tls_cause_one_warning() {
     let redis = Redis::start().await;
     let file = CredentialsFile::of(&[&reader()]);
     let authority = Authority::new().await;
@@ -89,7 +90,7 @@ async fn signatures_in_the_clear_are_warned_of_once() {
     let clear = file.serve(&redis, &[]).await;
     for _ in 0..3 {
         clear.get("/readyz").await;
-        reader().call(&clear.address).send().await.assert_served("in the clear");
+        reader().call(&clear.address).send().await.assert_served("without TLS");
     }
     assert_eq!(warnings(&clear).len(), 1, "{}", clear.log().join("\n"));
 

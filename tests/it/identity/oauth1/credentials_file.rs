@@ -1,18 +1,18 @@
-//! The credentials file is reread when it changes.
+//! The credentials file is read again when it changes.
 
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::time::Duration;
 
+use markread_harness::caller::Credentials;
+use markread_harness::{Redis, Server, eventually};
 use tokio::time::sleep;
 
-use super::super::super::harness::caller::Credentials;
-use super::super::super::harness::{Redis, Server, eventually};
-use super::super::edge::Post;
 use super::signer::{Call, Client};
 use super::{CredentialsFile, client, reader, toml};
+use crate::identity::edge::Post;
 
-/// How long a change may take to be seen.
+/// Longer than a server takes to notice a change.
 const LIMIT: Duration = Duration::from_secs(60);
 
 async fn is_served(client: &Client, server: &Server) -> bool {
@@ -23,7 +23,7 @@ async fn is_served(client: &Client, server: &Server) -> bool {
     answer.status == 204
 }
 
-/// Waits until one is served, and the other is not.
+/// Waits until one client is served and the other refused.
 async fn eventually_serves(what: &str, server: &Server, known: &Client, removed: &Client) {
     eventually(what, LIMIT, async || {
         let done = is_served(known, server).await && !is_served(removed, server).await;
@@ -49,16 +49,16 @@ async fn clients_that_are_added_are_served_and_those_removed_refused() {
     fs::rename(&new, file.path()).unwrap();
     eventually_serves("renamed over", &server, &two, &one).await;
 
-    // A secret that is changed.
+    // A changed secret.
     let renewed = Client { token_secret: "renewed".to_owned(), ..two.clone() };
     fs::write(&new, toml(&[&renewed])).unwrap();
     fs::rename(&new, file.path()).unwrap();
     eventually_serves("a secret is changed", &server, &renewed, &two).await;
 }
 
-/// As Kubernetes mounts secrets: the file is a link to one in a directory that is a link.
+/// As Kubernetes mounts secrets: the file is a symlink into a directory that is a symlink.
 #[tokio::test]
-async fn a_link_that_points_elsewhere_is_a_change() {
+async fn a_symlink_that_is_replaced_counts_as_a_change() {
     let redis = Redis::start().await;
     let (one, two) = (client("one", 1), client("two", 2));
     let file = CredentialsFile::of(&[&one]);
@@ -78,7 +78,7 @@ async fn a_link_that_points_elsewhere_is_a_change() {
     eventually_serves("another version", &server, &two, &one).await;
 }
 
-/// Warnings that speak of the file.
+/// The number of warnings about the file.
 fn warnings(server: &Server) -> usize {
     let about = |line: &&String| {
         let speaks =
@@ -91,7 +91,7 @@ fn warnings(server: &Server) -> usize {
 }
 
 #[tokio::test]
-async fn a_file_that_is_broken_leaves_the_last_clients_and_is_told_of_once() {
+async fn a_broken_file_keeps_the_last_clients_and_warns_once() {
     let redis = Redis::start().await;
     let (one, two) = (client("one", 1), client("two", 2));
     let file = CredentialsFile::of(&[&one]);
@@ -103,23 +103,23 @@ async fn a_file_that_is_broken_leaves_the_last_clients_and_is_told_of_once() {
         ("no TOML", "nonsense".to_owned()),
         ("an unknown member", format!("{whole}more = \"x\"\n")),
         ("a missing member", whole.replace("access_token =", "# ")),
-        ("no string", whole.replace("user_id = \"2\"", "user_id = 2")),
-        ("no user", whole.replace("user_id = \"2\"", "user_id = \"me\"")),
+        ("not a string", whole.replace("user_id = \"2\"", "user_id = 2")),
+        ("not a user ID", whole.replace("user_id = \"2\"", "user_id = \"me\"")),
     ];
-    let mut told = warnings(&server);
-    assert_eq!(told, 0);
+    let mut logged = warnings(&server);
+    assert_eq!(logged, 0);
     for (what, contents) in broken {
         assert_ne!(contents, whole);
         fs::write(file.path(), contents).unwrap();
-        eventually(what, LIMIT, async || (warnings(&server) > told).then_some(())).await;
-        told += 1;
+        eventually(what, LIMIT, async || (warnings(&server) > logged).then_some(())).await;
+        logged += 1;
         assert!(is_served(&one, &server).await && !is_served(&two, &server).await, "{what}");
     }
     fs::remove_file(file.path()).unwrap();
-    eventually("no file", LIMIT, async || (warnings(&server) > told).then_some(())).await;
-    // It is looked at again and again, and not spoken of again.
+    eventually("no file", LIMIT, async || (warnings(&server) > logged).then_some(())).await;
+    // The file is checked over and over, and logged once.
     sleep(Duration::from_secs(5)).await;
-    assert_eq!(warnings(&server), told + 1, "{}", server.log().join("\n"));
+    assert_eq!(warnings(&server), logged + 1, "{}", server.log().join("\n"));
     assert!(is_served(&one, &server).await);
     assert_eq!(server.get("/readyz").await.0, 200);
 
@@ -147,7 +147,7 @@ async fn no_secret_is_logged_whatever_the_level() {
     let basic = Credentials::Authorization("Basic hunter2".to_owned());
     Post::by(&basic).send(&server.address).await;
 
-    // Each of these is an error in the line of a secret.
+    // Each is a syntax error in a line with a secret.
     let whole = toml(&[&one]);
     for (number, contents) in [
         whole.replace("\"hunter2-token\"", "\"hunter2-token"),
@@ -164,10 +164,10 @@ async fn no_secret_is_logged_whatever_the_level() {
     .into_iter()
     .enumerate()
     {
-        let told = warnings(&server);
+        let logged = warnings(&server);
         fs::write(file.path(), contents).unwrap();
         eventually(&format!("broken in way {number}"), LIMIT, async || {
-            (warnings(&server) > told).then_some(())
+            (warnings(&server) > logged).then_some(())
         })
         .await;
     }

@@ -1,11 +1,10 @@
-//! OAuth 1.0a at the HTTP edge: `--oauth1-credentials-file`.
+//! OAuth 1.0a over HTTP: `--oauth1-credentials-file`.
 
 use std::fmt::Write;
 use std::path::PathBuf;
 
+use markread_harness::{READER, Redis, Server};
 use tempfile::TempDir;
-
-use super::super::harness::{READER, Redis, Server};
 
 mod accepted;
 mod beside;
@@ -18,7 +17,7 @@ mod store;
 
 use signer::Client;
 
-/// A client of these tests: consumer and token of its own.
+/// A client with its own consumer and token.
 fn client(name: &str, user: u64) -> Client {
     Client {
         consumer_key: format!("consumer-{name}"),
@@ -29,12 +28,12 @@ fn client(name: &str, user: u64) -> Client {
     }
 }
 
-/// The seed's reader.
+/// The client of the reader in Twitter's example.
 fn reader() -> Client {
     client("reader", READER)
 }
 
-/// A file of `--oauth1-credentials-file`, in a directory of its own.
+/// A file for `--oauth1-credentials-file`, in its own directory.
 struct CredentialsFile(TempDir);
 
 impl CredentialsFile {
@@ -48,12 +47,12 @@ impl CredentialsFile {
         self.0.path().join("credentials.toml")
     }
 
-    /// A server that takes their signatures, and nothing else, with more flags.
+    /// Starts a server that accepts these clients' signatures and no other credentials.
     async fn serve(&self, redis: &Redis, flags: &[&str]) -> Server {
         self.serve_in(redis, flags, &[]).await
     }
 
-    /// The same, with these variables in its environment.
+    /// The same, with these environment variables.
     async fn serve_in(&self, redis: &Redis, flags: &[&str], variables: &[(&str, &str)]) -> Server {
         let (url, file) = (redis.url(), self.path());
         let own = ["--redis-url", &url, "--oauth1-credentials-file", file.to_str().unwrap()];
@@ -63,7 +62,7 @@ impl CredentialsFile {
     }
 }
 
-/// What stands in such a file.
+/// The contents of a credentials file.
 fn toml(clients: &[&Client]) -> String {
     let mut toml = String::new();
     for client in clients {
@@ -76,21 +75,21 @@ fn toml(clients: &[&Client]) -> String {
             ("access_token_secret", &client.token_secret),
             ("user_id", &user),
         ] {
-            // A string of JSON is one of TOML.
+            // A JSON string is a valid TOML string.
             writeln!(toml, "{name} = {}", serde_json::json!(value)).unwrap();
         }
     }
     toml
 }
 
-/// The nonces in Redis: keys, in order.
+/// The keys of the nonces in Redis, in order.
 async fn nonces(redis: &Redis) -> Vec<String> {
     let mut keys: Vec<String> = redis.run("KEYS markread:oauth1:*").await;
     keys.sort();
     keys
 }
 
-/// Nothing but what the server writes at its start.
+/// Asserts that Redis holds only what a server writes at its start.
 async fn assert_nothing_written(redis: &Redis) {
     assert_eq!(redis.run::<Vec<String>>("KEYS *").await, ["markread:layout"]);
 }

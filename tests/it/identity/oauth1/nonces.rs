@@ -1,8 +1,8 @@
-//! A signed call is one call: its nonce is used up in Redis, for all servers.
+//! A signature is good for one call: its nonce is used up in Redis, for all servers.
 
+use markread_harness::{READER, Redis};
 use tokio::task::JoinSet;
 
-use super::super::super::harness::{READER, Redis};
 use super::signer::{Client, pairs, unix_seconds};
 use super::{CredentialsFile, client, nonces, reader};
 
@@ -17,7 +17,7 @@ async fn a_used_nonce_is_one_key_for_15_minutes() {
     }
     let keys = nonces(&redis).await;
     assert_eq!(keys.len(), 3, "{keys:?}");
-    // Timestamps are in order, so the keys are.
+    // Keys begin with the timestamp, so they sort by it.
     for (key, call) in keys.iter().zip(&calls) {
         let [markread, oauth1, timestamp, hash] = key.split(':').collect::<Vec<_>>()[..] else {
             panic!("four parts: {key}")
@@ -33,18 +33,18 @@ async fn a_used_nonce_is_one_key_for_15_minutes() {
 }
 
 #[tokio::test]
-async fn a_replay_is_refused_here_and_at_every_other_server() {
+async fn a_replay_is_refused_by_every_server() {
     let redis = Redis::start().await;
     let file = CredentialsFile::of(&[&reader()]);
     let [here, there] = [file.serve(&redis, &[]).await, file.serve(&redis, &[]).await];
-    // The same bytes are the same call wherever they come to.
+    // The same bytes are a replay at every server.
     let signed = reader().call(&here.address).sign();
     signed.send().await.assert_served("first");
     for server in [&here, &there, &here, &there] {
         signed.send_to(&server.address).await.assert_refused(401, 32, "again");
     }
     assert_eq!(redis.used(READER).await, Some(1));
-    // A call of its own, by the same nonce and timestamp, is a replay too.
+    // Another call with the same nonce and timestamp is a replay too.
     let mut other = reader().call(&here.address);
     other.body = pairs(&[("last_read_event_id", "1"), ("recipient_id", "2")]);
     let value = |name: &str| {
@@ -59,7 +59,7 @@ async fn a_replay_is_refused_here_and_at_every_other_server() {
 }
 
 #[tokio::test]
-async fn of_replays_at_the_same_time_one_is_served() {
+async fn one_of_several_simultaneous_replays_is_served() {
     let redis = Redis::start().await;
     let file = CredentialsFile::of(&[&reader()]);
     let servers = [file.serve(&redis, &[]).await, file.serve(&redis, &[]).await];
@@ -80,12 +80,12 @@ async fn of_replays_at_the_same_time_one_is_served() {
 }
 
 #[tokio::test]
-async fn a_call_that_was_refused_after_its_signature_held_has_used_its_nonce() {
+async fn a_call_refused_after_its_signature_has_used_its_nonce() {
     let redis = Redis::start().await;
     let file = CredentialsFile::of(&[&reader()]);
     let server = file.serve(&redis, &["--rate-limit", "1"]).await;
     for (what, code, body) in [
-        ("nothing there", 38, pairs(&[("last_read_event_id", "1")])),
+        ("a missing parameter", 38, pairs(&[("last_read_event_id", "1")])),
         ("no ID", 44, pairs(&[("last_read_event_id", "1"), ("recipient_id", "me")])),
     ] {
         let mut call = reader().call(&server.address);
@@ -101,15 +101,15 @@ async fn a_call_that_was_refused_after_its_signature_held_has_used_its_nonce() {
 }
 
 #[tokio::test]
-async fn a_call_that_was_refused_for_its_signature_has_not_used_its_nonce() {
+async fn a_call_with_a_bad_signature_has_not_used_its_nonce() {
     let redis = Redis::start().await;
     let file = CredentialsFile::of(&[&reader()]);
     let server = file.serve(&redis, &[]).await;
     let call = reader().call(&server.address);
-    // Whoever sees a nonce cannot use it up before its owner does.
+    // Somebody who sees a nonce cannot use it up before its owner.
     let forged = call.sign().with("oauth_signature", "AAAAAAAAAAAAAAAAAAAAAAAAAAA%3D");
     forged.send().await.assert_refused(401, 32, "forged");
-    // Nor is it used up where the request gets nowhere near the identity.
+    // A request that is refused before its identity is checked does not use it either.
     let mut elsewhere = call.sign();
     elsewhere.post.headers = vec!["content-type: text/plain".to_owned()];
     elsewhere.send().await.assert_refused(415, 44, "a text");
@@ -141,7 +141,7 @@ async fn the_same_nonce_of_another_time_consumer_or_token_is_another() {
 }
 
 #[tokio::test]
-async fn parts_of_a_nonce_and_its_keys_are_told_apart() {
+async fn parts_of_a_nonce_and_its_keys_are_kept_apart() {
     let redis = Redis::start().await;
     let clients =
         [("a", "bc"), ("ab", "c"), ("a:b", "c"), ("a", "b:c"), ("a&b", "c"), ("a", "b&c")];

@@ -1,13 +1,14 @@
-//! Scheme and authority of what is signed: those of the request, or those of `--public-url`.
+//! The scheme and authority that clients sign: the request's, or those of `--public-url`.
 
-use super::super::super::harness::Redis;
-use super::super::super::harness::certificates::Authority;
-use super::super::super::harness::tls::TlsClient;
-use super::super::edge::{Answer, PATH};
+use markread_harness::Redis;
+use markread_harness::certificates::Authority;
+use markread_harness::tls::TlsClient;
+
 use super::{CredentialsFile, reader};
+use crate::identity::edge::{Answer, PATH};
 
 #[tokio::test]
-async fn the_requests_host_is_signed_in_lower_case_and_without_a_default_port() {
+async fn the_signed_host_is_lower_case_without_a_default_port() {
     let redis = Redis::start().await;
     let file = CredentialsFile::of(&[&reader()]);
     let server = file.serve(&redis, &[]).await;
@@ -70,7 +71,7 @@ async fn over_tls_https_is_signed() {
 }
 
 #[tokio::test]
-async fn with_public_urls_only_those_are_signed_whatever_the_request_names() {
+async fn with_public_urls_the_requests_host_does_not_matter() {
     let redis = Redis::start().await;
     let file = CredentialsFile::of(&[&reader()]);
     let urls = ["https://api.example.com", "http://Internal.example:80", "https://b.example:8443"];
@@ -98,14 +99,14 @@ async fn with_public_urls_only_those_are_signed_whatever_the_request_names() {
             }
         }
     }
-    // One signature is one call, whichever URL it was made for.
+    // A signature is good for one call, whichever URL it was made for.
     let signed = reader().call(&server.address).to(urls[0]).sign();
     signed.send().await.assert_served("first");
     signed.send().await.assert_refused(401, 32, "again");
 }
 
 #[tokio::test]
-async fn what_a_proxy_says_is_not_believed() {
+async fn headers_of_a_proxy_are_not_trusted() {
     let redis = Redis::start().await;
     let file = CredentialsFile::of(&[&reader()]);
     let server = file.serve(&redis, &[]).await;
@@ -129,7 +130,7 @@ async fn what_a_proxy_says_is_not_believed() {
 }
 
 #[tokio::test]
-async fn another_path_was_signed_for_another_endpoint() {
+async fn a_signature_for_another_path_is_refused() {
     let redis = Redis::start().await;
     let file = CredentialsFile::of(&[&reader()]);
     let server = file.serve(&redis, &[]).await;

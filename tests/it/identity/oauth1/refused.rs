@@ -1,19 +1,19 @@
-//! Signatures that do not hold: none costs its user anything, and none leaves a key in Redis.
+//! Invalid signatures cost the user nothing and leave no key in Redis.
 
 use aws_lc_rs::hmac;
+use markread_harness::{Redis, Server};
 
-use super::super::super::harness::{Redis, Server};
-use super::super::edge::Post;
 use super::signer::{Call, encode, pairs};
 use super::{CredentialsFile, assert_nothing_written, client, reader};
+use crate::identity::edge::Post;
 
-/// What is said of a signature.
+/// The code for an invalid signature.
 const BAD: &[u64] = &[32];
 
-/// What is said of a timestamp that is out of the window.
+/// The code for a timestamp outside the window.
 const LATE: &[u64] = &[135];
 
-/// Where the contract leaves open which of the two it is.
+/// Where `docs/contract.md` allows both.
 const BAD_OR_LATE: &[u64] = &[32, 135];
 
 struct Scene {
@@ -34,7 +34,7 @@ impl Scene {
         reader().call(&self.server.address)
     }
 
-    /// A call that is sent as it was signed, and refused.
+    /// Asserts that a call is refused that is sent as it was signed.
     async fn refuses(&self, call: Call, codes: &[u64], what: &str) {
         self.refuses_post(&call.sign().post(), codes, what).await;
     }
@@ -48,7 +48,7 @@ impl Scene {
         }
     }
 
-    /// Nothing has happened; and the same call would have been served but for its fault.
+    /// Asserts that nothing was written, and that the call without its fault is served.
     async fn ends(self) {
         assert_nothing_written(&self.redis).await;
         self.call().send().await.assert_served("without a fault");
@@ -58,7 +58,7 @@ impl Scene {
 #[tokio::test]
 async fn a_timestamp_more_than_300_seconds_off_is_refused_as_such() {
     let scene = Scene::new().await;
-    // In the future some seconds more, which may pass until the server looks.
+    // A few seconds more in the future, since some pass until the server looks.
     for seconds in [-301, -1000, -1_000_000_000, 310, 1000, 1_000_000_000] {
         scene.refuses(scene.call().at(seconds), LATE, &format!("{seconds} s")).await;
     }
@@ -112,7 +112,7 @@ async fn parameters_that_were_not_signed_are_refused() {
     let mut signed = call.sign();
     signed.post.target = signed.post.target.replace("note=a", "note=A");
     scene.refuses_post(&signed.post(), BAD, "changed in the query").await;
-    // What the header says is signed as well.
+    // The header's parameters are signed as well.
     for (name, value) in [
         ("oauth_nonce", "another"),
         ("oauth_version", ""),
@@ -125,7 +125,7 @@ async fn parameters_that_were_not_signed_are_refused() {
 }
 
 #[tokio::test]
-async fn the_secrets_of_others_and_of_nobody_are_refused() {
+async fn wrong_secrets_and_unknown_clients_are_refused() {
     let scene = Scene::new().await;
     let (own, other) = (reader(), client("other", 42));
     let [consumer, token] = [own.consumer_secret, own.token_secret];
@@ -153,7 +153,7 @@ async fn the_secrets_of_others_and_of_nobody_are_refused() {
         let secrets = [String::new(), String::new()];
         scene.refuses(Call { secrets, ..call }, BAD, &format!("{what}, without secrets")).await;
     }
-    // Each is known, and right; they do not belong together.
+    // Both are valid, but do not belong together.
     let mixed = scene.call().with("oauth_token", &other.token);
     let secrets = [consumer, other.token_secret];
     scene.refuses(Call { secrets, ..mixed }, BAD, "another consumer's token").await;
@@ -161,7 +161,7 @@ async fn the_secrets_of_others_and_of_nobody_are_refused() {
 }
 
 #[tokio::test]
-async fn parameters_of_the_protocol_are_needed_once() {
+async fn each_oauth_parameter_is_required_exactly_once() {
     let scene = Scene::new().await;
     for name in ["oauth_consumer_key", "oauth_nonce", "oauth_signature_method", "oauth_token"] {
         scene.refuses(scene.call().without(name), BAD, &format!("no {name}")).await;
@@ -176,7 +176,7 @@ async fn parameters_of_the_protocol_are_needed_once() {
         let value = call.value(&name).to_owned();
         scene.refuses(call.clone().and(&name, &value), BAD_OR_LATE, &what).await;
         scene.refuses(call.and(&name, "another"), BAD_OR_LATE, &what).await;
-        // One of the two is what was signed.
+        // One of the two was signed.
         for at in [0, 6] {
             let mut signed = scene.call().sign();
             signed.header.insert(at, (name.clone(), "another".to_owned()));
@@ -193,7 +193,7 @@ async fn parameters_of_the_protocol_are_needed_once() {
     scene.refuses(scene.call().with("oauth_nonce", ""), BAD, "an empty nonce").await;
     let mut post = scene.call().sign().post();
     post.headers.push(format!("authorization: {}", scene.call().sign().authorization()));
-    // Which of the two would it be?
+    // Two headers are ambiguous.
     scene.refuses_post(&post, &[32, 89], "two headers").await;
     scene.ends().await;
 }
@@ -204,7 +204,7 @@ async fn other_methods_and_versions_are_refused() {
     for version in ["2.0", "1.0a", "1", "1.00", ""] {
         scene.refuses(scene.call().with("oauth_version", version), BAD, version).await;
     }
-    // Signed as the server would expect it, but for the name; then as the name says.
+    // First signed as the server expects, under another name; then as that name says.
     for method in ["PLAINTEXT", "HMAC-SHA256", "HMAC-SHA512", "RSA-SHA1", "none", ""] {
         let call = scene.call().with("oauth_signature_method", method);
         scene.refuses(call, BAD, method).await;
@@ -225,13 +225,13 @@ async fn other_methods_and_versions_are_refused() {
 }
 
 #[tokio::test]
-async fn what_is_no_signature_is_refused() {
+async fn a_malformed_signature_is_refused() {
     let scene = Scene::new().await;
     let good = scene.call();
     let signature = good.signature();
     for (what, signature) in [
         ("empty", String::new()),
-        ("no base64", "!?".to_owned()),
+        ("not base64", "!?".to_owned()),
         ("cut", signature[..20].to_owned()),
         ("cut, still base64", format!("{}=", &signature[..27 - 4])),
         ("longer", format!("{signature}{signature}")),
@@ -264,9 +264,9 @@ async fn what_is_no_signature_is_refused() {
 }
 
 #[tokio::test]
-async fn only_the_header_carries_parameters_of_the_protocol() {
+async fn oauth_parameters_are_read_from_the_header_only() {
     let scene = Scene::new().await;
-    // All of them elsewhere, with a signature that holds there.
+    // All of them elsewhere, with a valid signature.
     for in_query in [true, false] {
         let mut call = scene.call();
         let signature = ("oauth_signature".to_owned(), call.signature());
@@ -275,7 +275,7 @@ async fn only_the_header_carries_parameters_of_the_protocol() {
         place.extend(oauth);
         scene.refuses_post(&call.sign().post, BAD, "no header").await;
     }
-    // One of them besides.
+    // One of them there as well.
     for (name, value) in [
         ("oauth_token", reader().token),
         ("oauth_token", "another".to_owned()),
@@ -290,7 +290,7 @@ async fn only_the_header_carries_parameters_of_the_protocol() {
         for call in [in_query, in_body] {
             scene.refuses(call, BAD, &format!("{name} signed, elsewhere")).await;
         }
-        // And what a server that overlooks it would take.
+        // The same, not signed: a server that overlooks it would accept the call.
         let mut signed = scene.call().sign();
         signed.post.target = format!("{}?{name}={}", signed.post.target, encode(&value));
         scene.refuses_post(&signed.post(), BAD, name).await;
@@ -298,7 +298,7 @@ async fn only_the_header_carries_parameters_of_the_protocol() {
         signed.post.body = format!("{}&{name}={}", signed.post.body, encode(&value));
         scene.refuses_post(&signed.post(), BAD, name).await;
     }
-    // One of them only there.
+    // One of them there only.
     let mut call = scene.call().without("oauth_version");
     call.body.extend(pairs(&[("oauth_version", "1.0")]));
     scene.refuses(call, BAD, "moved").await;

@@ -1,16 +1,16 @@
-//! A client of OAuth 1.0a, by the letter of RFC 5849: what it signs, and what it sends.
+//! An OAuth 1.0a client by the letter of RFC 5849.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use markread_harness::{MESSAGE, RECIPIENT};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::super::super::harness::{MESSAGE, RECIPIENT};
-use super::super::edge::{Answer, FORM, PATH, Post};
+use crate::identity::edge::{Answer, FORM, PATH, Post};
 
-/// All but the unreserved: RFC 5849 section 3.6.
+/// All but the unreserved characters: RFC 5849, 3.6.
 const RESERVED: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 pub(super) fn encode(text: &str) -> String {
@@ -24,7 +24,7 @@ pub(super) fn pairs(pairs: &[(&str, &str)]) -> Pairs {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
-/// The seed's example.
+/// Twitter's example.
 pub(super) fn example() -> Pairs {
     let [message, recipient] = [MESSAGE, RECIPIENT].map(|id| id.to_string());
     pairs(&[("last_read_event_id", &message), ("recipient_id", &recipient)])
@@ -34,45 +34,45 @@ pub(super) fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
-/// Who signs.
+/// The consumer and token that sign.
 #[derive(Clone, Debug)]
 pub(super) struct Client {
     pub(super) consumer_key: String,
     pub(super) consumer_secret: String,
     pub(super) token: String,
     pub(super) token_secret: String,
-    /// Whose token it is.
+    /// The token's user.
     pub(super) user: u64,
 }
 
-/// What is to be signed, and then sent. Its parts may be changed before that.
+/// A call to sign and send. Its parts may be changed before.
 #[derive(Clone, Debug)]
 pub(super) struct Call {
-    /// Scheme, authority and path, as they are signed.
+    /// Scheme, authority and path to sign.
     pub(super) uri: String,
     pub(super) query: Pairs,
     pub(super) body: Pairs,
-    /// The `oauth_*` parameters but the signature, in the order of the header.
+    /// The `oauth_*` parameters without the signature, in the order of the header.
     pub(super) oauth: Pairs,
-    /// Consumer's and token's.
+    /// The secrets of consumer and token.
     pub(super) secrets: [String; 2],
     pub(super) hash: hmac::Algorithm,
     pub(super) address: String,
 }
 
-/// A call that was signed. What is changed now, the signature does not cover.
+/// A signed call. The signature does not cover later changes.
 #[derive(Clone, Debug)]
 pub(super) struct Signed {
     pub(super) post: Post,
     /// The parameters of the `authorization` header, encoded.
     pub(super) header: Vec<(String, String)>,
-    /// What stands before them.
+    /// The prefix of the header, with the scheme.
     pub(super) scheme: String,
     pub(super) address: String,
 }
 
 impl Client {
-    /// The seed's example, in the body, to a server.
+    /// Twitter's example with its parameters in the body, for a server.
     pub(super) fn call(&self, address: &str) -> Call {
         let timestamp = unix_seconds().to_string();
         let nonce = format!("{:032x}", rand::random::<u128>());
@@ -96,20 +96,20 @@ impl Client {
 }
 
 impl Call {
-    /// The same with another value of an `oauth_*` parameter.
+    /// Replaces the value of an `oauth_*` parameter.
     pub(super) fn with(mut self, name: &str, value: &str) -> Self {
         let pair = self.oauth.iter_mut().find(|(known, _)| known == name);
         value.clone_into(&mut pair.expect(name).1);
         self
     }
 
-    /// The same with one `oauth_*` parameter more.
+    /// Adds an `oauth_*` parameter.
     pub(super) fn and(mut self, name: &str, value: &str) -> Self {
         self.oauth.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// The same without an `oauth_*` parameter.
+    /// Removes an `oauth_*` parameter.
     pub(super) fn without(mut self, name: &str) -> Self {
         self.oauth.retain(|(known, _)| known != name);
         self
@@ -119,18 +119,18 @@ impl Call {
         &self.oauth.iter().find(|(known, _)| known == name).expect(name).1
     }
 
-    /// The same so many seconds from now.
+    /// Sets a timestamp this many seconds from now.
     pub(super) fn at(self, seconds: i64) -> Self {
         let timestamp = unix_seconds().checked_add_signed(seconds).unwrap().to_string();
         self.with("oauth_timestamp", &timestamp)
     }
 
-    /// The same, signed for another scheme and authority.
+    /// Signs for another scheme and authority.
     pub(super) fn to(self, origin: &str) -> Self {
         Self { uri: format!("{origin}{PATH}"), ..self }
     }
 
-    /// Section 3.4.1.
+    /// The signature base string: RFC 5849, 3.4.1.
     fn base_string(&self) -> String {
         let all = [&self.query, &self.body, &self.oauth].into_iter().flatten();
         let mut all: Vec<_> = all.map(|(name, value)| (encode(name), encode(value))).collect();
@@ -173,14 +173,14 @@ impl Signed {
         format!("{}{}", self.scheme, header.collect::<Vec<_>>().join(", "))
     }
 
-    /// The same with another value in the header, as it is.
+    /// Replaces a value in the header, without encoding it.
     pub(super) fn with(mut self, name: &str, value: &str) -> Self {
         let pair = self.header.iter_mut().find(|(known, _)| known == name);
         value.clone_into(&mut pair.expect(name).1);
         self
     }
 
-    /// All that is sent.
+    /// The request to send.
     pub(super) fn post(&self) -> Post {
         let mut post = self.post.clone();
         post.headers.push(format!("authorization: {}", self.authorization()));
@@ -191,20 +191,20 @@ impl Signed {
         self.send_to(&self.address).await
     }
 
-    /// The same bytes to another server.
+    /// Sends the same bytes to another server.
     pub(super) async fn send_to(&self, address: &str) -> Answer {
         self.post().send(address).await
     }
 }
 
-/// As most clients encode a form: `+` for a space.
+/// Encodes a form as most clients do: `+` for a space.
 pub(super) fn form(pairs: &Pairs) -> String {
     form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish()
 }
 
-/// Twitter's own example, which tells of this signer that it is right.
+/// Twitter's own example shows that this signer is right.
 #[test]
-fn the_signature_of_twitters_documentation_comes_out() {
+fn the_signer_makes_the_signature_of_twitters_documentation() {
     let call = Call {
         uri: "https://api.twitter.com/1.1/statuses/update.json".to_owned(),
         query: pairs(&[("include_entities", "true")]),

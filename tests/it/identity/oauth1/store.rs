@@ -1,18 +1,18 @@
-//! Redis away: whether a nonce is new cannot be known, and nobody is told that his signature is
-//! bad.
+//! Without Redis nobody knows whether a nonce is new: valid signatures are 503, not 401.
 
 use std::time::Duration;
 
-use super::super::super::harness::{READER, Redis, eventually};
+use markread_harness::{READER, Redis, eventually};
+
 use super::signer::Call;
 use super::{CredentialsFile, reader};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// What does not hold is refused as ever; what does cannot be served.
+/// Asserts that valid signatures are 503, and invalid ones refused as always.
 async fn assert_unknown(call: &dyn Fn() -> Call, used: &Call) {
     call().send().await.assert_refused(503, 130, "a new nonce");
-    used.send().await.assert_refused(503, 130, "a replay, for all that can be known");
+    used.send().await.assert_refused(503, 130, "a replay, which is not known as one");
     let secrets = [String::new(), String::new()];
     Call { secrets, ..call() }.send().await.assert_refused(401, 32, "forged");
     call().at(-400).send().await.assert_refused(401, 135, "late");
@@ -20,7 +20,7 @@ async fn assert_unknown(call: &dyn Fn() -> Call, used: &Call) {
 }
 
 #[tokio::test]
-async fn with_redis_away_a_good_signature_is_unavailable_and_a_bad_one_refused() {
+async fn without_redis_good_signatures_are_503_and_bad_ones_401() {
     let mut redis = Redis::start().await;
     let file = CredentialsFile::of(&[&reader()]);
     let server = file.serve(&redis, &["--call-timeout", "1s"]).await;
@@ -31,7 +31,7 @@ async fn with_redis_away_a_good_signature_is_unavailable_and_a_bad_one_refused()
     redis.freeze();
     assert_unknown(&call, &used).await;
     redis.thaw();
-    eventually("Redis is asked again", LIMIT, async || {
+    eventually("Redis is used again", LIMIT, async || {
         (call().send().await.status == 204).then_some(())
     })
     .await;
@@ -40,14 +40,14 @@ async fn with_redis_away_a_good_signature_is_unavailable_and_a_bad_one_refused()
     redis.kill().await;
     assert_unknown(&call, &used).await;
     redis.restart().await;
-    eventually("Redis is asked again", LIMIT, async || {
+    eventually("Redis is used again", LIMIT, async || {
         (call().send().await.status == 204).then_some(())
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_redis_that_takes_no_nonce_is_away() {
+async fn a_redis_that_refuses_nonces_is_unavailable() {
     let redis = Redis::start().await;
     let file = CredentialsFile::of(&[&reader()]);
     let server = file.serve(&redis, &[]).await;

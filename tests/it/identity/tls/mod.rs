@@ -1,9 +1,9 @@
-//! TLS, and clients that prove who they are by a certificate.
+//! TLS, and clients that authenticate with a certificate.
 
-use super::super::harness::caller::{Caller, Credentials};
-use super::super::harness::certificates::{Authority, Certificate};
-use super::super::harness::tls::TlsClient;
-use super::super::harness::{MESSAGE, READER, RECIPIENT, Redis, Server};
+use markread_harness::caller::{Caller, Credentials};
+use markread_harness::certificates::{Authority, Certificate};
+use markread_harness::tls::TlsClient;
+use markread_harness::{MESSAGE, READER, RECIPIENT, Redis, Server};
 
 mod handshakes;
 mod renewals;
@@ -13,7 +13,8 @@ mod trusted;
 /// SANs of clients that may name the reader.
 const TRUSTED: [&str; 2] = ["gateway.example", "spiffe://example.org/ns/chat/sa/gateway"];
 
-/// A server behind TLS that trusts [`TRUSTED`], and those who sign for it and for its clients.
+/// A server with TLS that trusts [`TRUSTED`], with the CAs of its own and its clients'
+/// certificates.
 struct Scene {
     redis: Redis,
     server_ca: Authority,
@@ -48,7 +49,7 @@ impl Scene {
         TlsClient::new(&self.server_ca, None)
     }
 
-    /// A client with a certificate of these SANs, as openssl writes them.
+    /// A client with a certificate for these SANs, in openssl's notation.
     async fn client(&self, sans: &str) -> TlsClient {
         TlsClient::new(&self.server_ca, Some(&self.client_ca.issue("client", sans).await))
     }
@@ -59,14 +60,14 @@ impl Scene {
     }
 }
 
-/// Whether a new connection is let in: a request on it is answered, if only that there is nothing.
+/// Whether the server answers a request on a new connection; a 404 counts.
 async fn is_let_in(client: &TlsClient, address: &str) -> bool {
     let request = "GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     let answer = client.http1(address, request).await;
     answer.is_some_and(|(head, _)| head.starts_with("HTTP/1.1 404"))
 }
 
-/// A mark by a token, on a connection of its own.
+/// Marks with a token on a new connection.
 async fn mark(client: &TlsClient, address: &str) {
     let caller = client.caller(address, Credentials::token_of(READER));
     caller.mark(RECIPIENT, MESSAGE).await.unwrap();

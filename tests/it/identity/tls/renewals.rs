@@ -1,21 +1,21 @@
-//! Certificates are renewed while a server runs: the next connection has the new one, and those
-//! that are open go on.
+//! Certificates are renewed while a server runs: new connections use the new one, and open ones go
+//! on.
 
 use std::fs;
 use std::time::Duration;
 
+use markread_harness::caller::Credentials;
+use markread_harness::certificates::{Authority, Certificate};
+use markread_harness::tls::{TlsClient, certificates};
+use markread_harness::{MESSAGE, READER, RECIPIENT, Server, eventually};
 use tokio::time::sleep;
 
-use super::super::super::harness::caller::Credentials;
-use super::super::super::harness::certificates::{Authority, Certificate};
-use super::super::super::harness::tls::{TlsClient, certificates};
-use super::super::super::harness::{MESSAGE, READER, RECIPIENT, Server, eventually};
 use super::{Caller, Scene, TRUSTED, is_let_in};
 
-/// How long a change may take to be seen.
+/// Longer than a server takes to notice a change.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Puts a file in the place of another, as tools do that renew certificates.
+/// Replaces a file by renaming, as tools do that renew certificates.
 fn replace(old: &str, new: &str) {
     let beside = format!("{old}.new");
     fs::copy(new, &beside).unwrap();
@@ -24,14 +24,14 @@ fn replace(old: &str, new: &str) {
 
 /// Whether a new connection is served with this certificate.
 async fn is_served_with(scene: &Scene, ca: &Authority, certificate: &Certificate) -> bool {
-    // A client that knows no session to resume.
+    // A client without a session to resume.
     let client = TlsClient::new(ca, None);
     let Ok(stream) = client.connect(scene.address(), &["h2"]).await else { return false };
     let served = stream.get_ref().1.peer_certificates().unwrap().to_vec();
     served[0] == certificates(&certificate.chain)[0]
 }
 
-/// Lines that tell of a change that was not taken.
+/// Warnings about a change that was not applied.
 fn warnings(server: &Server) -> Vec<String> {
     let file = |line: &String| line.contains("server.pem") || line.contains("server.key");
     let log = server.log().into_iter();
@@ -39,7 +39,7 @@ fn warnings(server: &Server) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_renewed_certificate_is_served_to_the_next_connection_and_the_others_go_on() {
+async fn a_renewed_certificate_is_served_to_new_connections() {
     let scene = Scene::new().await;
     let open = scene.stranger().one_connection(scene.address()).await;
     let open = Caller::new(open, Credentials::token_of(READER));
@@ -50,7 +50,7 @@ async fn a_renewed_certificate_is_served_to_the_next_connection_and_the_others_g
     replace(&scene.certificate.key, &new.key);
     replace(&scene.certificate.chain, &new.chain);
     eventually("the new one is served", LIMIT, async || {
-        // Whatever was seen of the two files, no connection fails.
+        // No connection fails while only one of the two files has changed.
         open.mark(RECIPIENT, MESSAGE).await.unwrap();
         assert!(is_let_in(&scene.stranger(), scene.address()).await);
         is_served_with(&scene, &scene.server_ca, &new).await.then_some(())
@@ -58,7 +58,7 @@ async fn a_renewed_certificate_is_served_to_the_next_connection_and_the_others_g
     .await;
     open.mark(RECIPIENT, MESSAGE + 1).await.unwrap();
 
-    // Again, by another CA, written over in place.
+    // Again, from another CA, overwritten in place.
     let other_ca = Authority::new().await;
     let newer = other_ca.issue("newer", "DNS:localhost").await;
     fs::copy(&newer.chain, &scene.certificate.chain).unwrap();
@@ -68,11 +68,11 @@ async fn a_renewed_certificate_is_served_to_the_next_connection_and_the_others_g
     })
     .await;
     open.mark(RECIPIENT, MESSAGE + 2).await.unwrap();
-    assert!(!is_let_in(&scene.stranger(), scene.address()).await, "this client knows another CA");
+    assert!(!is_let_in(&scene.stranger(), scene.address()).await, "this client trusts another CA");
 }
 
 #[tokio::test]
-async fn a_renewed_client_ca_holds_for_the_next_connection_and_the_others_go_on() {
+async fn a_renewed_client_ca_applies_to_new_connections() {
     let scene = Scene::new().await;
     let old = scene.gateway().await;
     let open = old.one_connection(scene.address()).await;
@@ -90,12 +90,12 @@ async fn a_renewed_client_ca_holds_for_the_next_connection_and_the_others_go_on(
     .await;
     let caller = new.caller(scene.address(), Credentials::UserId(READER));
     caller.mark(RECIPIENT, MESSAGE + 1).await.unwrap();
-    // Not even where a session with it might be resumed.
-    assert!(!is_let_in(&old, scene.address()).await, "of the CA that is no more");
+    // Not even with a session that might be resumed.
+    assert!(!is_let_in(&old, scene.address()).await, "of the replaced CA");
     open.mark(RECIPIENT, MESSAGE + 2).await.unwrap();
     assert!(is_let_in(&scene.stranger(), scene.address()).await);
 
-    // Two CAs in a file, while clients go over from one to the other.
+    // Two CAs in a file, while clients move from one to the other.
     let third = Authority::new().await;
     let both = [&ca, &third].map(|ca| fs::read(ca.file()).unwrap()).concat();
     fs::write(scene.client_ca.file(), both).unwrap();
@@ -109,11 +109,11 @@ async fn a_renewed_client_ca_holds_for_the_next_connection_and_the_others_go_on(
 }
 
 #[tokio::test]
-async fn files_that_do_not_fit_leave_the_last_certificate_and_are_told_of_once() {
+async fn mismatched_files_keep_the_last_certificate_and_warn_once() {
     let scene = Scene::new().await;
     let Certificate { chain, key } = &scene.certificate;
     let new = scene.server_ca.issue("new", "DNS:localhost").await;
-    // Where the last one can be seen when its file is another's.
+    // A copy of the last certificate, whose file is overwritten.
     let old = scene.certificate.with(&scene.server_ca);
     let is_old = async || {
         is_let_in(&scene.stranger(), scene.address()).await
@@ -123,24 +123,22 @@ async fn files_that_do_not_fit_leave_the_last_certificate_and_are_told_of_once()
     assert_eq!(warnings(&scene.server), [""; 0]);
 
     replace(key, &new.key);
-    eventually("it is told of", LIMIT, async || {
-        (!warnings(&scene.server).is_empty()).then_some(())
-    })
-    .await;
+    eventually("it is logged", LIMIT, async || (!warnings(&scene.server).is_empty()).then_some(()))
+        .await;
     assert!(is_old().await, "a key of another certificate");
-    // The files are looked at again and again, and not spoken of again.
+    // The files are checked over and over, and logged once.
     sleep(Duration::from_secs(5)).await;
-    let told = warnings(&scene.server);
-    assert_eq!(told.len(), 1, "{}", told.join("\n"));
-    assert!(!told[0].contains("PRIVATE KEY"), "{}", told[0]);
+    let logged = warnings(&scene.server);
+    assert_eq!(logged.len(), 1, "{}", logged.join("\n"));
+    assert!(!logged[0].contains("PRIVATE KEY"), "{}", logged[0]);
 
-    let mut told = 1;
+    let mut logged = 1;
     for (what, contents) in [("trash", "trash"), ("half of it", "-----BEGIN CERTIFICATE-----\nMI")]
     {
         fs::write(chain, contents).unwrap();
-        eventually(what, LIMIT, async || (warnings(&scene.server).len() > told).then_some(()))
+        eventually(what, LIMIT, async || (warnings(&scene.server).len() > logged).then_some(()))
             .await;
-        told = warnings(&scene.server).len();
+        logged = warnings(&scene.server).len();
         assert!(is_old().await, "{what}");
     }
     replace(chain, &new.chain);
@@ -151,19 +149,19 @@ async fn files_that_do_not_fit_leave_the_last_certificate_and_are_told_of_once()
 }
 
 #[tokio::test]
-async fn trash_in_the_place_of_the_client_ca_leaves_the_last_one() {
+async fn a_broken_client_ca_file_keeps_the_last_ca() {
     let scene = Scene::new().await;
     let gateway = scene.gateway().await;
     let other = Authority::new().await;
     let foreign = other.issue("foreign", "DNS:gateway.example").await;
     let foreign = TlsClient::new(&scene.server_ca, Some(&foreign));
-    let mut told = 0;
+    let mut logged = 0;
     for contents in ["trash", ""] {
         fs::write(scene.client_ca.file(), contents).unwrap();
         let about = |line: &String| line.contains("WARN") && line.contains("ca.pem");
         let warnings = || scene.server.log().into_iter().filter(about).count();
-        eventually("it is told of", LIMIT, async || (warnings() > told).then_some(())).await;
-        told = warnings();
+        eventually("it is logged", LIMIT, async || (warnings() > logged).then_some(())).await;
+        logged = warnings();
         assert!(is_let_in(&gateway, scene.address()).await, "{contents:?}");
         assert!(!is_let_in(&foreign, scene.address()).await, "{contents:?}");
     }

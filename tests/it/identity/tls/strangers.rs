@@ -1,18 +1,19 @@
-//! Certificates that the client CA has not signed, or not for this.
+//! Certificates of other CAs, and of the client CA for other purposes.
 
-use super::super::super::harness::certificates::Authority;
-use super::super::super::harness::operator::grpcurl_to;
-use super::super::super::harness::raw::MARK_READ;
-use super::super::super::harness::tls::TlsClient;
-use super::super::super::harness::{MESSAGE, READER, RECIPIENT, Server};
+use markread_harness::certificates::Authority;
+use markread_harness::operator::grpcurl_to;
+use markread_harness::raw::MARK_READ;
+use markread_harness::tls::TlsClient;
+use markread_harness::{MESSAGE, READER, RECIPIENT, Server};
+
 use super::{Scene, TRUSTED, is_let_in, mark};
 
 const SANS: &str = "DNS:gateway.example";
 
 #[tokio::test]
-async fn a_certificate_that_the_client_ca_has_not_signed_is_not_let_in() {
+async fn a_certificate_of_another_ca_is_not_let_in() {
     let scene = Scene::new().await;
-    // Of the same name as the right one.
+    // Has the same name as the right CA.
     let other = Authority::new().await;
     let own = scene.client_ca.issue("own", SANS).await;
     let foreign = [
@@ -28,11 +29,11 @@ async fn a_certificate_that_the_client_ca_has_not_signed_is_not_let_in() {
             assert!(!is_let_in(&client(Some(certificate)), scene.address()).await, "{what}");
         }
         assert!(is_let_in(&client(Some(&own)), scene.address()).await);
-        // No certificate is none that is wrong.
+        // A client without a certificate is let in.
         assert!(is_let_in(&client(None), scene.address()).await);
         mark(&client(None), scene.address()).await;
     }
-    // Nor is its call, of which the handshake is no part in TLS 1.3.
+    // In TLS 1.3 the client's handshake succeeds before the server refuses it; the call fails.
     let stranger = TlsClient::new(&scene.server_ca, Some(&foreign[0].1));
     let stranger = stranger.caller(scene.address(), super::Credentials::token_of(READER));
     stranger.mark(RECIPIENT, MESSAGE + 1).await.unwrap_err();
@@ -40,7 +41,7 @@ async fn a_certificate_that_the_client_ca_has_not_signed_is_not_let_in() {
 }
 
 #[tokio::test]
-async fn a_certificate_that_has_ended_or_is_for_servers_is_not_let_in() {
+async fn an_expired_or_server_certificate_is_not_let_in() {
     let scene = Scene::new().await;
     let san = format!("subjectAltName={SANS}");
     let certificate = async |name: &str, usage: &str, days| {
@@ -49,7 +50,7 @@ async fn a_certificate_that_has_ended_or_is_for_servers_is_not_let_in() {
     };
     let for_clients = certificate("for-clients", "extendedKeyUsage=clientAuth", 2).await;
     let for_servers = certificate("for-servers", "extendedKeyUsage=serverAuth", 2).await;
-    // It ends with the second in which it begins.
+    // It expires in the second in which it begins.
     let ended = certificate("ended", "", 0).await;
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
     let client = |certificate| TlsClient::new(&scene.server_ca, Some(certificate));
@@ -59,7 +60,7 @@ async fn a_certificate_that_has_ended_or_is_for_servers_is_not_let_in() {
 }
 
 #[tokio::test]
-async fn without_a_client_ca_no_certificate_is_asked_for_and_none_counts() {
+async fn without_a_client_ca_certificates_are_ignored() {
     let scene = Scene::new().await;
     let Scene { redis, server_ca, certificate, .. } = &scene;
     let flags = ["--tls-cert", &certificate.chain, "--tls-key", &certificate.key];
@@ -90,7 +91,7 @@ async fn a_trusted_client_is_a_way_to_authenticate() {
     assert_eq!(denied.reason, "CREDENTIALS_INVALID", "no key verifies tokens");
 }
 
-/// Another TLS than that of the tests.
+/// With another implementation of TLS.
 #[tokio::test]
 async fn grpcurl_calls_with_a_certificate() {
     let scene = Scene::new().await;

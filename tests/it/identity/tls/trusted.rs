@@ -1,29 +1,29 @@
-//! Who may name the reader, on gRPC and on the HTTP edge alike.
+//! Which clients may name the reader, over gRPC and over HTTP.
 
+use markread_harness::caller::Credentials;
+use markread_harness::tls::TlsClient;
+use markread_harness::{MESSAGE, READER, RECIPIENT};
 use tonic::Code;
 use tonic::metadata::{AsciiMetadataKey, MetadataValue};
 
-use super::super::super::answers::assert_denied;
-use super::super::super::answers::tokens::seconds_from_now;
-use super::super::super::answers::tokens::with_claims;
-use super::super::super::harness::caller::Credentials;
-use super::super::super::harness::tls::TlsClient;
-use super::super::super::harness::{MESSAGE, READER, RECIPIENT};
-use super::super::edge::{Answer, Post};
 use super::{Scene, TRUSTED};
+use crate::answers::assert_denied;
+use crate::answers::tokens::seconds_from_now;
+use crate::answers::tokens::with_claims;
+use crate::identity::edge::{Answer, Post};
 
-/// A row of the contract's table: code and reason of gRPC, status and code of HTTP.
+/// A documented refusal: code and reason over gRPC, status and code over HTTP.
 type Row = (Code, &'static str, u16, u64);
 
 const MISSING: Row = (Code::Unauthenticated, "CREDENTIALS_MISSING", 401, 32);
 const INVALID: Row = (Code::Unauthenticated, "CREDENTIALS_INVALID", 401, 89);
 const NO_USER: Row = (Code::PermissionDenied, "USER_CONTEXT_REQUIRED", 403, 220);
 
-/// What a client sends to say who calls: names and values.
+/// Names and values of the headers that a client authenticates with.
 type Headers<'a> = &'a [(&'a str, &'a str)];
 
 impl Scene {
-    /// A client that sends these is served as this user.
+    /// Asserts that a client with these headers is served as this user.
     async fn serves(&self, client: &TlsClient, headers: Headers<'_>, user: u64, what: &str) {
         let before = self.redis.used(user).await.unwrap_or_default();
         let caller = client.caller(self.address(), Credentials::Nothing);
@@ -34,7 +34,7 @@ impl Scene {
         assert_eq!(self.redis.used(user).await, Some(before + 2), "{what}: another user's quota");
     }
 
-    /// A client that sends these is refused, and it costs nobody anything.
+    /// Asserts that a client with these headers is refused, and that no quota is taken.
     async fn refuses(&self, client: &TlsClient, headers: Headers<'_>, row: Row, what: &str) {
         let (code, reason, status, error) = row;
         let before = self.redis.used(READER).await;
@@ -58,7 +58,7 @@ impl Scene {
 fn append(metadata: &mut tonic::metadata::MetadataMap, headers: Headers<'_>) {
     for (name, value) in headers {
         let name = AsciiMetadataKey::from_bytes(name.as_bytes()).unwrap();
-        // Bytes that are no ASCII go as they are.
+        // Bytes outside ASCII are sent as they are.
         metadata.append(name, MetadataValue::try_from(value.as_bytes()).unwrap());
     }
 }
@@ -77,7 +77,7 @@ async fn a_trusted_client_names_the_reader() {
         let client = scene.client(&sans).await;
         scene.serves(&client, &[("x-user-id", &user)], READER, &sans).await;
     }
-    // One connection is for many readers.
+    // One connection may serve many readers.
     let gateway = scene.gateway().await;
     for user in [1, 2, 9_223_372_036_854_775_807] {
         scene.serves(&gateway, &[("x-user-id", &user.to_string())], user, "another").await;
@@ -85,7 +85,7 @@ async fn a_trusted_client_names_the_reader() {
 }
 
 #[tokio::test]
-async fn a_trusted_client_that_names_nobody_has_no_user_context() {
+async fn a_trusted_client_without_a_user_has_no_user_context() {
     let scene = Scene::new().await;
     let gateway = scene.gateway().await;
     scene.refuses(&gateway, &[], NO_USER, "names nobody").await;
@@ -94,7 +94,7 @@ async fn a_trusted_client_that_names_nobody_has_no_user_context() {
     {
         scene.refuses(&gateway, &[("x-user-id", user)], NO_USER, user).await;
     }
-    scene.refuses(&gateway, &[("x-user-id", "１")], NO_USER, "a digit, not of ASCII").await;
+    scene.refuses(&gateway, &[("x-user-id", "１")], NO_USER, "a digit outside ASCII").await;
     for pair in [["1", "1"], ["1", "2"], ["1", ""], ["", "1"], ["me", "1"]] {
         let headers = pair.map(|user| ("x-user-id", user));
         scene.refuses(&gateway, &headers, NO_USER, "names two").await;
@@ -102,7 +102,7 @@ async fn a_trusted_client_that_names_nobody_has_no_user_context() {
 }
 
 #[tokio::test]
-async fn a_client_whose_certificate_is_not_trusted_names_nobody() {
+async fn an_untrusted_client_cannot_name_the_reader() {
     let scene = Scene::new().await;
     let user = READER.to_string();
     let [dns, uri] = TRUSTED;
@@ -126,7 +126,7 @@ async fn a_client_whose_certificate_is_not_trusted_names_nobody() {
         scene.refuses(&client, &[("x-user-id", "me")], NO_USER, &sans).await;
         scene.refuses(&client, &[], MISSING, &sans).await;
     }
-    // A common name is no SAN, whether or not there are some.
+    // A common name does not count, with or without SANs.
     for extensions in ["", "subjectAltName=DNS:other.example"] {
         let subject = format!("/CN={dns}");
         let certificate = scene.client_ca.issue_to(&subject, "client", extensions, 2).await;
@@ -137,7 +137,7 @@ async fn a_client_whose_certificate_is_not_trusted_names_nobody() {
 }
 
 #[tokio::test]
-async fn without_a_certificate_a_name_is_nothing() {
+async fn without_a_certificate_a_named_user_is_ignored() {
     let scene = Scene::new().await;
     let user = READER.to_string();
     let stranger = scene.stranger();

@@ -1,17 +1,17 @@
-//! What of a batch is not done, and what is done nevertheless.
+//! Failed items of a batch, and the items that are done nevertheless.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use markread_harness::{MESSAGE, OUTCOMES, READER, RECIPIENT, Redis, Server, eventually};
 use tonic::Code;
 
-use super::super::{MAX_ID, assert_no_quota, quota};
 use super::{INTERNAL, INVALID, LIMITED, advanced, errors, events, items, marks};
 use crate::answers::outcomes::counted;
 use crate::answers::{assert_denied, assert_store_unavailable, assert_untouched, bad_fields};
-use crate::harness::{MESSAGE, OUTCOMES, READER, RECIPIENT, Redis, Server, eventually};
+use crate::read_side::{MAX_ID, assert_no_quota, quota};
 
-/// In this time, and less, a Redis that is back is used again.
+/// Longer than it takes until a Redis that is back is used again.
 const RECOVERY: Duration = Duration::from_secs(15);
 
 #[tokio::test]
@@ -26,7 +26,7 @@ async fn invalid_items_fail_alone_and_cost_nothing() {
         (u64::MAX, u64::MAX, &["last_read_event_id", "recipient_id"]),
         (0, 0, &["last_read_event_id", "recipient_id"]),
     ];
-    // One that is valid behind each that is not; the quota is three's.
+    // A valid item after each invalid one; the quota is three.
     let marks: Vec<_> = table
         .iter()
         .zip(1..)
@@ -48,7 +48,7 @@ async fn invalid_items_fail_alone_and_cost_nothing() {
         for field in ["last_read_event_id", "recipient_id"] {
             assert_eq!(error.message.contains(field), fields.contains(&field), "{error:?}");
         }
-        assert_eq!(error.retry_delay, None, "a retry does not mend it");
+        assert_eq!(error.retry_delay, None, "a retry does not help");
     }
     assert_eq!(invalid.len(), table.len());
     assert_eq!(quota(answer.metadata()), (3, 0));
@@ -70,7 +70,7 @@ async fn a_batch_of_invalid_items_does_not_reach_the_quota() {
 }
 
 #[tokio::test]
-async fn no_item_and_501_items_are_invalid_as_a_whole() {
+async fn batches_of_0_and_501_items_are_invalid() {
     let redis = Redis::start().await;
     let server = Server::on(&redis).await;
     let caller = server.caller(READER);
@@ -96,9 +96,9 @@ async fn a_corrupt_cursor_fails_its_conversations_items_alone() {
         let done = |recipient| Ok((recipient, MESSAGE, true));
         assert_eq!(items(&answer), [done(1), INTERNAL, done(3), INTERNAL], "{corrupt}");
         for error in errors(&answer) {
-            assert_eq!((error.code, error.retry_delay), (13, None), "a retry does not mend it");
+            assert_eq!((error.code, error.retry_delay), (13, None), "a retry does not help");
         }
-        assert_eq!(quota(answer.metadata()), (1000, 998), "what failed cost nothing");
+        assert_eq!(quota(answer.metadata()), (1000, 998), "a failed item costs nothing");
         assert_eq!(redis.used(reader).await, Some(2));
         let published = redis.events().await;
         assert_eq!(published[published.len() - 2..], [(reader, 1, MESSAGE), (reader, 3, MESSAGE)]);
@@ -129,7 +129,7 @@ async fn each_item_is_counted_under_its_outcome() {
 }
 
 #[tokio::test]
-async fn redis_away_fails_the_whole_batch_and_each_item_is_counted() {
+async fn an_outage_fails_the_whole_batch_and_counts_each_item() {
     let mut redis = Redis::start().await;
     let server = Server::on(&redis).await;
     let caller = server.caller(READER);
@@ -155,13 +155,13 @@ async fn a_batch_whose_answer_was_lost_is_a_no_op_when_it_is_retried() {
     let redis = Redis::start().await;
     let server = Server::on(&redis).await;
     let caller = server.caller(READER);
-    // The users are known from here on, so that what Redis is sent is the marks.
+    // The users are cached from here on, so that only the marks are sent to Redis.
     caller.mark_batch(&marks(1..=50, 1)).await.unwrap();
     redis.freeze();
     let denied = caller.mark_batch(&marks(1..=50, 2)).await.unwrap_err();
     assert_store_unavailable(&denied);
     redis.thaw();
-    eventually("Redis does what it was sent", RECOVERY, async || {
+    eventually("Redis does what was sent", RECOVERY, async || {
         (redis.payloads().await.len() == 100).then_some(())
     })
     .await;

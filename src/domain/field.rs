@@ -1,0 +1,95 @@
+//! Parameters of a request, and their problems.
+
+use std::fmt;
+
+use super::ids::{InvalidId, MAX_ID};
+use super::position::InvalidPosition;
+
+/// Name of the parameter with the most recent message that was read.
+pub const LAST_READ_EVENT_ID: &str = "last_read_event_id";
+
+/// Name of the parameter with the user whose messages were read.
+pub const RECIPIENT_ID: &str = "recipient_id";
+
+/// A parameter that is missing or invalid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadField {
+    /// The field's name on the wire.
+    pub name: &'static str,
+    /// The problem.
+    pub problem: FieldProblem,
+}
+
+impl fmt::Display for BadField {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.name, self.problem)
+    }
+}
+
+/// A problem of a parameter. The texts follow its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FieldProblem {
+    /// Not an ID, or absent.
+    #[error(transparent)]
+    Id(#[from] InvalidId),
+    /// Given more than once in the body or in the query.
+    #[error("is given more than once")]
+    Repeated,
+    /// Given in the body and in the query with different values.
+    #[error("differs between the body and the query")]
+    Conflicting,
+    /// An empty list, or one with too many items.
+    #[error("must have 1 to {BATCH_MAX_ITEMS} items, got {got}")]
+    ItemCount {
+        /// The number of items in the request.
+        got: usize,
+    },
+    /// A page size below 0 or too large.
+    #[error("is out of range: it must be an integer from 0 to {PAGE_MAX_CURSORS}")]
+    PageSize,
+    /// A token that was altered, or was given to another reader.
+    #[error("is not a token that this reader was given")]
+    PageToken,
+    /// Not a position in the event log.
+    #[error(transparent)]
+    Position(#[from] InvalidPosition),
+    /// A position that the event log cannot have reached yet.
+    #[error("is more than {AHEAD_MAX_SECONDS} s ahead of the store's clock")]
+    Ahead,
+}
+
+/// Most items of a batch.
+pub const BATCH_MAX_ITEMS: usize = 500;
+
+/// How far a position may be ahead of the store's clock, in seconds.
+pub const AHEAD_MAX_SECONDS: u64 = 60;
+
+/// Most cursors of a page.
+pub const PAGE_MAX_CURSORS: usize = 1000;
+
+impl FieldProblem {
+    /// Returns the values that its text contains, by name.
+    pub fn bounds(self) -> Vec<(&'static str, String)> {
+        match self {
+            Self::Id(_) => vec![("min_id", "1".to_owned()), ("max_id", MAX_ID.to_string())],
+            Self::ItemCount { got } => {
+                vec![
+                    ("min_items", "1".to_owned()),
+                    ("max_items", BATCH_MAX_ITEMS.to_string()),
+                    ("items", got.to_string()),
+                ]
+            }
+            Self::PageSize => vec![
+                ("min_page_size", "0".to_owned()),
+                ("max_page_size", PAGE_MAX_CURSORS.to_string()),
+            ],
+            Self::Ahead => vec![("max_ahead_seconds", AHEAD_MAX_SECONDS.to_string())],
+            Self::Repeated | Self::Conflicting | Self::PageToken | Self::Position(_) => Vec::new(),
+        }
+    }
+
+    /// Returns whether the parameter is absent.
+    pub fn is_missing(self) -> bool {
+        self == Self::Id(InvalidId::Missing)
+    }
+}

@@ -1,0 +1,109 @@
+//! `GetReadState`, `BatchGetReadStates` and `ListReadCursors`.
+
+use tonic::{Response, Status};
+
+use super::{bad_field, items, page_token, timestamp, with_quota};
+use crate::domain::{
+    BadField, FieldProblem, InvalidId, PAGE_MAX_CURSORS, RECIPIENT_ID, ReadCursor, ReadState,
+    Refusal, UserId,
+};
+use crate::edge::answer::grpc::status;
+use crate::edge::arrival::{Arrival, Caller};
+use crate::proto;
+use crate::service::Service;
+
+/// Cursors of a page if the caller does not choose (`docs/contract.md`, "gRPC").
+const PAGE_DEFAULT_CURSORS: usize = 100;
+
+/// The field of `BatchGetReadStates`.
+const RECIPIENT_IDS: &str = "recipient_ids";
+
+pub(in crate::edge) async fn get_read_state(
+    service: &Service,
+    arrival: &Arrival,
+    caller: Caller,
+    message: proto::GetReadStateRequest,
+) -> Result<Response<proto::GetReadStateResponse>, Status> {
+    let recipient = UserId::try_from(message.recipient_id)
+        .map_err(|problem| status(bad_field(RECIPIENT_ID, problem)))?;
+    let read = service.read_states(caller.reader, &[recipient], arrival.deadline.server).await;
+    let (states, quota) = read.map_err(status)?;
+    let state = states.into_iter().next().map(Into::into);
+    Ok(with_quota(proto::GetReadStateResponse { state }, quota))
+}
+
+pub(in crate::edge) async fn batch_get_read_states(
+    service: &Service,
+    arrival: &Arrival,
+    caller: Caller,
+    message: proto::BatchGetReadStatesRequest,
+) -> Result<Response<proto::BatchGetReadStatesResponse>, Status> {
+    let ids = items(RECIPIENT_IDS, message.recipient_ids).map_err(status)?;
+    let recipients: Result<Vec<_>, InvalidId> = ids.into_iter().map(UserId::try_from).collect();
+    let recipients = recipients.map_err(|problem| status(bad_field(RECIPIENT_IDS, problem)))?;
+    let read = service.read_states(caller.reader, &recipients, arrival.deadline.server).await;
+    let (states, quota) = read.map_err(status)?;
+    let states = states.into_iter().map(Into::into).collect();
+    Ok(with_quota(proto::BatchGetReadStatesResponse { states }, quota))
+}
+
+pub(in crate::edge) async fn list_read_cursors(
+    service: &Service,
+    arrival: &Arrival,
+    caller: Caller,
+    message: proto::ListReadCursorsRequest,
+) -> Result<Response<proto::ListReadCursorsResponse>, Status> {
+    let reader = caller.reader;
+    let (after, limit) = page(&message, reader).map_err(status)?;
+    let listed = service.list_cursors(reader, after, limit, arrival.deadline.server).await;
+    let (page, quota) = listed.map_err(status)?;
+    let next = page.cursors.last().filter(|_| page.more);
+    let next_page_token = next.map(|last| page_token::write(reader, last.recipient));
+    let next_page_token = next_page_token.unwrap_or_default();
+    let cursors = page.cursors.into_iter().map(Into::into).collect();
+    Ok(with_quota(proto::ListReadCursorsResponse { cursors, next_page_token }, quota))
+}
+
+/// Validates a request for a page. Returns the recipient that precedes it, and its size.
+fn page(
+    request: &proto::ListReadCursorsRequest,
+    reader: UserId,
+) -> Result<(Option<UserId>, usize), Refusal> {
+    let size = match usize::try_from(request.page_size) {
+        Ok(0) => Some(PAGE_DEFAULT_CURSORS),
+        size => size.ok().filter(|size| *size <= PAGE_MAX_CURSORS),
+    };
+    let after = match request.page_token.as_str() {
+        "" => Some(None),
+        token => page_token::parse(reader, token).map(Some),
+    };
+    let (Some(after), Some(size)) = (after, size) else {
+        let size = size.is_none().then_some(("page_size", FieldProblem::PageSize));
+        let token = after.is_none().then_some(("page_token", FieldProblem::PageToken));
+        let bad = size.into_iter().chain(token);
+        return Err(Refusal::BadFields(
+            bad.map(|(name, problem)| BadField { name, problem }).collect(),
+        ));
+    };
+    Ok((after, size))
+}
+
+impl From<ReadState> for proto::ReadState {
+    fn from(state: ReadState) -> Self {
+        Self {
+            recipient_id: state.recipient.get(),
+            mine: state.mine.map(Into::into),
+            theirs: state.theirs.map(Into::into),
+        }
+    }
+}
+
+impl From<ReadCursor> for proto::ReadCursor {
+    fn from(cursor: ReadCursor) -> Self {
+        Self {
+            recipient_id: cursor.recipient.get(),
+            last_read_event_id: cursor.last_read_event_id.get(),
+            read_at: Some(timestamp(cursor.read_at_ms)),
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! `WatchMarkReadEvents`: a subscription as the stream of a call's answers.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::SystemTime;
+
+use tokio::time::{Sleep, sleep};
+use tokio_stream::Stream;
+use tonic::{Response, Status};
+
+use super::{bad_field, timestamp, with_quota};
+use crate::domain::{Event, Flaw, InvalidPosition, Position, Refusal};
+use crate::edge::answer::grpc::status;
+use crate::edge::arrival::{Arrival, Caller};
+use crate::proto;
+use crate::proto::watch_mark_read_events_response::Update as Message;
+use crate::service::Service;
+use crate::service::watch::{Subscription, Update};
+
+pub(in crate::edge) async fn watch(
+    service: &Arc<Service>,
+    arrival: &Arrival,
+    caller: Caller,
+    message: proto::WatchMarkReadEventsRequest,
+) -> Result<Response<Updates>, Status> {
+    let after = match message.after.as_str() {
+        "" => None,
+        after => {
+            let after = after.parse();
+            Some(after.map_err(|problem: InvalidPosition| status(bad_field("after", problem)))?)
+        }
+    };
+    let opened = service.watch(caller.reader, after, arrival.deadline.server).await;
+    let (subscription, quota) = opened.map_err(status)?;
+    Ok(with_quota(Updates::new(subscription, Arc::clone(service), caller.expires_at), quota))
+}
+
+/// The answers of one watch. It ends when the caller's token expires or the watcher is too slow.
+pub(in crate::edge) struct Updates {
+    subscription: Subscription,
+    service: Arc<Service>,
+    expiry: Option<Pin<Box<Sleep>>>,
+    last: Option<Position>,
+    ended: bool,
+}
+
+impl Updates {
+    fn new(
+        subscription: Subscription,
+        service: Arc<Service>,
+        expires_at: Option<SystemTime>,
+    ) -> Self {
+        let expiry = expires_at.map(|expires_at| {
+            let left = expires_at.duration_since(SystemTime::now()).unwrap_or_default();
+            Box::pin(sleep(left))
+        });
+        Self { subscription, service, expiry, last: None, ended: false }
+    }
+
+    fn message(&mut self, update: Option<Update>) -> Result<Message, Refusal> {
+        match update {
+            Some(Update::Event(event)) => {
+                self.last = Some(event.position);
+                Ok(Message::Event(event.into()))
+            }
+            Some(Update::Heartbeat(position)) => {
+                self.last = Some(position);
+                Ok(Message::Heartbeat(proto::WatchHeartbeat { id: position.to_string() }))
+            }
+            Some(Update::Gap) => {
+                let message = "events may be lost: the stream goes on with the oldest entry";
+                Ok(Message::Gap(proto::WatchGap { message: message.to_owned() }))
+            }
+            Some(Update::Failed(error)) => Err(self.service.log_refusal(&error)),
+            None => {
+                let resume_after = self.last.map(|position| position.to_string());
+                let resume_after = resume_after.unwrap_or_default();
+                Err(Refusal::WatcherTooSlow { resume_after })
+            }
+        }
+    }
+}
+
+impl Stream for Updates {
+    type Item = Result<proto::WatchMarkReadEventsResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let expired =
+            self.expiry.as_mut().is_some_and(|expiry| expiry.as_mut().poll(cx).is_ready());
+        let message = if expired {
+            Err(Refusal::CredentialsInvalid(Flaw::Token("the token has expired")))
+        } else {
+            let Poll::Ready(update) = self.subscription.poll_next(cx) else { return Poll::Pending };
+            self.message(update)
+        };
+        self.ended = message.is_err();
+        let message =
+            message.map(|update| proto::WatchMarkReadEventsResponse { update: Some(update) });
+        Poll::Ready(Some(message.map_err(status)))
+    }
+}
+
+impl From<Event> for proto::MarkReadEvent {
+    fn from(Event { position, mark, created_ms }: Event) -> Self {
+        Self {
+            id: position.to_string(),
+            sender_id: mark.reader.get(),
+            recipient_id: mark.recipient.get(),
+            last_read_event_id: mark.last_read_event_id.get(),
+            created_at: Some(timestamp(created_ms)),
+        }
+    }
+}

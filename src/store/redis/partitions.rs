@@ -1,0 +1,43 @@
+//! Partitions: shares of the readers. All keys of a reader, and the stream of its events, are in one
+//! partition, since a script may only touch keys of one. One Redis has one partition.
+
+use std::sync::Arc;
+
+use super::connection::Connections;
+use super::keys::Keys;
+use super::marks::group_commit::GroupCommit;
+use crate::domain::UserId;
+
+/// The parts of the store that belong to a partition.
+#[derive(Debug)]
+pub(crate) struct PartitionStore {
+    /// The partition's keys.
+    pub(crate) keys: Arc<Keys>,
+    /// Connections to the Redis that has the partition.
+    pub(crate) connections: Arc<Connections>,
+    /// Shares script calls among the partition's marks.
+    pub(crate) group_commit: Arc<GroupCommit>,
+}
+
+/// All partitions.
+#[derive(Debug)]
+pub(crate) struct Partitions {
+    only: PartitionStore,
+}
+
+impl Partitions {
+    /// Creates the partitions of one Redis.
+    pub(crate) fn single(only: PartitionStore) -> Self {
+        Self { only }
+    }
+
+    /// Returns the partition of a reader.
+    pub(crate) fn for_reader(&self, _reader: UserId) -> &PartitionStore {
+        &self.only
+    }
+
+    /// Returns the partition of what belongs to no reader: the stream, nonces, health.
+    pub(crate) fn only(&self) -> &PartitionStore {
+        &self.only
+    }
+}

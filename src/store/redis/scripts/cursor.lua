@@ -1,0 +1,31 @@
+-- A conversation's cursor: field `<recipient>` has the message, field `-<recipient>` the time in ms
+-- since 1970 when it last advanced.
+
+-- Returns the message, or false if the cursor was never set; the hash that the cursor belongs to;
+-- and the bucket count, if it was read. Tries the hinted bucket, then the reader's own hash, then
+-- the counted bucket. A cursor lives in exactly one hash, so a hit is right even with a stale hint.
+local function read_cursor(key, recipient, hint)
+  if hint then
+    local in_buckets = buckets()
+    local home = in_buckets.key_of(key, in_buckets.bucket_of(recipient, hint))
+    local message = call('HGET', home, recipient)
+    if message then return message, home end
+  end
+  local message = call('HGET', key, recipient)
+  if message then return message, key, 0 end
+  local in_buckets = buckets()
+  local count = in_buckets.count_of(key)
+  local home = in_buckets.home_of(key, recipient, count)
+  return home ~= key and call('HGET', home, recipient), home, count
+end
+
+-- Checks a cursor, and returns as text when it last advanced.
+local function read_time(message, home, recipient)
+  if not string.find(message, '^[1-9]%d*$') or #message > 19
+    or #message == 19 and message > '9223372036854775807' then
+    error('CORRUPT the cursor is not an ID', 0)
+  end
+  local read_at = redis.call('HGET', home, '-' .. recipient)
+  if not read_at or not is_count(read_at) then error('CORRUPT the cursor has no time', 0) end
+  return read_at
+end

@@ -1,0 +1,44 @@
+//! Settings of the store on Redis.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::connection::address::RedisAddress;
+use crate::domain::RateLimit;
+
+/// Settings of the store on Redis.
+#[derive(Clone)]
+pub struct RedisConfig {
+    /// The address of Redis, with its credentials.
+    pub address: RedisAddress,
+    /// Key of the stream.
+    pub stream: String,
+    /// Approximate number of entries that the stream is trimmed to; 0 never trims.
+    pub stream_maxlen: u64,
+    /// Prefix of user objects' keys, before the user ID.
+    pub user_key_prefix: String,
+    /// The quota of each reader.
+    pub rate_limit: RateLimit,
+    /// The read quota of each reader.
+    pub read_rate_limit: RateLimit,
+    /// Replicas that must have a mark before it is answered OK.
+    pub replicas_ack: Option<ReplicasAck>,
+}
+
+/// Replicas that must acknowledge a mark (`WAIT`) before it is answered OK.
+#[derive(Clone, Copy, Debug)]
+pub struct ReplicasAck {
+    /// Number of replicas.
+    pub replicas: u32,
+    /// Longest time to wait for them.
+    pub timeout: Duration,
+}
+
+impl fmt::Debug for RedisConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisConfig")
+            .field("address", &self.address)
+            .field("stream", &self.stream)
+            .finish_non_exhaustive()
+    }
+}

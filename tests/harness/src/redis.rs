@@ -1,0 +1,258 @@
+//! A real `redis-server` on a free port, with its own directory.
+
+use std::collections::HashMap;
+use std::process::Stdio;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use redis::AsyncConnectionConfig;
+use redis::aio::MultiplexedConnection;
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+use crate::{eventually, free_port, schema};
+
+const START_LIMIT: Duration = Duration::from_secs(10);
+const PING_LIMIT: Duration = Duration::from_millis(250);
+
+/// A Redis process, or the port and directory that one will use.
+pub struct Redis {
+    dir: TempDir,
+    /// The port on 127.0.0.1.
+    pub port: u16,
+    settings: Vec<String>,
+    process: Option<Child>,
+}
+
+impl Redis {
+    /// Starts a Redis that persists nothing.
+    pub async fn start() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// Starts a Redis with more settings, as on its command line: `["--appendonly", "yes"]`.
+    pub async fn with(settings: &[&str]) -> Self {
+        let mut redis = Self::down(settings);
+        redis.restart().await;
+        redis
+    }
+
+    /// A Redis that has not been started.
+    pub fn down(settings: &[&str]) -> Self {
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            port: free_port(),
+            settings: settings.iter().map(ToString::to_string).collect(),
+            process: None,
+        }
+    }
+
+    /// Starts it on its port with its data, and waits until it answers.
+    pub async fn restart(&mut self) {
+        self.launch();
+        self.wait_until_up().await;
+    }
+
+    /// Starts it, without waiting until it answers.
+    pub fn launch(&mut self) {
+        assert!(self.process.is_none(), "it runs already");
+        let process = Command::new("redis-server")
+            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"])
+            .args(["--save", "", "--enable-debug-command", "yes"])
+            .args(["--dir", self.dir.path().to_str().unwrap()])
+            .args(&self.settings)
+            .stdout(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("redis-server is installed");
+        self.process = Some(process);
+    }
+
+    /// Waits until it answers a PING.
+    pub async fn wait_until_up(&self) {
+        let ping = async || {
+            let mut connection = self.try_connection().await?;
+            redis::cmd("PING").query_async::<()>(&mut connection).await.ok()
+        };
+        eventually("Redis answers", START_LIMIT, async || {
+            timeout(PING_LIMIT, ping()).await.ok().flatten()
+        })
+        .await;
+    }
+
+    /// `kill -9`.
+    pub async fn kill(&mut self) {
+        let mut process = self.process.take().expect("it runs");
+        process.kill().await.unwrap();
+    }
+
+    /// Stops the process with SIGSTOP: connections stay open, and nothing is answered.
+    pub fn freeze(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    /// Ends [`Redis::freeze`].
+    pub fn thaw(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.id().try_into().unwrap()), signal).unwrap();
+    }
+
+    /// The process ID.
+    pub fn id(&self) -> u32 {
+        self.process.as_ref().and_then(Child::id).expect("it runs")
+    }
+
+    /// The URL that servers connect to.
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Opens a connection.
+    pub async fn connection(&self) -> MultiplexedConnection {
+        self.try_connection().await.expect("Redis runs")
+    }
+
+    async fn try_connection(&self) -> Option<MultiplexedConnection> {
+        let client = redis::Client::open(self.url()).unwrap();
+        let config = AsyncConnectionConfig::new().set_response_timeout(Some(START_LIMIT));
+        client.get_multiplexed_async_connection_with_config(&config).await.ok()
+    }
+
+    /// Runs a command; spaces separate its words.
+    pub async fn run<T: redis::FromRedisValue>(&self, command: &str) -> T {
+        cmd(command).query_async(&mut self.connection().await).await.expect(command)
+    }
+
+    /// Sends a command that keeps Redis busy, without waiting for its end.
+    pub async fn run_on(&self, command: &str) {
+        let mut connection = self.connection().await;
+        let cmd = cmd(command);
+        let ended = cmd.query_async::<redis::Value>(&mut connection);
+        assert!(timeout(PING_LIMIT, ended).await.is_err(), "{command} has ended already");
+    }
+
+    /// How many buckets a reader's cursors are in; 0 where they are in the reader's own hash.
+    pub async fn buckets(&self, reader: u64) -> u64 {
+        let buckets: Option<u64> =
+            self.run(&format!("HGET markread:cursors:{reader} buckets")).await;
+        buckets.unwrap_or_default()
+    }
+
+    /// A reader's cursors: the message of each recipient.
+    pub async fn cursors(&self, reader: u64) -> HashMap<u64, u64> {
+        let key = format!("markread:cursors:{reader}");
+        let keys = match self.buckets(reader).await {
+            0 => vec![key],
+            buckets => (0..buckets).map(|bucket| format!("{key}:{bucket}")).collect(),
+        };
+        let mut fields: HashMap<String, String> = HashMap::new();
+        for key in keys {
+            let hash: HashMap<String, String> = self.run(&format!("HGETALL {key}")).await;
+            fields.extend(hash);
+        }
+        let cursors = fields.iter().filter(|(field, _)| !field.starts_with('-'));
+        cursors.map(|(field, id)| (field.parse().unwrap(), id.parse().unwrap())).collect()
+    }
+
+    /// Stores a user object, valid or not.
+    pub async fn put_user(&self, user: u64, value: &[u8]) {
+        let mut set = redis::cmd("SET");
+        set.arg(format!("user:{user}")).arg(value);
+        set.query_async::<()>(&mut self.connection().await).await.unwrap();
+    }
+
+    /// Marks that a reader has used of the current window, or `None` before the first.
+    pub async fn used(&self, reader: u64) -> Option<u64> {
+        self.run(&format!("GET markread:quota:{reader}")).await
+    }
+
+    /// How often a command was called, scripts included.
+    pub async fn calls(&self, command: &str) -> u64 {
+        let stats: String = self.run("INFO commandstats").await;
+        let line = stats.lines().find(|line| line.starts_with(&format!("cmdstat_{command}:")));
+        line.map_or(0, |line| line.split(['=', ',']).nth(1).unwrap().parse().unwrap())
+    }
+
+    /// All keys in order, with their values as `DUMP` returns them.
+    pub async fn contents(&self) -> Vec<(String, Vec<u8>)> {
+        let mut keys: Vec<String> = self.run("KEYS *").await;
+        keys.sort();
+        let mut contents = Vec::new();
+        for key in keys {
+            let value = self.run(&format!("DUMP {key}")).await;
+            contents.push((key, value));
+        }
+        contents
+    }
+
+    /// The payloads in the stream, oldest first.
+    pub async fn payloads(&self) -> Vec<String> {
+        let fields = self.entries().await.into_iter().map(HashMap::from_iter);
+        fields.map(|mut fields: HashMap<_, _>| fields.remove("payload").unwrap()).collect()
+    }
+
+    /// The fields of each entry in the stream, oldest first.
+    pub async fn entries(&self) -> Vec<Vec<(String, String)>> {
+        let entries: Vec<(String, Vec<(String, String)>)> =
+            self.run("XRANGE direct_message_mark_read_events - +").await;
+        entries.into_iter().map(|(_, fields)| fields).collect()
+    }
+
+    /// Reader, recipient and message of each event in the stream, oldest first.
+    pub async fn events(&self) -> Vec<(u64, u64, u64)> {
+        let id = |value: &serde_json::Value| value.as_str().unwrap().parse().unwrap();
+        let payloads = self.payloads().await;
+        let events = payloads.iter().map(|payload| {
+            let payload: serde_json::Value = serde_json::from_str(payload).unwrap();
+            let event = &payload["direct_message_mark_read_events"][0];
+            let recipient = id(&event["target"]["recipient_id"]);
+            (id(&event["sender_id"]), recipient, id(&event["last_read_event_id"]))
+        });
+        events.collect()
+    }
+}
+
+/// Checks that every payload which a test leaves behind is valid.
+impl Drop for Redis {
+    fn drop(&mut self) {
+        if std::thread::panicking() || self.process.is_none() {
+            return;
+        }
+        // A Redis that is frozen or refuses connections cannot be checked.
+        let Some(payloads) = self.left_payloads() else { return };
+        for payload in payloads {
+            let problem = schema::problem(&payload);
+            assert!(problem.is_none(), "{} in {payload}", problem.unwrap_or_default());
+        }
+    }
+}
+
+impl Redis {
+    fn left_payloads(&self) -> Option<Vec<String>> {
+        let client = redis::Client::open(self.url()).unwrap();
+        let mut connection = client.get_connection_with_timeout(PING_LIMIT).ok()?;
+        connection.set_read_timeout(Some(4 * PING_LIMIT)).ok()?;
+        let scan = cmd("SCAN 0 COUNT 1000000 TYPE stream").query(&mut connection);
+        let (_, streams): (u64, Vec<String>) = scan.ok()?;
+        let entries = streams.iter().flat_map(|stream| {
+            let range = cmd(&format!("XRANGE {stream} - +")).query(&mut connection);
+            let entries: Vec<(String, HashMap<String, String>)> = range.unwrap_or_default();
+            entries
+        });
+        Some(entries.filter_map(|(_, mut fields)| fields.remove("payload")).collect())
+    }
+}
+
+fn cmd(command: &str) -> redis::Cmd {
+    let mut words = command.split_whitespace();
+    let mut cmd = redis::cmd(words.next().unwrap());
+    words.for_each(|word| {
+        cmd.arg(word);
+    });
+    cmd
+}

@@ -1,0 +1,201 @@
+//! A real `markread serve` process, on ports that the system chooses.
+
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::process::Child;
+use tokio::time::timeout;
+use tonic::transport::{Channel, Endpoint};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+use crate::binary::command;
+use crate::caller::{Caller, Credentials};
+use crate::{Redis, eventually};
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// The secret that test servers verify tokens with, as [`Credentials::token_of`] signs them.
+pub const SECRET: &str = "a secret of the tests, long enough for HS256";
+
+/// A server process.
+pub struct Server {
+    process: Child,
+    /// The address of gRPC and HTTP, as `127.0.0.1:port`.
+    pub address: String,
+    /// The address of the operators' pages.
+    pub ops: String,
+    lines: Arc<Mutex<Vec<String>>>,
+    dev: bool,
+}
+
+impl Server {
+    /// Starts a server on this Redis that takes tokens signed with [`SECRET`], and waits until it
+    /// is ready.
+    pub async fn on(redis: &Redis) -> Self {
+        Self::on_with(redis, &[]).await
+    }
+
+    /// The same as [`Server::on`], with more flags.
+    pub async fn on_with(redis: &Redis, flags: &[&str]) -> Self {
+        let server = Self::on_unready(redis, flags).await;
+        server.wait_until_ready().await;
+        server
+    }
+
+    /// The same as [`Server::on_with`], without waiting until it is ready.
+    pub async fn on_unready(redis: &Redis, flags: &[&str]) -> Self {
+        Self::on_in(redis, flags, &[]).await
+    }
+
+    /// The same as [`Server::on_unready`], with these environment variables.
+    pub async fn on_in(redis: &Redis, flags: &[&str], variables: &[(&str, &str)]) -> Self {
+        Self::at(&redis.url(), flags, variables).await
+    }
+
+    /// The same as [`Server::on_in`], on the Redis at this URL.
+    pub async fn at(url: &str, flags: &[&str], variables: &[(&str, &str)]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let secret = dir.path().join("secret");
+        std::fs::write(&secret, SECRET).unwrap();
+        let own = ["--redis-url", url, "--jwt-secret-file", secret.to_str().unwrap()];
+        Self::spawn_in(&[&own, flags].concat(), false, variables).await
+    }
+
+    /// Starts a server with the embedded store, and waits until it is ready.
+    pub async fn dev(flags: &[&str]) -> Self {
+        let server = Self::spawn(&[&["--dev"], flags].concat(), true).await;
+        server.wait_until_ready().await;
+        server
+    }
+
+    /// Starts a server with these flags only, and waits until it listens.
+    pub async fn spawn(flags: &[&str], dev: bool) -> Self {
+        Self::spawn_in(flags, dev, &[]).await
+    }
+
+    /// The same as [`Server::spawn`], with these environment variables.
+    pub async fn spawn_in(flags: &[&str], dev: bool, variables: &[(&str, &str)]) -> Self {
+        let mut process = command(&["serve", "--listen", "127.0.0.1:0"])
+            .args(["--ops-listen", "127.0.0.1:0", "--log-format", "json"])
+            .args(flags)
+            .envs(variables.iter().copied())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines: Arc<Mutex<Vec<String>>> = Arc::default();
+        let mut stderr = BufReader::new(process.stderr.take().unwrap()).lines();
+        let sink = Arc::clone(&lines);
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = stderr.next_line().await {
+                sink.lock().unwrap().push(line);
+            }
+        });
+        let listening = eventually("the server listens", LIMIT, async || {
+            lines.lock().unwrap().iter().find(|line| line.contains("\"listening\"")).cloned()
+        })
+        .await;
+        let listening: serde_json::Value = serde_json::from_str(&listening).unwrap();
+        let address = |name: &str| listening[name].as_str().unwrap().to_owned();
+        Self { process, address: address("grpc"), ops: address("ops"), lines, dev }
+    }
+
+    /// The log lines so far.
+    pub fn log(&self) -> Vec<String> {
+        self.lines.lock().unwrap().clone()
+    }
+
+    /// Waits until `/readyz` says that it is ready.
+    pub async fn wait_until_ready(&self) {
+        eventually("the server is ready", LIMIT, async || {
+            (self.get("/readyz").await.0 == 200).then_some(())
+        })
+        .await;
+    }
+
+    /// Whether `grpc.health.v1.Health` says that it is serving.
+    pub async fn is_serving(&self) -> bool {
+        let request = HealthCheckRequest { service: String::new() };
+        let answer = HealthClient::new(self.channel()).check(request).await.unwrap();
+        answer.into_inner().status() == ServingStatus::Serving
+    }
+
+    /// Status and body of a page on the operators' port.
+    pub async fn get(&self, path: &str) -> (u16, String) {
+        let (head, body) = http1(
+            &self.ops,
+            &format!("GET {path} HTTP/1.1\r\nhost: ops\r\nconnection: close\r\n\r\n"),
+        )
+        .await
+        .expect("the operators' port answers");
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body)
+    }
+
+    /// The value of a series in `/metrics`, by its name and labels as printed there.
+    pub async fn metric(&self, series: &str) -> Option<f64> {
+        let (_, page) = self.get("/metrics").await;
+        let line =
+            page.lines().find(|line| line.split_once(' ').is_some_and(|(name, _)| name == series));
+        line.map(|line| line.rsplit(' ').next().unwrap().parse().unwrap())
+    }
+
+    /// A new connection, opened with the first call.
+    pub fn channel(&self) -> Channel {
+        Endpoint::from_shared(format!("http://{}", self.address)).unwrap().connect_lazy()
+    }
+
+    /// A caller with its own connection, authenticated as this user.
+    pub fn caller(&self, user: u64) -> Caller {
+        let credentials =
+            if self.dev { Credentials::UserId(user) } else { Credentials::token_of(user) };
+        Caller::new(self.channel(), credentials)
+    }
+
+    /// A caller with its own connection and these credentials.
+    pub fn stranger(&self, credentials: Credentials) -> Caller {
+        Caller::new(self.channel(), credentials)
+    }
+
+    /// The process ID.
+    pub fn id(&self) -> u32 {
+        self.process.id().expect("it runs")
+    }
+
+    /// Sends a signal to the process.
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.id().try_into().unwrap()), signal).unwrap();
+    }
+
+    /// Waits until the process exits.
+    pub async fn exit(&mut self, limit: Duration) -> ExitStatus {
+        timeout(limit, self.process.wait()).await.expect("it exits in time").unwrap()
+    }
+}
+
+/// Sends a request as it is, and returns head and body of the answer, or `None` where the server
+/// closed without one.
+pub async fn http1(address: &str, request: &str) -> Option<(String, String)> {
+    exchange(TcpStream::connect(address).await.ok()?, request).await
+}
+
+/// The same as [`http1`], on an open connection.
+pub async fn exchange(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    request: &str,
+) -> Option<(String, String)> {
+    stream.write_all(request.as_bytes()).await.ok()?;
+    let mut answer = Vec::new();
+    timeout(LIMIT, stream.read_to_end(&mut answer))
+        .await
+        .expect("the request is answered in time")
+        .ok()?;
+    let answer = String::from_utf8(answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    Some((head.to_owned(), body.to_owned()))
+}

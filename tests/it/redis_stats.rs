@@ -1,0 +1,107 @@
+//! Metrics of Redis and of the stream's consumer groups.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use markread_harness::{READER, RECIPIENT, Redis, Server, eventually};
+
+/// Longer than the time between two probes.
+const NOTICED: Duration = Duration::from_secs(10);
+
+const STREAM: &str = "direct_message_mark_read_events";
+
+async fn becomes(server: &Server, series: &str, right: RangeInclusive<f64>) {
+    eventually(&format!("{series} is right"), NOTICED, async || {
+        server.metric(series).await.filter(|value| right.contains(value))
+    })
+    .await;
+}
+
+fn of_group(metric: &str, group: &str) -> String {
+    format!("markread_stream_group_{metric}{{group=\"{group}\"}}")
+}
+
+#[tokio::test]
+async fn consumer_groups_behind_the_trim_are_reported() {
+    let redis = Redis::start().await;
+    let flags = ["--rate-limit", "100000", "--stream-maxlen", "5000"];
+    let server = Server::on_with(&redis, &flags).await;
+    becomes(&server, "markread_stream_maxlen", 5000.0..=5000.0).await;
+    for group in ["webhooks", "push"] {
+        redis.run::<()>(&format!("XGROUP CREATE {STREAM} {group} 0 MKSTREAM")).await;
+    }
+    let caller = server.caller(READER);
+    for message in 1..=3 {
+        caller.mark(RECIPIENT, message).await.unwrap();
+    }
+    for group in ["webhooks", "push"] {
+        becomes(&server, &of_group("unread_entries", group), 3.0..=3.0).await;
+        becomes(&server, &of_group("trimmed_unread", group), 0.0..=0.0).await;
+    }
+    becomes(&server, "markread_stream_oldest_entry_age_seconds", f64::MIN_POSITIVE..=f64::MAX)
+        .await;
+
+    // One group reads everything, then entries are trimmed that the other has not read.
+    redis.run::<redis::Value>(&format!("XREADGROUP GROUP push c STREAMS {STREAM} >")).await;
+    redis.run::<u64>(&format!("XTRIM {STREAM} MAXLEN 1")).await;
+    becomes(&server, &of_group("trimmed_unread", "webhooks"), 1.0..=1.0).await;
+    becomes(&server, &of_group("unread_entries", "push"), 0.0..=0.0).await;
+    becomes(&server, &of_group("trimmed_unread", "push"), 0.0..=0.0).await;
+
+    // A deleted group is reset.
+    redis.run::<u64>(&format!("XGROUP DESTROY {STREAM} webhooks")).await;
+    becomes(&server, &of_group("trimmed_unread", "webhooks"), 0.0..=0.0).await;
+}
+
+#[tokio::test]
+async fn memory_evictions_and_reachability_are_reported() {
+    let mut redis = Redis::with(&["--maxmemory-policy", "allkeys-lru"]).await;
+    let server = Server::on(&redis).await;
+    becomes(&server, "markread_store_up", 1.0..=1.0).await;
+    becomes(&server, "markread_redis_memory_used_bytes", 100_000.0..=f64::MAX).await;
+    becomes(&server, "markread_redis_memory_max_bytes", 0.0..=0.0).await;
+    becomes(&server, "markread_redis_evicted_keys_total", 0.0..=0.0).await;
+    for key in 0..200 {
+        redis.run::<()>(&format!("SETRANGE filler:{key} 100000 x")).await;
+    }
+    redis.run::<()>("CONFIG SET maxmemory 8mb").await;
+    becomes(&server, "markread_redis_memory_max_bytes", 8_388_608.0..=8_388_608.0).await;
+    becomes(&server, "markread_redis_evicted_keys_total", f64::MIN_POSITIVE..=f64::MAX).await;
+    redis.kill().await;
+    becomes(&server, "markread_store_up", 0.0..=0.0).await;
+}
+
+#[tokio::test]
+async fn evictions_and_a_full_redis_are_reported_across_a_restart() {
+    let mut redis = Redis::with(&["--maxmemory-policy", "volatile-lru"]).await;
+    let server = Server::on(&redis).await;
+    let evict = async |redis: &Redis| {
+        redis.run::<()>("CONFIG SET maxmemory 0").await;
+        for key in 0..200 {
+            redis.run::<()>(&format!("SETEX filler:{key} 1000 x")).await;
+            redis.run::<u64>(&format!("SETRANGE filler:{key} 100000 x")).await;
+        }
+        redis.run::<()>("CONFIG SET maxmemory 10mb").await;
+    };
+    evict(&redis).await;
+    becomes(&server, "markread_redis_evicted_keys_total", 1.0..=f64::MAX).await;
+    let before = server.metric("markread_redis_evicted_keys_total").await.unwrap();
+    redis.kill().await;
+    redis.restart().await;
+    server.wait_until_ready().await;
+    evict(&redis).await;
+    becomes(&server, "markread_redis_evicted_keys_total", before + 1.0..=f64::MAX).await;
+
+    redis.run::<()>("CONFIG SET maxmemory 1mb").await;
+    redis.run::<()>("CONFIG SET maxmemory-policy noeviction").await;
+    becomes(&server, "markread_store_up", 0.0..=0.0).await;
+    redis.run::<()>("CONFIG SET maxmemory 900kb").await;
+    becomes(&server, "markread_redis_memory_max_bytes", 921_600.0..=921_600.0).await;
+}
+
+#[tokio::test]
+async fn the_embedded_store_is_reported_as_up() {
+    let server = Server::dev(&["--stream-maxlen", "7"]).await;
+    becomes(&server, "markread_store_up", 1.0..=1.0).await;
+    becomes(&server, "markread_stream_maxlen", 7.0..=7.0).await;
+}
