@@ -28,6 +28,9 @@ const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
 const TAIL_WAIT: Duration = Duration::from_secs(1);
 const TAIL_GRACE: Duration = Duration::from_secs(5);
 
+/// Longest time of a read of many entries: the first is of up to 60 MB.
+const BULK_READ_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// How long the log is still read after the last watcher has left.
 const UNWATCHED_MAX: Duration = Duration::from_secs(60);
 
@@ -121,13 +124,13 @@ impl Hub {
 
     /// Reads from the tail on, until the store fails or nobody has watched for a while.
     async fn follow(&self) -> Result<(), StoreError> {
-        let mut tail = self.resume(&self.log.bounds().await?).await?;
+        let mut tail = self.resume(&self.bounds().await?).await?;
         while !self.stop_if_unwatched() {
             let read = self.log.wait_for_entries(tail, TAIL_WAIT);
             let entries = within(TAIL_WAIT + TAIL_GRACE, read).await?;
             if entries.events.len() >= BACKLOG_READ_ENTRIES {
                 // So far behind that entries may have been trimmed before they were read.
-                let bounds = self.log.bounds().await?;
+                let bounds = self.bounds().await?;
                 if bounds.may_have_lost(tail) {
                     tail = self.resume(&bounds).await?;
                     continue;
@@ -136,6 +139,10 @@ impl Hub {
             tail = self.state().publish(entries, tail);
         }
         Ok(())
+    }
+
+    async fn bounds(&self) -> Result<LogBounds, StoreError> {
+        within(TAIL_GRACE, self.log.bounds()).await
     }
 
     /// Stops reading if nobody has watched for a while. Returns whether it did.
@@ -168,7 +175,8 @@ impl Hub {
             state.send_all(&Update::Gap);
             return Ok(start);
         }
-        let Entries { events, span: read } = self.log.newest_entries(RING_START_EVENTS).await?;
+        let newest = self.log.newest_entries(RING_START_EVENTS);
+        let Entries { events, span: read } = within(BULK_READ_TIMEOUT, newest).await?;
         let (floor, tail) = read.unwrap_or((bounds.end(), bounds.end()));
         {
             let mut state = self.state();
@@ -238,7 +246,8 @@ impl Hub {
 
     /// Sends a watcher what it missed, then registers it without a gap in between.
     async fn catch_up(&self, user: UserId, watcher: Watcher, mut position: Position) {
-        loop {
+        // Checked each time: where no event concerns the watcher, no send fails once it has left.
+        while !watcher.updates.is_closed() {
             let missed = {
                 let mut state = self.state();
                 match state.missed(user, position) {
@@ -282,7 +291,8 @@ impl Hub {
         position: Position,
     ) -> Result<(Vec<Event>, Position), StoreError> {
         let _permit = self.backlog_reads.acquire().await.map_err(StoreError::unavailable)?;
-        let mut entries = self.log.entries(position, BACKLOG_READ_ENTRIES).await?;
+        let read = self.log.entries(position, BACKLOG_READ_ENTRIES);
+        let mut entries = within(BULK_READ_TIMEOUT, read).await?;
         // If there is nothing more, the ring has all there is.
         let reached = entries.span.map_or_else(|| self.state().floor.max(position), |(_, end)| end);
         entries.events.retain(|event| concerns(event, user));
@@ -327,3 +337,6 @@ impl fmt::Debug for Hub {
         f.debug_struct("Hub").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,486 @@
+//! The hub on a simulated log and a paused clock.
+
+mod fake_log;
+
+use tokio::time::Instant;
+
+use self::fake_log::{FakeLog, Mode, NOW_MS, Read};
+use super::*;
+use crate::domain::EntryId;
+
+/// A hub that runs, and its log.
+struct Setup {
+    hub: Arc<Hub>,
+    log: Arc<FakeLog>,
+}
+
+const NO_EVENTS: [u64; 0] = [];
+
+impl Setup {
+    fn new() -> Self {
+        let log = Arc::new(FakeLog::default());
+        let of_hub: Arc<dyn EventLog> = log.clone();
+        let hub = Arc::new(Hub::new(of_hub));
+        tokio::spawn(Arc::clone(&hub).run());
+        Self { hub, log }
+    }
+
+    async fn watch(&self, user: UserId) -> Subscription {
+        self.try_watch(user, None).await.unwrap_or_else(|error| panic!("{error:?}"))
+    }
+
+    async fn resume(&self, user: UserId, after: Position) -> Subscription {
+        self.try_watch(user, Some(after)).await.unwrap_or_else(|error| panic!("{error:?}"))
+    }
+
+    async fn try_watch(
+        &self,
+        user: UserId,
+        after: Option<Position>,
+    ) -> Result<Subscription, WatchError> {
+        let watch = self.hub.watch(user, after);
+        timeout(seconds(60), watch).await.expect("a watch opens within a minute")
+    }
+
+    fn registered(&self) -> usize {
+        self.hub.state().watchers.values().map(Vec::len).sum()
+    }
+}
+
+impl Subscription {
+    /// Receives the next update, which has to come within a minute.
+    async fn expect(&mut self) -> Update {
+        let next = timeout(seconds(60), self.next()).await;
+        next.expect("an update within a minute").expect("the watch goes on")
+    }
+
+    async fn expect_heartbeat(&mut self) -> Position {
+        match self.expect().await {
+            Update::Heartbeat(position) => position,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Receives the next events, without heartbeats, and returns their numbers.
+    async fn expect_events(&mut self, count: usize) -> Vec<u64> {
+        let until = Instant::now() + seconds(60);
+        let mut numbers = Vec::new();
+        while numbers.len() < count {
+            assert!(Instant::now() < until, "after {numbers:?}");
+            match self.expect().await {
+                Update::Event(event) => numbers.push(event.position.entry().ms),
+                Update::Heartbeat(_) => {}
+                other => panic!("{other:?} after {numbers:?}"),
+            }
+        }
+        numbers
+    }
+
+    /// Returns the numbers of the events that have arrived, without waiting for more.
+    async fn events_so_far(&mut self) -> Vec<u64> {
+        settle().await;
+        let mut numbers = Vec::new();
+        while let Ok(update) = self.updates.try_recv() {
+            match update {
+                Update::Event(event) => numbers.push(event.position.entry().ms),
+                Update::Heartbeat(_) => {}
+                other => panic!("{other:?} after {numbers:?}"),
+            }
+        }
+        numbers
+    }
+}
+
+fn user(id: u64) -> UserId {
+    id.try_into().unwrap()
+}
+
+fn alice() -> UserId {
+    user(1)
+}
+
+fn position(number: u64) -> Position {
+    EntryId { ms: number, count: 0 }.into()
+}
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// Lets everything run that can.
+async fn settle() {
+    sleep(ms(1)).await;
+}
+
+fn numbers(numbers: std::ops::RangeInclusive<u64>) -> Vec<u64> {
+    numbers.collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_log_is_not_read_while_nobody_watches() {
+    let setup = Setup::new();
+    setup.log.publish(5, 1, 2);
+    sleep(seconds(3600)).await;
+    assert_eq!(setup.log.reads(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn reading_stops_60_s_after_the_last_watcher_left() {
+    let setup = Setup::new();
+    let (one, other) = (setup.watch(alice()).await, setup.watch(user(2)).await);
+    setup.log.publish(2, 1, 2);
+    sleep(seconds(100)).await;
+    drop(other);
+    sleep(seconds(100)).await;
+    drop(one);
+    assert_eq!(setup.hub.state().ring.len(), 2);
+    let left = Instant::now();
+    sleep(seconds(3600)).await;
+    let read_for = setup.log.last_read() - left;
+    assert!((seconds(58)..seconds(60)).contains(&read_for), "{read_for:?}");
+    assert!(setup.hub.state().ring.is_empty());
+
+    // The next watcher starts it again.
+    setup.log.publish(3, 1, 2);
+    let mut back = setup.watch(alice()).await;
+    assert_eq!(back.expect_heartbeat().await, position(5));
+    setup.log.publish(1, 1, 2);
+    assert_eq!(back.expect_events(1).await, [6]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn reading_goes_on_if_a_watcher_comes_back_in_time() {
+    let setup = Setup::new();
+    drop(setup.watch(alice()).await);
+    sleep(seconds(50)).await;
+    let back = setup.watch(alice()).await;
+    sleep(seconds(100)).await;
+    assert!(setup.log.last_read().elapsed() <= seconds(1));
+    drop(back);
+    sleep(seconds(59)).await;
+    assert!(setup.log.last_read().elapsed() <= seconds(1));
+    // It never started anew.
+    assert_eq!(setup.log.count_reads(Read::Newest), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_watcher_gets_a_heartbeat_at_once() {
+    for (entries, tail) in [(0, Position::EMPTY), (5, position(5))] {
+        let setup = Setup::new();
+        setup.log.publish(entries, 1, 2);
+        sleep(seconds(7)).await;
+        let began = Instant::now();
+        let mut watch = setup.watch(alice()).await;
+        assert_eq!(watch.expect_heartbeat().await, tail);
+        assert_eq!(began.elapsed(), Duration::ZERO);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn heartbeats_come_every_15_s_with_the_position() {
+    let setup = Setup::new();
+    let mut watch = setup.watch(alice()).await;
+    let began = Instant::now();
+    assert_eq!(watch.expect_heartbeat().await, Position::EMPTY);
+    for number in 1..=10 {
+        setup.log.publish(1, 8, 9);
+        assert_eq!(watch.expect_heartbeat().await, position(number));
+        assert_eq!(began.elapsed(), seconds(15 * number));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_goes_to_its_reader_and_recipient_only() {
+    let setup = Setup::new();
+    let mut first = setup.watch(user(1)).await;
+    let mut second = setup.watch(user(2)).await;
+    let mut second_again = setup.watch(user(2)).await;
+    let mut third = setup.watch(user(3)).await;
+    setup.log.publish(1, 1, 2);
+    setup.log.publish(1, 2, 3);
+    // To oneself.
+    setup.log.publish(1, 3, 3);
+    assert_eq!(first.events_so_far().await, [1]);
+    assert_eq!(second.events_so_far().await, [1, 2]);
+    assert_eq!(second_again.events_so_far().await, [1, 2]);
+    assert_eq!(third.events_so_far().await, [2, 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watcher_that_resumes_gets_what_it_missed() {
+    let setup = Setup::new();
+    let mut watch = setup.watch(alice()).await;
+    setup.log.publish(2, 1, 2);
+    setup.log.publish(2, 3, 4);
+    setup.log.publish(2, 2, 1);
+    assert_eq!(watch.expect_events(2).await, [1, 2]);
+    drop(watch);
+    sleep(seconds(30)).await;
+    let mut back = setup.resume(alice(), position(2)).await;
+    assert_eq!(back.expect_events(2).await, [5, 6]);
+    setup.log.publish(1, 1, 2);
+    assert_eq!(back.expect_events(1).await, [7]);
+    assert_eq!(back.events_so_far().await, NO_EVENTS);
+    assert_eq!(setup.log.count_reads(Read::Entries), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_older_than_the_ring_comes_from_the_store() {
+    let setup = Setup::new();
+    for _ in 0..6_000 {
+        setup.log.publish(1, 1, 2);
+        setup.log.publish(1, 3, 4);
+    }
+    // The ring begins after entry 2000.
+    let mut watch = setup.resume(alice(), position(500)).await;
+    let odd: Vec<_> = (501..=12_000).step_by(2).collect();
+    assert_eq!(watch.expect_events(odd.len()).await, odd);
+    assert_eq!(setup.log.count_reads(Read::Entries), 2);
+    setup.log.publish(1, 1, 2);
+    assert_eq!(watch.expect_events(1).await, [12_001]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_during_a_catch_up_come_once_and_in_order() {
+    let setup = Setup::new();
+    setup.log.publish(3, 1, 2);
+    setup.log.held.send_replace(true);
+    let mut watch = setup.resume(alice(), Position::START).await;
+    settle().await;
+    // The first read has ended with entry 3.
+    setup.log.publish(2, 1, 2);
+    assert_eq!(watch.events_so_far().await, NO_EVENTS);
+    setup.log.held.send_replace(false);
+    assert_eq!(watch.events_so_far().await, numbers(1..=5));
+    setup.log.publish(1, 1, 2);
+    assert_eq!(watch.events_so_far().await, [6]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watcher_may_be_slow_while_it_catches_up() {
+    let setup = Setup::new();
+    setup.log.publish(1_700, 1, 2);
+    let mut watch = setup.resume(alice(), Position::START).await;
+    let mut seen = Vec::new();
+    // More than the queue holds arrives while it is full, several times.
+    for published in [600, 5, 700, 0, 1, 550, 512, 511, 3] {
+        setup.log.publish(published, 1, 2);
+        settle().await;
+        assert_eq!(setup.registered(), 0);
+        seen.extend(watch.expect_events(400).await);
+    }
+    let last = setup.log.last();
+    while *seen.last().unwrap() < last {
+        seen.extend(watch.expect_events(1).await);
+    }
+    assert_eq!(seen, numbers(1..=last));
+    settle().await;
+    assert_eq!(setup.registered(), 1);
+    setup.log.publish(2, 1, 2);
+    assert_eq!(watch.events_so_far().await, [last + 1, last + 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_position_before_a_trimmed_log_gets_a_gap() {
+    let setup = Setup::new();
+    setup.log.publish(10, 1, 2);
+    setup.log.trim(3);
+    let mut watch = setup.resume(alice(), position(6)).await;
+    assert!(matches!(watch.expect().await, Update::Gap));
+    assert_eq!(watch.expect_events(3).await, [8, 9, 10]);
+
+    // Nothing is lost after the oldest entry, nor to a watcher that wants what there is.
+    for (after, expected) in [(position(8), 9), (Position::START, 8)] {
+        let mut watch = setup.resume(alice(), after).await;
+        assert_eq!(watch.events_so_far().await, numbers(expected..=10));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_position_over_60_s_ahead_is_refused() {
+    let setup = Setup::new();
+    let ahead = setup.try_watch(alice(), Some(position(NOW_MS + 60_001))).await;
+    assert!(matches!(ahead, Err(WatchError::Ahead)), "{:?}", ahead.err());
+    settle().await;
+    assert_eq!(setup.hub.state().watching, 0);
+    // A little ahead is another log: a gap.
+    let mut watch = setup.resume(alice(), position(NOW_MS + 60_000)).await;
+    assert!(matches!(watch.expect().await, Update::Gap));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_queue_is_received_before_the_end() {
+    let setup = Setup::new();
+    let mut slow = setup.watch(alice()).await;
+    let mut other = setup.watch(alice()).await;
+    assert_eq!(slow.expect_heartbeat().await, Position::EMPTY);
+    setup.log.publish(512, 1, 2);
+    assert_eq!(other.expect_events(511).await.len(), 511);
+    settle().await;
+    assert_eq!(setup.registered(), 2);
+    setup.log.publish(1, 1, 2);
+    settle().await;
+    assert_eq!(setup.registered(), 1);
+    setup.log.publish(1, 1, 2);
+    assert_eq!(slow.expect_events(512).await, numbers(1..=512));
+    assert!(timeout(seconds(1), slow.next()).await.unwrap().is_none());
+    assert_eq!(other.events_so_far().await, [512, 513, 514]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_read_is_retried_after_200_ms() {
+    let setup = Setup::new();
+    let mut watch = setup.watch(alice()).await;
+    setup.log.publish(2, 1, 2);
+    assert_eq!(watch.expect_events(2).await, [1, 2]);
+    settle().await;
+    setup.log.set_mode(Mode::Fails);
+    let failed = Instant::now();
+    let known = setup.log.reads().len();
+    sleep(ms(1_050)).await;
+    let retries: Vec<_> =
+        setup.log.reads()[known..].iter().map(|(read, at)| (*read, *at - failed)).collect();
+    let expected = [200, 400, 600, 800, 1000].map(|retry| (Read::Span, ms(retry)));
+    assert_eq!(retries, expected);
+
+    // Nothing is missed that was published in the meantime.
+    setup.log.publish(3, 1, 2);
+    assert_eq!(watch.events_so_far().await, NO_EVENTS);
+    setup.log.set_mode(Mode::Answers);
+    assert_eq!(watch.expect_events(3).await, [3, 4, 5]);
+    assert!(failed.elapsed() <= ms(1_201), "{:?}", failed.elapsed());
+    assert_eq!(watch.events_so_far().await, NO_EVENTS);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_that_hangs_is_given_up_after_6_s() {
+    let setup = Setup::new();
+    let mut watch = setup.watch(alice()).await;
+    settle().await;
+    let last_read = setup.log.last_read();
+    setup.log.set_mode(Mode::Hangs);
+    sleep(ms(5_900)).await;
+    setup.log.set_mode(Mode::Answers);
+    assert_eq!(setup.log.last_read(), last_read);
+    setup.log.publish(1, 1, 2);
+    assert_eq!(watch.expect_events(1).await, [1]);
+    // As late as the wait, its grace and the pause.
+    assert_eq!(last_read.elapsed(), ms(6_200));
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_read_of_the_log_hangs_for_ever() {
+    let setup = Setup::new();
+    // Before the first watcher is served.
+    setup.log.set_mode(Mode::Hangs);
+    let opening = tokio::spawn({
+        let hub = Arc::clone(&setup.hub);
+        async move { hub.watch(alice(), None).await }
+    });
+    sleep(seconds(60)).await;
+    setup.log.set_mode(Mode::Answers);
+    let mut watch = timeout(seconds(60), opening).await.unwrap().unwrap().unwrap();
+    // Later, at each retry.
+    setup.log.set_mode(Mode::Hangs);
+    sleep(seconds(60)).await;
+    setup.log.publish(1, 1, 2);
+    setup.log.set_mode(Mode::Answers);
+    assert_eq!(watch.expect_events(1).await, [1]);
+
+    // While watchers catch up: as many as may read at the same time.
+    let mut resumed = Vec::new();
+    for _ in 0..BACKLOG_READS_MAX {
+        resumed.push(setup.resume(alice(), Position::START).await);
+    }
+    setup.log.set_mode(Mode::Hangs);
+    for watch in &mut resumed {
+        assert!(matches!(watch.expect().await, Update::Failed(_)));
+    }
+    setup.log.set_mode(Mode::Answers);
+    let mut watch = setup.resume(alice(), Position::START).await;
+    assert_eq!(watch.expect_events(1).await, [1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn watchers_get_a_gap_if_the_log_was_trimmed_unread() {
+    let setup = Setup::new();
+    let mut watch = setup.watch(alice()).await;
+    watch.expect_heartbeat().await;
+    setup.log.publish(2, 1, 2);
+    assert_eq!(watch.expect_events(2).await, [1, 2]);
+    setup.log.set_mode(Mode::Fails);
+    settle().await;
+    setup.log.publish(5, 1, 2);
+    setup.log.trim(2);
+    setup.log.set_mode(Mode::Answers);
+    assert!(matches!(watch.expect().await, Update::Gap));
+    assert_eq!(watch.expect_events(2).await, [6, 7]);
+    assert_eq!(setup.hub.state().ring.len(), 2);
+    // A watcher that resumes from before does too.
+    let mut back = setup.resume(alice(), position(2)).await;
+    assert!(matches!(back.expect().await, Update::Gap));
+    assert_eq!(back.events_so_far().await, [6, 7]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn watchers_get_a_gap_if_trimming_overtakes_the_reading() {
+    let setup = Setup::new();
+    let mut watch = setup.watch(alice()).await;
+    watch.expect_heartbeat().await;
+    setup.log.publish(3_000, 1, 2);
+    setup.log.trim(1_500);
+    assert!(matches!(watch.expect().await, Update::Gap));
+    assert_eq!(watch.expect_events(500).await, numbers(1_501..=2_000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_catch_up_that_fails_ends_the_watch() {
+    let setup = Setup::new();
+    setup.log.publish(5, 1, 2);
+    drop(setup.watch(alice()).await);
+    settle().await;
+    let mut watch = setup.resume(alice(), Position::START).await;
+    setup.log.set_mode(Mode::Fails);
+    assert!(matches!(watch.expect().await, Update::Failed(_)));
+    assert!(timeout(seconds(1), watch.next()).await.unwrap().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_subscription_is_unregistered() {
+    let setup = Setup::new();
+    let one = setup.watch(alice()).await;
+    let mut other = setup.watch(alice()).await;
+    assert_eq!((setup.registered(), setup.hub.state().watching), (2, 2));
+    drop(one);
+    assert_eq!((setup.registered(), setup.hub.state().watching), (1, 1));
+    setup.log.publish(1, 1, 2);
+    assert_eq!(other.expect_events(1).await, [1]);
+    drop(other);
+    assert_eq!((setup.registered(), setup.hub.state().watching), (0, 0));
+    assert!(setup.hub.state().watchers.is_empty());
+
+    // One that is given up while it opens does not count either.
+    let setup = Setup::new();
+    setup.log.set_mode(Mode::Hangs);
+    assert!(timeout(seconds(5), setup.hub.watch(alice(), None)).await.is_err());
+    assert_eq!(setup.hub.state().watching, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watcher_that_left_does_not_catch_up() {
+    let setup = Setup::new();
+    // Of other users, so that no send fails, and five reads until the ring begins.
+    setup.log.publish(15_000, 3, 4);
+    setup.log.held.send_replace(true);
+    let watch = setup.resume(alice(), Position::START).await;
+    settle().await;
+    drop(watch);
+    setup.log.held.send_replace(false);
+    settle().await;
+    assert_eq!(setup.log.count_reads(Read::Entries), 1);
+    assert_eq!(setup.registered(), 0);
+}

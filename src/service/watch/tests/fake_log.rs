@@ -1,0 +1,178 @@
+//! A simulated log of events.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, timeout_at};
+
+use super::{position, user};
+use crate::domain::{EntryId, Event, Mark, Position};
+use crate::store::{Entries, EventLog, LogBounds, StoreError};
+
+/// A log of which a test decides what it holds, and when its reads return or fail. Its entries are
+/// numbered from 1: the ID of an entry is its number in milliseconds.
+#[derive(Default)]
+pub(super) struct FakeLog {
+    state: Mutex<LogState>,
+    changed: Notify,
+    /// Whether reads of what a watcher missed wait, with what they have read.
+    pub(super) held: watch::Sender<bool>,
+}
+
+#[derive(Default)]
+struct LogState {
+    events: VecDeque<Event>,
+    last: u64,
+    trimmed: bool,
+    mode: Mode,
+    reads: Vec<(Read, Instant)>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Mode {
+    #[default]
+    Answers,
+    Fails,
+    Hangs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Read {
+    Wait,
+    Entries,
+    Newest,
+    Span,
+}
+
+/// The clock of the log, in milliseconds.
+pub(super) const NOW_MS: u64 = 1_000_000;
+
+/// Most entries of one read.
+const READ_MAX_ENTRIES: usize = 1000;
+
+impl FakeLog {
+    fn state(&self) -> MutexGuard<'_, LogState> {
+        self.state.lock().unwrap()
+    }
+
+    /// Appends events of a reader and a recipient.
+    pub(super) fn publish(&self, count: u64, reader: u64, recipient: u64) {
+        let mut state = self.state();
+        for _ in 0..count {
+            state.last += 1;
+            let number = state.last;
+            let (reader, recipient) = (user(reader), user(recipient));
+            let mark = Mark { reader, recipient, last_read_event_id: number.try_into().unwrap() };
+            let position = position(number);
+            state.events.push_back(Event { position, mark, created_ms: number });
+        }
+        self.changed.notify_one();
+    }
+
+    /// Removes all but the newest entries.
+    pub(super) fn trim(&self, kept: usize) {
+        let mut state = self.state();
+        let removed = state.events.len() - kept;
+        state.events.drain(..removed);
+        state.trimmed = true;
+    }
+
+    /// Returns the number of the newest entry.
+    pub(super) fn last(&self) -> u64 {
+        self.state().last
+    }
+
+    pub(super) fn set_mode(&self, mode: Mode) {
+        self.state().mode = mode;
+        self.changed.notify_one();
+    }
+
+    pub(super) fn reads(&self) -> Vec<(Read, Instant)> {
+        self.state().reads.clone()
+    }
+
+    pub(super) fn count_reads(&self, of: Read) -> usize {
+        self.reads().iter().filter(|(read, _)| *read == of).count()
+    }
+
+    pub(super) fn last_read(&self) -> Instant {
+        self.reads().last().unwrap().1
+    }
+
+    fn note(&self, read: Read) {
+        self.state().reads.push((read, Instant::now()));
+    }
+
+    async fn answer(&self) -> Result<(), StoreError> {
+        let mode = self.state().mode;
+        match mode {
+            Mode::Answers => Ok(()),
+            Mode::Fails => Err(StoreError::unavailable("the test says so")),
+            Mode::Hangs => std::future::pending().await,
+        }
+    }
+
+    fn after(&self, after: Position, limit: usize) -> Entries {
+        let state = self.state();
+        let first = state.events.partition_point(|event| event.position <= after);
+        entries(state.events.range(first..).take(limit.min(READ_MAX_ENTRIES)))
+    }
+}
+
+fn entries<'a>(events: impl Iterator<Item = &'a Event>) -> Entries {
+    let events: Vec<_> = events.copied().collect();
+    let span = events.first().zip(events.last());
+    let span = span.map(|(first, last)| (first.position.entry().before().into(), last.position));
+    Entries { events, span }
+}
+
+#[async_trait::async_trait]
+impl EventLog for FakeLog {
+    async fn wait_for_entries(
+        &self,
+        after: Position,
+        wait: Duration,
+    ) -> Result<Entries, StoreError> {
+        self.note(Read::Wait);
+        let until = Instant::now() + wait;
+        loop {
+            self.answer().await?;
+            let entries = self.after(after, READ_MAX_ENTRIES);
+            let changed = timeout_at(until, self.changed.notified());
+            if entries.span.is_some() || changed.await.is_err() {
+                return Ok(entries);
+            }
+        }
+    }
+
+    async fn entries(&self, after: Position, limit: usize) -> Result<Entries, StoreError> {
+        self.note(Read::Entries);
+        self.answer().await?;
+        let entries = self.after(after, limit);
+        let _ = self.held.subscribe().wait_for(|held| !held).await;
+        Ok(entries)
+    }
+
+    async fn newest_entries(&self, limit: usize) -> Result<Entries, StoreError> {
+        self.note(Read::Newest);
+        self.answer().await?;
+        let state = self.state();
+        let first = state.events.len().saturating_sub(limit);
+        Ok(entries(state.events.range(first..)))
+    }
+
+    async fn bounds(&self) -> Result<LogBounds, StoreError> {
+        self.note(Read::Span);
+        self.answer().await?;
+        let state = self.state();
+        Ok(LogBounds {
+            oldest: state.events.front().map(|event| event.position.entry()),
+            last_id: EntryId { ms: state.last, count: 0 },
+            trimmed: state.trimmed,
+            length: u64::try_from(state.events.len()).unwrap(),
+            now_ms: NOW_MS,
+        })
+    }
+}
