@@ -14,6 +14,8 @@ mod failure;
 pub(crate) mod layout;
 pub(crate) mod supervisor;
 
+#[cfg(test)]
+pub(crate) mod fake;
 
 /// The current connections to one Redis. The [`supervisor::Supervisor`] replaces them.
 #[derive(Debug)]

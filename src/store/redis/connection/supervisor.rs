@@ -244,3 +244,6 @@ impl<C: Connect> Supervisor<C> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

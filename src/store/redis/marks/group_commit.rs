@@ -280,3 +280,6 @@ impl fmt::Debug for GroupCommit {
         f.debug_struct("GroupCommit").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

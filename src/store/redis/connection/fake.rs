@@ -1,0 +1,271 @@
+//! A simulated Redis for unit tests. It speaks RESP over streams in memory, so that a function of the
+//! test decides what it answers, and when on a paused clock.
+
+use std::future::pending;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, ProtocolVersion, RedisConnectionInfo, RedisError, RedisResult};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, DuplexStream, ReadHalf};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::Connections;
+use super::supervisor::Connect;
+use crate::domain::RateLimit;
+use crate::store::redis::denials::Denials;
+use crate::store::redis::keys::{Keys, Partition};
+use crate::store::redis::parts::StoreParts;
+
+/// The rate limit of [`parts`].
+pub(crate) const RATE_LIMIT: RateLimit = RateLimit { calls: 100, window_ms: 60_000 };
+
+/// A simulated Redis.
+#[derive(Clone)]
+pub(crate) struct FakeRedis(Arc<Inner>);
+
+struct Inner {
+    answer: Box<dyn Fn(&Command) -> Reply + Send + Sync>,
+    reachable: Mutex<Reachable>,
+    /// When connections were attempted.
+    attempts: Mutex<Vec<Instant>>,
+    /// Close the connections that were opened.
+    connections: Mutex<Vec<CancellationToken>>,
+}
+
+/// What happens to an attempt to connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reachable {
+    Yes,
+    Refuses,
+    Hangs,
+}
+
+/// A command that arrived.
+#[derive(Clone, Debug)]
+pub(crate) struct Command {
+    /// Number of the connection, from 0 in the order they were opened.
+    pub(crate) connection: usize,
+    /// The command's name and arguments.
+    pub(crate) words: Vec<String>,
+}
+
+impl Command {
+    /// Returns the name.
+    pub(crate) fn name(&self) -> &str {
+        &self.words[0]
+    }
+}
+
+/// Completes with what is answered. `None` closes the connection.
+pub(crate) type Reply = Pin<Box<dyn Future<Output = Option<Resp>> + Send>>;
+
+/// Answers at once.
+pub(crate) fn now(resp: Resp) -> Reply {
+    Box::pin(async { Some(resp) })
+}
+
+/// Answers after some time.
+pub(crate) fn after(time: Duration, resp: Resp) -> Reply {
+    Box::pin(async move {
+        sleep(time).await;
+        Some(resp)
+    })
+}
+
+/// Answers with what the test sends, and never if it drops the sender.
+pub(crate) fn later() -> (oneshot::Sender<Option<Resp>>, Reply) {
+    let (sender, receiver) = oneshot::channel();
+    let reply = async {
+        match receiver.await {
+            Ok(reply) => reply,
+            Err(_) => pending().await,
+        }
+    };
+    (sender, Box::pin(reply))
+}
+
+/// Never answers, and so nothing after it on the same connection either.
+pub(crate) fn never() -> Reply {
+    Box::pin(pending())
+}
+
+/// An encoded value.
+#[derive(Clone, Debug)]
+pub(crate) struct Resp(String);
+
+impl Resp {
+    pub(crate) fn ok() -> Self {
+        Self("+OK\r\n".to_owned())
+    }
+
+    pub(crate) fn nil() -> Self {
+        Self("_\r\n".to_owned())
+    }
+
+    pub(crate) fn integer(value: u64) -> Self {
+        Self(format!(":{value}\r\n"))
+    }
+
+    pub(crate) fn text(text: &str) -> Self {
+        Self(format!("${}\r\n{text}\r\n", text.len()))
+    }
+
+    /// Encodes an error: its code, a space, its text.
+    pub(crate) fn error(text: &str) -> Self {
+        Self(format!("-{text}\r\n"))
+    }
+
+    pub(crate) fn array(values: impl IntoIterator<Item = Self>) -> Self {
+        let values: Vec<_> = values.into_iter().map(|Self(value)| value).collect();
+        Self(format!("*{}\r\n{}", values.len(), values.concat()))
+    }
+}
+
+impl FakeRedis {
+    /// Creates a Redis that answers by this function.
+    pub(crate) fn new(answer: impl Fn(&Command) -> Reply + Send + Sync + 'static) -> Self {
+        Self(Arc::new(Inner {
+            answer: Box::new(answer),
+            reachable: Mutex::new(Reachable::Yes),
+            attempts: Mutex::default(),
+            connections: Mutex::default(),
+        }))
+    }
+
+    /// Decides what happens to attempts to connect from now on.
+    pub(crate) fn set_reachable(&self, reachable: Reachable) {
+        *self.0.reachable.lock().unwrap() = reachable;
+    }
+
+    /// Returns when connections were attempted.
+    pub(crate) fn attempts(&self) -> Vec<Instant> {
+        self.0.attempts.lock().unwrap().clone()
+    }
+
+    /// Closes all connections that were opened so far.
+    pub(crate) fn close_connections(&self) {
+        for connection in self.0.connections.lock().unwrap().iter() {
+            connection.cancel();
+        }
+    }
+
+    /// Opens a connection, and puts it to use for calls.
+    pub(crate) async fn connect_calls(&self, parts: &StoreParts) {
+        let calls = self.open(&AsyncConnectionConfig::new().set_response_timeout(None)).await;
+        parts.connections.calls.store(Some(Arc::new(calls)));
+    }
+
+    async fn open(&self, config: &AsyncConnectionConfig) -> MultiplexedConnection {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let closed = CancellationToken::new();
+        let number = {
+            let mut connections = self.0.connections.lock().unwrap();
+            connections.push(closed.clone());
+            connections.len() - 1
+        };
+        let redis = self.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = redis.serve(number, far) => {}
+                () = closed.cancelled() => {}
+            }
+        });
+        let info = RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP3);
+        let opened = MultiplexedConnection::new_with_config(&info, near, config.clone()).await;
+        let (connection, driver) = opened.expect("the handshake is answered");
+        tokio::spawn(driver);
+        connection
+    }
+
+    /// Reads commands and writes their replies in order, until one of the two ends.
+    async fn serve(&self, connection: usize, stream: DuplexStream) {
+        let (reader, mut writer) = tokio::io::split(stream);
+        let (replies, mut queue) = mpsc::unbounded_channel();
+        let read = async move {
+            let mut reader = BufReader::new(reader);
+            while let Ok(words) = read_words(&mut reader).await {
+                let command = Command { connection, words };
+                let reply = match command.name() {
+                    "HELLO" | "CLIENT" => now(Resp::ok()),
+                    _ => (self.0.answer)(&command),
+                };
+                if replies.send(reply).is_err() {
+                    return;
+                }
+            }
+        };
+        let write = async move {
+            while let Some(reply) = queue.recv().await {
+                let Some(Resp(text)) = reply.await else { return };
+                if writer.write_all(text.as_bytes()).await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            () = read => {}
+            () = write => {}
+        }
+    }
+}
+
+impl Connect for FakeRedis {
+    type Client = Self;
+
+    fn client(&self) -> Result<Self, String> {
+        Ok(self.clone())
+    }
+
+    async fn connect(
+        client: &Self,
+        config: &AsyncConnectionConfig,
+    ) -> RedisResult<MultiplexedConnection> {
+        client.0.attempts.lock().unwrap().push(Instant::now());
+        let reachable = *client.0.reachable.lock().unwrap();
+        match reachable {
+            Reachable::Yes => Ok(client.open(config).await),
+            Reachable::Refuses => {
+                let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+                Err(RedisError::from(refused))
+            }
+            Reachable::Hangs => pending().await,
+        }
+    }
+}
+
+async fn read_words(
+    reader: &mut BufReader<ReadHalf<DuplexStream>>,
+) -> Result<Vec<String>, io::Error> {
+    let count = read_number(reader).await?;
+    let mut words = Vec::with_capacity(count);
+    for _ in 0..count {
+        let mut word = vec![0; read_number(reader).await? + 2];
+        reader.read_exact(&mut word).await?;
+        word.truncate(word.len() - 2);
+        words.push(String::from_utf8(word).expect("every word is UTF-8"));
+    }
+    Ok(words)
+}
+
+/// Reads a line: a byte for the type, then a number.
+async fn read_number(reader: &mut BufReader<ReadHalf<DuplexStream>>) -> Result<usize, io::Error> {
+    let mut line = String::new();
+    reader.read_line(&mut line).await?;
+    let number = line.get(1..).and_then(|number| number.trim_end().parse().ok());
+    number.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+}
+
+/// Creates the parts of a store, without connections.
+pub(crate) fn parts() -> StoreParts {
+    StoreParts {
+        connections: Arc::new(Connections::new()),
+        keys: Arc::new(Keys::new(Partition::Only, "events".to_owned(), "user:".to_owned())),
+        denials: Arc::new(Denials::new()),
+        rate_limit: RATE_LIMIT,
+    }
+}
