@@ -13,6 +13,7 @@ use markread_harness::{READER, RECIPIENT, Redis, Server, openssl};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
+mod messages;
 mod tokens;
 
 const LIMIT: Duration = Duration::from_secs(20);
