@@ -11,6 +11,7 @@ mod answers;
 mod bad_input;
 mod clients;
 mod command_line;
+mod docs;
 mod drain;
 mod examples;
 mod faults;
