@@ -26,6 +26,7 @@ mod operations;
 mod read_side;
 mod redis_access;
 mod redis_stats;
+mod rooms;
 mod stores;
 mod traces;
 mod twins;
