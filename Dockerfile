@@ -2,14 +2,14 @@
 #
 #   docker build --build-arg MARKREAD_REVISION="$(git rev-parse --short=12 HEAD)" -t markread .
 #
-# README.md, "Image", says more. Both base images are arguments. The one to build with needs cargo
-# and a C compiler; the one to run on needs its glibc or a newer one, libgcc_s and CA certificates.
+# Both base images are arguments (docs/production.md). The build image needs cargo and a C compiler;
+# the runtime image needs the same glibc or a newer one, libgcc_s and CA certificates.
 ARG BUILD_IMAGE=docker.io/library/rust:1.95-bookworm
 ARG RUNTIME_IMAGE=gcr.io/distroless/cc-debian12:nonroot
 
 FROM ${BUILD_IMAGE} AS build
 WORKDIR /src
-# What cargo has fetched and compiled stays in the builder's cache, out of the layers.
+# cargo's downloads and build results stay in the builder's cache, not in a layer.
 ENV CARGO_HOME=/cache/cargo CARGO_TARGET_DIR=/cache/target
 COPY . .
 ARG MARKREAD_REVISION=unknown
@@ -24,11 +24,11 @@ LABEL org.opencontainers.image.title="markread" \
       org.opencontainers.image.revision="${MARKREAD_REVISION}" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /markread /markread
-# All addresses: a container's loopback is nobody else's.
+# All addresses: a container's loopback cannot be reached from outside.
 ENV MARKREAD_LISTEN=0.0.0.0:50051 \
     MARKREAD_OPS_LISTEN=0.0.0.0:9464
 EXPOSE 50051 9464
-# By numbers, so that Kubernetes sees that it is not root.
+# Numeric, so that Kubernetes can verify that it is not root.
 USER 65532:65532
 ENTRYPOINT ["/markread"]
 CMD ["serve"]

@@ -1,4 +1,4 @@
-"""What is around the server: a Redis, an issuer of tokens and its keys."""
+"""Services that a server depends on: Redis, an issuer of tokens and its keys."""
 
 import base64
 import http.server
@@ -16,7 +16,7 @@ def base64url(data):
 
 @contextmanager
 def redis(directory, *options):
-    """A Redis, and the port that it takes calls on."""
+    """Runs a Redis and yields its port."""
     port = free_port()
     listen = f"--port 0 --tls-port {port}" if "--tls-cert-file" in options else f"--port {port}"
     command = f"redis-server {listen} --bind 127.0.0.1 --appendonly yes --dir".split()
@@ -31,7 +31,7 @@ def redis(directory, *options):
 
 @contextmanager
 def jwks(keys):
-    """The URL of a JWK set."""
+    """Serves a JWK set and yields its URL."""
     modulus = int(keys["modulus"].decode().strip().partition("=")[2], 16)
     key = {
         "kty": "RSA",
@@ -72,7 +72,7 @@ REDIS_PASSWORD = ["--requirepass", "redis-password"]
 
 
 def signed(keys):
-    """A token of user 1, signed by openssl with the key whose public half the server has."""
+    """Returns a token of user 1, signed with the private half of the server's public key."""
     header = {"alg": "RS256", "kid": "k"}
     claims = {"sub": "1", "exp": 4102444800, "iss": "https://login.example.com", "aud": "markread"}
     text = ".".join(base64url(json.dumps(each).encode()) for each in (header, claims))

@@ -1,4 +1,4 @@
-"""Renders the chart with the real helm."""
+"""Renders the chart with helm."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ import yaml
 CHART = Path(__file__).parents[2] / "helm/markread"
 CI = sorted((CHART / "ci").glob("*-values.yaml"))
 HELMS = os.environ["MARKREAD_TEST_HELM"].split(":")
-# Another than "default", where nothing should run.
+# Not "default": an object without a namespace would end up there unnoticed.
 NAMESPACE = "messages"
 RELEASE = "r"
 OLDEST = "1.27.0"
@@ -21,14 +21,14 @@ def ci(name):
 
 
 def helm(*arguments, binary=HELMS[0]):
-    # A helm that is built from its module takes Kubernetes to be 1.20 where it is not told.
+    # A helm built from its Go module assumes Kubernetes 1.20 unless a version is given.
     return subprocess.run(
         [binary, *arguments, "--kube-version", OLDEST], capture_output=True, text=True, timeout=60
     )
 
 
 def template(*files, chart=CHART, release=RELEASE, binary=HELMS[0], options=(), **values):
-    """What helm says: values are given with dots as double underscores, and as JSON."""
+    """Runs `helm template`. Values are JSON, their names with double underscores for dots."""
     settings = [f"--set-json={name.replace('__', '.')}={value}" for name, value in values.items()]
     paths = [argument for file in files for argument in ("-f", file)]
     where = ["template", release, chart, "--namespace", NAMESPACE]
@@ -36,7 +36,7 @@ def template(*files, chart=CHART, release=RELEASE, binary=HELMS[0], options=(), 
 
 
 def render(*files, **how):
-    """The objects, without those that are empty."""
+    """Returns the rendered objects, without empty documents."""
     done = template(*files, **how)
     assert done.returncode == 0, done.stderr
     return [document for document in yaml.safe_load_all(done.stdout) if document]
@@ -48,9 +48,9 @@ def rendered(file, binary=HELMS[0]):
 
 
 def one(objects, kind, name="r-markread"):
-    """The only object of this kind and name."""
+    """Returns the only object of this kind and name."""
     found = [each for each in objects if (each["kind"], each["metadata"]["name"]) == (kind, name)]
-    assert len(found) == 1, f"{len(found)} of {kind} {name}"
+    assert len(found) == 1, f"expected one {kind} {name}, got {len(found)}"
     return found[0]
 
 
@@ -60,7 +60,7 @@ def container(workload):
 
 
 def copy(folder, change=lambda text: text):
-    """The chart at another place, with another Chart.yaml where `change` makes one of it."""
+    """Copies the chart to a folder, with `change` applied to its Chart.yaml."""
     for file in CHART.rglob("*"):
         if file.is_file():
             target = folder / file.relative_to(CHART)

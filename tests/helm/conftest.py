@@ -1,4 +1,4 @@
-"""Keys, certificates and the Secrets that the values in ci/ name."""
+"""Fixtures: keys, certificates, and the Secrets that the values in ci/ name."""
 
 import subprocess
 
@@ -19,7 +19,7 @@ user_id = "1"
 
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory):
-    """Files that openssl has made: a CA, two certificates of it, and a pair of keys for tokens."""
+    """Creates a CA, two certificates that it signed, and a key pair for tokens, with openssl."""
     folder = tmp_path_factory.mktemp("keys")
 
     def openssl(command, *arguments):
@@ -48,7 +48,7 @@ def keys(tmp_path_factory):
 
 @pytest.fixture
 def secrets(keys):
-    """The Secrets that the values in ci/ name."""
+    """Returns the Secrets that the values in ci/ name."""
     pair = {name: keys[name] for name in ["tls.crt", "tls.key", "ca.crt"]}
     return {
         "markread-jwt": {"jwt-secret": JWT_SECRET},

@@ -1,5 +1,5 @@
-"""A real server on a real Redis, with a consumer group and some calls behind it, and a Prometheus that
-scrapes it. Everything is on loopback, in a directory of its own, and ends with the test."""
+"""A server on a Redis with a consumer group, after a call of each kind, and a Prometheus that
+scrapes it. All of it is on loopback, in a temporary directory, and ends with the test."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def get(url):
 
 
 def wait_for(what, ask, seconds=30):
-    """Asks again and again, until there is an answer that is not empty."""
+    """Calls `ask` until its answer is not empty, and returns that."""
     end = time.monotonic() + seconds
     while True:
         try:
@@ -62,7 +62,7 @@ def process(log, *command):
 
 @contextmanager
 def server(directory):
-    """The address of the operators' port of a server that has served each kind of call."""
+    """Runs a server, makes a call of each kind, and yields the address of its operators' port."""
     redis, grpc, ops = (str(free_port()) for _ in range(3))
     secret, token = directory / "secret", directory / "token"
     secret.write_text("a secret of at least thirty-two bytes")
@@ -84,14 +84,15 @@ def server(directory):
             run(BINARY, "mark", *client, "--recipient", "7", "--last-read-event-id", "9")
             run(BINARY, "state", *client, "--recipient", "7", "--recipient", "8")
             run(BINARY, "state", *client, "--recipient", "7")
-            # The stream is looked at each second.
+            # The server reads the length of the stream once a second.
             time.sleep(2)
             yield f"127.0.0.1:{ops}"
 
 
 @contextmanager
 def prometheus(directory, target, rules):
-    """Asks a Prometheus that has the rules and scrapes the target each second."""
+    """Runs a Prometheus with the rules, which scrapes the target each second. Yields its query
+    function."""
     port = free_port()
     labels = {"namespace": "chat"}
     config = {

@@ -1,4 +1,4 @@
-"""What helm prints after an install, and whether its commands do what they say."""
+"""Follows the notes that helm prints after an install: runs their commands."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import chart
 import pod
 from around import signed
 
-# kubectl, for the two things that the notes ask of it. Anything else fails.
+# A kubectl that has the two commands in the notes. Any other fails.
 KUBECTL = """#!{python}
 import json, os, subprocess, sys
 cluster = json.load(open("{folder}/cluster.json"))
@@ -22,12 +22,12 @@ match sys.argv[1:]:
         assert (workload, program) == ("deployment/r-markread", "/markread")
         sys.exit(subprocess.run(["{binary}", *rest], env=cluster["env"]).returncode)
     case _:
-        sys.exit(f"no such command: {{sys.argv}}")
+        sys.exit(f"unknown command: {{sys.argv}}")
 """
 
 
 def text(way, folder):
-    """`helm template` leaves the notes out, so they are put into an object."""
+    """Returns the notes. `helm template` leaves them out, so they are rendered into an object."""
     copy = chart.copy(folder / "chart")
     (copy / "templates/notes-of-test.yaml").write_text(
         "kind: Notes\nmetadata: {name: notes}\n"
@@ -37,7 +37,7 @@ def text(way, folder):
 
 
 def follow(way, folder, server, ports, keys):
-    """Runs the indented lines of the notes, but for the port-forward, and gives what they print."""
+    """Runs the indented lines of the notes except the port-forward, and returns their output."""
     folder.mkdir()
     lines = [line.strip() for line in text(way, folder).splitlines() if line.startswith("  ")]
     forward, *commands = lines

@@ -22,8 +22,8 @@ def free_port():
 
 
 class Pod:
-    """`spec` of a pod. `secrets` and `config_maps` are what the cluster would have: by name, key to
-    bytes. `moved` says which addresses in commands and environment are where here."""
+    """A pod of this `spec`. `secrets` and `config_maps` are those of the cluster, by name: dicts of
+    keys and bytes. `moved` maps addresses in commands and environment to addresses on this machine."""
 
     def __init__(self, spec, directory, secrets=None, config_maps=None, moved=None):
         self.spec, self.directory, self.moved = spec, directory, moved or {}
@@ -46,7 +46,7 @@ class Pod:
             self.volumes[volume["name"]] = folder
 
     def here(self, container, text):
-        """Paths of mounts and addresses, as they are on this machine."""
+        """Replaces mount paths and addresses in a text by those on this machine."""
         folders = {
             each["mountPath"]: str(self.volumes[each["name"]])
             for each in container.get("volumeMounts", [])
@@ -77,7 +77,7 @@ class Pod:
         return [programs[program], *(self.here(container, argument) for argument in arguments)]
 
     def run(self, container):
-        """Runs a container that ends by itself, and gives what it printed."""
+        """Runs a container until it exits, and returns its output."""
         command = self.command(container, {"/markread": BINARY})
         done = subprocess.run(
             command,
@@ -92,7 +92,7 @@ class Pod:
 
     @contextmanager
     def start(self, container, programs):
-        """Runs a container that stays."""
+        """Runs a container until the `with` block ends, and yields its process."""
         log = self.directory / f"{container['name']}.log"
         command = self.command(container, programs)
         with open(log, "w") as output:
@@ -114,7 +114,7 @@ class Pod:
 
 
 def passes(probe, ports, timeout):
-    """Whether a probe passes, asked as the kubelet asks. `ports` says where the container's are."""
+    """Returns whether a probe passes, run as by the kubelet. `ports` maps the container's ports."""
     if get := probe.get("httpGet"):
         assert get.get("scheme", "HTTP") == "HTTP"
         url = f"http://127.0.0.1:{ports[get['port']]}{get['path']}"
@@ -138,14 +138,14 @@ def passes(probe, ports, timeout):
 def wait_until(what, ask, seconds=20):
     end = time.monotonic() + seconds
     while not ask():
-        assert time.monotonic() < end, f"{what} is not so after {seconds} s"
+        assert time.monotonic() < end, f"{what} did not pass within {seconds} s"
         time.sleep(0.1)
 
 
 @contextmanager
 def serving(objects, directory, secrets, moved, keys):
-    """Runs the Deployment's container until all its probes pass, and gives the process, where its
-    ports are, and the pod."""
+    """Runs the Deployment's container and waits until all its probes pass. Yields the process, its
+    ports by name, and the pod."""
     template = chart.one(objects, "Deployment")["spec"]["template"]
     container = chart.container(chart.one(objects, "Deployment"))
     ports = {each["containerPort"]: free_port() for each in container["ports"]}
@@ -157,7 +157,7 @@ def serving(objects, directory, secrets, moved, keys):
             probe = container[name]
 
             def ask(probe=probe):
-                assert process.poll() is None, "the server has ended"
+                assert process.poll() is None, "the server has exited"
                 return passes(probe, ports | names, probe["timeoutSeconds"])
 
             seconds = (

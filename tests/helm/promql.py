@@ -1,4 +1,4 @@
-"""What the rules and the dashboard ask Prometheus, as the tests look at it."""
+"""The queries of the rules and of the dashboard."""
 
 import json
 import re
@@ -13,7 +13,7 @@ RULES_TEST = ROOT / "tests/helm/rules_test.yaml"
 RUNBOOK = ROOT / "docs/runbook.md"
 PRODUCTION = ROOT / "docs/production.md"
 
-# Prometheus's own, of each target.
+# Series that Prometheus itself adds for each target.
 OF_PROMETHEUS = {"up"}
 
 
@@ -39,7 +39,7 @@ def variables():
 
 
 def panel_queries(namespace, job, window):
-    """Of each panel, its expressions as Grafana would send them."""
+    """Yields the name and the expression of each query of a panel, as Grafana sends it."""
     filled = {"$namespace": namespace, "$job": job, "$__rate_interval": window}
     for panel in panels():
         for target in panel["targets"]:
@@ -50,8 +50,8 @@ def panel_queries(namespace, job, window):
 
 
 def metric_names(expr):
-    """The metrics that an expression selects: what is left of it without strings, labels, durations,
-    functions and operators."""
+    """Returns the metrics that an expression selects: the words that are left without strings,
+    labels, durations, functions and operators."""
     expr = re.sub(r'"(\\.|[^"\\])*"', "", expr)
     expr = re.sub(r"\{[^}]*\}|\[[^\]]*\]", " ", expr)
     expr = re.sub(r"\b(by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)", " ", expr)

@@ -12,13 +12,13 @@ every_helm = pytest.mark.parametrize("binary", chart.HELMS, ids=lambda binary: P
 
 def refusal(*files, **how):
     done = chart.template(*files, **how)
-    assert done.returncode != 0, "helm took it"
+    assert done.returncode != 0, "helm accepted it"
     assert done.stdout == ""
     return done.stderr
 
 
 @every_helm
-def test_no_values_at_all_say_what_to_set(binary):
+def test_an_install_without_values_says_what_to_set(binary):
     message = refusal(binary=binary)
     for value in [
         "auth.jwt.secret.existingSecret",
@@ -32,7 +32,7 @@ def test_no_values_at_all_say_what_to_set(binary):
         assert value in message
 
 
-WRONG_FORMS = [
+MALFORMED = [
     ("replicaCount", '"two"'),
     ("replicaCount", "-1"),
     ("replicas", "2"),
@@ -79,16 +79,16 @@ WRONG_FORMS = [
 
 
 @every_helm
-@pytest.mark.parametrize(("name", "value"), WRONG_FORMS)
-def test_a_value_of_a_wrong_form_is_named(name, value, binary):
+@pytest.mark.parametrize(("name", "value"), MALFORMED)
+def test_a_malformed_value_is_named(name, value, binary):
     message = refusal(BASE, binary=binary, options=[f"--set-json={name}={value}"])
     path, _, last = name.rpartition(".")
-    # An unknown key is named in the words of its parent.
+    # The error for an unknown key is at its parent and quotes the key.
     named = [f"/{name.replace('.', '/')}", f"'{last}'"]
     assert any(each in message for each in named), message
 
 
-SENSELESS = {
+CONFLICTS = {
     "no way to authenticate": (
         "redis-only",
         {},
@@ -105,14 +105,14 @@ SENSELESS = {
         {"auth__jwt__publicKey__existingSecret": '"s"'},
         ["auth.jwt.publicKey.existingSecret", "auth.jwt.jwks.url"],
     ),
-    "an issuer of no tokens": ("oauth1", {"auth__jwt__issuer": '"x"'}, ["auth.jwt.issuer"]),
-    "an audience of no tokens": ("oauth1", {"auth__jwt__audience": '"x"'}, ["auth.jwt.audience"]),
-    "public URLs of no OAuth": (
+    "an issuer without a key": ("oauth1", {"auth__jwt__issuer": '"x"'}, ["auth.jwt.issuer"]),
+    "an audience without a key": ("oauth1", {"auth__jwt__audience": '"x"'}, ["auth.jwt.audience"]),
+    "public URLs without OAuth": (
         "jwt-secret",
         {"config__publicUrls": '["https://a"]'},
         ["config.publicUrls", "auth.oauth1.existingSecret"],
     ),
-    "trusted clients of no CA": (
+    "trusted clients without a CA": (
         "tls",
         {"tls__trustedClients": '["a"]'},
         ["tls.trustedClients", "tls.clientCA.existingSecret"],
@@ -142,7 +142,7 @@ SENSELESS = {
         {"redis__url": '"redis://user@redis:6379"'},
         ["redis.url", "redis.existingSecret"],
     ),
-    "a password of the embedded Valkey": (
+    "a Secret for the embedded Valkey": (
         "embedded",
         {"redis__existingSecret": '"s"'},
         ["redis.existingSecret", "redis.embedded.enabled"],
@@ -157,8 +157,8 @@ SENSELESS = {
         {"redis__tls__certificate__existingSecret": '"s"'},
         ["redis.tls.certificate.existingSecret"],
     ),
-    "a time of more than a year": ("jwt-secret", {"config__drain": '"9999h"'}, ["config.drain"]),
-    "replicas waited for longer than a call": (
+    "a duration of more than a year": ("jwt-secret", {"config__drain": '"9999h"'}, ["config.drain"]),
+    "a wait for replicas as long as a call": (
         "jwt-secret",
         {"config__replicasAck": "1", "config__replicasAckTimeout": '"2s"'},
         ["config.replicasAckTimeout", "config.callTimeout"],
@@ -168,7 +168,7 @@ SENSELESS = {
         {"podDisruptionBudget__minAvailable": "1", "podDisruptionBudget__maxUnavailable": "1"},
         ["podDisruptionBudget.minAvailable", "podDisruptionBudget.maxUnavailable"],
     ),
-    "more at least than at most": (
+    "a minimum above the maximum": (
         "jwt-secret",
         {"autoscaling__enabled": "true", "autoscaling__minReplicas": "20"},
         ["autoscaling.minReplicas", "autoscaling.maxReplicas"],
@@ -178,12 +178,12 @@ SENSELESS = {
         {"autoscaling__enabled": "true", "autoscaling__targetCPUUtilizationPercentage": "0"},
         ["autoscaling.targetCPUUtilizationPercentage", "autoscaling.calls.enabled"],
     ),
-    "a part of no request": (
+    "a share of the CPU without a CPU request": (
         "jwt-secret",
         {"autoscaling__enabled": "true", "resources": "null"},
         ["resources.requests.cpu"],
     ),
-    "a route of no gateway": (
+    "a route without a gateway": (
         "jwt-secret",
         {"grpcRoute__enabled": "true"},
         ["grpcRoute.parentRefs"],
@@ -197,9 +197,9 @@ SENSELESS = {
 
 
 @every_helm
-@pytest.mark.parametrize("case", SENSELESS)
-def test_values_that_make_no_sense_are_named(case, binary, tmp_path):
-    base, values, names = SENSELESS[case]
+@pytest.mark.parametrize("case", CONFLICTS)
+def test_conflicting_values_are_named(case, binary, tmp_path):
+    base, values, names = CONFLICTS[case]
     file = chart.ci(base)
     if base == "redis-only":
         file = tmp_path / "values.yaml"
@@ -215,6 +215,6 @@ def test_a_password_is_not_repeated():
 
 def test_an_older_kubernetes_is_refused():
     done = chart.helm("template", "r", chart.CHART, "-f", BASE, "--kube-version", "1.26.0")
-    # The last one counts.
+    # Without the --kube-version that `chart.helm` appends, since the last one counts.
     done = chart.subprocess.run(done.args[:-2], capture_output=True, text=True, timeout=60)
     assert done.returncode != 0 and ">=1.27.0" in done.stderr

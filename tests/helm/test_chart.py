@@ -1,4 +1,4 @@
-"""The chart lints, renders, and what it renders is valid."""
+"""The chart lints and renders, and the rendered objects are valid."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def test_both_helms_render_the_same(file):
 
 
 def without_password(manifest):
-    """The embedded Valkey's is a new one each time, and with it what is made of it."""
+    """Returns an object without the embedded Valkey's random password and its checksum."""
     manifest = json.loads(json.dumps(manifest))
     manifest.pop("stringData", None)
     if pod := manifest.get("spec", {}).get("template"):
@@ -68,7 +68,7 @@ CRDS = {"monitoring.coreos.com", "gateway.networking.k8s.io"}
 
 @lru_cache
 def crd_schema(group, kind, version):
-    """The schema of a custom resource, as its own project publishes it, made strict."""
+    """Returns the schema of a custom resource as its project publishes it, made strict."""
     folders = os.environ["MARKREAD_TEST_CRDS"].split(":")
     (file,) = [
         found for folder in folders for found in Path(folder).glob(f"{group}_{kind.lower()}s.yaml")
@@ -87,19 +87,19 @@ def validate_custom(manifest):
 
 
 def strict(schema):
-    """Refuses unknown fields, as the API server does of a client that asks for it."""
+    """Makes a schema refuse unknown fields, as the API server does with strict field validation."""
     if isinstance(schema, list):
         return [strict(each) for each in schema]
     if not isinstance(schema, dict):
         return schema
     schema = {key: strict(value) for key, value in schema.items()}
-    # A schema of a custom resource leaves metadata open, and says nothing about what is in it.
+    # The schema of a custom resource does not describe metadata, which stays open.
     if schema.get("type") == "object" and "properties" in schema:
         schema.setdefault("additionalProperties", False)
     return schema
 
 
-def test_a_field_that_a_custom_resource_does_not_have_is_seen():
+def test_an_unknown_field_of_a_custom_resource_is_found():
     manifest = chart.one(chart.rendered(chart.ci("everything")), "ServiceMonitor")
     wrong = json.loads(json.dumps(manifest))
     wrong["spec"]["endpoints"][0]["intervall"] = "15s"
@@ -107,7 +107,7 @@ def test_a_field_that_a_custom_resource_does_not_have_is_seen():
         validate_custom(wrong)
 
 
-def test_everything_is_everything():
+def test_the_values_everything_render_every_kind():
     kinds = {manifest["kind"] for manifest in chart.rendered(chart.ci("everything"))}
     assert kinds >= {
         "ConfigMap",
@@ -125,7 +125,7 @@ def test_everything_is_everything():
 
 
 @every_way
-def test_every_object_is_in_the_namespace_of_the_release_and_named_after_it(file):
+def test_every_object_has_the_namespace_and_name_of_the_release(file):
     for manifest in chart.rendered(file):
         name = manifest["metadata"]["name"]
         assert name.startswith(chart.RELEASE)
@@ -135,7 +135,7 @@ def test_every_object_is_in_the_namespace_of_the_release_and_named_after_it(file
 
 
 @every_way
-def test_pods_are_of_the_restricted_profile(file):
+def test_pods_meet_the_restricted_profile(file):
     for manifest in chart.rendered(file):
         pod = (
             manifest["spec"]["template"]["spec"]
@@ -160,7 +160,7 @@ def test_pods_are_of_the_restricted_profile(file):
             )
 
 
-def test_services_select_the_pods_of_the_server_alone():
+def test_each_service_selects_its_own_pods_only():
     objects = chart.rendered(chart.ci("embedded"))
     pods = {
         "server": chart.one(objects, "Deployment")["spec"]["template"]["metadata"]["labels"],
@@ -210,14 +210,14 @@ def test_large_numbers_are_written_in_full():
 
 
 @pytest.mark.parametrize("file", [chart.ci("tls"), chart.ci("mtls")], ids=chart.ids)
-def test_with_tls_readiness_is_asked_of_the_ops_port(file):
+def test_with_tls_readiness_is_probed_on_the_ops_port(file):
     probe = chart.container(chart.one(chart.rendered(file), "Deployment"))["readinessProbe"]
     assert probe["httpGet"] == {"path": "/readyz", "port": "ops"}
     assert "grpc" not in probe
 
 
 @every_way
-def test_liveness_never_asks_for_redis(file):
+def test_liveness_does_not_depend_on_redis(file):
     container = chart.container(chart.one(chart.rendered(file), "Deployment"))
     for probe in (container["livenessProbe"], container["startupProbe"]):
         assert probe["httpGet"] == {"path": "/livez", "port": "ops"}
@@ -233,7 +233,7 @@ def test_liveness_never_asks_for_redis(file):
         ("unix:///run/redis/redis.sock?db=1", []),
     ],
 )
-def test_the_network_policy_opens_the_port_of_the_redis(url, ports):
+def test_the_network_policy_opens_the_port_of_redis(url, ports):
     objects = chart.render(chart.ci("jwt-secret"), redis__url=json.dumps(url))
     rules = chart.one(objects, "NetworkPolicy")["spec"]["egress"]
     opened = [port["port"] for rule in rules for port in rule["ports"]]
@@ -250,7 +250,7 @@ def test_the_network_policy_opens_the_port_of_the_redis(url, ports):
         ({"digest": "sha256:00", "tag": "1.2"}, "markread@sha256:00"),
     ],
 )
-def test_an_image_is_named_as_it_is_pulled(image, name):
+def test_an_image_reference_is_built_from_its_values(image, name):
     values = {f"image__{key}": json.dumps(value) for key, value in image.items()}
     objects = chart.render(chart.ci("jwt-secret"), **values)
     assert chart.container(chart.one(objects, "Deployment"))["image"] == name
@@ -258,11 +258,11 @@ def test_an_image_is_named_as_it_is_pulled(image, name):
     assert {each["image"] for each in test["initContainers"] + test["containers"]} == {name}
 
 
-def test_the_number_of_pods_is_left_to_the_autoscaler():
+def test_with_an_autoscaler_the_deployment_sets_no_replicas():
     assert "replicas" not in chart.one(chart.rendered(chart.ci("everything")), "Deployment")["spec"]
 
 
-def test_a_release_of_another_version_of_the_chart_rolls_nothing(tmp_path):
+def test_a_new_chart_version_alone_restarts_no_pod(tmp_path):
     newer = chart.copy(
         tmp_path / "newer", lambda text: text.replace("\nversion: 0.1.0", "\nversion: 0.1.1")
     )
@@ -274,7 +274,7 @@ def test_a_release_of_another_version_of_the_chart_rolls_nothing(tmp_path):
 
 
 @every_helm
-def test_it_is_a_subchart_with_a_condition_and_globals(tmp_path, binary):
+def test_it_works_as_a_subchart_with_condition_and_globals(tmp_path, binary):
     parent = tmp_path / "parent"
     chart.copy(parent / "charts/markread")
     (parent / "Chart.yaml").write_text(
@@ -296,7 +296,7 @@ def test_the_password_of_the_embedded_valkey_is_the_same_everywhere():
     assert f"requirepass {secret['password']}\n" in secret["valkey.conf"]
 
 
-def test_a_wish_for_no_default_is_kept():
+def test_every_default_can_be_turned_off():
     objects = chart.render(
         chart.ci("jwt-secret"),
         resources="null",
@@ -325,7 +325,7 @@ def test_a_wish_for_no_default_is_kept():
     assert "topologySpreadConstraints" not in pod
 
 
-def test_a_spread_constraint_gets_the_labels_of_the_pods_unless_it_has_some():
+def test_a_spread_constraint_without_a_selector_gets_the_pods():
     own = {"matchLabels": {"app": "other"}}
     constraints = [{"maxSkew": 1}, {"maxSkew": 2, "labelSelector": own}]
     objects = chart.render(
@@ -339,7 +339,7 @@ def test_a_spread_constraint_gets_the_labels_of_the_pods_unless_it_has_some():
     ]
 
 
-def test_the_alerts_are_those_of_the_file_with_more_labels():
+def test_the_alerts_are_the_file_with_additional_labels():
     groups = yaml.safe_load((chart.CHART / "files/rules.yaml").read_text())["groups"]
     rendered = chart.one(chart.rendered(chart.ci("everything")), "PrometheusRule")["spec"]["groups"]
     for group in groups:

@@ -1,4 +1,4 @@
-"""checkov finds on the rendered chart what its README lists, and nothing else."""
+"""checkov's findings on the rendered chart are those that its README lists."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def listed():
     }
 
 
-def test_it_finds_what_the_readme_gives_reasons_for(tmp_path):
+def test_the_findings_are_those_that_the_readme_explains(tmp_path):
     manifests = chart.template(chart.ci("embedded"))
     assert manifests.returncode == 0, manifests.stderr
     (tmp_path / "rendered.yaml").write_text(manifests.stdout)

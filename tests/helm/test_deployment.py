@@ -1,5 +1,5 @@
-"""What the chart renders runs: the real server, on a real Redis, with the container's own command,
-environment, ports and files, and its own probes pass."""
+"""Runs the rendered Deployment: the server on a Redis, with the container's own command,
+environment, ports, files and probes."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from pod import Pod, free_port, passes, serving, wait_until
 
 
 def run_test_pod(objects, directory, secrets, names):
-    """Runs the containers of `helm test` as they are rendered, one after the other."""
+    """Runs the rendered containers of `helm test`, one after the other, and returns their output."""
     spec = chart.one(objects, "Pod", "r-markread-test")["spec"]
     moved = {f"r-markread.{chart.NAMESPACE}.svc:50051": f"127.0.0.1:{names['grpc']}"}
     here = Pod(spec, directory, secrets, moved=moved)
@@ -37,15 +37,15 @@ WAYS = {
 }
 
 
-def test_each_way_is_run():
+def test_every_ci_values_file_is_run():
     assert WAYS.keys() == {chart.ids(file) for file in chart.CI}
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_rendered_server_serves_passes_its_test_and_does_what_the_notes_say(
+def test_the_rendered_server_passes_helm_test_and_its_notes(
     way, tmp_path, keys, secrets
 ):
-    # One of them waits as long as the chart says before it goes.
+    # One of them drains with the delay that the chart sets; the others save that time.
     options, values = [], {} if way == "jwt-secret" else {"config__drainDelay": '"100ms"'}
     if way in ("redis-password", "redis-tls", "everything"):
         options += REDIS_PASSWORD
@@ -79,7 +79,7 @@ def check(way, objects, directory, secrets, moved, keys):
             assert said["mark"].startswith("advanced to 1")
         said = notes.follow(way, directory / "notes", here, ports, keys)
         assert '"status": "SERVING"' in said
-        # The test has marked it, or nothing has; OAuth is for the other edge.
+        # The test or the notes have marked it, except with OAuth, which is for plain HTTP only.
         assert ('"lastReadEventId": "1"' in said) == (way != "oauth1")
         process.send_signal(signal.SIGTERM)
         pod_spec = chart.one(objects, "Deployment")["spec"]["template"]["spec"]
@@ -87,8 +87,8 @@ def check(way, objects, directory, secrets, moved, keys):
 
 
 def serve_embedded(objects, directory, secrets, keys):
-    """The embedded Valkey's own command and file, given to the Redis that is here, and the server
-    on it."""
+    """Runs this machine's Redis with the embedded Valkey's command and configuration, and the
+    server on it."""
     workload = chart.one(objects, "StatefulSet", "r-markread-redis")
     spec, container = workload["spec"]["template"]["spec"], chart.container(workload)
     generated = chart.one(objects, "Secret", "r-markread-redis")["stringData"]
@@ -118,8 +118,8 @@ def serve_embedded(objects, directory, secrets, keys):
         assert any((directory / "data").glob("appendonlydir/*.aof"))
 
 
-def test_every_variable_is_one_of_the_server():
-    """Of those that the chart sets, each is in `serve --help`, or is one of OpenTelemetry's."""
+def test_the_server_knows_every_variable():
+    """Each variable that the chart sets is in `serve --help`, or is one of OpenTelemetry's."""
     said = subprocess.run(
         [pod.BINARY, "serve", "--help"], capture_output=True, text=True, check=True
     ).stdout
@@ -135,7 +135,7 @@ def test_every_variable_is_one_of_the_server():
 
 
 def test_every_setting_of_the_server_is_a_value():
-    """What the chart cannot set is known by name: --dev, and nothing else."""
+    """The chart can set every setting except --dev."""
     said = subprocess.run(
         [pod.BINARY, "serve", "--help"], capture_output=True, text=True, check=True
     ).stdout

@@ -1,4 +1,4 @@
-"""What the rules and the dashboard ask for is there, at a server that runs."""
+"""A running server exports every metric that the rules, the dashboard and the documents name."""
 
 import re
 
@@ -16,7 +16,7 @@ def target(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def exported(target):
-    """The names of the series that the server exports, a histogram's three each."""
+    """Returns the names of the series that the server exports, three for each histogram."""
     return set(re.findall(r"^(\w+)[{ ]", live.get(f"http://{target}/metrics"), re.MULTILINE))
 
 
@@ -32,14 +32,14 @@ def missing(names, exported):
 
 
 @pytest.mark.parametrize("rule", promql.rules(), ids=lambda rule: rule.get("alert") or rule["record"])
-def test_what_a_rule_asks_for_is_exported(rule, exported):
+def test_the_metrics_of_a_rule_are_exported(rule, exported):
     names = promql.metric_names(rule["expr"])
     assert names
     assert not missing(names, exported)
 
 
 @pytest.mark.parametrize("panel", promql.panels(), ids=lambda panel: panel["title"])
-def test_what_a_panel_asks_for_is_exported(panel, exported):
+def test_the_metrics_of_a_panel_are_exported(panel, exported):
     for target in panel["targets"]:
         names = promql.metric_names(target["expr"])
         assert names
@@ -47,7 +47,7 @@ def test_what_a_panel_asks_for_is_exported(panel, exported):
 
 
 @pytest.mark.parametrize("document", [promql.RUNBOOK, promql.PRODUCTION], ids=lambda path: path.name)
-def test_a_metric_that_a_document_names_is_exported(document, exported):
+def test_the_metrics_of_a_document_are_exported(document, exported):
     names = set(re.findall(r"\b(?:markread_\w+|rpc_server_\w+)", document.read_text(encoding="utf-8")))
     families = {re.sub("_(bucket|sum|count)$", "", name) for name in exported}
     assert not missing(names, exported | families)
@@ -57,7 +57,7 @@ QUERIES = dict(promql.panel_queries("chat", "markread", "30s"))
 
 
 @pytest.mark.parametrize("name", QUERIES)
-def test_a_panel_shows_something_of_a_server_that_runs(name, ask):
+def test_a_panel_shows_data_of_a_running_server(name, ask):
     live.wait_for(QUERIES[name], lambda: ask("query", query=QUERIES[name])["result"], seconds=10)
 
 
@@ -76,7 +76,7 @@ def test_a_recorded_series_names_its_install(record, ask):
     assert series["metric"] == labels
 
 
-def test_every_rule_is_evaluated_without_a_problem(ask):
+def test_every_rule_is_evaluated_without_an_error(ask):
     def evaluated():
         rules = [rule for group in ask("rules")["groups"] for rule in group["rules"]]
         return all(rule["health"] != "unknown" for rule in rules) and rules

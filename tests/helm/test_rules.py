@@ -1,5 +1,5 @@
-"""The alerts and the dashboard, without a server: promtool reads them, each alert fires where it is to
-and has its entry in the runbook."""
+"""The alerts and the dashboard, without a server: promtool parses them, each alert fires only
+when it should, and has an entry in the runbook."""
 
 import re
 import subprocess
@@ -27,15 +27,15 @@ def test_the_metrics_of_an_expression_are_found(expr, names):
     assert promql.metric_names(expr) == names
 
 
-def test_promtool_finds_nothing_wrong_with_the_rules():
+def test_promtool_finds_no_problem_in_the_rules():
     promtool("check", "rules", "--lint=all", "--lint-fatal", promql.RULES)
 
 
-def test_each_alert_fires_where_it_is_to_and_nowhere_else():
+def test_each_alert_fires_only_when_it_should():
     promtool("test", "rules", promql.RULES_TEST)
 
 
-def test_each_alert_is_seen_firing_and_silent():
+def test_each_alert_is_tested_firing_and_silent():
     tests = yaml.safe_load(promql.RULES_TEST.read_text(encoding="utf-8"))["tests"]
     cases = [case for test in tests for case in test["alert_rule_test"]]
     firing = {case["alertname"] for case in cases if case["exp_alerts"]}
@@ -53,7 +53,7 @@ def test_several_installs_do_not_mix():
 
 
 @pytest.mark.parametrize("name", promql.alerts())
-def test_an_alert_says_how_bad_it_is_and_where_it_is_explained(name):
+def test_an_alert_has_a_severity_and_a_link_to_the_runbook(name):
     alert = promql.alerts()[name]
     assert alert["labels"] == {"severity": alert["labels"]["severity"]}
     assert alert["labels"]["severity"] in {"critical", "warning"}
@@ -61,7 +61,7 @@ def test_an_alert_says_how_bad_it_is_and_where_it_is_explained(name):
     assert alert["annotations"]["runbook_url"] == f"docs/runbook.md#{name.lower()}"
 
 
-def test_each_alert_has_its_entry_in_the_runbook_and_each_entry_its_alert():
+def test_the_runbook_has_one_entry_for_each_alert():
     _, *entries = re.split(r"^### ", promql.RUNBOOK.read_text(encoding="utf-8"), flags=re.MULTILINE)
     entries = dict(entry.split("\n", 1) for entry in entries)
     assert list(entries) == list(promql.alerts())
@@ -73,7 +73,7 @@ def test_each_alert_has_its_entry_in_the_runbook_and_each_entry_its_alert():
 
 
 @pytest.mark.parametrize("document", [promql.RUNBOOK, promql.PRODUCTION], ids=lambda path: path.name)
-def test_a_link_of_a_document_leads_somewhere(document):
+def test_every_link_of_a_document_has_a_target(document):
     links = re.findall(r"\]\((?!https:)([^)#]*)(?:#([^)]*))?\)", document.read_text(encoding="utf-8"))
     assert links
     for path, anchor in links:
@@ -87,13 +87,13 @@ def test_a_link_of_a_document_leads_somewhere(document):
 def test_promtool_parses_the_query_of_every_panel(tmp_path):
     queries = list(promql.panel_queries("chat", "markread", "5m"))
     rules = [{"record": f"panel:{n}", "expr": expr} for n, (_, expr) in enumerate(queries)]
-    assert not [expr for _, expr in queries if "$" in expr], "a variable that nothing fills"
+    assert not [expr for _, expr in queries if "$" in expr], "an expression has an unknown variable"
     parsed = tmp_path / "panels.yaml"
     parsed.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
     promtool("check", "rules", "--lint=none", parsed)
 
 
-def test_the_dashboard_is_one_that_grafana_takes_and_people_can_read():
+def test_the_dashboard_is_complete_and_has_unique_titles():
     dashboard = promql.dashboard()
     assert dashboard["schemaVersion"] >= 39
     assert list(promql.variables()) == ["datasource", "namespace", "job"]

@@ -1,4 +1,4 @@
-"""values.yaml, its schema, its README and the templates say the same."""
+"""values.yaml, its schema, its README and the templates agree."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import chart
 
 VALUES = yaml.safe_load((chart.CHART / "values.yaml").read_text())
 SCHEMA = json.loads((chart.CHART / "values.schema.json").read_text())
-# Maps whose keys are whoever installs it's to choose: one value each.
+# Maps whose keys the user chooses. Each counts as one value.
 FREE = {
     ("podSecurityContext",),
     ("securityContext",),
@@ -29,7 +29,7 @@ def leaves(values, path=()):
             yield (*path, key), value
 
 
-def test_the_table_of_the_readme_is_that_of_the_values(tmp_path):
+def test_the_table_in_the_readme_is_generated_from_the_values(tmp_path):
     command = [
         os.environ["MARKREAD_TEST_HELM_DOCS"],
         "--chart-search-root",
@@ -52,7 +52,7 @@ def test_every_value_is_described():
         assert rows[".".join(path)], path
 
 
-def test_the_schema_knows_each_value_and_no_other():
+def test_the_schema_has_exactly_the_values():
     def described(schema, path=()):
         if "$ref" in schema:
             schema = SCHEMA["definitions"][schema["$ref"].rpartition("/")[2]]
@@ -68,7 +68,7 @@ def test_the_schema_knows_each_value_and_no_other():
     }
 
 
-# What a value is changed to, where one more or another letter would make no sense.
+# New values where `other` cannot make up a valid one.
 OTHERS = {
     "image.digest": "sha256:" + "1" * 64,
     "image.pullPolicy": "Always",
@@ -123,7 +123,7 @@ OTHERS = {
 }
 
 
-# What has to change with it.
+# Options that must change together with a value.
 WITH = {"redis.embedded.enabled": ["--set=redis.url="]}
 
 
@@ -143,14 +143,14 @@ def other(name, value):
     return value + "other"
 
 
-def test_every_value_changes_what_is_rendered():
+def test_every_value_changes_the_rendered_objects():
     bases = ["everything", "embedded", "public-key", "tls"]
 
     def output(base, options=()):
         done = chart.template(chart.ci(base), options=options)
         if done.returncode != 0:
             return None
-        # The embedded Valkey's password is another each time.
+        # The embedded Valkey's password is random.
         return [
             line
             for line in done.stdout.splitlines()

@@ -1,4 +1,4 @@
-{{- /* The server's environment, as the chart sets it. */ -}}
+{{- /* The environment variables that the chart sets. */ -}}
 {{- define "markread.env" -}}
 - name: MARKREAD_LISTEN
   value: {{ printf "%s:50051" .Values.config.listenAddress | quote }}
@@ -108,7 +108,7 @@
 {{- end }}
 {{- end -}}
 
-{{- /* Resource attributes of spans, values percent-encoded as the standard says. */ -}}
+{{- /* Resource attributes of spans, values percent-encoded as OpenTelemetry requires. */ -}}
 {{- define "markread.resourceAttributes" -}}
 k8s.namespace.name={{ .Release.Namespace }},k8s.pod.name=$(POD_NAME)
 {{- range $name, $value := .Values.tracing.resourceAttributes }},{{ $name }}={{ $value | urlquery | replace "+" "%20" }}{{ end -}}

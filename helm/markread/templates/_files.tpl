@@ -3,8 +3,8 @@ The Secrets that the server reads as files: a list of
   name   of the volume, mounted at /etc/markread/<name>
   secret its Secret
   items  key there, name of the file here, and the variable that names the file to the server
-  once   whether the server reads something of it only at its start, so that a change has to roll
-         the pods
+  once   whether the server reads any of it at its start only, so that a change has to roll the
+         pods
 */ -}}
 {{- define "markread.secretFiles" -}}
 {{- with .Values.auth.jwt.secret }}{{ if .existingSecret }}
@@ -93,7 +93,7 @@ The Secrets that the server reads as files: a list of
   readOnly: true
 {{- end -}}
 
-{{- /* Changes when what the server reads only at its start changes; empty where nothing is known. */ -}}
+{{- /* Checksum of the Secrets that the server reads at its start only. Empty if none can be looked up. */ -}}
 {{- define "markread.secretsChecksum" -}}
 {{- $known := list -}}
 {{- range include "markread.secretFiles" . | fromYamlArray -}}

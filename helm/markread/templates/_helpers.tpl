@@ -14,7 +14,7 @@
 {{- default $made .Values.serviceAccount.name -}}
 {{- end -}}
 
-{{- /* What selects the pods of a component: takes (list $ "component"). It can never change. */ -}}
+{{- /* Labels that select the pods of a component: takes (list $ "component"). They must never change. */ -}}
 {{- define "markread.selectorLabels" -}}
 {{- $root := index . 0 -}}
 app.kubernetes.io/name: {{ include "markread.name" $root }}
@@ -35,8 +35,8 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{- end }}
 {{- end -}}
 
-{{- /* Labels of a pod: takes (list $ "component"). None that changes with the chart's version alone,
-which would roll pods for nothing. */ -}}
+{{- /* Labels of a pod: takes (list $ "component"). No label that changes with the chart's version, which
+would roll the pods for nothing. */ -}}
 {{- define "markread.podLabels" -}}
 {{ include "markread.selectorLabels" . }}
 {{- with (index . 0).Values.commonLabels }}
@@ -52,7 +52,7 @@ which would roll pods for nothing. */ -}}
 {{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ default (index . 1) $image.tag }}{{ end -}}
 {{- end -}}
 
-{{- /* What every pod of this chart has. */ -}}
+{{- /* Fields of every pod of this chart. */ -}}
 {{- define "markread.podDefaults" -}}
 automountServiceAccountToken: {{ .Values.serviceAccount.automount }}
 enableServiceLinks: false
@@ -77,7 +77,7 @@ securityContext:
 {{- $sum -}}
 {{- end -}}
 
-{{- /* Both drain times, rounded up to seconds, and 5 s for the rest of the end. */ -}}
+{{- /* Both drain times, rounded up to seconds, and 5 s for the exit. */ -}}
 {{- define "markread.gracePeriodSeconds" -}}
 {{- $delay := include "markread.milliseconds" .Values.config.drainDelay | int64 -}}
 {{- $drain := include "markread.milliseconds" .Values.config.drain | int64 -}}
@@ -93,8 +93,7 @@ securityContext:
 {{- ternary $embedded .Values.redis.url .Values.redis.embedded.enabled -}}
 {{- end -}}
 
-{{- /* Password of the embedded Valkey: what the release has, else a new one, each time that it is asked
-for. */ -}}
+{{- /* Password of the embedded Valkey: that of the release, else a new one at each call. */ -}}
 {{- define "markread.redisPassword" -}}
 {{- $secret := lookup "v1" "Secret" .Release.Namespace (include "markread.redisName" .) | default dict -}}
 {{- dig "data" "password" "" $secret | b64dec | default (randAlphaNum 32) -}}
@@ -106,7 +105,7 @@ for. */ -}}
 {{- regexFind ":[0-9]+$" $url.host | trimPrefix ":" | default (index . 1) -}}
 {{- end -}}
 
-{{- /* Name of the server inside the cluster, as its certificate has to have it. */ -}}
+{{- /* Name of the server inside the cluster, which its certificate must have. */ -}}
 {{- define "markread.host" -}}
 {{ include "markread.fullname" . }}.{{ .Release.Namespace }}.svc
 {{- end -}}

@@ -1,10 +1,10 @@
-{{- /* What `helm test` does: it marks with a token that it has signed, with one that was given, or it
-sees that a call without credentials is refused. */ -}}
+{{- /* How `helm test` calls: with a token that it signs, with a given token, or without credentials, which
+must be refused. */ -}}
 {{- define "markread.testWay" -}}
 {{- if .Values.auth.jwt.secret.existingSecret }}signed{{ else if .Values.tests.token.existingSecret }}given{{ else }}refused{{ end -}}
 {{- end -}}
 
-{{- /* Secret with the CAs of the server's certificate; empty for the image's roots, or without TLS. */ -}}
+{{- /* Secret with the CAs of the server's certificate. Empty: the root certificates of the image, or no TLS. */ -}}
 {{- define "markread.testCASecret" -}}
 {{- if and .Values.tls.existingSecret .Values.tests.tls.ca.secretKeys.ca -}}
 {{- default .Values.tls.existingSecret .Values.tests.tls.ca.existingSecret -}}
