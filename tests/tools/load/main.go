@@ -1,5 +1,6 @@
-// Command load marks messages as read without end, as clients do whose service config spreads
-// calls over all addresses and retries UNAVAILABLE, and prints each second what became of the calls. What fails despite that is printed.
+// Command load marks messages as read without end. Its clients spread calls over all addresses and
+// retry UNAVAILABLE. It prints the number of calls each second, and every call that failed despite the
+// retries.
 //
 //	load TARGET    with a bearer token in the environment variable TOKEN
 package main
@@ -39,7 +40,7 @@ func main() {
 		os.Exit(2)
 	}
 	for client := range clients {
-		// A connection each: a Service that knows only connections spreads those.
+		// Each client has its own connection, since a Service of Kubernetes balances connections.
 		connection, err := grpc.NewClient(os.Args[1], grpc.WithDefaultServiceConfig(config),
 			grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithStatsHandler(counter{}))
 		if err != nil {
@@ -53,8 +54,8 @@ func main() {
 	}
 }
 
-// report says how many calls were ended, by all clients and by the one that ended the fewest, and
-// how many were sent, with retries and with those under way.
+// report prints the number of calls that have ended, of all clients and of the one with the fewest, and
+// the number of calls that were sent, including retries and calls in flight.
 func report() {
 	sum, each := calls[0].Load(), calls[0].Load()
 	for client := 1; client < clients; client++ {
@@ -64,7 +65,7 @@ func report() {
 	fmt.Printf("calls=%d each=%d attempts=%d failed=%d\n", sum, each, attempts.Load(), failed.Load())
 }
 
-// mark advances one cursor, call by call.
+// mark advances one cursor with each call.
 func mark(connection *grpc.ClientConn, client int) {
 	ctx := metadata.AppendToOutgoingContext(context.Background(), "authorization", "Bearer "+os.Getenv("TOKEN"))
 	for id := uint64(1); ; id++ {
@@ -77,7 +78,7 @@ func mark(connection *grpc.ClientConn, client int) {
 	}
 }
 
-// request is a MarkReadRequest: two numbers that need no generated code.
+// request encodes a MarkReadRequest, whose two numbers need no generated code.
 func request(lastReadEventID, recipientID uint64) *emptypb.Empty {
 	fields := protowire.AppendVarint(protowire.AppendTag(nil, 1, protowire.VarintType), lastReadEventID)
 	fields = protowire.AppendVarint(protowire.AppendTag(fields, 2, protowire.VarintType), recipientID)
@@ -86,7 +87,7 @@ func request(lastReadEventID, recipientID uint64) *emptypb.Empty {
 	return message
 }
 
-// counter counts what was sent for the calls, retries too.
+// counter counts the calls that were sent, retries included.
 type counter struct{}
 
 func (counter) HandleRPC(_ context.Context, event stats.RPCStats) {

@@ -1,0 +1,45 @@
+# shellcheck shell=bash
+# Runs the parts of a long check one after the other, and ends with a table of them. Sourced by the scripts.
+
+# File in which the rows of the table are collected. A script that runs another one passes it on.
+if [ -z "${MARKREAD_TEST_PARTS:-}" ]; then
+    MARKREAD_TEST_PARTS=$(mktemp)
+    export MARKREAD_TEST_PARTS
+    trap 'rm -f "$MARKREAD_TEST_PARTS"' EXIT
+    parts_owner=yes
+fi
+parts_failed=0
+
+# row NAME SECONDS RESULT: adds a row to the table.
+row() { printf '%-14s %5d s  %s\n' "$@" >>"$MARKREAD_TEST_PARTS"; }
+
+# part NAME COMMAND…: runs a part. If it fails, the other parts still run, and the table says so.
+part() {
+    local name=$1 start=$SECONDS status
+    shift
+    printf '\n=== %s\n' "$name"
+    # Not in a condition, where bash would not stop the part at its first error.
+    set +e
+    (set -e; "$@")
+    status=$?
+    set -e
+    if [ "$status" -eq 0 ]; then
+        row "$name" $((SECONDS - start)) ok
+    else
+        parts_failed=1
+        row "$name" $((SECONDS - start)) FAILED
+        printf '\n=== %s FAILED with status %d\n' "$name" "$status" >&2
+    fi
+}
+
+# skip NAME REASON: leaves a part out, and says so in the table.
+skip() {
+    printf '\n=== %s SKIPPED: %s\n' "$1" "$2"
+    row "$1" 0 "SKIPPED: $2"
+}
+
+# finish: prints the table, unless the calling script does, and exits with status 1 if a part failed.
+finish() {
+    [ -z "${parts_owner:-}" ] || { echo && cat "$MARKREAD_TEST_PARTS"; }
+    exit "$parts_failed"
+}
