@@ -1,10 +1,55 @@
 //! PEM text (RFC 7468).
 
-use rustls::pki_types::CertificateDer;
+use std::path::Path;
+
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
+
+use super::{problem, read};
 
 /// Parses the certificates in PEM text. Returns `None` if there are none or one is malformed.
 pub fn certificates(pem: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     certificates.ok().filter(|certificates| !certificates.is_empty())
+}
+
+/// Reads a file of CAs that a flag names. Returns its text.
+///
+/// # Errors
+///
+/// As [`read`], or if it contains no certificate.
+pub fn read_ca(flag: &str, file: &Path) -> Result<Vec<u8>, String> {
+    read_certificates(flag, file).map(|(pem, _)| pem)
+}
+
+/// Reads a client's certificate chain and its private key, each from the file that a flag names.
+/// Returns the texts.
+///
+/// # Errors
+///
+/// As [`read`], or if a file contains no certificate or no key, or if they do not belong together.
+pub fn read_client_identity(
+    (cert_flag, cert_file): (&str, &Path),
+    (key_flag, key_file): (&str, &Path),
+) -> Result<(Vec<u8>, Vec<u8>), String> {
+    let (cert, chain) = read_certificates(cert_flag, cert_file)?;
+    let key = read(key_flag, key_file)?;
+    let parsed = PrivateKeyDer::from_pem_slice(&key)
+        .map_err(|_| problem(key_flag, key_file, "contains no PEM private key"))?;
+    let config = ClientConfig::builder().with_root_certificates(RootCertStore::empty());
+    config.with_client_auth_cert(chain, parsed).map_err(|error| {
+        problem(key_flag, key_file, &format!("does not match {cert_flag}: {error}"))
+    })?;
+    Ok((cert, key))
+}
+
+fn read_certificates(
+    flag: &str,
+    file: &Path,
+) -> Result<(Vec<u8>, Vec<CertificateDer<'static>>), String> {
+    let pem = read(flag, file)?;
+    let chain = certificates(&pem);
+    let chain = chain.ok_or_else(|| problem(flag, file, "contains no PEM certificate"))?;
+    Ok((pem, chain))
 }

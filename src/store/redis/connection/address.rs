@@ -9,12 +9,9 @@ use redis::{
     AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo,
     IntoConnectionInfo, ProtocolVersion, RedisResult, TlsCertificates,
 };
-use rustls::pki_types::PrivateKeyDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
 
 use super::supervisor::Connect;
-use crate::files::{certificates, problem, read, without_newline};
+use crate::files::{problem, read, read_ca, read_client_identity, without_newline};
 
 /// How long sent data may stay unacknowledged by the other machine's TCP.
 #[cfg(target_os = "linux")]
@@ -156,31 +153,15 @@ impl RedisFiles {
     /// Reads the certificates and the key. The redis crate ignores text without a certificate, and
     /// checks whether certificate and key match only when it connects; here both are errors.
     fn certificates(&self) -> Result<Option<TlsCertificates>, String> {
-        let certificate_in = |flag, file: &PathBuf| {
-            let pem = read(flag, file)?;
-            let chain = certificates(&pem);
-            let chain = chain.ok_or_else(|| problem(flag, file, "contains no PEM certificate"))?;
-            Ok::<_, String>((pem, chain))
-        };
-        let root_cert = self.ca.as_ref().map(|ca| certificate_in("--redis-ca", ca)).transpose()?;
+        let root_cert = self.ca.as_ref().map(|ca| read_ca("--redis-ca", ca)).transpose()?;
         let client_tls = match (&self.cert, &self.key) {
-            (Some(cert), Some(key_file)) => {
-                let (client_cert, chain) = certificate_in("--redis-cert", cert)?;
-                let client_key = read("--redis-key", key_file)?;
-                let key = PrivateKeyDer::from_pem_slice(&client_key)
-                    .map_err(|_| problem("--redis-key", key_file, "contains no PEM private key"))?;
-                ClientConfig::builder()
-                    .with_root_certificates(RootCertStore::empty())
-                    .with_client_auth_cert(chain, key)
-                    .map_err(|error| {
-                        let what = format!("does not match --redis-cert: {error}");
-                        problem("--redis-key", key_file, &what)
-                    })?;
+            (Some(cert), Some(key)) => {
+                let (client_cert, client_key) =
+                    read_client_identity(("--redis-cert", cert), ("--redis-key", key))?;
                 Some(ClientTlsConfig { client_cert, client_key })
             }
             _ => None,
         };
-        let root_cert = root_cert.map(|(pem, _)| pem);
         let any = root_cert.is_some() || client_tls.is_some();
         Ok(any.then_some(TlsCertificates { client_tls, root_cert }))
     }
