@@ -6,7 +6,7 @@ use std::path::Path;
 mod pem;
 mod watcher;
 
-pub use self::pem::{certificates, read_ca, read_client_identity};
+pub use self::pem::{certificates, read_certificates, read_client_identity, read_private_key};
 pub use self::watcher::FileWatcher;
 
 /// Reads a file that a flag names.

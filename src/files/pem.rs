@@ -14,13 +14,22 @@ pub fn certificates(pem: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
     certificates.ok().filter(|certificates| !certificates.is_empty())
 }
 
-/// Reads a file of CAs that a flag names. Returns its text.
+/// Reads a file of certificates that a flag names. Returns its text.
 ///
 /// # Errors
 ///
 /// As [`read`], or if it contains no certificate.
-pub fn read_ca(flag: &str, file: &Path) -> Result<Vec<u8>, String> {
-    read_certificates(flag, file).map(|(pem, _)| pem)
+pub fn read_certificates(flag: &str, file: &Path) -> Result<Vec<u8>, String> {
+    read_chain(flag, file).map(|(pem, _)| pem)
+}
+
+/// Reads a file with a private key that a flag names. Returns its text.
+///
+/// # Errors
+///
+/// As [`read`], or if it contains no private key.
+pub fn read_private_key(flag: &str, file: &Path) -> Result<Vec<u8>, String> {
+    read_key(flag, file).map(|(pem, _)| pem)
 }
 
 /// Reads a client's certificate chain and its private key, each from the file that a flag names.
@@ -33,10 +42,8 @@ pub fn read_client_identity(
     (cert_flag, cert_file): (&str, &Path),
     (key_flag, key_file): (&str, &Path),
 ) -> Result<(Vec<u8>, Vec<u8>), String> {
-    let (cert, chain) = read_certificates(cert_flag, cert_file)?;
-    let key = read(key_flag, key_file)?;
-    let parsed = PrivateKeyDer::from_pem_slice(&key)
-        .map_err(|_| problem(key_flag, key_file, "contains no PEM private key"))?;
+    let (cert, chain) = read_chain(cert_flag, cert_file)?;
+    let (key, parsed) = read_key(key_flag, key_file)?;
     let config = ClientConfig::builder().with_root_certificates(RootCertStore::empty());
     config.with_client_auth_cert(chain, parsed).map_err(|error| {
         problem(key_flag, key_file, &format!("does not match {cert_flag}: {error}"))
@@ -44,10 +51,14 @@ pub fn read_client_identity(
     Ok((cert, key))
 }
 
-fn read_certificates(
-    flag: &str,
-    file: &Path,
-) -> Result<(Vec<u8>, Vec<CertificateDer<'static>>), String> {
+fn read_key(flag: &str, file: &Path) -> Result<(Vec<u8>, PrivateKeyDer<'static>), String> {
+    let pem = read(flag, file)?;
+    let key = PrivateKeyDer::from_pem_slice(&pem)
+        .map_err(|_| problem(flag, file, "contains no PEM private key"))?;
+    Ok((pem, key))
+}
+
+fn read_chain(flag: &str, file: &Path) -> Result<(Vec<u8>, Vec<CertificateDer<'static>>), String> {
     let pem = read(flag, file)?;
     let chain = certificates(&pem);
     let chain = chain.ok_or_else(|| problem(flag, file, "contains no PEM certificate"))?;

@@ -12,7 +12,7 @@ use crate::cli::commands::client::{ClientCommand, Format};
 use crate::cli::commands::healthcheck::HealthcheckConfig;
 use crate::client::{ClientConfig, Credentials, PrivateKey};
 use crate::domain::{BATCH_MAX_ITEMS, Position};
-use crate::files::{problem, read, read_ca, read_client_identity};
+use crate::files::{problem, read, read_certificates, read_client_identity};
 use crate::proto::codes::{CODE_NAMES, parse_code};
 
 impl MarkArgs {
@@ -105,7 +105,8 @@ impl HealthcheckArgs {
             });
         let address =
             address.ok_or("--listen is not the address of a server: it must be host:port")?;
-        let ca = self.tls_ca.as_deref().map(|file| read_ca("--tls-ca", file)).transpose()?;
+        let ca =
+            self.tls_ca.as_deref().map(|file| read_certificates("--tls-ca", file)).transpose()?;
         Ok(Command::Healthcheck(HealthcheckConfig {
             address,
             ca,
@@ -144,7 +145,8 @@ impl ClientArgs {
             let file = self.token_file.clone().unwrap_or_default();
             problem("--token-file", &file, &invalid.to_string())
         })?;
-        let ca = self.tls_ca.as_deref().map(|file| read_ca("--tls-ca", file)).transpose()?;
+        let ca =
+            self.tls_ca.as_deref().map(|file| read_certificates("--tls-ca", file)).transpose()?;
         let certificate = match (&self.tls_cert, &self.tls_key) {
             (Some(cert), Some(key)) => {
                 let (cert, key) = read_client_identity(("--tls-cert", cert), ("--tls-key", key))?;

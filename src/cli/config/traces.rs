@@ -6,12 +6,9 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use http::{HeaderName, HeaderValue, Uri};
-use rustls::pki_types::PrivateKeyDer;
-use rustls::pki_types::pem::PemObject;
 use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 
 use crate::files;
-use crate::files::certificates;
 use crate::telemetry::TracesConfig;
 
 const SAMPLERS: [&str; 6] = [
@@ -155,11 +152,9 @@ impl Environment<'_> {
 
     /// Reads the TLS settings for the collector.
     fn tls(&self) -> Result<ClientTlsConfig, String> {
-        let is_certificate = |pem: &[u8]| certificates(pem).is_some();
-        let is_key = |pem: &[u8]| PrivateKeyDer::from_pem_slice(pem).is_ok();
-        let ca = self.pem("CERTIFICATE", "certificate", is_certificate)?;
-        let certificate = self.pem("CLIENT_CERTIFICATE", "certificate", is_certificate)?;
-        let key = self.pem("CLIENT_KEY", "private key", is_key)?;
+        let ca = self.file("CERTIFICATE", files::read_certificates)?;
+        let certificate = self.file("CLIENT_CERTIFICATE", files::read_certificates)?;
+        let key = self.file("CLIENT_KEY", files::read_private_key)?;
         let tls = match ca {
             Some((_, pem)) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)),
             None => ClientTlsConfig::new().with_native_roots(),
@@ -179,20 +174,14 @@ impl Environment<'_> {
     }
 
     /// Reads the file that a variable of the exporter names. Returns the variable's name too.
-    fn pem(
+    fn file(
         &self,
         name: &str,
-        what: &str,
-        is_valid: impl Fn(&[u8]) -> bool,
+        read: impl Fn(&str, &Path) -> Result<Vec<u8>, String>,
     ) -> Result<Option<(String, Vec<u8>)>, String> {
         let Some((name, file)) = self.of_traces(name)? else { return Ok(None) };
-        let file = Path::new(&file);
-        let pem = files::read(&name, file)?;
-        if is_valid(&pem) {
-            Ok(Some((name, pem)))
-        } else {
-            Err(files::problem(&name, file, &format!("contains no PEM {what}")))
-        }
+        let contents = read(&name, Path::new(&file))?;
+        Ok(Some((name, contents)))
     }
 }
 

@@ -11,7 +11,7 @@ use redis::{
 };
 
 use super::supervisor::Connect;
-use crate::files::{problem, read, read_ca, read_client_identity, without_newline};
+use crate::files::{problem, read, read_certificates, read_client_identity, without_newline};
 
 /// How long sent data may stay unacknowledged by the other machine's TCP.
 #[cfg(target_os = "linux")]
@@ -153,7 +153,8 @@ impl RedisFiles {
     /// Reads the certificates and the key. The redis crate ignores text without a certificate, and
     /// checks whether certificate and key match only when it connects; here both are errors.
     fn certificates(&self) -> Result<Option<TlsCertificates>, String> {
-        let root_cert = self.ca.as_ref().map(|ca| read_ca("--redis-ca", ca)).transpose()?;
+        let root_cert =
+            self.ca.as_ref().map(|ca| read_certificates("--redis-ca", ca)).transpose()?;
         let client_tls = match (&self.cert, &self.key) {
             (Some(cert), Some(key)) => {
                 let (client_cert, client_key) =
