@@ -50,6 +50,12 @@ pub enum Refusal {
         /// Position of the last update that it received; empty if there was none.
         resume_after: String,
     },
+    /// More calls of the reader wait, or more of its watches are open, than are kept.
+    TooManyOfReader,
+    /// The connection has reached its age, and its grace is over.
+    ConnectionAge,
+    /// The process has nearly used up its memory.
+    Overloaded,
     /// The edge guard stops the peer for this long.
     EdgeLimited(Duration),
     /// The store could not be reached, or did not answer in time.

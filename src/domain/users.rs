@@ -14,7 +14,7 @@ use super::{Mark, UserId};
 pub const USER_OBJECT_MAX_BYTES: usize = 64 * 1024;
 
 /// Bound of all user objects of one call, in bytes. Further users appear with the ID alone.
-const CALL_MAX_BYTES: usize = 4 * 1024 * 1024;
+pub const CALL_USER_OBJECTS_MAX_BYTES: usize = 1024 * 1024;
 
 /// Text of a user object: the stored value without the white space around it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ impl Users {
         let mut bytes = 0;
         let fits = |(_, object): &(UserId, UserObject)| {
             bytes += object.as_str().len();
-            bytes <= CALL_MAX_BYTES
+            bytes <= CALL_USER_OBJECTS_MAX_BYTES
         };
         Self(objects.into_iter().take_while(fits).collect())
     }
@@ -139,11 +139,11 @@ mod tests {
     }
 
     #[test]
-    fn a_call_carries_at_most_4_mib_of_objects() {
+    fn a_call_carries_at_most_1_mib_of_objects() {
         let object = UserObject(format!("{{{}}}", " ".repeat(65_534)).into());
         let users = (1..=100).map(|id: u64| (id.try_into().unwrap(), object.clone()));
         let users = Users::within_bounds(users);
-        assert_eq!(users.iter().len(), 64);
-        assert!(users.get(64.try_into().unwrap()).is_some());
+        assert_eq!(users.iter().len(), 16);
+        assert!(users.get(16.try_into().unwrap()).is_some());
     }
 }

@@ -18,6 +18,7 @@ use self::call::{CallFuture, MethodFuture};
 use self::deadline::Deadline;
 use self::guard::{EdgeRate, Guard};
 use self::reflection::Reflection;
+pub use self::reflection::ReflectionAccess;
 use self::routing::{Route, Target};
 use self::trace::CallTrace;
 use self::until_drain::UntilDrain;
@@ -51,6 +52,10 @@ pub struct EdgeConfig {
     pub edge_rate: Option<EdgeRate>,
     /// How callers authenticate.
     pub identity: Identity,
+    /// Who may use server reflection.
+    pub reflection: ReflectionAccess,
+    /// Unary calls of a reader under way at the same time; `None` is any number.
+    pub reader_concurrency: Option<u32>,
 }
 
 /// Serves the requests of the gRPC port.
@@ -78,7 +83,7 @@ impl Edge {
         lifecycle: Lifecycle,
         metrics: Arc<Metrics>,
     ) -> Result<Self, tonic_reflection::server::Error> {
-        let EdgeConfig { call_timeout, edge_rate, identity } = config;
+        let EdgeConfig { call_timeout, edge_rate, identity, .. } = config;
         Ok(Self {
             call_timeout,
             guard: edge_rate.and_then(Guard::new),

@@ -13,6 +13,17 @@ use super::grpc::MESSAGE_MAX_BYTES;
 use super::routing::ReflectionVersion;
 use crate::proto;
 
+/// Who may use server reflection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ReflectionAccess {
+    /// Everyone.
+    On,
+    /// Nobody: its paths are unknown.
+    Off,
+    /// Callers with valid credentials.
+    Authenticated,
+}
+
 /// Serves reflection.
 pub(super) struct Reflection {
     v1: BoxService,

@@ -54,6 +54,8 @@ const AGE_JITTER: f64 = 0.1;
 pub struct Limits {
     /// Open connections. One more is closed at once.
     pub connections: usize,
+    /// Open connections of one peer; `None` is any number.
+    pub connections_per_peer: Option<usize>,
     /// Concurrent streams of an HTTP/2 connection.
     pub streams: u32,
     /// Time for the TLS handshake, then for the first request line or HTTP/2 preface, and for the
@@ -63,8 +65,14 @@ pub struct Limits {
     pub keepalive_interval: Duration,
     /// Time for the answer to a ping.
     pub keepalive_timeout: Duration,
-    /// Age at which a connection gets GOAWAY, give or take a tenth. It is never cut.
+    /// Age at which a connection gets GOAWAY, give or take a tenth.
     pub connection_age: Option<Duration>,
+    /// How long after that GOAWAY the connection is closed.
+    pub connection_age_grace: Duration,
+    /// How long a connection may be without a call; `None` is for ever.
+    pub idle: Option<Duration>,
+    /// How long an answer may make no progress; `None` is for ever.
+    pub send: Option<Duration>,
 }
 
 /// A bound port.

@@ -4,4 +4,5 @@ mod first_bytes;
 pub mod lifecycle;
 pub mod listener;
 pub mod peer;
+pub mod pressure;
 pub mod tls;

@@ -16,6 +16,7 @@ const STORE_DURATION: &str = "markread_store_duration_seconds";
 const EVENTS_PUBLISHED: &str = "markread_events_published_total";
 const STREAM_LENGTH: &str = "markread_stream_length";
 const WATCHERS: &str = "markread_watchers";
+const REFUSED: &str = "markread_refused_total";
 const EDGE_LIMITED: &str = "markread_edge_limited_total";
 const WATCH_GAPS: &str = "markread_watch_gaps_total";
 const STORE_UP: &str = "markread_store_up";
@@ -47,6 +48,8 @@ pub enum MarkOutcome {
     Noop,
     Limited,
     EdgeLimited,
+    Busy,
+    Overloaded,
     Invalid,
     Unauthenticated,
     Forbidden,
@@ -57,11 +60,13 @@ pub enum MarkOutcome {
 
 impl MarkOutcome {
     /// All outcomes with their labels, in the order of the enum.
-    pub const ALL: [(Self, &str); 10] = [
+    pub const ALL: [(Self, &str); 12] = [
         (Self::Advanced, "advanced"),
         (Self::Noop, "noop"),
         (Self::Limited, "limited"),
         (Self::EdgeLimited, "edge_limited"),
+        (Self::Busy, "busy"),
+        (Self::Overloaded, "overloaded"),
         (Self::Invalid, "invalid"),
         (Self::Unauthenticated, "unauthenticated"),
         (Self::Forbidden, "forbidden"),
@@ -69,6 +74,52 @@ impl MarkOutcome {
         (Self::Deadline, "deadline"),
         (Self::Internal, "internal"),
     ];
+}
+
+/// The `bound` label of `markread_refused_total`: the bound that refused or ended something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the labels explain themselves, and `docs/contract.md` lists them")]
+pub enum Bound {
+    Connections,
+    ConnectionsPerPeer,
+    ConnectionAge,
+    IdleTimeout,
+    SendTimeout,
+    ControlFrames,
+    Memory,
+    RequestBytes,
+    EdgeRate,
+    HealthRate,
+    UnidentifiedStreams,
+    ReaderConcurrency,
+    ReaderWatches,
+    WatchQueue,
+}
+
+impl Bound {
+    /// All bounds with their labels, in the order of the enum.
+    pub const ALL: [(Self, &str); 14] = [
+        (Self::Connections, "connections"),
+        (Self::ConnectionsPerPeer, "connections_per_peer"),
+        (Self::ConnectionAge, "connection_age"),
+        (Self::IdleTimeout, "idle_timeout"),
+        (Self::SendTimeout, "send_timeout"),
+        (Self::ControlFrames, "control_frames"),
+        (Self::Memory, "memory"),
+        (Self::RequestBytes, "request_bytes"),
+        (Self::EdgeRate, "edge_rate"),
+        (Self::HealthRate, "health_rate"),
+        (Self::UnidentifiedStreams, "unidentified_streams"),
+        (Self::ReaderConcurrency, "reader_concurrency"),
+        (Self::ReaderWatches, "reader_watches"),
+        (Self::WatchQueue, "watch_queue"),
+    ];
+}
+
+/// Counts what a bound refused or ended: a call, a stream or a connection.
+pub fn count_refused(bound: Bound) {
+    let label = Bound::ALL.into_iter().find(|(known, _)| *known == bound).map(|(_, label)| label);
+    counter!(REFUSED, "bound" => label.unwrap_or_default()).increment(1);
 }
 
 /// Installs the recorder that `/metrics` renders.
@@ -109,6 +160,9 @@ impl Default for Metrics {
         describe();
         add_watchers(0);
         count_watch_gaps(0);
+        for (_, label) in Bound::ALL {
+            counter!(REFUSED, "bound" => label).increment(0);
+        }
         gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION"), "revision" => env!("MARKREAD_REVISION"))
             .set(1);
         Self {
@@ -260,6 +314,7 @@ fn describe() {
     describe_counter!(EVENTS_PUBLISHED, "Mark-read events whose marks this process answered");
     describe_gauge!(STREAM_LENGTH, "Entries in the stream of mark-read events, as last probed");
     describe_gauge!(WATCHERS, "Calls that watch mark-read events");
+    describe_counter!(REFUSED, "Calls, streams and connections that a bound refused or ended");
     describe_counter!(EDGE_LIMITED, "Calls that the edge guard stopped");
     describe_counter!(WATCH_GAPS, "Gaps sent to watchers: events that they may have lost");
     describe_gauge!(STORE_UP, "1 while the store answers, else 0");

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use markread::domain::{Mark, Nonce, Outcome, Quota, RateLimit, UserId};
+use markread::domain::{Mark, Nonce, Outcome, Quota, RateLimit, USER_OBJECT_MAX_BYTES, UserId};
 use markread::store::memory::MemoryStore;
 use markread::store::redis::{RedisAddress, RedisConfig, RedisFiles, RedisStore};
 use markread::store::{NonceUse, Store, StoreHealth};
@@ -29,6 +29,8 @@ impl Subject {
     /// A new store, connected to this Redis.
     pub(crate) async fn on(redis: Arc<Redis>, rate_limit: RateLimit) -> Self {
         let config = RedisConfig {
+            stream_max_bytes: None,
+            user_object_max_bytes: USER_OBJECT_MAX_BYTES,
             address: RedisAddress::new(&redis.url(), None, RedisFiles::default()).unwrap(),
             stream: "direct_message_mark_read_events".to_owned(),
             stream_maxlen: 0,

@@ -55,14 +55,22 @@
   value: {{ .edgeRate | int64 | quote }}
 - name: MARKREAD_EDGE_BURST
   value: {{ .edgeBurst | int64 | quote }}
+- name: MARKREAD_READER_CONCURRENCY
+  value: {{ .readerConcurrency | int64 | quote }}
 - name: MARKREAD_CALL_TIMEOUT
   value: {{ .callTimeout | quote }}
 - name: MARKREAD_STREAM
   value: {{ .stream | quote }}
 - name: MARKREAD_STREAM_MAXLEN
   value: {{ .streamMaxlen | int64 | quote }}
+{{- with .streamMaxBytes }}
+- name: MARKREAD_STREAM_MAX_BYTES
+  value: {{ . | quote }}
+{{- end }}
 - name: MARKREAD_USER_KEY_PREFIX
   value: {{ .userKeyPrefix | quote }}
+- name: MARKREAD_USER_OBJECT_MAX_BYTES
+  value: {{ .userObjectMaxBytes | int64 | quote }}
 - name: MARKREAD_REPLICAS_ACK
   value: {{ .replicasAck | int64 | quote }}
 - name: MARKREAD_REPLICAS_ACK_TIMEOUT
@@ -71,6 +79,8 @@
   value: {{ .workerThreads | int64 | quote }}
 - name: MARKREAD_MAX_CONNECTIONS
   value: {{ .maxConnections | int64 | quote }}
+- name: MARKREAD_MAX_CONNECTIONS_PER_PEER
+  value: {{ ternary .maxConnections .maxConnectionsPerPeer .behindProxy | int64 | quote }}
 - name: MARKREAD_MAX_CONCURRENT_STREAMS
   value: {{ .maxConcurrentStreams | int64 | quote }}
 - name: MARKREAD_HANDSHAKE_TIMEOUT
@@ -81,6 +91,18 @@
   value: {{ .keepaliveTimeout | quote }}
 - name: MARKREAD_MAX_CONNECTION_AGE
   value: {{ .maxConnectionAge | quote }}
+- name: MARKREAD_MAX_CONNECTION_AGE_GRACE
+  value: {{ .maxConnectionAgeGrace | quote }}
+- name: MARKREAD_IDLE_TIMEOUT
+  value: {{ .idleTimeout | quote }}
+- name: MARKREAD_SEND_TIMEOUT
+  value: {{ .sendTimeout | quote }}
+{{- with .memoryLimit }}
+- name: MARKREAD_MEMORY_LIMIT
+  value: {{ . | quote }}
+{{- end }}
+- name: MARKREAD_REFLECTION
+  value: {{ .reflection | quote }}
 - name: MARKREAD_DRAIN_DELAY
   value: {{ .drainDelay | quote }}
 - name: MARKREAD_DRAIN

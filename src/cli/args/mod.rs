@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand};
 
 pub(in crate::cli) use self::client::{
@@ -98,6 +99,18 @@ fn integer<N: TryFrom<u64>>(
         number.and_then(|number| N::try_from(number).ok()).ok_or_else(|| {
             format!("it must be an integer from {} to {}", range.start(), range.end())
         })
+    }
+}
+
+/// Parses a number of bytes, with or without a unit.
+fn bytes(min: u64) -> impl Fn(&str) -> Result<u64, String> + Clone {
+    move |text| {
+        let form = "it must be a number of bytes, as in 536870912, 512MiB or 2GiB";
+        let ByteSize(bytes) = text.parse().map_err(|_| form.to_owned())?;
+        if bytes < min {
+            return Err(format!("it must be at least {min} bytes"));
+        }
+        Ok(bytes)
     }
 }
 

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{ExpectedArgs, address, duration, integer, positive_duration, switch};
+use super::{ExpectedArgs, address, bytes, duration, integer, positive_duration, switch};
+use crate::domain::CALL_USER_OBJECTS_MAX_BYTES;
+use crate::edge::ReflectionAccess;
 use crate::telemetry::LogFormat;
 
 #[derive(Args)]
@@ -65,6 +67,13 @@ pub(in crate::cli) struct ServeArgs {
     #[arg(env = "MARKREAD_EDGE_BURST", hide_env_values = true)]
     pub(in crate::cli) edge_burst: u32,
 
+    /// Unary calls of one reader under way at the same time, two of them pages or batches. Up to 1024
+    /// more wait in order; beside them a reader has up to 64 watches. 0 turns these bounds off
+    #[arg(long, value_name = "CALLS", default_value_t = 32)]
+    #[arg(value_parser = integer::<u32>(0..=1_000_000))]
+    #[arg(env = "MARKREAD_READER_CONCURRENCY", hide_env_values = true)]
+    pub(in crate::cli) reader_concurrency: u32,
+
     /// Longest time of a unary call, whatever deadline the caller sent
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = positive_duration)]
     #[arg(env = "MARKREAD_CALL_TIMEOUT", hide_env_values = true)]
@@ -82,11 +91,23 @@ pub(in crate::cli) struct ServeArgs {
     #[arg(env = "MARKREAD_STREAM_MAXLEN", hide_env_values = true)]
     pub(in crate::cli) stream_maxlen: u64,
 
-    /// Prefix of the keys of user objects in Redis, before the user ID; their values, JSON objects of at
-    /// most 64 KiB, appear in events, up to 5 s stale
+    /// Approximate size that the stream is trimmed to, by the measured size of its entries, as in
+    /// 2GiB [default: none]
+    #[arg(long, value_name = "BYTES", value_parser = bytes(1024 * 1024))]
+    #[arg(env = "MARKREAD_STREAM_MAX_BYTES", hide_env_values = true)]
+    pub(in crate::cli) stream_max_bytes: Option<u64>,
+
+    /// Prefix of the keys of user objects in Redis, before the user ID; their values, JSON objects,
+    /// appear in events, up to 5 s stale
     #[arg(long, value_name = "PREFIX", default_value = "user:")]
     #[arg(env = "MARKREAD_USER_KEY_PREFIX", hide_env_values = true)]
     pub(in crate::cli) user_key_prefix: String,
+
+    /// Largest user object that appears in events; of a larger one only the ID does
+    #[arg(long, value_name = "BYTES", default_value = "16384")]
+    #[arg(value_parser = user_object_bytes)]
+    #[arg(env = "MARKREAD_USER_OBJECT_MAX_BYTES", hide_env_values = true)]
+    pub(in crate::cli) user_object_max_bytes: usize,
 
     /// Replicas that must have a mark before it is answered OK; 0 waits for none [default: 0]
     #[arg(long, value_name = "REPLICAS", env = "MARKREAD_REPLICAS_ACK", hide_env_values = true)]
@@ -159,6 +180,12 @@ pub(in crate::cli) struct ServeArgs {
     #[arg(env = "MARKREAD_MAX_CONNECTIONS", hide_env_values = true)]
     pub(in crate::cli) max_connections: u32,
 
+    /// Open connections from one peer address; 0 turns the bound off
+    #[arg(long, value_name = "CONNECTIONS", default_value_t = 2500)]
+    #[arg(value_parser = integer::<u32>(0..=1_000_000))]
+    #[arg(env = "MARKREAD_MAX_CONNECTIONS_PER_PEER", hide_env_values = true)]
+    pub(in crate::cli) max_connections_per_peer: u32,
+
     /// Concurrent streams of an HTTP/2 connection
     #[arg(long, value_name = "STREAMS", default_value_t = 256)]
     #[arg(value_parser = integer::<u32>(1..=65_536))]
@@ -181,10 +208,37 @@ pub(in crate::cli) struct ServeArgs {
     pub(in crate::cli) keepalive_timeout: Duration,
 
     /// Age at which a connection gets GOAWAY, give or take a tenth, so that clients spread over new
-    /// replicas; calls in flight finish. 0s is never
+    /// replicas. 0s is never
     #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = duration)]
     #[arg(env = "MARKREAD_MAX_CONNECTION_AGE", hide_env_values = true)]
     pub(in crate::cli) max_connection_age: Duration,
+
+    /// After that, how long calls in flight may finish before the connection is closed; watches end with
+    /// the ID to resume from
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    #[arg(env = "MARKREAD_MAX_CONNECTION_AGE_GRACE", hide_env_values = true)]
+    pub(in crate::cli) max_connection_age_grace: Duration,
+
+    /// How long a connection may be without a call, though it answers pings. 0s is for ever
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
+    #[arg(env = "MARKREAD_IDLE_TIMEOUT", hide_env_values = true)]
+    pub(in crate::cli) idle_timeout: Duration,
+
+    /// How long an answer may wait for a client that does not read, before it is ended. 0s is for ever
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    #[arg(env = "MARKREAD_SEND_TIMEOUT", hide_env_values = true)]
+    pub(in crate::cli) send_timeout: Duration,
+
+    /// Memory that the process may use, as in 512MiB: near it, calls are refused and what holds most is
+    /// ended [default: the least limit of its cgroups, else none]
+    #[arg(long, value_name = "BYTES", value_parser = bytes(64 * 1024 * 1024))]
+    #[arg(env = "MARKREAD_MEMORY_LIMIT", hide_env_values = true)]
+    pub(in crate::cli) memory_limit: Option<u64>,
+
+    /// Server reflection: for everyone, for nobody, or for authenticated callers
+    #[arg(long, value_name = "ACCESS", default_value = "on")]
+    #[arg(env = "MARKREAD_REFLECTION", hide_env_values = true)]
+    pub(in crate::cli) reflection: ReflectionAccess,
 
     /// After SIGTERM, how long calls are still accepted while readiness is off
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
@@ -228,4 +282,11 @@ pub(in crate::cli) struct RedisArgs {
     #[arg(long = "redis-key", value_name = "FILE", env = "MARKREAD_REDIS_KEY")]
     #[arg(hide_env_values = true)]
     pub(in crate::cli) key: Option<PathBuf>,
+}
+
+/// Parses the size of user objects: at least an object with an ID, at most what a call may carry.
+fn user_object_bytes(text: &str) -> Result<usize, String> {
+    let bytes = bytes(64)(text)?;
+    let size = usize::try_from(bytes).ok().filter(|bytes| *bytes <= CALL_USER_OBJECTS_MAX_BYTES);
+    size.ok_or_else(|| format!("it must be at most {CALL_USER_OBJECTS_MAX_BYTES} bytes"))
 }

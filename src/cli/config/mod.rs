@@ -33,6 +33,8 @@ pub struct ServeConfig {
     pub edge: EdgeConfig,
     /// Bounds of connections.
     pub limits: Limits,
+    /// Memory that the process may use, in bytes; `None`: what its cgroups allow.
+    pub memory_limit: Option<u64>,
     /// How long calls are still accepted after SIGTERM.
     pub drain_delay: Duration,
     /// How long calls in flight may finish after that.

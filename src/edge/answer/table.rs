@@ -71,6 +71,9 @@ rows! {
     IdentityUnavailable                => Unavailable,       Some("IDENTITY_UNAVAILABLE"),  SERVICE_UNAVAILABLE,    130, Unavailable;
     OverQuota { .. }                   => ResourceExhausted, Some("RATE_LIMIT_EXCEEDED"),   TOO_MANY_REQUESTS,      88,  Limited;
     WatcherTooSlow { .. }              => ResourceExhausted, Some("WATCHER_TOO_SLOW"),      TOO_MANY_REQUESTS,      88,  Limited;
+    TooManyOfReader                    => ResourceExhausted, Some("CONCURRENCY_LIMIT_EXCEEDED"), TOO_MANY_REQUESTS, 88,  Busy;
+    ConnectionAge                      => Unavailable,       Some("CONNECTION_AGE"),        SERVICE_UNAVAILABLE,    130, Unavailable;
+    Overloaded                         => ResourceExhausted, Some("OVERLOADED"),            SERVICE_UNAVAILABLE,    130, Overloaded;
     EdgeLimited(_)                     => ResourceExhausted, Some("EDGE_LIMIT_EXCEEDED"),   TOO_MANY_REQUESTS,      88,  EdgeLimited;
     StoreUnavailable                   => Unavailable,       Some("STORE_UNAVAILABLE"),     SERVICE_UNAVAILABLE,    130, Unavailable;
     Draining                           => Unavailable,       Some("DRAINING"),              SERVICE_UNAVAILABLE,    130, Unavailable;

@@ -34,6 +34,9 @@ pub(super) fn message(refusal: &Refusal) -> String {
         Refusal::WatcherTooSlow { .. } => {
             "the watcher is too slow: resume after the last update".to_owned()
         }
+        Refusal::TooManyOfReader => "too many calls of this reader are under way: retry".to_owned(),
+        Refusal::ConnectionAge => "the connection has reached its age: reconnect".to_owned(),
+        Refusal::Overloaded => "this server is overloaded: retry later or elsewhere".to_owned(),
         Refusal::EdgeLimited(delay) => {
             let seconds = whole_seconds(*delay);
             format!("too many calls from this address: retry after {seconds} s")
@@ -73,9 +76,12 @@ pub(super) fn retry_delay(refusal: &Refusal) -> Option<Duration> {
     match refusal {
         Refusal::OverQuota { retry_after, .. } => Some(*retry_after),
         Refusal::EdgeLimited(delay) => Some((*delay).max(Duration::from_secs(1))),
-        Refusal::IdentityUnavailable | Refusal::StoreUnavailable | Refusal::Draining => {
-            Some(Duration::from_millis(rand::random_range(100..=1000)))
-        }
+        Refusal::IdentityUnavailable
+        | Refusal::StoreUnavailable
+        | Refusal::Draining
+        | Refusal::TooManyOfReader => Some(Duration::from_millis(rand::random_range(100..=1000))),
+        Refusal::ConnectionAge => Some(Duration::ZERO),
+        Refusal::Overloaded => Some(Duration::from_millis(rand::random_range(1000..=2000))),
         _ => None,
     }
 }

@@ -15,8 +15,12 @@ pub struct RedisConfig {
     pub stream: String,
     /// Approximate number of entries that the stream is trimmed to; 0 never trims.
     pub stream_maxlen: u64,
+    /// Approximate size that the stream is trimmed to, in bytes; `None` is any size.
+    pub stream_max_bytes: Option<u64>,
     /// Prefix of user objects' keys, before the user ID.
     pub user_key_prefix: String,
+    /// Largest user object that appears in events, in bytes.
+    pub user_object_max_bytes: usize,
     /// The quota of each reader.
     pub rate_limit: RateLimit,
     /// The read quota of each reader.

@@ -14,7 +14,7 @@ struct Metric {
 }
 
 /// Labels whose values the page lists: all of them, and no others.
-const LISTED: [&str; 2] = ["outcome", "operation"];
+const LISTED: [&str; 3] = ["bound", "outcome", "operation"];
 
 /// The labels in a cell: "`name`", "`name`: `value`, `value`", with `;` between.
 fn labels(cell: &str) -> BTreeMap<String, BTreeSet<String>> {
