@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ::http::{HeaderMap, Method, Request, Response};
-use hyper::body::Incoming;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::HealthService;
 use tower::ServiceExt;
@@ -25,6 +24,7 @@ use self::until_drain::UntilDrain;
 use crate::domain::Refusal;
 use crate::identity::oauth1::SignedRequest;
 use crate::identity::{Authenticated, Credentials, Identity};
+use crate::net::body::RequestBody;
 use crate::net::lifecycle::{Lifecycle, Phase};
 use crate::net::peer::Peer;
 use crate::proto::Rpc;
@@ -102,7 +102,7 @@ impl Edge {
     }
 
     /// Refuses a request early, or starts its method.
-    fn start(self: &Arc<Self>, arrival: Arrival, request: Request<Incoming>) -> MethodFuture {
+    fn start(self: &Arc<Self>, arrival: Arrival, request: Request<RequestBody>) -> MethodFuture {
         let Arrival { peer, route, .. } = arrival;
         let edge = Arc::clone(self);
         // Health is answered in any case: while draining, and to a peer that the guard stops.
@@ -141,7 +141,7 @@ impl Edge {
         })
     }
 
-    async fn rpc(&self, rpc: Rpc, arrival: Arrival, request: Request<Incoming>) -> Answer {
+    async fn rpc(&self, rpc: Rpc, arrival: Arrival, request: Request<RequestBody>) -> Answer {
         let caller = match self.authenticate(&arrival, request.headers()).await {
             Ok(caller) => caller,
             Err(refusal) => return Answer::refused(arrival.route, refusal),
@@ -212,7 +212,7 @@ impl Edge {
         Ok(Caller { reader, expires_at })
     }
 
-    async fn mark_read_json(&self, arrival: Arrival, request: Request<Incoming>) -> Answer {
+    async fn mark_read_json(&self, arrival: Arrival, request: Request<RequestBody>) -> Answer {
         match self.authenticate_form(&arrival, request).await {
             Ok((caller, form)) => http::mark_read(&self.service, &arrival, caller, &form).await,
             Err(refusal) => Answer::refused(arrival.route, refusal),
@@ -224,7 +224,7 @@ impl Edge {
     async fn authenticate_form(
         &self,
         arrival: &Arrival,
-        request: Request<Incoming>,
+        request: Request<RequestBody>,
     ) -> Result<(Caller, http::Form), Refusal> {
         let client_auth = arrival.peer.client_auth;
         let deadline = arrival.deadline.server;
@@ -242,7 +242,7 @@ impl Edge {
         Ok((Caller { reader, expires_at }, form))
     }
 
-    async fn health(&self, route: Route, request: Request<Incoming>) -> Answer {
+    async fn health(&self, route: Route, request: Request<RequestBody>) -> Answer {
         let Ok(response) = self.health.clone().oneshot(request).await;
         match grpc::message_problem(&response) {
             Some(refusal) => Answer::refused(route, refusal),
@@ -263,12 +263,12 @@ pub struct PeerService {
     peer: Peer,
 }
 
-impl hyper::service::Service<Request<Incoming>> for PeerService {
+impl hyper::service::Service<Request<RequestBody>> for PeerService {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = CallFuture;
 
-    fn call(&self, request: Request<Incoming>) -> CallFuture {
+    fn call(&self, request: Request<RequestBody>) -> CallFuture {
         let Self { edge, peer } = self;
         let began = Instant::now();
         let route = Route::new(&request);

@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 
 use ::http::{Request, Response};
-use hyper::body::Incoming;
 use tonic_reflection::server::{Builder, Error};
 use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
@@ -11,6 +10,7 @@ use tower::util::BoxCloneSyncService;
 use super::answer::Body;
 use super::grpc::MESSAGE_MAX_BYTES;
 use super::routing::ReflectionVersion;
+use crate::net::body::RequestBody;
 use crate::proto;
 
 /// Who may use server reflection.
@@ -30,7 +30,7 @@ pub(super) struct Reflection {
     v1alpha: BoxService,
 }
 
-type BoxService = BoxCloneSyncService<Request<Incoming>, Response<Body>, Infallible>;
+type BoxService = BoxCloneSyncService<Request<RequestBody>, Response<Body>, Infallible>;
 
 impl Reflection {
     pub(super) fn new() -> Result<Self, Error> {
@@ -42,7 +42,7 @@ impl Reflection {
     pub(super) async fn serve(
         &self,
         version: ReflectionVersion,
-        request: Request<Incoming>,
+        request: Request<RequestBody>,
     ) -> Response<Body> {
         let service = match version {
             ReflectionVersion::V1 => &self.v1,

@@ -1,5 +1,6 @@
 //! Connections: accepted, secured, bounded, drained.
 
+pub mod body;
 mod first_bytes;
 pub mod lifecycle;
 pub mod listener;

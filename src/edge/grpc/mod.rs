@@ -3,7 +3,6 @@
 use std::future::{Ready, ready};
 
 use ::http::{Request, Response};
-use hyper::body::Incoming;
 use prost::Message;
 use tokio_util::either::Either;
 use tonic::server::{ServerStreamingService, UnaryService};
@@ -12,6 +11,7 @@ use tonic::{Code, Status};
 use self::one_message::OneMessage;
 use super::answer::{Body, insert_rate_limit};
 use crate::domain::{BATCH_MAX_ITEMS, BadField, FieldProblem, Quota, Refusal};
+use crate::net::body::RequestBody;
 use crate::proto::codec::SmallBuffers;
 
 pub(super) mod marks;
@@ -42,7 +42,7 @@ pub(super) fn message_problem(response: &Response<Body>) -> Option<Refusal> {
 }
 
 /// Reads the request's one message, lets `handle` answer it, and writes the answer.
-pub(super) async fn unary<M, R, F, Fut>(request: Request<Incoming>, handle: F) -> Response<Body>
+pub(super) async fn unary<M, R, F, Fut>(request: Request<RequestBody>, handle: F) -> Response<Body>
 where
     M: Message + Default + 'static,
     R: Message + 'static,
@@ -54,7 +54,7 @@ where
 
 /// Reads the request's one message, and writes the stream that `handle` opens.
 pub(super) async fn streaming<M, S, R, F, Fut>(
-    request: Request<Incoming>,
+    request: Request<RequestBody>,
     handle: F,
 ) -> Response<Body>
 where
