@@ -25,12 +25,13 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE, TE};
 use http::{HeaderMap, HeaderValue, Method, Request, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use markread::domain::{
-    Mark, MessageId, Outcome, RateLimit, UserId, UserObject, Users, event_payload,
+    Mark, MessageId, Outcome, RateLimit, USER_OBJECT_MAX_BYTES, UserId, UserObject, Users,
+    event_payload,
 };
 use markread::edge::deadline::Deadline;
 use markread::edge::guard::EdgeRate;
 use markread::edge::routing::{Protocol, Route};
-use markread::edge::{Edge, EdgeConfig};
+use markread::edge::{Edge, EdgeConfig, ReflectionAccess};
 use markread::identity::jwt::{self, ExpectedClaims, Secret, Verifier};
 use markread::identity::keys::Keys;
 use markread::identity::{Bearer, Credentials, Identity};
@@ -117,7 +118,7 @@ fn payloads(criterion: &mut Criterion) {
     let mark = mark(FIRST_MESSAGE);
     let object = |id: UserId| {
         let json = format!(r#"{{"id":"{id}","name":"{}"}}"#, "x".repeat(3000));
-        (id, UserObject::parse(json.as_bytes()).unwrap())
+        (id, UserObject::parse(json.as_bytes(), USER_OBJECT_MAX_BYTES).unwrap())
     };
     let tables = [
         ("an event's payload", Users::default()),
@@ -188,7 +189,13 @@ async fn connection() -> SendRequest<Bytes> {
         Sources { phase: lifecycle.watch(), store: store.health(), keys: identity.start() };
     let (health, _) = health::server(sources).await;
     let edge_rate = Some(EdgeRate { rate: 1_000_000_000, burst: 1_000_000_000 });
-    let config = EdgeConfig { call_timeout: CALL_TIMEOUT, edge_rate, identity };
+    let config = EdgeConfig {
+        call_timeout: CALL_TIMEOUT,
+        edge_rate,
+        identity,
+        reflection: ReflectionAccess::Off,
+        reader_concurrency: None,
+    };
     let edge =
         Edge::new(config, Arc::new(service(&store)), health, lifecycle, metrics_of_process())
             .unwrap();

@@ -127,8 +127,9 @@ fn open_store(backend: Backend) -> OpenStore {
             let health = store.health();
             OpenStore { store, health, supervisor }
         }
-        Backend::Memory { rate_limit, read_rate_limit, stream_max_entries } => {
-            let store = Arc::new(MemoryStore::new(rate_limit, read_rate_limit, stream_max_entries));
+        Backend::Memory { rate_limit, read_rate_limit, stream_max_entries, stream_max_bytes } => {
+            let store = MemoryStore::new(rate_limit, read_rate_limit, stream_max_entries);
+            let store = Arc::new(store.with_stream_max_bytes(stream_max_bytes));
             let health = store.health();
             OpenStore { store, health, supervisor: tokio::spawn(std::future::pending()) }
         }

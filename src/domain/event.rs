@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn a_user_object_is_in_the_payload_byte_for_byte() {
-        let object = UserObject::parse(br#" {"id":7, "name":"\u00e9"} "#).unwrap();
+        let object = UserObject::parse(br#" {"id":7, "name":"\u00e9"} "#, 100).unwrap();
         let users = Users::within_bounds([(7.try_into().unwrap(), object)]);
         let payload = event_payload(&mark(7, 8), 1, &users);
         let expected = r#""users":{"7":{"id":7, "name":"\u00e9"},"8":{"id":"8"}}}"#;
@@ -119,7 +119,7 @@ mod tests {
     fn an_event_is_parsed_as_it_was_written() {
         let position = Position::from(EntryId { ms: 5, count: 6 });
         let object =
-            UserObject::parse(br#"{"id":7,"direct_message_mark_read_events":[]}"#).unwrap();
+            UserObject::parse(br#"{"id":7,"direct_message_mark_read_events":[]}"#, 100).unwrap();
         let users = Users::within_bounds([(7.try_into().unwrap(), object)]);
         let mark = mark(7, 8);
         let payload = event_payload(&mark, 9, &users);

@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use super::{Mark, UserId};
 
-/// Longest user object that is embedded, in bytes.
-pub const USER_OBJECT_MAX_BYTES: usize = 64 * 1024;
+/// Largest user object that is embedded unless the settings say otherwise, in bytes.
+pub const USER_OBJECT_MAX_BYTES: usize = 16 * 1024;
 
 /// Bound of all user objects of one call, in bytes. Further users appear with the ID alone.
 pub const CALL_USER_OBJECTS_MAX_BYTES: usize = 1024 * 1024;
@@ -23,9 +23,9 @@ pub struct UserObject(Arc<str>);
 impl UserObject {
     /// Parses a stored value. Returns `None` unless it is a JSON object (RFC 8259) that every parser
     /// accepts: deep nesting, numbers beyond a double's range and half a surrogate pair are refused.
-    pub fn parse(value: &[u8]) -> Option<Self> {
+    pub fn parse(value: &[u8], max_bytes: usize) -> Option<Self> {
         const WHITE_SPACE: [char; 4] = [' ', '\t', '\n', '\r'];
-        if value.len() > USER_OBJECT_MAX_BYTES {
+        if value.len() > max_bytes {
             return None;
         }
         let text = std::str::from_utf8(value).ok()?.trim_matches(WHITE_SPACE);
@@ -89,7 +89,8 @@ mod tests {
     use super::*;
 
     fn parse(value: &str) -> Option<String> {
-        UserObject::parse(value.as_bytes()).map(|object| object.as_str().to_owned())
+        UserObject::parse(value.as_bytes(), USER_OBJECT_MAX_BYTES)
+            .map(|object| object.as_str().to_owned())
     }
 
     #[test]
@@ -127,12 +128,12 @@ mod tests {
             "\u{feff}{}",
             "\u{a0}{}",
             &deep(126),
-            &deep(60_000 / 2),
+            &deep(16_000 / 2),
         ] {
             assert_eq!(parse(value), None, "{}", &value[..value.len().min(40)]);
         }
         assert!(parse(&deep(100)).is_some());
-        assert_eq!(UserObject::parse(b"{\"a\":\"\xff\"}"), None);
+        assert_eq!(UserObject::parse(b"{\"a\":\"\xff\"}", 100), None);
         let padded = |bytes: usize| format!("{{}}{}", " ".repeat(bytes - 2));
         assert!(parse(&padded(USER_OBJECT_MAX_BYTES)).is_some());
         assert_eq!(parse(&padded(USER_OBJECT_MAX_BYTES + 1)), None);

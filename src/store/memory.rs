@@ -13,7 +13,8 @@ use super::{
 };
 use crate::domain::{
     Conversation, CursorPage, EntryId, Mark, Nonce, Outcome, Position, Quota, RateLimit,
-    ReadCursor, ReadOutcome, UserId, UserObject, Users, advances, distinct_users, event_payload,
+    ReadCursor, ReadOutcome, USER_OBJECT_MAX_BYTES, UserId, UserObject, Users, advances,
+    distinct_users, event_payload,
 };
 use crate::telemetry::Traceparent;
 use crate::telemetry::metrics::{self, StoreTimer};
@@ -27,6 +28,8 @@ pub struct MemoryStore {
     rate_limit: RateLimit,
     read_rate_limit: RateLimit,
     stream_max_entries: usize,
+    /// Size of the stream's payloads; `None` is any size.
+    stream_max_bytes: Option<usize>,
     timer: StoreTimer,
     state: Mutex<State>,
     health: watch::Sender<StoreHealth>,
@@ -43,6 +46,7 @@ struct State {
     /// Used nonces and when they are forgotten, oldest first.
     nonces: VecDeque<(Nonce, u64)>,
     stream: VecDeque<(EntryId, String)>,
+    stream_bytes: usize,
     last_entry_id: EntryId,
     trimmed: bool,
 }
@@ -72,7 +76,23 @@ impl MemoryStore {
         let timer = StoreTimer::new("mark_read");
         let state = Mutex::default();
         let published = Notify::new();
-        Self { rate_limit, read_rate_limit, stream_max_entries, timer, state, health, published }
+        let stream_max_bytes = None;
+        Self {
+            rate_limit,
+            read_rate_limit,
+            stream_max_entries,
+            stream_max_bytes,
+            timer,
+            state,
+            health,
+            published,
+        }
+    }
+
+    /// Also trims the stream from its oldest end to this size of its payloads, in bytes.
+    #[must_use]
+    pub fn with_stream_max_bytes(self, stream_max_bytes: Option<usize>) -> Self {
+        Self { stream_max_bytes, ..self }
     }
 
     /// Returns the health, which is always ready.
@@ -223,7 +243,8 @@ impl MemoryStore {
             _ => {
                 let &Mark { recipient, last_read_event_id, .. } = mark;
                 let cursor = ReadCursor { recipient, last_read_event_id, read_at_ms: now_ms };
-                state.publish(event_payload(mark, now_ms, users), now_ms, self.stream_max_entries);
+                state.publish(event_payload(mark, now_ms, users), now_ms);
+                state.trim(self.stream_max_entries, self.stream_max_bytes);
                 state.cursors.insert(conversation, cursor);
                 Outcome::Advanced { cursor, quota }
             }
@@ -276,9 +297,9 @@ impl State {
     /// Returns the user objects of the readers and recipients.
     fn users(&self, marks: &[Mark]) -> Users {
         let objects = distinct_users(marks).into_iter();
-        Users::within_bounds(
-            objects.filter_map(|user| Some((user, UserObject::parse(self.users.get(&user)?)?))),
-        )
+        Users::within_bounds(objects.filter_map(|user| {
+            Some((user, UserObject::parse(self.users.get(&user)?, USER_OBJECT_MAX_BYTES)?))
+        }))
     }
 
     fn bounds(&self, now_ms: u64) -> LogBounds {
@@ -302,7 +323,7 @@ impl State {
         NonceUse::First
     }
 
-    fn publish(&mut self, payload: String, now_ms: u64, max_entries: usize) {
+    fn publish(&mut self, payload: String, now_ms: u64) {
         let EntryId { ms, count } = self.last_entry_id;
         // IDs rise strictly even if the clock does not, as in Redis.
         self.last_entry_id = if now_ms > ms {
@@ -310,9 +331,17 @@ impl State {
         } else {
             EntryId { ms, count: count + 1 }
         };
+        self.stream_bytes += payload.len();
         self.stream.push_back((self.last_entry_id, payload));
-        if max_entries > 0 && self.stream.len() > max_entries {
-            self.stream.pop_front();
+    }
+
+    /// Removes the oldest entries until the stream is within its bounds.
+    fn trim(&mut self, max_entries: usize, max_bytes: Option<usize>) {
+        let max_bytes = max_bytes.unwrap_or(usize::MAX);
+        while (max_entries > 0 && self.stream.len() > max_entries) || self.stream_bytes > max_bytes
+        {
+            let Some((_, payload)) = self.stream.pop_front() else { return };
+            self.stream_bytes -= payload.len();
             self.trimmed = true;
         }
     }
@@ -321,4 +350,28 @@ impl State {
 fn now_ms() -> u64 {
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_stream_is_trimmed_to_its_size_in_bytes() {
+        const NO_LIMIT: RateLimit = RateLimit { calls: 1000, window_ms: 60_000 };
+        let lengths = [(None, 20), (Some(2000), 10)];
+        for (max_bytes, length) in lengths {
+            let store = MemoryStore::new(NO_LIMIT, NO_LIMIT, 0).with_stream_max_bytes(max_bytes);
+            for message in 100..120_u64 {
+                let [reader, recipient] = [7_u64, 8].map(|user| user.try_into().unwrap());
+                let last_read_event_id = message.try_into().unwrap();
+                store
+                    .mark_read(Mark { reader, recipient, last_read_event_id }, None)
+                    .await
+                    .unwrap();
+            }
+            let payloads: Vec<_> = store.events().into_iter().map(|(_, event)| event).collect();
+            assert_eq!(payloads.len(), length, "{} bytes", payloads.concat().len());
+        }
+    }
 }

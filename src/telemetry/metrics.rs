@@ -24,6 +24,8 @@ const STORE_WARNINGS: &str = "markread_store_warnings";
 const REDIS_MEMORY_USED: &str = "markread_redis_memory_used_bytes";
 const REDIS_MEMORY_MAX: &str = "markread_redis_memory_max_bytes";
 const REDIS_EVICTED_KEYS: &str = "markread_redis_evicted_keys_total";
+const STREAM_BYTES: &str = "markread_stream_bytes";
+const USER_OBJECTS_OVERSIZED: &str = "markread_user_objects_oversized_total";
 const STREAM_MAXLEN: &str = "markread_stream_maxlen";
 const STREAM_OLDEST_AGE: &str = "markread_stream_oldest_entry_age_seconds";
 const GROUP_UNREAD: &str = "markread_stream_group_unread_entries";
@@ -160,6 +162,7 @@ impl Default for Metrics {
         describe();
         add_watchers(0);
         count_watch_gaps(0);
+        counter!(USER_OBJECTS_OVERSIZED).increment(0);
         for (_, label) in Bound::ALL {
             counter!(REFUSED, "bound" => label).increment(0);
         }
@@ -220,6 +223,16 @@ pub fn set_stream(length: u64, oldest_age: Duration) {
 /// Sets the number of entries that the stream is trimmed to.
 pub fn set_stream_maxlen(entries: u64) {
     gauge!(STREAM_MAXLEN).set(to_gauge(entries));
+}
+
+/// Sets the stream's measured size; 0 if it is not measured.
+pub fn set_stream_bytes(bytes: u64) {
+    gauge!(STREAM_BYTES).set(to_gauge(bytes));
+}
+
+/// Counts a user object that was read and is larger than events show.
+pub fn count_oversized_user_object() {
+    counter!(USER_OBJECTS_OVERSIZED).increment(1);
 }
 
 /// Sets the number of entries that a consumer group has not read, if Redis knows it, and whether
@@ -335,6 +348,15 @@ fn describe() {
     describe_gauge!(
         STREAM_MAXLEN,
         "Entries that the stream is trimmed to, 0 without (--stream-maxlen)"
+    );
+    describe_gauge!(
+        STREAM_BYTES,
+        Unit::Bytes,
+        "Measured size of the stream, 0 without --stream-max-bytes"
+    );
+    describe_counter!(
+        USER_OBJECTS_OVERSIZED,
+        "User objects read that are larger than events show (--user-object-max-bytes)"
     );
     describe_gauge!(
         STREAM_OLDEST_AGE,

@@ -28,6 +28,7 @@ mod redis_access;
 mod redis_stats;
 mod rooms;
 mod stores;
+mod stream_bound;
 mod traces;
 mod twins;
 mod users;

@@ -60,6 +60,8 @@ pub enum Backend {
         read_rate_limit: RateLimit,
         /// Number of events that are kept; 0 keeps all.
         stream_max_entries: usize,
+        /// Size of the payloads that are kept, in bytes; `None` keeps any.
+        stream_max_bytes: Option<usize>,
     },
 }
 

@@ -106,7 +106,14 @@ impl ServeArgs {
         let read_rate_limit = RateLimit { calls: self.read_rate_limit, window_ms };
         if self.dev {
             let stream_max_entries = usize::try_from(self.stream_maxlen).unwrap_or(usize::MAX);
-            return Ok(Backend::Memory { rate_limit, read_rate_limit, stream_max_entries });
+            let stream_max_bytes =
+                self.stream_max_bytes.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+            return Ok(Backend::Memory {
+                rate_limit,
+                read_rate_limit,
+                stream_max_entries,
+                stream_max_bytes,
+            });
         }
         let url = self.redis_url.as_deref().unwrap_or(DEFAULT_REDIS_URL);
         let RedisArgs { username, password_file: password, ca, cert, key } = self.redis.clone();

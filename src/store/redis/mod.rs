@@ -23,6 +23,7 @@ mod settings;
 mod spans;
 mod store;
 mod stream;
+mod stream_limit;
 
 pub use self::connection::address::{RedisAddress, RedisFiles};
 pub use self::connection::layout::LayoutMismatch;

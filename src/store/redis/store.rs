@@ -21,6 +21,7 @@ use super::reads::ReadScripts;
 use super::scripts::{self, Script};
 use super::settings::RedisConfig;
 use super::spans::Spans;
+use super::stream_limit::StreamLimit;
 use crate::store::{HealthReceiver, StoreError};
 use crate::telemetry::metrics::{self, StoreTimer};
 
@@ -60,10 +61,12 @@ impl RedisStore {
     /// Creates a store, and starts the task that keeps it connected until it is dropped. The task ends
     /// by itself only if the first Redis it meets has another layout.
     pub fn start(config: RedisConfig) -> (Arc<Self>, JoinHandle<LayoutMismatch>) {
-        let RedisConfig { address, stream, stream_maxlen, rate_limit, .. } = config;
+        let RedisConfig { address, stream, stream_maxlen, stream_max_bytes, rate_limit, .. } =
+            config;
         metrics::set_stream_maxlen(stream_maxlen);
         let spans = Arc::new(Spans::new(address.info()));
-        let marks = MarkReadScript::new(stream_maxlen, rate_limit);
+        let stream_limit = Arc::new(StreamLimit::new(stream_maxlen, stream_max_bytes));
+        let marks = MarkReadScript::new(Arc::clone(&stream_limit), rate_limit);
         let reads = ReadScripts::new(config.read_rate_limit);
         let load = scripts::load(&[&marks.script, &reads.states, &reads.list]);
         let parts = StoreParts {
@@ -71,6 +74,7 @@ impl RedisStore {
             keys: Arc::new(Keys::new(Partition::Only, stream, config.user_key_prefix)),
             denials: Arc::new(Denials::new()),
             rate_limit,
+            stream_limit,
         };
         let StoreParts { connections, keys, denials, .. } = parts.clone();
         let supervisor = tokio::spawn(Supervisor::new(address, parts.clone(), load).run());
@@ -79,7 +83,7 @@ impl RedisStore {
             partitions: Partitions::single(PartitionStore { keys, connections, group_commit }),
             reads,
             denials,
-            users: UserCache::new(Arc::clone(&spans)),
+            users: UserCache::new(config.user_object_max_bytes, Arc::clone(&spans)),
             spans,
             timers: Timers {
                 mark_read: StoreTimer::new("mark_read"),

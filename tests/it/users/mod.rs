@@ -63,6 +63,55 @@ async fn whatever_is_stored_the_mark_is_ok_and_its_event_valid() {
     assert!(read < 1024 * 1024, "the large one was not read whole: {read} bytes");
 }
 
+/// A JSON object of this many bytes.
+fn object(bytes: usize) -> String {
+    format!("{{\"a\":\"{}\"}}", "x".repeat(bytes - 8))
+}
+
+#[tokio::test]
+async fn an_object_over_the_bound_appears_as_the_id_and_is_counted() {
+    for (flags, max_bytes) in [(&[][..], 16 * 1024), (&["--user-object-max-bytes", "100"], 100)] {
+        let redis = Redis::start().await;
+        redis.put_user(READER, object(max_bytes).as_bytes()).await;
+        redis.put_user(RECIPIENT, object(max_bytes + 1).as_bytes()).await;
+        let server = Server::on_with(&redis, flags).await;
+        server.caller(READER).mark(RECIPIENT, MESSAGE).await.unwrap();
+        let users = format!(
+            r#""users":{{"{READER}":{},"{RECIPIENT}":{{"id":"{RECIPIENT}"}}}}}}"#,
+            object(max_bytes)
+        );
+        assert!(last_payload(&redis).await.ends_with(&users));
+        let counted = server.metric("markread_user_objects_oversized_total").await;
+        assert_eq!(counted, Some(1.0));
+
+        // Another one is counted, but the log has one line a minute.
+        redis.put_user(1, object(max_bytes + 1).as_bytes()).await;
+        server.caller(READER).mark(1, MESSAGE).await.unwrap();
+        let counted = server.metric("markread_user_objects_oversized_total").await;
+        assert_eq!(counted, Some(2.0));
+        let lines = server.log();
+        let told = lines.iter().filter(|line| line.contains("--user-object-max-bytes"));
+        assert_eq!(told.count(), 1, "{lines:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_call_carries_at_most_1_mib_of_objects() {
+    const MARKS: u64 = 100;
+    let redis = Arc::new(Redis::start().await);
+    for user in 1..=MARKS {
+        redis.put_user(user, object(16 * 1024).as_bytes()).await;
+    }
+    let limit = RateLimit { calls: 1000, window_ms: 60_000 };
+    let subject = Subject::on(Arc::clone(&redis), limit).await;
+    let marks: Vec<_> = (1..=MARKS).map(|to| mark(READER, to, MESSAGE)).collect();
+    subject.store().mark_read_all(&marks, None).await.unwrap();
+    let payloads = redis.payloads().await;
+    let with_object = |payload: &&String| payload.len() > 16 * 1024;
+    assert_eq!(payloads.iter().filter(with_object).count(), 64);
+    assert_eq!(payloads.len(), 100);
+}
+
 /// A counter of bytes in Redis's statistics.
 async fn bytes(redis: &Redis, name: &str) -> u64 {
     let stats: String = redis.run("INFO stats").await;
@@ -139,7 +188,7 @@ async fn user_objects_are_where_the_prefix_says() {
 async fn a_list_carries_each_users_text_to_redis_once() {
     const MARKS: u64 = 100;
     let redis = Arc::new(Redis::start().await);
-    let object = format!("{{\"a\":\"{}\"}}", "x".repeat(60_000));
+    let object = format!("{{\"a\":\"{}\"}}", "x".repeat(16_000));
     redis.put_user(READER, object.as_bytes()).await;
     let limit = RateLimit { calls: 1000, window_ms: 60_000 };
     let subject = Subject::on(Arc::clone(&redis), limit).await;

@@ -20,6 +20,7 @@ use crate::domain::RateLimit;
 use crate::store::redis::denials::Denials;
 use crate::store::redis::keys::{Keys, Partition};
 use crate::store::redis::parts::StoreParts;
+use crate::store::redis::stream_limit::StreamLimit;
 
 /// The rate limit of [`parts`].
 pub(crate) const RATE_LIMIT: RateLimit = RateLimit { calls: 100, window_ms: 60_000 };
@@ -267,5 +268,6 @@ pub(crate) fn parts() -> StoreParts {
         keys: Arc::new(Keys::new(Partition::Only, "events".to_owned(), "user:".to_owned())),
         denials: Arc::new(Denials::new()),
         rate_limit: RATE_LIMIT,
+        stream_limit: Arc::new(StreamLimit::new(0, None)),
     }
 }

@@ -210,7 +210,8 @@ impl<C: Connect> Supervisor<C> {
 
     /// Collects statistics for operators, even if Redis refuses calls: a full one still answers this.
     async fn collect_stats(&mut self, connection: &mut MultiplexedConnection) -> Option<Warnings> {
-        let collect = self.stats.collect(connection, self.parts.keys.stream());
+        let StoreParts { keys, stream_limit, .. } = &self.parts;
+        let collect = self.stats.collect(connection, keys.stream(), stream_limit);
         timeout(PROBE_TIMEOUT, collect).await.ok().flatten()
     }
 

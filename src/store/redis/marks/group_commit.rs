@@ -15,7 +15,7 @@ use redis::{Cmd, RedisResult, Value, pipe};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 
-use crate::domain::{Outcome, Users};
+use crate::domain::{CALL_USER_OBJECTS_MAX_BYTES, Outcome, Users};
 use crate::store::redis::errors::{classify, lost_script};
 use crate::store::redis::marks::script_call::{MarkReadScript, TracedMark};
 use crate::store::redis::parts::StoreParts;
@@ -27,9 +27,6 @@ const SLOTS: usize = 3;
 
 /// Most marks of a group: Redis serves nobody else for the duration of its script call.
 const GROUP_MAX_MARKS: usize = 64;
-
-/// User objects of a group, in bytes, past which it accepts no more marks.
-const GROUP_MAX_BYTES: usize = 1024 * 1024;
 
 /// Script calls in flight if each is followed by a WAIT for replicas.
 const WAITS_IN_FLIGHT_MAX: usize = 16;
@@ -156,11 +153,18 @@ impl GroupCommit {
         let mut slots = self.slots();
         let mut group = Group::default();
         let mut bytes = 0;
-        while group.marks.len() < GROUP_MAX_MARKS && bytes < GROUP_MAX_BYTES {
-            let Some(QueuedMark { mark, users, reply }) = slots.queue.pop_front() else { break };
+        while group.marks.len() < GROUP_MAX_MARKS {
+            let Some(next) = slots.queue.front() else { break };
             // A mark whose caller has given up is never sent.
-            if !reply.is_closed() {
-                bytes += users.bytes();
+            let is_wanted = !next.reply.is_closed();
+            if is_wanted {
+                bytes += next.users.bytes();
+            }
+            if bytes > CALL_USER_OBJECTS_MAX_BYTES {
+                break;
+            }
+            let next = slots.queue.pop_front().filter(|_| is_wanted);
+            if let Some(QueuedMark { mark, users, reply }) = next {
                 group.marks.push(mark);
                 group.users.extend(users);
                 group.replies.push(reply);

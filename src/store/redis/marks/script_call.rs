@@ -1,5 +1,6 @@
 //! The atomic step: calls of the script `mark_read.lua`, and its replies.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use quick_cache::sync::Cache;
@@ -9,6 +10,7 @@ use crate::domain::{Mark, Outcome, RateLimit, ReadCursor, UserId, Users};
 use crate::store::redis::errors::{classify_text, unexpected};
 use crate::store::redis::keys::Keys;
 use crate::store::redis::scripts::{Script, integer, text};
+use crate::store::redis::stream_limit::StreamLimit;
 use crate::store::{MarkResult, StoreError};
 use crate::telemetry::Traceparent;
 
@@ -26,16 +28,16 @@ pub(crate) struct TracedMark {
 #[derive(Debug)]
 pub(crate) struct MarkReadScript {
     pub(crate) script: Script,
-    stream_maxlen: u64,
+    stream_limit: Arc<StreamLimit>,
     rate_limit: RateLimit,
     /// Bucket count last seen per reader; may be stale. The script looks there first.
     bucket_hints: Cache<UserId, u64>,
 }
 
 impl MarkReadScript {
-    pub(crate) fn new(stream_maxlen: u64, rate_limit: RateLimit) -> Self {
+    pub(crate) fn new(stream_limit: Arc<StreamLimit>, rate_limit: RateLimit) -> Self {
         let (script, bucket_hints) = (Script::mark_read(), Cache::new(HINTED_READERS));
-        Self { script, stream_maxlen, rate_limit, bucket_hints }
+        Self { script, stream_limit, rate_limit, bucket_hints }
     }
 
     /// Adds keys and arguments to a call: a batch of one reader's marks, or single marks of any readers.
@@ -54,7 +56,8 @@ impl MarkReadScript {
         for TracedMark { mark, .. } in marks.iter().step_by(each) {
             call.arg(keys.quota(mark.reader)).arg(keys.cursors(mark.reader));
         }
-        call.arg(self.rate_limit.calls).arg(self.rate_limit.window_ms).arg(self.stream_maxlen);
+        call.arg(self.rate_limit.calls).arg(self.rate_limit.window_ms);
+        call.arg(self.stream_limit.entries());
         let are_traced = marks.iter().any(|traced| traced.traceparent.is_some());
         call.arg(each).arg(if are_traced { 3 } else { 2 });
         let users = users.iter();

@@ -8,12 +8,13 @@ use quick_cache::sync::Cache;
 use redis::aio::MultiplexedConnection;
 use redis::{RedisResult, pipe};
 
-use crate::domain::{Mark, USER_OBJECT_MAX_BYTES, UserId, UserObject, Users, distinct_users};
+use crate::domain::{Mark, UserId, UserObject, Users, distinct_users};
 use crate::store::StoreError;
 use crate::store::redis::errors::{classify, is_wrong_type};
 use crate::store::redis::keys::Keys;
 use crate::store::redis::spans::Spans;
-use crate::telemetry::metrics::StoreTimer;
+use crate::telemetry::metrics::{self, StoreTimer};
+use crate::telemetry::{LogThrottle, in_call};
 
 /// Lifetime of a cached user object, or of its absence. An event shows an object at most 5 s old, and
 /// a call takes time too.
@@ -32,6 +33,9 @@ const CAPACITY_USERS: usize = 256 * 1024;
 #[derive(Debug)]
 pub(crate) struct UserCache {
     entries: Cache<UserId, Entry, Weigh>,
+    /// Largest object that is embedded, in bytes.
+    object_max_bytes: usize,
+    oversized_log: LogThrottle,
     timer: StoreTimer,
     spans: Arc<Spans>,
 }
@@ -54,9 +58,10 @@ impl Weighter<UserId, Entry> for Weigh {
 }
 
 impl UserCache {
-    pub(crate) fn new(spans: Arc<Spans>) -> Self {
+    pub(crate) fn new(object_max_bytes: usize, spans: Arc<Spans>) -> Self {
         let entries = Cache::with_weighter(CAPACITY_USERS, CAPACITY_BYTES, Weigh);
-        Self { entries, timer: StoreTimer::new("read_users"), spans }
+        let (timer, oversized_log) = (StoreTimer::new("read_users"), LogThrottle::default());
+        Self { entries, object_max_bytes, oversized_log, timer, spans }
     }
 
     /// Returns the objects of a mark's reader and recipient, if both are cached.
@@ -111,7 +116,7 @@ impl UserCache {
         let read_at = Instant::now();
         let mut reads = pipe();
         for user in users {
-            reads.cmd("GETRANGE").arg(keys.user(*user)).arg(0).arg(USER_OBJECT_MAX_BYTES);
+            reads.cmd("GETRANGE").arg(keys.user(*user)).arg(0).arg(self.object_max_bytes);
         }
         let reads = reads.ignore_errors();
         let read = async { reads.query_async(connection).await.map_err(unreadable) };
@@ -120,7 +125,7 @@ impl UserCache {
         let values: Vec<RedisResult<Vec<u8>>> = span.record(read).await?;
         let object = |value: RedisResult<Vec<u8>>| match value {
             // An absent key reads as an empty value, which is not an object.
-            Ok(value) => Ok(UserObject::parse(&value)),
+            Ok(value) => Ok(self.parse(&value)),
             Err(error) if is_wrong_type(&error) => Ok(None),
             Err(error) => Err(unreadable(error)),
         };
@@ -129,6 +134,23 @@ impl UserCache {
             self.entries.insert(*user, Entry { object: object.clone(), read_at });
         }
         Ok(objects)
+    }
+
+    fn parse(&self, value: &[u8]) -> Option<UserObject> {
+        if value.len() > self.object_max_bytes {
+            metrics::count_oversized_user_object();
+            if let Some(suppressed) = self.oversized_log.permit() {
+                let max_bytes = self.object_max_bytes;
+                in_call(|| {
+                    tracing::warn!(
+                        max_bytes,
+                        suppressed,
+                        "a user object is over --user-object-max-bytes: events have the ID alone"
+                    );
+                });
+            }
+        }
+        UserObject::parse(value, self.object_max_bytes)
     }
 }
 

@@ -7,20 +7,28 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::{FromRedisValue, RedisResult, cmd};
 
+use super::stream_size::StreamSize;
 use super::{Warnings, durability};
 use crate::domain::EntryId;
 use crate::store::LogBounds;
 use crate::store::redis::stream;
+use crate::store::redis::stream_limit::StreamLimit;
 use crate::telemetry::metrics;
 
 /// Most consumer groups that are exported: each is a series of its own.
 const GROUPS_MAX: usize = 32;
+
+const UNMEASURED: &str =
+    "--stream-max-bytes has no effect: allow the Redis user memory|usage and xinfo|stream";
+const OVER_HALF: &str =
+    "--stream-max-bytes is over half of Redis's maxmemory, which cursors need too: lower it";
 
 /// Collects statistics.
 #[derive(Debug, Default)]
 pub(crate) struct RedisStats {
     /// Groups exported last time, so that vanished ones are reset.
     groups: BTreeSet<String>,
+    stream_size: StreamSize,
     /// Run ID of Redis, and the evicted keys that it had counted.
     evicted_keys: (String, u64),
 }
@@ -39,7 +47,9 @@ impl RedisStats {
         &mut self,
         connection: &mut MultiplexedConnection,
         stream: &str,
+        limit: &StreamLimit,
     ) -> Option<Warnings> {
+        let is_bounded = self.bound_stream(connection, stream, limit).await;
         if let Ok(bounds) = stream::bounds(connection, stream).await {
             metrics::set_stream(bounds.length, Duration::from_millis(bounds.oldest_age_ms()));
             self.export_groups(&groups(connection, stream).await.unwrap_or_default(), &bounds);
@@ -57,7 +67,35 @@ impl RedisStats {
             metrics::count_redis_evicted_keys(evicted.saturating_sub(counted));
             self.evicted_keys = ((*run).to_owned(), evicted);
         }
-        Some(durability::warnings(&info, connection).await)
+        let mut warnings = durability::warnings(&info, connection).await;
+        if !is_bounded {
+            warnings.push(UNMEASURED);
+        }
+        let half = number("maxmemory").filter(|max| *max > 0).map(|max: u64| max / 2);
+        if limit.max_bytes().zip(half).is_some_and(|(bytes, half)| bytes > half) {
+            warnings.push(OVER_HALF);
+        }
+        Some(warnings)
+    }
+
+    /// Adapts the length of the stream to its size. Returns false if its size is to be bounded, and cannot
+    /// be measured.
+    async fn bound_stream(
+        &mut self,
+        connection: &mut MultiplexedConnection,
+        stream: &str,
+        limit: &StreamLimit,
+    ) -> bool {
+        if limit.max_bytes().is_none() {
+            metrics::set_stream_bytes(0);
+            return true;
+        }
+        let Some(measured) = self.stream_size.measure(connection, stream).await else {
+            return false;
+        };
+        metrics::set_stream_bytes(measured.bytes);
+        limit.adapt(measured.length, measured.bytes);
+        true
     }
 
     fn export_groups(&mut self, groups: &[Group], bounds: &LogBounds) {

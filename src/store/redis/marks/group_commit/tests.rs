@@ -7,7 +7,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
-use crate::domain::{Mark, Quota, USER_OBJECT_MAX_BYTES, UserId, UserObject};
+use crate::domain::{Mark, Quota, UserId, UserObject};
 use crate::store::StoreErrorKind::{Corrupt, Unavailable};
 use crate::store::redis::connection::fake::{self, Command, FakeRedis, RATE_LIMIT, Resp};
 
@@ -45,7 +45,7 @@ impl Setup {
         });
         let parts = fake::parts();
         redis.connect_calls(&parts).await;
-        let script = MarkReadScript::new(0, RATE_LIMIT);
+        let script = MarkReadScript::new(Arc::clone(&parts.stream_limit), RATE_LIMIT);
         let group_commit = Arc::new(GroupCommit::new(parts.clone(), script, replicas_ack));
         Self { redis, parts, group_commit, calls }
     }
@@ -210,8 +210,9 @@ async fn a_group_has_at_most_64_marks() {
 
 #[tokio::test(start_paused = true)]
 async fn a_group_stops_growing_past_1_mib_of_user_objects() {
-    let object = format!("{{{}}}", " ".repeat(USER_OBJECT_MAX_BYTES - 2));
-    let object = UserObject::parse(object.as_bytes()).unwrap();
+    const OBJECT_BYTES: usize = 64 * 1024;
+    let object = format!("{{{}}}", " ".repeat(OBJECT_BYTES - 2));
+    let object = UserObject::parse(object.as_bytes(), OBJECT_BYTES).unwrap();
     let mut setup = Setup::new().await;
     let (_, [first, second, _]) = setup.take_slots().await;
     let _waiting: Vec<_> = (4..=23)

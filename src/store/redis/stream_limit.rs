@@ -1,0 +1,73 @@
+//! The length that the stream is trimmed to: `--stream-maxlen`, or less if its entries are so large that
+//! the stream would exceed `--stream-max-bytes`.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The length that the stream is trimmed to, in entries. Marks read it, and each probe renews it.
+#[derive(Debug)]
+pub(crate) struct StreamLimit {
+    /// `--stream-maxlen`; 0 is any length.
+    max_entries: u64,
+    /// `--stream-max-bytes`.
+    max_bytes: Option<u64>,
+    current: AtomicU64,
+}
+
+impl StreamLimit {
+    pub(crate) fn new(max_entries: u64, max_bytes: Option<u64>) -> Self {
+        Self { max_entries, max_bytes, current: AtomicU64::new(max_entries) }
+    }
+
+    /// Returns the current length; 0 is any length.
+    pub(crate) fn entries(&self) -> u64 {
+        self.current.load(Ordering::Relaxed)
+    }
+
+    /// Returns the size that the stream may have, if it is bounded.
+    pub(crate) fn max_bytes(&self) -> Option<u64> {
+        self.max_bytes
+    }
+
+    /// Adapts the length to the stream's measured length and size.
+    pub(crate) fn adapt(&self, length: u64, bytes: u64) {
+        let Some(max_bytes) = self.max_bytes else { return };
+        let fit = (u128::from(length) * u128::from(max_bytes)).checked_div(u128::from(bytes));
+        let fit = fit.filter(|_| length > 0).map(|fit| u64::try_from(fit).unwrap_or(u64::MAX));
+        let entries = match (fit, self.max_entries) {
+            (None, max) => max,
+            // 0 would be any length.
+            (Some(fit), 0) => fit.max(1),
+            (Some(fit), max) => fit.clamp(1, max),
+        };
+        // Redis reads a signed number.
+        let entries = entries.min(i64::MAX.cast_unsigned());
+        self.current.store(entries, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_length_follows_the_measured_size() {
+        const MIB: u64 = 1024 * 1024;
+        let table = [
+            // max entries, max bytes, length, bytes, entries
+            (1_000_000, None, 1_000_000, 500 * MIB, 1_000_000),
+            (1_000_000, Some(100 * MIB), 0, 0, 1_000_000),
+            (1_000_000, Some(100 * MIB), 1000, MIB, 100_000),
+            (1_000_000, Some(100 * MIB), 1000, MIB / 100, 1_000_000),
+            (1_000_000, Some(100 * MIB), 50_000, 200 * MIB, 25_000),
+            (0, Some(100 * MIB), 50_000, 200 * MIB, 25_000),
+            (0, Some(MIB), 1, 200 * MIB, 1),
+            (0, Some(u64::MAX), u64::MAX, 1, i64::MAX.cast_unsigned()),
+        ];
+        for (max_entries, max_bytes, length, bytes, entries) in table {
+            let limit = StreamLimit::new(max_entries, max_bytes);
+            assert_eq!(limit.entries(), max_entries);
+            limit.adapt(length, bytes);
+            assert_eq!(limit.entries(), entries, "{max_entries} {max_bytes:?} {length} {bytes}");
+        }
+    }
+}
