@@ -1,0 +1,87 @@
+"""Every flag of `markread serve` is a value of the chart, with the same default."""
+
+import os
+import re
+import subprocess
+
+import yaml
+
+import chart
+
+CONFIG = yaml.safe_load((chart.CHART / "values.yaml").read_text())["config"]
+
+# Flags whose value is elsewhere.
+ELSEWHERE = {
+    "listen": "config.listenAddress",
+    "ops-listen": "config.listenAddress",
+    "redis-url": "redis.url",
+    "redis-username": "redis.secretKeys.username",
+    "redis-password-file": "redis.existingSecret",
+    "redis-ca": "redis.tls.ca",
+    "redis-cert": "redis.tls.certificate",
+    "redis-key": "redis.tls.certificate",
+    "jwt-secret-file": "auth.jwt.secret",
+    "jwt-public-key-file": "auth.jwt.publicKey",
+    "jwt-jwks-url": "auth.jwt.jwks.url",
+    "jwt-issuer": "auth.jwt.issuer",
+    "jwt-audience": "auth.jwt.audience",
+    "oauth1-credentials-file": "auth.oauth1",
+    "public-url": "config.publicUrls",
+    "tls-cert": "tls.existingSecret",
+    "tls-key": "tls.existingSecret",
+    "client-ca": "tls.clientCA",
+    "trusted-client": "tls.trustedClients",
+    # A server without Redis and credentials has no place in a cluster.
+    "dev": None,
+}
+
+# Defaults that differ: a pod leaves while load balancers still send calls, and nobody reads its log on
+# a terminal.
+DEFAULTS = {"drainDelay": "5s", "logFormat": "json"}
+
+
+def flags():
+    """Returns the flags in `--help` with their defaults, None where there is none."""
+    command = [os.environ["MARKREAD_TEST_BINARY"], "serve", "--help"]
+    text = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    options = re.split(r"^ +(?:-\w, )?--(?=[a-z])", text, flags=re.MULTILINE)[1:]
+    for option in options:
+        name = re.match(r"[a-z0-9-]+", option)[0]
+        if name not in ("help", "version"):
+            default = re.search(r"\[default:\s+([^\]]+)\]", option)
+            yield name, default and " ".join(default[1].split())
+
+
+def camel_case(name):
+    first, *rest = name.split("-")
+    return first + "".join(word.capitalize() for word in rest)
+
+
+def test_every_flag_is_a_value_with_the_same_default():
+    found = dict(flags())
+    assert len(found) > 30, found
+    for name, default in found.items():
+        if name in ELSEWHERE:
+            continue
+        value = CONFIG[camel_case(name)]
+        if camel_case(name) in DEFAULTS:
+            assert value == DEFAULTS[camel_case(name)]
+        elif value == "":
+            # Left to the program, whose default is none or in words.
+            assert default is None or " " in default or default == "none", name
+        else:
+            assert str(value) == default, name
+
+
+def test_no_flag_is_excused_that_does_not_exist():
+    assert ELSEWHERE.keys() <= dict(flags()).keys()
+
+
+def test_behind_a_proxy_one_peer_may_have_all_connections():
+    for behind_proxy, bound in [("false", "2500"), ("true", "10000")]:
+        objects = chart.render(chart.ci("jwt-secret"), config__behindProxy=behind_proxy)
+        env = {
+            each["name"]: each.get("value")
+            for each in chart.container(chart.one(objects, "Deployment"))["env"]
+        }
+        assert env["MARKREAD_MAX_CONNECTIONS_PER_PEER"] == bound
