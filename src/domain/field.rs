@@ -1,5 +1,6 @@
 //! Parameters of a request, and their problems.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use super::ids::{InvalidId, MAX_ID};
@@ -12,12 +13,25 @@ pub const LAST_READ_EVENT_ID: &str = "last_read_event_id";
 pub const RECIPIENT_ID: &str = "recipient_id";
 
 /// A parameter that is missing or invalid.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadField {
-    /// The field's name on the wire.
-    pub name: &'static str,
+    /// The field's name on the wire, with its place in a list: `requests[3].recipient_id`.
+    pub name: Cow<'static, str>,
     /// The problem.
     pub problem: FieldProblem,
+}
+
+impl BadField {
+    /// Creates it for a field of the request itself.
+    pub fn new(name: &'static str, problem: impl Into<FieldProblem>) -> Self {
+        Self { name: name.into(), problem: problem.into() }
+    }
+
+    /// Returns it as a field of an item of a list.
+    #[must_use]
+    pub fn of_item(self, list: &str, index: usize) -> Self {
+        Self { name: format!("{list}[{index}].{}", self.name).into(), problem: self.problem }
+    }
 }
 
 impl fmt::Display for BadField {
@@ -60,6 +74,9 @@ pub enum FieldProblem {
 
 /// Most items of a batch.
 pub const BATCH_MAX_ITEMS: usize = 500;
+
+/// Most bad fields of items that an answer names. A list of a kilobyte may have hundreds.
+pub const BAD_ITEMS_MAX_NAMED: usize = 20;
 
 /// How far a position may be ahead of the store's clock, in seconds.
 pub const AHEAD_MAX_SECONDS: u64 = 60;

@@ -37,10 +37,9 @@ impl Mark {
                 Ok(Self { reader, recipient, last_read_event_id })
             }
             (event, recipient) => {
-                let event = event.err().map(|problem| (LAST_READ_EVENT_ID, problem));
-                let recipient = recipient.err().map(|problem| (RECIPIENT_ID, problem));
-                let bad = event.into_iter().chain(recipient);
-                Err(bad.map(|(name, problem)| BadField { name, problem }).collect())
+                let event = event.err().map(|problem| BadField::new(LAST_READ_EVENT_ID, problem));
+                let recipient = recipient.err().map(|problem| BadField::new(RECIPIENT_ID, problem));
+                Err(event.into_iter().chain(recipient).collect())
             }
         }
     }

@@ -51,6 +51,16 @@ pub enum ReadOutcome<T> {
     },
 }
 
+impl<T> ReadOutcome<T> {
+    /// Returns it without the result.
+    pub fn without_result(self) -> ReadOutcome<()> {
+        match self {
+            Self::Served { quota, .. } => ReadOutcome::Served { read: (), quota },
+            Self::OverQuota { quota, retry_after } => ReadOutcome::OverQuota { quota, retry_after },
+        }
+    }
+}
+
 /// Some of a reader's cursors, in the store's order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CursorPage {

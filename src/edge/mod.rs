@@ -1,5 +1,5 @@
 //! The front door. Every request passes, in this order (`docs/contract.md`, "Answers"): draining, edge
-//! guard, routing, identity; then its method in [`grpc`] or [`http`].
+//! guard, routing, identity, the reader's concurrency; then its method in [`grpc`] or [`http`].
 
 use std::convert::Infallible;
 use std::fmt;
@@ -21,7 +21,7 @@ pub use self::reflection::ReflectionAccess;
 use self::routing::{Route, Target};
 use self::trace::CallTrace;
 use self::until_drain::UntilDrain;
-use crate::domain::Refusal;
+use crate::domain::{Nonce, Refusal};
 use crate::identity::oauth1::SignedRequest;
 use crate::identity::{Authenticated, Credentials, Identity};
 use crate::net::body::RequestBody;
@@ -29,6 +29,7 @@ use crate::net::lifecycle::{Lifecycle, Phase};
 use crate::net::peer::Peer;
 use crate::proto::Rpc;
 use crate::service::Service;
+use crate::service::readers::Readers;
 use crate::telemetry::metrics::Metrics;
 
 pub mod answer;
@@ -38,6 +39,7 @@ pub mod deadline;
 pub mod grpc;
 pub mod guard;
 pub mod http;
+mod places;
 mod reflection;
 pub mod routing;
 pub mod trace;
@@ -64,6 +66,7 @@ pub struct Edge {
     guard: Option<Guard>,
     identity: Identity,
     service: Arc<Service>,
+    readers: Option<Arc<Readers>>,
     health: HealthServer<HealthService>,
     reflection: Reflection,
     lifecycle: Lifecycle,
@@ -83,12 +86,13 @@ impl Edge {
         lifecycle: Lifecycle,
         metrics: Arc<Metrics>,
     ) -> Result<Self, tonic_reflection::server::Error> {
-        let EdgeConfig { call_timeout, edge_rate, identity, .. } = config;
+        let EdgeConfig { call_timeout, edge_rate, identity, reader_concurrency, .. } = config;
         Ok(Self {
             call_timeout,
             guard: edge_rate.and_then(Guard::new),
             identity,
             service,
+            readers: reader_concurrency.map(Readers::new),
             health: health.max_decoding_message_size(grpc::MESSAGE_MAX_BYTES),
             reflection: Reflection::new()?,
             lifecycle,
@@ -146,6 +150,10 @@ impl Edge {
             Ok(caller) => caller,
             Err(refusal) => return Answer::refused(arrival.route, refusal),
         };
+        let place = match self.place(rpc, caller.reader, arrival.deadline.server).await {
+            Ok(place) => place,
+            Err(refusal) => return Answer::refused(arrival.route, refusal),
+        };
         let (service, arrival) = (&self.service, &arrival);
         let mut marks = MarkOutcomes::None;
         let response = match rpc {
@@ -181,7 +189,7 @@ impl Edge {
             }
             Rpc::WatchMarkReadEvents => {
                 let watch = grpc::streaming(request, |message| {
-                    grpc::watch::watch(service, arrival, caller, message)
+                    grpc::watch::watch(service, arrival, caller, place, message)
                 })
                 .await;
                 UntilDrain::wrap(watch, &self.lifecycle)
@@ -214,18 +222,25 @@ impl Edge {
 
     async fn mark_read_json(&self, arrival: Arrival, request: Request<RequestBody>) -> Answer {
         match self.authenticate_form(&arrival, request).await {
-            Ok((caller, form)) => http::mark_read(&self.service, &arrival, caller, &form).await,
+            Ok((caller, nonce, form)) => {
+                match self.place(Rpc::MarkRead, caller.reader, arrival.deadline.server).await {
+                    Ok(_place) => {
+                        http::mark_read(&self.service, &arrival, caller, nonce, &form).await
+                    }
+                    Err(refusal) => Answer::refused(arrival.route, refusal),
+                }
+            }
             Err(refusal) => Answer::refused(arrival.route, refusal),
         }
     }
 
     /// Reads the parameters of a plain HTTP request and authenticates the caller: a signature covers the
-    /// parameters.
+    /// parameters. Returns the nonce of the signature too, which is not used up yet.
     async fn authenticate_form(
         &self,
         arrival: &Arrival,
         request: Request<RequestBody>,
-    ) -> Result<(Caller, http::Form), Refusal> {
+    ) -> Result<(Caller, Option<Nonce>, http::Form), Refusal> {
         let client_auth = arrival.peer.client_auth;
         let deadline = arrival.deadline.server;
         let (head, body) = request.into_parts();
@@ -236,10 +251,7 @@ impl Edge {
         let credentials = Credentials { headers: &head.headers, client_auth, signed, deadline };
         let Authenticated { reader, nonce, expires_at } =
             self.identity.authenticate(&credentials).await?;
-        if let Some(nonce) = nonce {
-            self.service.use_nonce(nonce, deadline).await?;
-        }
-        Ok((Caller { reader, expires_at }, form))
+        Ok((Caller { reader, expires_at }, nonce, form))
     }
 
     async fn health(&self, route: Route, request: Request<RequestBody>) -> Answer {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
@@ -14,11 +15,21 @@ use crate::domain::{
 use crate::store::{NonceUse, Store, StoreError, StoreErrorKind};
 use crate::telemetry::{LogThrottle, Traceparent, in_call};
 
+pub mod readers;
 pub mod watch;
 
 /// Watches that are opened at the same time. When a server stops, thousands come back together; they
 /// queue here, within their calls' deadlines, and leave the store to other calls.
 const OPENING_MAX: usize = 64;
+
+/// The two quotas of a reader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QuotaKind {
+    /// Of marks.
+    Marks,
+    /// Of reads.
+    Reads,
+}
 
 /// Read state, on a store. Deadlines are the server's: a store that has not answered by then is
 /// unavailable.
@@ -26,6 +37,8 @@ pub struct Service {
     store: Arc<dyn Store>,
     hub: Arc<Hub>,
     opening: Semaphore,
+    /// Calls that the store has served, not denied: denials may come from memory.
+    store_answers: AtomicU64,
     unavailable_log: LogThrottle,
     corrupt_log: LogThrottle,
 }
@@ -33,9 +46,9 @@ pub struct Service {
 impl Service {
     /// Creates a service on a store, with a hub that reads the store's event log.
     pub fn new(store: Arc<dyn Store>, hub: Arc<Hub>) -> Self {
-        let (unavailable_log, corrupt_log) = Default::default();
+        let (store_answers, unavailable_log, corrupt_log) = Default::default();
         let opening = Semaphore::new(OPENING_MAX);
-        Self { store, hub, opening, unavailable_log, corrupt_log }
+        Self { store, hub, opening, store_answers, unavailable_log, corrupt_log }
     }
 
     /// Marks a message as read. The trace is stored beside its event.
@@ -52,6 +65,9 @@ impl Service {
     ) -> Result<Outcome, Refusal> {
         let outcome = with_deadline(deadline, self.store.mark_read(mark, traceparent)).await;
         tracing::debug!(?mark, ?outcome, "mark done");
+        if matches!(outcome, Ok(Outcome::Advanced { .. } | Outcome::Unchanged { .. })) {
+            self.note_answer();
+        }
         outcome.map_err(|error| self.log_refusal(&error))
     }
 
@@ -133,28 +149,55 @@ impl Service {
         match timeout_at(deadline, self.hub.watch(caller, after)).await {
             Ok(Ok(subscription)) => Ok((subscription, quota)),
             Ok(Err(WatchError::Ahead)) => {
-                let problem = FieldProblem::Ahead;
-                Err(Refusal::BadFields(vec![BadField { name: "after", problem }]))
+                Err(Refusal::BadFields(vec![BadField::new("after", FieldProblem::Ahead)]))
             }
             Ok(Err(WatchError::Store(error))) => Err(self.log_refusal(&error)),
             Err(elapsed) => Err(self.log_refusal(&StoreError::unavailable(elapsed))),
         }
     }
 
-    /// Uses the nonce of a valid signature, which cannot be used a second time.
+    /// Uses the nonce of a signature that is valid for a mark of this reader. It cannot be used a second
+    /// time.
     ///
     /// # Errors
     ///
-    /// [`Refusal::CredentialsInvalid`] if it was used before; those of the store as
+    /// [`Refusal::OverQuota`] if the reader's quota is used up, whether or not the nonce was used before:
+    /// it is not used then. [`Refusal::CredentialsInvalid`] if it was used before; those of the store as
     /// [`Self::mark_read`].
-    pub async fn use_nonce(&self, nonce: Nonce, deadline: Instant) -> Result<(), Refusal> {
-        match with_deadline(deadline, self.store.use_nonce(nonce)).await {
+    pub async fn use_nonce(
+        &self,
+        reader: UserId,
+        nonce: Nonce,
+        deadline: Instant,
+    ) -> Result<(), Refusal> {
+        match with_deadline(deadline, self.store.use_nonce(reader, nonce)).await {
             Ok(NonceUse::First) => Ok(()),
             Ok(NonceUse::Repeated) => {
                 Err(Refusal::CredentialsInvalid(Flaw::Signature("the nonce was used before")))
             }
+            Ok(NonceUse::OverQuota { quota, retry_after }) => {
+                Err(Refusal::OverQuota { quota, retry_after })
+            }
             Err(error) => Err(self.log_refusal(&error)),
         }
+    }
+
+    /// Forgets a nonce whose mark was denied after all. If that fails, the store forgets it later.
+    pub async fn forget_nonce(&self, reader: UserId, nonce: Nonce, deadline: Instant) {
+        let _ = with_deadline(deadline, self.store.forget_nonce(reader, nonce)).await;
+    }
+
+    /// Returns whether the reader's quota is known to be used up, so that its calls need no store.
+    pub fn denies(&self, reader: UserId, quota: QuotaKind) -> bool {
+        match quota {
+            QuotaKind::Marks => self.store.denies_marks(reader),
+            QuotaKind::Reads => self.store.denies_reads(reader),
+        }
+    }
+
+    /// Returns how many calls the store has served. It rises while the store answers.
+    pub fn store_answers(&self) -> u64 {
+        self.store_answers.load(Ordering::Relaxed)
     }
 
     /// Logs a store error, throttled, and returns the refusal for the caller.
@@ -177,6 +220,10 @@ impl Service {
         }
     }
 
+    fn note_answer(&self) {
+        self.store_answers.fetch_add(1, Ordering::Relaxed);
+    }
+
     async fn mark_valid(
         &self,
         marks: &[Mark],
@@ -195,6 +242,7 @@ impl Service {
         };
         tracing::debug!(?marks, ?done, "batch done");
         let results = done.map_err(|error| self.log_refusal(&error))?.into_iter();
+        self.note_answer();
         let outcomes: Vec<_> =
             results.map(|result| result.map_err(|error| self.log_refusal(&error))).collect();
         // A full Redis, or too few replicas, fail every mark; the batch then fails whole, as it does when
@@ -212,7 +260,10 @@ impl Service {
         outcome: Result<ReadOutcome<T>, StoreError>,
     ) -> Result<(T, Quota), Refusal> {
         match outcome.map_err(|error| self.log_refusal(&error))? {
-            ReadOutcome::Served { read, quota } => Ok((read, quota)),
+            ReadOutcome::Served { read, quota } => {
+                self.note_answer();
+                Ok((read, quota))
+            }
             ReadOutcome::OverQuota { quota, retry_after } => {
                 Err(Refusal::OverQuota { quota, retry_after })
             }

@@ -217,12 +217,38 @@ impl EventLog for MemoryStore {
     async fn bounds(&self) -> Result<LogBounds, StoreError> {
         Ok(self.with_state(|state| state.bounds(now_ms())))
     }
+
+    async fn take_reads(
+        &self,
+        watcher: UserId,
+        reads: u64,
+    ) -> Result<ReadOutcome<()>, StoreError> {
+        let now_ms = now_ms();
+        let taken = self.with_state(|state| {
+            state.reads.take_many(watcher, reads, self.read_rate_limit, now_ms)
+        });
+        Ok(match taken {
+            Ok(quota) => ReadOutcome::Served { read: (), quota },
+            Err((quota, retry_after)) => ReadOutcome::OverQuota { quota, retry_after },
+        })
+    }
 }
 
 #[async_trait::async_trait]
 impl Nonces for MemoryStore {
-    async fn use_nonce(&self, nonce: Nonce) -> Result<NonceUse, StoreError> {
-        Ok(self.with_state(|state| state.use_nonce(nonce, now_ms())))
+    async fn use_nonce(&self, reader: UserId, nonce: Nonce) -> Result<NonceUse, StoreError> {
+        let now_ms = now_ms();
+        Ok(self.with_state(|state| {
+            match state.marks.denial(reader, self.rate_limit, now_ms) {
+                Some((quota, retry_after)) => NonceUse::OverQuota { quota, retry_after },
+                None => state.use_nonce(nonce, now_ms),
+            }
+        }))
+    }
+
+    async fn forget_nonce(&self, _: UserId, nonce: Nonce) -> Result<(), StoreError> {
+        self.with_state(|state| state.nonces.retain(|(used, _)| *used != nonce));
+        Ok(())
     }
 }
 
@@ -260,6 +286,12 @@ impl MemoryStore {
     }
 }
 
+impl Window {
+    fn left(self, now_ms: u64) -> Duration {
+        Duration::from_millis(self.ends_at_ms.saturating_sub(now_ms))
+    }
+}
+
 impl Windows {
     /// Takes one call of the reader's window, and opens one if none is open. If no call is left, the
     /// error has the time until the window ends.
@@ -269,18 +301,38 @@ impl Windows {
         limit: RateLimit,
         now_ms: u64,
     ) -> Result<Quota, (Quota, Duration)> {
-        let open = self.open.get(&reader).filter(|window| now_ms < window.ends_at_ms).copied();
-        let mut window = open.unwrap_or_else(|| {
+        self.take_many(reader, 1, limit, now_ms)
+    }
+
+    /// The same for several calls. If fewer are left, it takes those, and returns the error.
+    fn take_many(
+        &mut self,
+        reader: UserId,
+        calls: u64,
+        limit: RateLimit,
+        now_ms: u64,
+    ) -> Result<Quota, (Quota, Duration)> {
+        let mut window = self.current(reader, now_ms).unwrap_or_else(|| {
             self.sweep(now_ms);
             Window { used: 0, ends_at_ms: now_ms + limit.window_ms }
         });
-        if window.used >= limit.calls {
-            let left = Duration::from_millis(window.ends_at_ms.saturating_sub(now_ms));
-            return Err((limit.quota(window.used, window.ends_at_ms), left));
+        let served = calls.min(limit.calls.saturating_sub(window.used));
+        if served > 0 {
+            window.used += served;
+            self.open.insert(reader, window);
         }
-        window.used += 1;
-        self.open.insert(reader, window);
-        Ok(limit.quota(window.used, window.ends_at_ms))
+        let quota = limit.quota(window.used, window.ends_at_ms);
+        if served < calls { Err((quota, window.left(now_ms))) } else { Ok(quota) }
+    }
+
+    /// Returns the quota of a reader who has no call left, and the time until the window ends.
+    fn denial(&self, reader: UserId, limit: RateLimit, now_ms: u64) -> Option<(Quota, Duration)> {
+        let window = self.current(reader, now_ms).filter(|window| window.used >= limit.calls)?;
+        Some((limit.quota(window.used, window.ends_at_ms), window.left(now_ms)))
+    }
+
+    fn current(&self, reader: UserId, now_ms: u64) -> Option<Window> {
+        self.open.get(&reader).filter(|window| now_ms < window.ends_at_ms).copied()
     }
 
     /// Removes, once in a while, the windows that have ended.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::domain::{
-    Conversation, CursorPage, Mark, Nonce, Outcome, Position, ReadCursor, ReadOutcome, UserId,
+    Conversation, CursorPage, Mark, Nonce, Outcome, Position, Quota, ReadCursor, ReadOutcome, UserId,
 };
 use crate::telemetry::Traceparent;
 
@@ -38,6 +38,11 @@ pub trait Marks: Send + Sync {
         marks: &[Mark],
         traceparent: Option<Traceparent>,
     ) -> Result<Vec<MarkResult>, StoreError>;
+
+    /// Returns whether the reader's quota is known to be used up: marks are denied from memory.
+    fn denies_marks(&self, _reader: UserId) -> bool {
+        false
+    }
 }
 
 /// Reads of cursors. Each costs one of the caller's read quota.
@@ -66,6 +71,11 @@ pub trait Cursors: Send + Sync {
         after: Option<UserId>,
         limit: usize,
     ) -> Result<ReadOutcome<CursorPage>, StoreError>;
+
+    /// Returns whether the caller's read quota is known to be used up: reads are denied from memory.
+    fn denies_reads(&self, _caller: UserId) -> bool {
+        false
+    }
 }
 
 /// The log of mark-read events, as watchers read it.
@@ -103,17 +113,37 @@ pub trait EventLog: Send + Sync {
     ///
     /// As [`Self::wait_for_entries`].
     async fn bounds(&self) -> Result<LogBounds, StoreError>;
+
+    /// Takes reads from a watcher's read quota for the entries that were read for it. If fewer are left,
+    /// takes those, and the quota is used up.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::wait_for_entries`].
+    async fn take_reads(
+        &self,
+        watcher: UserId,
+        reads: u64,
+    ) -> Result<ReadOutcome<()>, StoreError>;
 }
 
 /// Nonces of signatures.
 #[async_trait::async_trait]
 pub trait Nonces: Send + Sync {
-    /// Uses a nonce, and remembers it for longer than its signature is valid.
+    /// Uses a nonce for a mark of this reader, and remembers it for longer than its signature is valid;
+    /// not if the reader's quota is used up.
     ///
     /// # Errors
     ///
     /// If the store could not be reached, or its answer was lost.
-    async fn use_nonce(&self, nonce: Nonce) -> Result<NonceUse, StoreError>;
+    async fn use_nonce(&self, reader: UserId, nonce: Nonce) -> Result<NonceUse, StoreError>;
+
+    /// Forgets a nonce, as if it was not used.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::use_nonce`].
+    async fn forget_nonce(&self, reader: UserId, nonce: Nonce) -> Result<(), StoreError>;
 }
 
 /// A store for everything.
@@ -131,6 +161,13 @@ pub enum NonceUse {
     First,
     /// It was used before.
     Repeated,
+    /// The reader's quota is used up, and the nonce is not used.
+    OverQuota {
+        /// The quota, with nothing left.
+        quota: Quota,
+        /// Time until the window ends.
+        retry_after: Duration,
+    },
 }
 
 /// How long a used nonce is remembered, in milliseconds (`docs/contract.md`, "HTTP"). A signature is

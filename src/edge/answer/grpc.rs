@@ -7,7 +7,7 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use super::parts::insert_rate_limit;
 use super::table::row;
-use super::words::{MALFORMED_MESSAGE, message, retry_delay, values};
+use super::words::{MALFORMED_MESSAGE, message, retry_delay, short_message, values};
 use crate::domain::Refusal;
 use crate::proto;
 
@@ -47,13 +47,13 @@ pub fn status(refusal: Refusal) -> Status {
     Status::with_error_details_and_metadata(row.code, message, details, metadata)
 }
 
-/// Returns the error of one item of a batch.
-pub fn batch_error(refusal: &Refusal) -> proto::BatchMarkReadError {
+/// Returns the error of one item of a batch, in full or as short as it can be.
+pub fn batch_error(refusal: &Refusal, in_full: bool) -> proto::BatchMarkReadError {
     let row = row(refusal);
     proto::BatchMarkReadError {
         code: row.code.into(),
         reason: row.reason.unwrap_or_default().to_owned(),
-        message: message(refusal),
+        message: if in_full { message(refusal) } else { short_message(refusal) },
         retry_delay: retry_delay(refusal).and_then(|delay| delay.try_into().ok()),
     }
 }
@@ -67,7 +67,7 @@ fn details(refusal: &Refusal, reason: Option<&'static str>) -> ErrorDetails {
         Refusal::BadFields(fields) => {
             let violations: Vec<_> = fields
                 .iter()
-                .map(|field| FieldViolation::new(field.name, field.problem.to_string()))
+                .map(|field| FieldViolation::new(field.name.as_ref(), field.problem.to_string()))
                 .collect();
             details.set_bad_request(violations);
         }

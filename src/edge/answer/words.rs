@@ -3,15 +3,23 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::domain::{Flaw, Refusal};
+use crate::domain::{BadField, Flaw, Refusal};
 
 pub(super) const MALFORMED_MESSAGE: &str = "the bytes are not one message of the method's type";
+
+/// Problems of fields that a message tells. `BadRequest` has the others of a batch: the whole status
+/// stays below 8 KiB, the header list that many clients accept.
+const PROBLEMS_IN_MESSAGE_MAX: usize = 3;
 
 /// Returns the message. Values in it are in [`values`] too (AIP-193).
 pub(super) fn message(refusal: &Refusal) -> String {
     match refusal {
         Refusal::BadFields(fields) => {
-            let problems: Vec<_> = fields.iter().map(ToString::to_string).collect();
+            let told = fields.iter().take(PROBLEMS_IN_MESSAGE_MAX);
+            let mut problems: Vec<_> = told.map(ToString::to_string).collect();
+            if fields.len() > PROBLEMS_IN_MESSAGE_MAX {
+                problems.push("and more".to_owned());
+            }
             problems.join("; ")
         }
         Refusal::MalformedMessage => MALFORMED_MESSAGE.to_owned(),
@@ -49,13 +57,25 @@ pub(super) fn message(refusal: &Refusal) -> String {
     }
 }
 
+/// Returns a message that names bad fields without their problems.
+pub(super) fn short_message(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::BadFields(fields) => names(fields),
+        _ => message(refusal),
+    }
+}
+
+fn names(fields: &[BadField]) -> String {
+    let names: Vec<&str> = fields.iter().map(|field| field.name.as_ref()).collect();
+    names.join(", ")
+}
+
 /// Returns the values in the message, by name.
 pub(super) fn values(refusal: &Refusal) -> HashMap<String, String> {
     let pairs = match refusal {
         Refusal::BadFields(fields) => {
-            let names: Vec<_> = fields.iter().map(|field| field.name).collect();
             let bounds = fields.iter().flat_map(|field| field.problem.bounds());
-            [("fields", names.join(", "))].into_iter().chain(bounds).collect()
+            [("fields", names(fields))].into_iter().chain(bounds).collect()
         }
         Refusal::MessageTooLarge { max_bytes } => vec![("max_bytes", max_bytes.to_string())],
         Refusal::CredentialsInvalid(Flaw::Timestamp { window_seconds }) => {

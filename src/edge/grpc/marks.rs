@@ -3,7 +3,9 @@
 use tonic::{Response, Status};
 
 use super::{items, with_quota};
-use crate::domain::{BadField, Mark, MessageId, Outcome, Quota, Refusal, ServedMark, UserId};
+use crate::domain::{
+    BAD_ITEMS_MAX_NAMED, BadField, Mark, MessageId, Outcome, Quota, Refusal, ServedMark, UserId,
+};
 use crate::edge::answer::grpc::{batch_error, status};
 use crate::edge::answer::{MarkOutcomes, mark_outcome};
 use crate::edge::arrival::{Arrival, Caller};
@@ -11,6 +13,13 @@ use crate::proto;
 use crate::proto::batch_mark_read_result;
 use crate::service::Service;
 use crate::telemetry::metrics::MarkOutcome;
+
+/// The field of `BatchMarkRead`.
+const REQUESTS: &str = "requests";
+
+/// Errors of a batch that explain themselves in full. What is wrong with later ones is as short as it
+/// can be, since an invalid item is two bytes of the request.
+const FULL_ERRORS_MAX: usize = 20;
 
 pub(in crate::edge) async fn mark_read(
     service: &Service,
@@ -36,10 +45,14 @@ pub(in crate::edge) async fn batch_mark_read(
     counted: &mut MarkOutcomes,
 ) -> Result<Response<proto::BatchMarkReadResponse>, Status> {
     *counted = MarkOutcomes::One(MarkOutcome::Invalid);
-    let requests = items("requests", message.requests).map_err(status)?;
+    let requests = items(REQUESTS, message.requests).map_err(status)?;
     let commands: Vec<_> =
         requests.into_iter().map(|request| command(request, caller.reader)).collect();
     let valid: Vec<bool> = commands.iter().map(Result::is_ok).collect();
+    if !valid.contains(&true) {
+        *counted = MarkOutcomes::Each(vec![MarkOutcome::Invalid; valid.len()]);
+        return Err(status(all_invalid(commands)));
+    }
     let done = service.mark_read_all(commands, arrival.deadline.server, arrival.traceparent).await;
     let results = match done {
         Ok(results) => results,
@@ -50,10 +63,15 @@ pub(in crate::edge) async fn batch_mark_read(
     };
     *counted = MarkOutcomes::Each(results.iter().map(mark_outcome).collect());
     let quota = results.iter().rev().flatten().map(Outcome::quota).next();
+    let mut errors = 0;
     let results = results.into_iter().map(|result| {
         let result = match result.and_then(reply) {
             Ok((response, _)) => batch_mark_read_result::Result::Response(response),
-            Err(refusal) => batch_mark_read_result::Result::Error(batch_error(&refusal)),
+            Err(refusal) => {
+                errors += 1;
+                let error = batch_error(&refusal, errors <= FULL_ERRORS_MAX);
+                batch_mark_read_result::Result::Error(error)
+            }
         };
         proto::BatchMarkReadResult { result: Some(result) }
     });
@@ -62,6 +80,15 @@ pub(in crate::edge) async fn batch_mark_read(
         Some(quota) => with_quota(response, quota),
         None => Response::new(response),
     })
+}
+
+/// Returns the refusal of a batch without a valid item. Bad fields are named as far as an answer goes.
+fn all_invalid(commands: Vec<Result<Mark, Vec<BadField>>>) -> Refusal {
+    let items = commands.into_iter().filter_map(Result::err).enumerate();
+    let fields = items.flat_map(|(index, bad)| {
+        bad.into_iter().map(move |field| field.of_item(REQUESTS, index))
+    });
+    Refusal::BadFields(fields.take(BAD_ITEMS_MAX_NAMED).collect())
 }
 
 /// Returns the outcomes of a batch that failed whole. Invalid items still count as invalid.

@@ -130,7 +130,7 @@ fn items<T>(name: &'static str, items: Vec<T>) -> Result<Vec<T>, Refusal> {
 }
 
 fn bad_field(name: &'static str, problem: impl Into<FieldProblem>) -> Refusal {
-    Refusal::BadFields(vec![BadField { name, problem: problem.into() }])
+    Refusal::BadFields(vec![BadField::new(name, problem)])
 }
 
 /// Creates a response with the quota in its metadata.

@@ -4,7 +4,7 @@ use tonic::{Response, Status};
 
 use super::{bad_field, items, page_token, timestamp, with_quota};
 use crate::domain::{
-    BadField, FieldProblem, InvalidId, PAGE_MAX_CURSORS, RECIPIENT_ID, ReadCursor, ReadState,
+    BAD_ITEMS_MAX_NAMED, BadField, FieldProblem, InvalidId, PAGE_MAX_CURSORS, RECIPIENT_ID, ReadCursor, ReadState,
     Refusal, UserId,
 };
 use crate::edge::answer::grpc::status;
@@ -39,8 +39,7 @@ pub(in crate::edge) async fn batch_get_read_states(
     message: proto::BatchGetReadStatesRequest,
 ) -> Result<Response<proto::BatchGetReadStatesResponse>, Status> {
     let ids = items(RECIPIENT_IDS, message.recipient_ids).map_err(status)?;
-    let recipients: Result<Vec<_>, InvalidId> = ids.into_iter().map(UserId::try_from).collect();
-    let recipients = recipients.map_err(|problem| status(bad_field(RECIPIENT_IDS, problem)))?;
+    let recipients = recipients(&ids).map_err(status)?;
     let read = service.read_states(caller.reader, &recipients, arrival.deadline.server).await;
     let (states, quota) = read.map_err(status)?;
     let states = states.into_iter().map(Into::into).collect();
@@ -64,6 +63,19 @@ pub(in crate::edge) async fn list_read_cursors(
     Ok(with_quota(proto::ListReadCursorsResponse { cursors, next_page_token }, quota))
 }
 
+/// Validates the recipients of a batch. Bad ones are named by their places, as far as an answer goes.
+fn recipients(ids: &[u64]) -> Result<Vec<UserId>, Refusal> {
+    let recipients: Result<Vec<_>, InvalidId> =
+        ids.iter().copied().map(UserId::try_from).collect();
+    recipients.map_err(|_| {
+        let bad = ids.iter().enumerate().filter_map(|(index, id)| {
+            let problem = UserId::try_from(*id).err()?.into();
+            Some(BadField { name: format!("{RECIPIENT_IDS}[{index}]").into(), problem })
+        });
+        Refusal::BadFields(bad.take(BAD_ITEMS_MAX_NAMED).collect())
+    })
+}
+
 /// Validates a request for a page. Returns the recipient that precedes it, and its size.
 fn page(
     request: &proto::ListReadCursorsRequest,
@@ -78,12 +90,9 @@ fn page(
         token => page_token::parse(reader, token).map(Some),
     };
     let (Some(after), Some(size)) = (after, size) else {
-        let size = size.is_none().then_some(("page_size", FieldProblem::PageSize));
-        let token = after.is_none().then_some(("page_token", FieldProblem::PageToken));
-        let bad = size.into_iter().chain(token);
-        return Err(Refusal::BadFields(
-            bad.map(|(name, problem)| BadField { name, problem }).collect(),
-        ));
+        let size = size.is_none().then(|| BadField::new("page_size", FieldProblem::PageSize));
+        let token = after.is_none().then(|| BadField::new("page_token", FieldProblem::PageToken));
+        return Err(Refusal::BadFields(size.into_iter().chain(token).collect()));
     };
     Ok((after, size))
 }

@@ -13,6 +13,7 @@ use super::{bad_field, timestamp, with_quota};
 use crate::domain::{Event, Flaw, InvalidPosition, Position, Refusal};
 use crate::edge::answer::grpc::status;
 use crate::edge::arrival::{Arrival, Caller};
+use crate::edge::places::Place;
 use crate::proto;
 use crate::proto::watch_mark_read_events_response::Update as Message;
 use crate::service::Service;
@@ -22,6 +23,7 @@ pub(in crate::edge) async fn watch(
     service: &Arc<Service>,
     arrival: &Arrival,
     caller: Caller,
+    place: Place,
     message: proto::WatchMarkReadEventsRequest,
 ) -> Result<Response<Updates>, Status> {
     let after = match message.after.as_str() {
@@ -33,7 +35,7 @@ pub(in crate::edge) async fn watch(
     };
     let opened = service.watch(caller.reader, after, arrival.deadline.server).await;
     let (subscription, quota) = opened.map_err(status)?;
-    Ok(with_quota(Updates::new(subscription, Arc::clone(service), caller.expires_at), quota))
+    Ok(with_quota(Updates::new(subscription, Arc::clone(service), caller.expires_at, place), quota))
 }
 
 /// The answers of one watch. It ends when the caller's token expires or the watcher is too slow.
@@ -43,6 +45,8 @@ pub(in crate::edge) struct Updates {
     expiry: Option<Pin<Box<Sleep>>>,
     last: Option<Position>,
     ended: bool,
+    /// Counts among the reader's watches.
+    _place: Place,
 }
 
 impl Updates {
@@ -50,12 +54,13 @@ impl Updates {
         subscription: Subscription,
         service: Arc<Service>,
         expires_at: Option<SystemTime>,
+        place: Place,
     ) -> Self {
         let expiry = expires_at.map(|expires_at| {
             let left = expires_at.duration_since(SystemTime::now()).unwrap_or_default();
             Box::pin(sleep(left))
         });
-        Self { subscription, service, expiry, last: None, ended: false }
+        Self { subscription, service, expiry, last: None, ended: false, _place: place }
     }
 
     fn message(&mut self, update: Option<Update>) -> Result<Message, Refusal> {
@@ -71,6 +76,9 @@ impl Updates {
             Some(Update::Gap) => {
                 let message = "events may be lost: the stream goes on with the oldest entry";
                 Ok(Message::Gap(proto::WatchGap { message: message.to_owned() }))
+            }
+            Some(Update::OverQuota { quota, retry_after }) => {
+                Err(Refusal::OverQuota { quota, retry_after })
             }
             Some(Update::Failed(error)) => Err(self.service.log_refusal(&error)),
             None => {

@@ -5,7 +5,7 @@ use http::{Response, StatusCode};
 
 use super::answer::{self, Answer, Body, MarkOutcomes, insert_rate_limit, mark_outcome};
 use super::arrival::{Arrival, Caller};
-use crate::domain::{LAST_READ_EVENT_ID, Mark, Outcome, Quota, RECIPIENT_ID, Refusal, ServedMark};
+use crate::domain::{LAST_READ_EVENT_ID, Mark, Nonce, Outcome, Quota, RECIPIENT_ID, Refusal, ServedMark};
 use crate::service::Service;
 
 mod form;
@@ -17,12 +17,13 @@ pub async fn mark_read(
     service: &Service,
     arrival: &Arrival,
     caller: Caller,
+    nonce: Option<Nonce>,
     form: &Form,
 ) -> Answer {
     let (last_read_event_id, recipient) =
         (form.parse(LAST_READ_EVENT_ID), form.parse(RECIPIENT_ID));
     let result = match Mark::new(caller.reader, last_read_event_id, recipient) {
-        Ok(mark) => service.mark_read(mark, arrival.deadline.server, arrival.traceparent).await,
+        Ok(mark) => mark_signed(service, arrival, mark, nonce).await,
         Err(bad_fields) => Err(Refusal::BadFields(bad_fields)),
     };
     let marks = MarkOutcomes::One(mark_outcome(&result));
@@ -31,6 +32,26 @@ pub async fn mark_read(
         Err(refusal) => answer::http::response(&refusal),
     };
     Answer { response, marks }
+}
+
+/// Marks, where a signature authenticates the caller with its nonce: it is used up last, and only by a
+/// call that is served, so that a reader over quota leaves no keys in the store.
+async fn mark_signed(
+    service: &Service,
+    arrival: &Arrival,
+    mark: Mark,
+    nonce: Option<Nonce>,
+) -> Result<Outcome, Refusal> {
+    let deadline = arrival.deadline.server;
+    if let Some(nonce) = nonce {
+        service.use_nonce(mark.reader, nonce, deadline).await?;
+    }
+    let outcome = service.mark_read(mark, deadline, arrival.traceparent).await;
+    if let (Some(nonce), Ok(Outcome::OverQuota { .. })) = (nonce, &outcome) {
+        // Others took the rest of the quota since it was looked at.
+        service.forget_nonce(mark.reader, nonce, deadline).await;
+    }
+    outcome
 }
 
 fn no_content(quota: Quota) -> Response<Body> {

@@ -15,7 +15,7 @@ use tokio::time::{interval, sleep, timeout};
 use tracing::Instrument;
 
 use self::state::{State, Watcher, concerns};
-use crate::domain::{AHEAD_MAX_SECONDS, Event, Position, UserId};
+use crate::domain::{AHEAD_MAX_SECONDS, Event, Position, Quota, UserId};
 use crate::store::{Entries, EventLog, LogBounds, StoreError};
 use crate::telemetry::metrics;
 
@@ -56,6 +56,13 @@ pub enum Update {
     Heartbeat(Position),
     /// Events may be lost. The watch goes on with the oldest entry.
     Gap,
+    /// The watch ends: the read quota does not cover the entries that were read for it.
+    OverQuota {
+        /// The quota, with nothing left.
+        quota: Quota,
+        /// Time until the window ends.
+        retry_after: Duration,
+    },
     /// The watch ends, since the store failed.
     Failed(StoreError),
 }

@@ -1,19 +1,18 @@
 //! The store on Redis.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use redis::cmd;
-
-use self::errors::classify;
+use self::denials::Generation;
 use self::partitions::PartitionStore;
-use super::{Cursors, Entries, EventLog, LogBounds, NONCE_KEPT_MS, NonceUse, Nonces, StoreError};
-use crate::domain::{Conversation, CursorPage, Nonce, Position, ReadCursor, ReadOutcome, UserId};
+use super::{Cursors, Entries, EventLog, LogBounds, StoreError};
+use crate::domain::{Conversation, CursorPage, Position, ReadCursor, ReadOutcome, UserId};
 
 mod connection;
 mod denials;
 mod errors;
 mod keys;
 mod marks;
+mod nonces;
 mod partitions;
 mod parts;
 mod probe;
@@ -37,13 +36,17 @@ impl Cursors for RedisStore {
         caller: UserId,
         conversations: &[Conversation],
     ) -> Result<ReadOutcome<Vec<Option<ReadCursor>>>, StoreError> {
+        if let Some(denial) = self.cached_read_denial(caller) {
+            return Ok(denial);
+        }
         let _permit = self.permit()?;
         let _timing = self.timers.read_states.start();
         let (reads, partition) = (&self.reads, self.partitions.for_reader(caller));
         let fill = |call| reads.fill_states(call, &partition.keys, caller, conversations);
+        let asked = self.ask_reads();
         let read = self.read(partition, &reads.states, fill);
         let reply = self.spans.script("read_states", conversations.len()).record(read).await?;
-        reads.parse_states(conversations, &reply)
+        self.remember_read_denial(caller, asked, reads.parse_states(conversations, &reply))
     }
 
     async fn list_cursors(
@@ -52,13 +55,52 @@ impl Cursors for RedisStore {
         after: Option<UserId>,
         limit: usize,
     ) -> Result<ReadOutcome<CursorPage>, StoreError> {
+        if let Some(denial) = self.cached_read_denial(caller) {
+            return Ok(denial);
+        }
         let _permit = self.permit()?;
         let _timing = self.timers.list_cursors.start();
         let (reads, partition) = (&self.reads, self.partitions.for_reader(caller));
         let fill = |call| reads.fill_list(call, &partition.keys, caller, after, limit);
+        let asked = self.ask_reads();
         let read = self.read(partition, &reads.list, fill);
         let reply = self.spans.script("list_cursors", 1).record(read).await?;
-        reads.parse_page(after, limit, &reply)
+        self.remember_read_denial(caller, asked, reads.parse_page(after, limit, &reply))
+    }
+
+    fn denies_reads(&self, caller: UserId) -> bool {
+        self.read_denials.get(caller).is_some()
+    }
+}
+
+/// When a read was sent to Redis, for the denial that may be its answer.
+struct Asked {
+    at: Instant,
+    generation: Generation,
+}
+
+impl RedisStore {
+    fn cached_read_denial<T>(&self, caller: UserId) -> Option<ReadOutcome<T>> {
+        let (quota, retry_after) = self.read_denials.get(caller)?;
+        Some(ReadOutcome::OverQuota { quota, retry_after })
+    }
+
+    fn ask_reads(&self) -> Asked {
+        Asked { generation: self.read_denials.generation(), at: Instant::now() }
+    }
+
+    fn remember_read_denial<T>(
+        &self,
+        caller: UserId,
+        asked: Asked,
+        outcome: Result<ReadOutcome<T>, StoreError>,
+    ) -> Result<ReadOutcome<T>, StoreError> {
+        if let Ok(ReadOutcome::OverQuota { quota, retry_after }) = &outcome {
+            // Redis read its clock after this one: the denial ends a moment early.
+            let until = asked.at.checked_add(*retry_after);
+            self.read_denials.insert(caller, *quota, until, asked.generation);
+        }
+        outcome
     }
 }
 
@@ -94,19 +136,22 @@ impl EventLog for RedisStore {
         let read = stream::bounds(&mut connection, keys.stream());
         self.spans.command("BATCH", stream::BOUNDS_COMMANDS).record(read).await
     }
-}
 
-#[async_trait::async_trait]
-impl Nonces for RedisStore {
-    async fn use_nonce(&self, nonce: Nonce) -> Result<NonceUse, StoreError> {
+    async fn take_reads(
+        &self,
+        watcher: UserId,
+        reads: u64,
+    ) -> Result<ReadOutcome<()>, StoreError> {
+        if let Some(denial) = self.cached_read_denial(watcher) {
+            return Ok(denial);
+        }
         let _permit = self.permit()?;
-        let _timing = self.timers.use_nonce.start();
-        let PartitionStore { keys, connections, .. } = self.partitions.only();
-        let mut connection = connections.calls()?;
-        let mut set = cmd("SET");
-        set.arg(keys.nonce(&nonce)).arg(1).arg("NX").arg("PX").arg(NONCE_KEPT_MS);
-        let set = async { set.query_async(&mut connection).await.map_err(classify) };
-        let set: Option<String> = self.spans.command("SET", 1).record(set).await?;
-        Ok(if set.is_some() { NonceUse::First } else { NonceUse::Repeated })
+        let (scripts, partition) = (&self.reads, self.partitions.for_reader(watcher));
+        let fill = |call| scripts.fill_take(call, &partition.keys, watcher, reads);
+        let asked = self.ask_reads();
+        let taken = self.read(partition, &scripts.take, fill);
+        let reply = self.spans.script("take_reads", 1).record(taken).await?;
+        let taken = scripts.parse_states(&[], &reply);
+        self.remember_read_denial(watcher, asked, taken.map(ReadOutcome::without_result))
     }
 }

@@ -13,7 +13,19 @@ use crate::domain::RateLimit;
 pub(crate) struct StoreParts {
     pub(crate) connections: Arc<Connections>,
     pub(crate) keys: Arc<Keys>,
+    /// Readers whose quota of marks is used up.
     pub(crate) denials: Arc<Denials>,
     pub(crate) rate_limit: RateLimit,
+    /// Readers whose quota of reads is used up.
+    pub(crate) read_denials: Arc<Denials>,
+    pub(crate) read_rate_limit: RateLimit,
     pub(crate) stream_limit: Arc<StreamLimit>,
+}
+
+impl StoreParts {
+    /// Forgets all denials: another Redis may answer, or this one was flushed.
+    pub(crate) fn clear_denials(&self) {
+        self.denials.clear();
+        self.read_denials.clear();
+    }
 }

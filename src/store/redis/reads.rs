@@ -1,4 +1,4 @@
-//! Reads of cursors: calls of `read_states.lua` and `list_cursors.lua`, and their replies.
+//! Reads of cursors: calls of `read_states.lua`, `list_cursors.lua` and `take_reads.lua`, and their replies.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -16,13 +16,14 @@ use crate::store::StoreError;
 pub(crate) struct ReadScripts {
     pub(crate) states: Script,
     pub(crate) list: Script,
+    pub(crate) take: Script,
     rate_limit: RateLimit,
 }
 
 impl ReadScripts {
     pub(crate) fn new(rate_limit: RateLimit) -> Self {
         let (states, list) = (Script::read_states(), Script::list_cursors());
-        Self { states, list, rate_limit }
+        Self { states, list, take: Script::take_reads(), rate_limit }
     }
 
     /// Adds keys and arguments to a call of `states`.
@@ -116,6 +117,13 @@ impl ReadScripts {
         cursors.truncate(limit);
         let quota = self.rate_limit.quota(integer(used)?, integer(reset_at_ms)?);
         Ok(ReadOutcome::Served { read: CursorPage { cursors, more }, quota })
+    }
+
+    /// Adds keys and arguments to a call of `take`. Its reply is that of `states` without conversations.
+    pub(crate) fn fill_take(&self, mut call: Cmd, keys: &Keys, watcher: UserId, reads: u64) -> Cmd {
+        call.arg(1).arg(keys.read_quota(watcher));
+        call.arg(self.rate_limit.calls).arg(self.rate_limit.window_ms).arg(reads);
+        call
     }
 
     fn over_quota<T>(&self, fields: &[Value]) -> Result<ReadOutcome<T>, StoreError> {

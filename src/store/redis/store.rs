@@ -15,6 +15,7 @@ use super::keys::{Keys, Partition};
 use super::marks::group_commit::GroupCommit;
 use super::marks::script_call::MarkReadScript;
 use super::marks::users::UserCache;
+use super::nonces::NonceScript;
 use super::partitions::{PartitionStore, Partitions};
 use super::parts::StoreParts;
 use super::reads::ReadScripts;
@@ -35,6 +36,8 @@ pub struct RedisStore {
     pub(super) partitions: Partitions,
     pub(super) reads: ReadScripts,
     pub(super) denials: Arc<Denials>,
+    pub(super) read_denials: Arc<Denials>,
+    pub(super) nonces: NonceScript,
     pub(super) users: UserCache,
     pub(super) spans: Arc<Spans>,
     pub(super) timers: Timers,
@@ -68,15 +71,24 @@ impl RedisStore {
         let stream_limit = Arc::new(StreamLimit::new(stream_maxlen, stream_max_bytes));
         let marks = MarkReadScript::new(Arc::clone(&stream_limit), rate_limit);
         let reads = ReadScripts::new(config.read_rate_limit);
-        let load = scripts::load(&[&marks.script, &reads.states, &reads.list]);
+        let nonces = NonceScript::new(rate_limit);
+        let load = scripts::load(&[
+            &marks.script,
+            &reads.states,
+            &reads.list,
+            &reads.take,
+            &nonces.script,
+        ]);
         let parts = StoreParts {
             connections: Arc::new(Connections::new()),
             keys: Arc::new(Keys::new(Partition::Only, stream, config.user_key_prefix)),
             denials: Arc::new(Denials::new()),
             rate_limit,
             stream_limit,
+            read_denials: Arc::new(Denials::new()),
+            read_rate_limit: config.read_rate_limit,
         };
-        let StoreParts { connections, keys, denials, .. } = parts.clone();
+        let StoreParts { connections, keys, denials, read_denials, .. } = parts.clone();
         let supervisor = tokio::spawn(Supervisor::new(address, parts.clone(), load).run());
         let group_commit = Arc::new(GroupCommit::new(parts, marks, config.replicas_ack));
         let store = Self {
@@ -84,6 +96,8 @@ impl RedisStore {
             reads,
             denials,
             users: UserCache::new(config.user_object_max_bytes, Arc::clone(&spans)),
+            read_denials,
+            nonces,
             spans,
             timers: Timers {
                 mark_read: StoreTimer::new("mark_read"),

@@ -269,5 +269,7 @@ pub(crate) fn parts() -> StoreParts {
         denials: Arc::new(Denials::new()),
         rate_limit: RATE_LIMIT,
         stream_limit: Arc::new(StreamLimit::new(0, None)),
+        read_denials: Arc::new(Denials::new()),
+        read_rate_limit: RATE_LIMIT,
     }
 }

@@ -135,7 +135,7 @@ impl<C: Connect> Supervisor<C> {
 
     /// Puts the connections to use, and probes Redis until they have to be replaced.
     async fn supervise(&mut self, mut opened: ConnectionSet, lost: &Notify) -> Failure {
-        self.parts.denials.clear();
+        self.parts.clear_denials();
         self.parts.connections.calls.store(Some(Arc::new(opened.calls)));
         self.parts.connections.tail.store(Some(Arc::new(opened.tail)));
         let mut failures = 0;
@@ -180,7 +180,7 @@ impl<C: Connect> Supervisor<C> {
     async fn check_layout(&self, connection: &mut MultiplexedConnection) -> Result<(), Failure> {
         let Layout { was_absent, fits } = layout::check(connection, &self.parts.keys).await?;
         if was_absent {
-            self.parts.denials.clear();
+            self.parts.clear_denials();
         }
         fits.map_err(Failure::Layout)
     }
@@ -188,13 +188,18 @@ impl<C: Connect> Supervisor<C> {
     /// Clears the denials if Redis would not deny again. After a flush only the first server finds the
     /// layout absent; the others notice it here.
     async fn check_denials(&self, connection: &mut MultiplexedConnection) {
-        let readers = self.parts.denials.sample();
-        if readers.is_empty() {
+        let StoreParts { keys, denials, rate_limit, read_denials, read_rate_limit, .. } =
+            &self.parts;
+        let marks = denials.sample().into_iter().map(|of| (keys.quota(of), rate_limit.calls));
+        let reads = read_denials.sample();
+        let reads = reads.into_iter().map(|of| (keys.read_quota(of), read_rate_limit.calls));
+        let (denied, limits): (Vec<_>, Vec<_>) = marks.chain(reads).unzip();
+        if denied.is_empty() {
             return;
         }
         let mut quotas = pipe();
-        for reader in readers {
-            quotas.cmd("GET").arg(self.parts.keys.quota(reader));
+        for key in denied {
+            quotas.cmd("GET").arg(key);
         }
         let check = quotas.ignore_errors().query_async(connection);
         let used: Vec<RedisResult<Option<u64>>> = match timeout(PROBE_TIMEOUT, check).await {
@@ -202,9 +207,12 @@ impl<C: Connect> Supervisor<C> {
             // The next probe checks them again.
             _ => return,
         };
-        let limit = self.parts.rate_limit.calls;
-        if used.iter().flatten().any(|used| used.is_none_or(|used| used < limit)) {
-            self.parts.denials.clear();
+        // One that cannot be read is compared at the next probe.
+        let has_calls_left = |(used, limit): (&RedisResult<Option<u64>>, u64)| {
+            used.as_ref().is_ok_and(|used| used.is_none_or(|used| used < limit))
+        };
+        if used.iter().zip(limits).any(has_calls_left) {
+            self.parts.clear_denials();
         }
     }
 

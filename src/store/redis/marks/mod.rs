@@ -2,7 +2,7 @@
 
 use self::script_call::TracedMark;
 use super::store::RedisStore;
-use crate::domain::{Mark, Outcome, Users};
+use crate::domain::{Mark, Outcome, UserId, Users};
 use crate::store::{MarkResult, Marks, StoreError};
 use crate::telemetry::Traceparent;
 
@@ -50,6 +50,10 @@ impl Marks for RedisStore {
         }
         let missing = || Err(StoreError::missing_result());
         Ok(results.into_iter().map(|result| result.unwrap_or_else(missing)).collect())
+    }
+
+    fn denies_marks(&self, reader: UserId) -> bool {
+        self.denials.get(reader).is_some()
     }
 }
 

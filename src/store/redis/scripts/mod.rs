@@ -55,6 +55,16 @@ impl Script {
         join!("prelude.lua", "quota.lua", "read_quota.lua", "buckets.lua", "list_cursors.lua")
     }
 
+    /// Creates the script that takes reads from a read quota.
+    pub(crate) fn take_reads() -> Self {
+        join!("prelude.lua", "quota.lua", "take_reads.lua")
+    }
+
+    /// Creates the script that uses a nonce.
+    pub(crate) fn use_nonce() -> Self {
+        join!("prelude.lua", "use_nonce.lua")
+    }
+
     fn new(source: &'static str, parts: &'static [(&'static str, &'static str)]) -> Self {
         let sha1 = redis::Script::new(source).get_hash().to_owned();
         Self { source, parts, sha1 }
@@ -132,8 +142,14 @@ mod tests {
 
     use super::*;
 
-    fn scripts() -> [Script; 3] {
-        [Script::mark_read(), Script::read_states(), Script::list_cursors()]
+    fn scripts() -> [Script; 5] {
+        [
+            Script::mark_read(),
+            Script::read_states(),
+            Script::list_cursors(),
+            Script::take_reads(),
+            Script::use_nonce(),
+        ]
     }
 
     #[test]

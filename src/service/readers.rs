@@ -1,0 +1,273 @@
+//! Bounds on what one reader may have under way: calls, and open watches.
+//!
+//! A call takes a place, or waits for one in the order of arrival, behind its own reader's calls only.
+//! Pages and batches ("heavy" calls) wait for a second kind of place first, so that those that wait do
+//! not stand in front of light calls.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
+
+use crate::domain::UserId;
+use crate::telemetry::metrics::{Bound, count_refused};
+
+/// Pages and batches of a reader under way at the same time.
+const HEAVY_MAX: usize = 2;
+
+/// Calls of a reader that wait for a place.
+const WAITING_MAX: usize = 1024;
+
+/// Calls beyond [`WAITING_MAX`] that wait too, as long as a burst takes to be worked off: 1,500 marks
+/// that arrive within milliseconds are all answered by the quota.
+const BURST_MAX: usize = 512;
+const BURST_WAIT: Duration = Duration::from_millis(100);
+
+/// Open watches of a reader.
+const WATCHES_MAX: usize = 64;
+
+/// How much a call costs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weight {
+    /// A mark or a state.
+    Light,
+    /// A page or a batch.
+    Heavy,
+}
+
+/// Why there is no place for a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoPlace {
+    /// Too many calls of the reader wait already.
+    TooMany,
+    /// The call waited until its deadline.
+    Late,
+}
+
+/// The calls and watches of all readers who have any.
+pub struct Readers {
+    places: usize,
+    readers: Mutex<HashMap<UserId, Present>>,
+}
+
+/// A reader who has calls or watches, and how many refer to it.
+struct Present {
+    users: usize,
+    reader: Arc<Reader>,
+}
+
+struct Reader {
+    places: Semaphore,
+    heavy_places: Semaphore,
+    waiting: AtomicUsize,
+    watches: AtomicUsize,
+}
+
+/// A call of a reader under way, until it is dropped.
+pub struct CallPlace {
+    weight: Weight,
+    visit: Visit,
+}
+
+/// An open watch of a reader, until it is dropped.
+pub struct WatchPlace(Visit);
+
+/// Keeps the entry of a reader, until it is dropped.
+struct Visit {
+    id: UserId,
+    reader: Arc<Reader>,
+    readers: Arc<Readers>,
+}
+
+/// A call that waits, until it is dropped.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Readers {
+    /// Creates the bounds, with a number of places for the calls of each reader.
+    pub fn new(places: u32) -> Arc<Self> {
+        let places = usize::try_from(places).unwrap_or(Semaphore::MAX_PERMITS);
+        let places = places.clamp(1, Semaphore::MAX_PERMITS);
+        Arc::new(Self { places, readers: Mutex::default() })
+    }
+
+    /// Takes a place, if one is free and no call waits for it.
+    pub fn try_enter(self: &Arc<Self>, id: UserId, weight: Weight) -> Option<CallPlace> {
+        let visit = self.visit(id);
+        let reader = &visit.reader;
+        if weight == Weight::Heavy {
+            let heavy = reader.heavy_places.try_acquire().ok()?;
+            reader.places.try_acquire().ok()?.forget();
+            heavy.forget();
+        } else {
+            reader.places.try_acquire().ok()?.forget();
+        }
+        Some(CallPlace { weight, visit })
+    }
+
+    /// Waits for a place until a deadline.
+    ///
+    /// # Errors
+    ///
+    /// [`NoPlace`], which is counted.
+    pub async fn enter(
+        self: &Arc<Self>,
+        id: UserId,
+        weight: Weight,
+        deadline: Instant,
+    ) -> Result<CallPlace, NoPlace> {
+        let entered = self.wait(id, weight, deadline).await;
+        if entered.is_err() {
+            count_refused(Bound::ReaderConcurrency);
+        }
+        entered
+    }
+
+    async fn wait(
+        self: &Arc<Self>,
+        id: UserId,
+        weight: Weight,
+        deadline: Instant,
+    ) -> Result<CallPlace, NoPlace> {
+        let visit = self.visit(id);
+        let waiting = Waiting::new(&visit.reader.waiting);
+        let ahead = waiting.others();
+        if ahead >= WAITING_MAX + BURST_MAX {
+            return Err(NoPlace::TooMany);
+        }
+        {
+            let mut place = std::pin::pin!(visit.reader.take_place(weight));
+            if ahead >= WAITING_MAX {
+                let until = deadline.min(Instant::now() + BURST_WAIT);
+                let in_time = timeout_at(until, &mut place).await;
+                if in_time.is_err() && waiting.others() >= WAITING_MAX {
+                    return Err(NoPlace::TooMany);
+                }
+                if in_time.is_err() {
+                    timeout_at(deadline, place).await.map_err(|_| NoPlace::Late)?;
+                }
+            } else {
+                timeout_at(deadline, place).await.map_err(|_| NoPlace::Late)?;
+            }
+        }
+        drop(waiting);
+        Ok(CallPlace { weight, visit })
+    }
+
+    /// Counts a watch of a reader; `None` if it has too many, which is counted as a refusal.
+    pub fn open_watch(self: &Arc<Self>, id: UserId) -> Option<WatchPlace> {
+        let place = WatchPlace(self.visit(id));
+        if place.0.reader.watches.fetch_add(1, Ordering::Relaxed) < WATCHES_MAX {
+            return Some(place);
+        }
+        count_refused(Bound::ReaderWatches);
+        None
+    }
+
+    fn visit(self: &Arc<Self>, id: UserId) -> Visit {
+        let mut readers = self.readers();
+        let present = readers.entry(id).or_insert_with(|| Present {
+            users: 0,
+            reader: Arc::new(Reader {
+                places: Semaphore::new(self.places),
+                heavy_places: Semaphore::new(HEAVY_MAX),
+                waiting: AtomicUsize::new(0),
+                watches: AtomicUsize::new(0),
+            }),
+        });
+        present.users += 1;
+        Visit { id, reader: Arc::clone(&present.reader), readers: Arc::clone(self) }
+    }
+
+    fn readers(&self) -> MutexGuard<'_, HashMap<UserId, Present>> {
+        // A poisoned lock is safe to use: nothing that holds it panics.
+        self.readers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Reader {
+    /// Takes a place. Both queues are in the order of arrival.
+    async fn take_place(&self, weight: Weight) {
+        // The semaphores are never closed.
+        let heavy = match weight {
+            Weight::Heavy => self.heavy_places.acquire().await.ok(),
+            Weight::Light => None,
+        };
+        if let Ok(place) = self.places.acquire().await {
+            place.forget();
+        }
+        if let Some(heavy) = heavy {
+            heavy.forget();
+        }
+    }
+}
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+
+    /// Returns how many calls wait beside this one.
+    fn others(&self) -> usize {
+        self.0.load(Ordering::Relaxed).saturating_sub(1)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for CallPlace {
+    fn drop(&mut self) {
+        let reader = &self.visit.reader;
+        reader.places.add_permits(1);
+        if self.weight == Weight::Heavy {
+            reader.heavy_places.add_permits(1);
+        }
+    }
+}
+
+impl Drop for WatchPlace {
+    fn drop(&mut self) {
+        self.0.reader.watches.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        if let Entry::Occupied(mut present) = self.readers.readers().entry(self.id) {
+            present.get_mut().users -= 1;
+            if present.get().users == 0 {
+                present.remove();
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Readers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Readers").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for CallPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CallPlace").field("weight", &self.weight).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for WatchPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WatchPlace").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,79 @@
+//! Nonces of signatures: calls of `use_nonce.lua`, and their replies.
+
+use std::time::{Duration, Instant};
+
+use redis::{Cmd, Value, cmd};
+
+use super::errors::{classify, unexpected};
+use super::keys::Keys;
+use super::scripts::{Script, integer};
+use super::store::RedisStore;
+use crate::domain::{Nonce, RateLimit, UserId};
+use crate::store::{NONCE_KEPT_MS, NonceUse, Nonces, StoreError};
+
+/// The script, and the quota that every call of it has.
+#[derive(Debug)]
+pub(crate) struct NonceScript {
+    pub(crate) script: Script,
+    rate_limit: RateLimit,
+}
+
+impl NonceScript {
+    pub(crate) fn new(rate_limit: RateLimit) -> Self {
+        Self { script: Script::use_nonce(), rate_limit }
+    }
+
+    fn fill(&self, mut call: Cmd, keys: &Keys, reader: UserId, nonce: &Nonce) -> Cmd {
+        call.arg(2).arg(keys.quota(reader)).arg(keys.nonce(nonce));
+        call.arg(self.rate_limit.calls).arg(self.rate_limit.window_ms).arg(NONCE_KEPT_MS);
+        call
+    }
+
+    fn parse(&self, reply: &Value) -> Result<NonceUse, StoreError> {
+        let Value::Array(fields) = reply else { return Err(unexpected(reply)) };
+        match &fields[..] {
+            [Value::BulkString(outcome)] if outcome == b"first" => Ok(NonceUse::First),
+            [Value::BulkString(outcome)] if outcome == b"repeated" => Ok(NonceUse::Repeated),
+            [Value::BulkString(outcome), reset_at_ms, ttl_ms] if outcome == b"over_quota" => {
+                Ok(NonceUse::OverQuota {
+                    quota: self.rate_limit.quota(self.rate_limit.calls, integer(reset_at_ms)?),
+                    retry_after: Duration::from_millis(integer(ttl_ms)?),
+                })
+            }
+            _ => Err(unexpected(reply)),
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl Nonces for RedisStore {
+    async fn use_nonce(&self, reader: UserId, nonce: Nonce) -> Result<NonceUse, StoreError> {
+        if let Some((quota, retry_after)) = self.denials.get(reader) {
+            return Ok(NonceUse::OverQuota { quota, retry_after });
+        }
+        let _permit = self.permit()?;
+        let _timing = self.timers.use_nonce.start();
+        let generation = self.denials.generation();
+        let sent_at = Instant::now();
+        let partition = self.partitions.for_reader(reader);
+        let fill = |call| self.nonces.fill(call, &partition.keys, reader, &nonce);
+        let used = self.read(partition, &self.nonces.script, fill);
+        let reply = self.spans.script("use_nonce", 1).record(used).await?;
+        let used = self.nonces.parse(&reply)?;
+        if let NonceUse::OverQuota { quota, retry_after } = used {
+            let until = sent_at.checked_add(retry_after);
+            self.denials.insert(reader, quota, until, generation);
+        }
+        Ok(used)
+    }
+
+    async fn forget_nonce(&self, reader: UserId, nonce: Nonce) -> Result<(), StoreError> {
+        let _permit = self.permit()?;
+        let partition = self.partitions.for_reader(reader);
+        let mut connection = partition.connections.calls()?;
+        let mut delete = cmd("DEL");
+        delete.arg(partition.keys.nonce(&nonce));
+        let delete = async { delete.query_async(&mut connection).await.map_err(classify) };
+        self.spans.command("DEL", 1).record(delete).await
+    }
+}
