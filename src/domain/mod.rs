@@ -16,8 +16,8 @@ mod users;
 pub use self::entry_id::{EntryId, InvalidEntryId};
 pub use self::event::{Event, event_payload};
 pub use self::field::{
-    AHEAD_MAX_SECONDS, BAD_ITEMS_MAX_NAMED, BATCH_MAX_ITEMS, BadField, FieldProblem, LAST_READ_EVENT_ID,
-    PAGE_MAX_CURSORS, RECIPIENT_ID,
+    AHEAD_MAX_SECONDS, BAD_ITEMS_MAX_NAMED, BATCH_MAX_ITEMS, BadField, FieldProblem,
+    LAST_READ_EVENT_ID, PAGE_MAX_CURSORS, RECIPIENT_ID,
 };
 pub use self::ids::{InvalidId, MAX_ID, MessageId, UserId};
 pub use self::mark::{Mark, Outcome, ReadCursor, ServedMark, advances};

@@ -9,6 +9,10 @@ pub struct Entries {
     pub events: Vec<Event>,
     /// The positions before the first and after the last entry; `None` if there are no entries.
     pub span: Option<(Position, Position)>,
+    /// How many entries there are.
+    pub count: usize,
+    /// The size of their payloads, in bytes.
+    pub bytes: usize,
 }
 
 impl Entries {
@@ -20,6 +24,8 @@ impl Entries {
             all.events.extend(Event::parse(position, payload));
             let start = all.span.map_or(id.before().into(), |(start, _)| start);
             all.span = Some((start, position));
+            all.count += 1;
+            all.bytes += payload.len();
         }
         all
     }
@@ -32,6 +38,8 @@ impl Entries {
             (Some((start, _)), Some((_, end))) => Some((start, end)),
             (one, other) => one.or(other),
         };
+        self.count += later.count;
+        self.bytes += later.bytes;
         self
     }
 }

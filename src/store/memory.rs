@@ -218,11 +218,7 @@ impl EventLog for MemoryStore {
         Ok(self.with_state(|state| state.bounds(now_ms())))
     }
 
-    async fn take_reads(
-        &self,
-        watcher: UserId,
-        reads: u64,
-    ) -> Result<ReadOutcome<()>, StoreError> {
+    async fn take_reads(&self, watcher: UserId, reads: u64) -> Result<ReadOutcome<()>, StoreError> {
         let now_ms = now_ms();
         let taken = self.with_state(|state| {
             state.reads.take_many(watcher, reads, self.read_rate_limit, now_ms)
@@ -238,11 +234,9 @@ impl EventLog for MemoryStore {
 impl Nonces for MemoryStore {
     async fn use_nonce(&self, reader: UserId, nonce: Nonce) -> Result<NonceUse, StoreError> {
         let now_ms = now_ms();
-        Ok(self.with_state(|state| {
-            match state.marks.denial(reader, self.rate_limit, now_ms) {
-                Some((quota, retry_after)) => NonceUse::OverQuota { quota, retry_after },
-                None => state.use_nonce(nonce, now_ms),
-            }
+        Ok(self.with_state(|state| match state.marks.denial(reader, self.rate_limit, now_ms) {
+            Some((quota, retry_after)) => NonceUse::OverQuota { quota, retry_after },
+            None => state.use_nonce(nonce, now_ms),
         }))
     }
 

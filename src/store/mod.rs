@@ -8,7 +8,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::domain::{
-    Conversation, CursorPage, Mark, Nonce, Outcome, Position, Quota, ReadCursor, ReadOutcome, UserId,
+    Conversation, CursorPage, Mark, Nonce, Outcome, Position, Quota, ReadCursor, ReadOutcome,
+    UserId,
 };
 use crate::telemetry::Traceparent;
 
@@ -120,11 +121,7 @@ pub trait EventLog: Send + Sync {
     /// # Errors
     ///
     /// As [`Self::wait_for_entries`].
-    async fn take_reads(
-        &self,
-        watcher: UserId,
-        reads: u64,
-    ) -> Result<ReadOutcome<()>, StoreError>;
+    async fn take_reads(&self, watcher: UserId, reads: u64) -> Result<ReadOutcome<()>, StoreError>;
 }
 
 /// Nonces of signatures.

@@ -85,9 +85,8 @@ pub(in crate::edge) async fn batch_mark_read(
 /// Returns the refusal of a batch without a valid item. Bad fields are named as far as an answer goes.
 fn all_invalid(commands: Vec<Result<Mark, Vec<BadField>>>) -> Refusal {
     let items = commands.into_iter().filter_map(Result::err).enumerate();
-    let fields = items.flat_map(|(index, bad)| {
-        bad.into_iter().map(move |field| field.of_item(REQUESTS, index))
-    });
+    let fields = items
+        .flat_map(|(index, bad)| bad.into_iter().map(move |field| field.of_item(REQUESTS, index)));
     Refusal::BadFields(fields.take(BAD_ITEMS_MAX_NAMED).collect())
 }
 

@@ -4,8 +4,8 @@ use tonic::{Response, Status};
 
 use super::{bad_field, items, page_token, timestamp, with_quota};
 use crate::domain::{
-    BAD_ITEMS_MAX_NAMED, BadField, FieldProblem, InvalidId, PAGE_MAX_CURSORS, RECIPIENT_ID, ReadCursor, ReadState,
-    Refusal, UserId,
+    BAD_ITEMS_MAX_NAMED, BadField, FieldProblem, InvalidId, PAGE_MAX_CURSORS, RECIPIENT_ID,
+    ReadCursor, ReadState, Refusal, UserId,
 };
 use crate::edge::answer::grpc::status;
 use crate::edge::arrival::{Arrival, Caller};
@@ -65,8 +65,7 @@ pub(in crate::edge) async fn list_read_cursors(
 
 /// Validates the recipients of a batch. Bad ones are named by their places, as far as an answer goes.
 fn recipients(ids: &[u64]) -> Result<Vec<UserId>, Refusal> {
-    let recipients: Result<Vec<_>, InvalidId> =
-        ids.iter().copied().map(UserId::try_from).collect();
+    let recipients: Result<Vec<_>, InvalidId> = ids.iter().copied().map(UserId::try_from).collect();
     recipients.map_err(|_| {
         let bad = ids.iter().enumerate().filter_map(|(index, id)| {
             let problem = UserId::try_from(*id).err()?.into();

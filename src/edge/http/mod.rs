@@ -5,7 +5,9 @@ use http::{Response, StatusCode};
 
 use super::answer::{self, Answer, Body, MarkOutcomes, insert_rate_limit, mark_outcome};
 use super::arrival::{Arrival, Caller};
-use crate::domain::{LAST_READ_EVENT_ID, Mark, Nonce, Outcome, Quota, RECIPIENT_ID, Refusal, ServedMark};
+use crate::domain::{
+    LAST_READ_EVENT_ID, Mark, Nonce, Outcome, Quota, RECIPIENT_ID, Refusal, ServedMark,
+};
 use crate::service::Service;
 
 mod form;

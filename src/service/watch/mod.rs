@@ -10,15 +10,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{interval, sleep, timeout};
 use tracing::Instrument;
 
-use self::state::{State, Watcher, concerns};
-use crate::domain::{AHEAD_MAX_SECONDS, Event, Position, Quota, UserId};
+use self::backlog::Backlog;
+use self::state::{State, Watcher};
+use crate::domain::{AHEAD_MAX_SECONDS, Event, Position, Quota, ReadOutcome, UserId};
 use crate::store::{Entries, EventLog, LogBounds, StoreError};
 use crate::telemetry::metrics;
 
+mod backlog;
 mod state;
 
 /// Interval of heartbeats (`docs/contract.md`, "gRPC").
@@ -43,9 +45,12 @@ const RING_START_EVENTS: usize = 10_000;
 /// Updates that wait for a watcher. With one more it is too slow.
 const QUEUE_MAX_UPDATES: usize = 512;
 
-/// Entries of one read of what a watcher missed, and the number of such reads at the same time.
-const BACKLOG_READ_ENTRIES: usize = 1000;
-const BACKLOG_READS_MAX: usize = 4;
+/// Entries of one read of the tail after which the reading may be far behind.
+const TAIL_READ_ENTRIES: usize = 1000;
+
+/// Entries read for a watcher that cost one of its read quota, and how many are read before it pays.
+const ENTRIES_OF_A_READ: usize = 1000;
+const UNPAID_MAX_ENTRIES: usize = 10 * ENTRIES_OF_A_READ;
 
 /// An update for a watcher.
 #[derive(Clone, Debug)]
@@ -80,7 +85,7 @@ pub enum WatchError {
 pub struct Hub {
     log: Arc<dyn EventLog>,
     state: Mutex<State>,
-    backlog_reads: Semaphore,
+    backlog: Arc<Backlog>,
     /// Notified when a watcher arrives.
     arrived: Notify,
     /// True while the log is read.
@@ -98,15 +103,16 @@ pub struct Subscription {
 impl Hub {
     /// Creates a hub, which delivers nothing until [`Self::run`].
     pub fn new(log: Arc<dyn EventLog>) -> Self {
-        let backlog_reads = Semaphore::new(BACKLOG_READS_MAX);
+        let backlog = Arc::new(Backlog::new(Arc::clone(&log)));
         let (state, arrived, reading) = Default::default();
-        Self { log, state, backlog_reads, arrived, reading }
+        Self { log, state, backlog, arrived, reading }
     }
 
     /// Reads the log and delivers it, for ever. It pauses while nobody watches, since each server reads
     /// the events of all servers.
     pub async fn run(self: Arc<Self>) {
         tokio::spawn(Arc::clone(&self).send_heartbeats());
+        tokio::spawn(Arc::clone(&self.backlog).run());
         loop {
             while self.state().watching == 0 {
                 self.arrived.notified().await;
@@ -135,7 +141,7 @@ impl Hub {
         while !self.stop_if_unwatched() {
             let read = self.log.wait_for_entries(tail, TAIL_WAIT);
             let entries = within(TAIL_WAIT + TAIL_GRACE, read).await?;
-            if entries.events.len() >= BACKLOG_READ_ENTRIES {
+            if entries.count >= TAIL_READ_ENTRIES {
                 // So far behind that entries may have been trimmed before they were read.
                 let bounds = self.bounds().await?;
                 if bounds.may_have_lost(tail) {
@@ -183,7 +189,7 @@ impl Hub {
             return Ok(start);
         }
         let newest = self.log.newest_entries(RING_START_EVENTS);
-        let Entries { events, span: read } = within(BULK_READ_TIMEOUT, newest).await?;
+        let Entries { events, span: read, .. } = within(BULK_READ_TIMEOUT, newest).await?;
         let (floor, tail) = read.unwrap_or((bounds.end(), bounds.end()));
         {
             let mut state = self.state();
@@ -244,66 +250,98 @@ impl Hub {
             let _ = watcher.updates.try_send(Update::Gap);
             position = bounds.start();
         }
-        let hub = Arc::clone(self);
-        let catch_up = async move { hub.catch_up(user, watcher, position).await };
         // In the current span, since it belongs to the call and so to its trace.
-        tokio::spawn(catch_up.in_current_span());
+        tokio::spawn(Arc::clone(self).run_catch_up(user, watcher, position).in_current_span());
         Ok(())
     }
 
-    /// Sends a watcher what it missed, then registers it without a gap in between.
-    async fn catch_up(&self, user: UserId, watcher: Watcher, mut position: Position) {
-        // Checked each time: where no event concerns the watcher, no send fails once it has left.
-        while !watcher.updates.is_closed() {
-            let missed = {
+    /// Catches up until the watcher is registered or has left. Whole thousands of entries that were read
+    /// for it are paid in either case.
+    async fn run_catch_up(self: Arc<Self>, user: UserId, watcher: Watcher, position: Position) {
+        let updates = watcher.updates.clone();
+        let mut unpaid = 0;
+        tokio::select! {
+            ended = self.catch_up(user, watcher, position, &mut unpaid) => {
+                if let Err(last) = ended {
+                    let _ = updates.send(last).await;
+                }
+            }
+            () = updates.closed() => {}
+        }
+        drop(updates);
+        let _ = self.pay(user, &mut unpaid).await;
+    }
+
+    /// Sends a watcher what it missed, then registers it without a gap in between. The error is the
+    /// watch's last update.
+    async fn catch_up(
+        &self,
+        user: UserId,
+        watcher: Watcher,
+        mut position: Position,
+        unpaid: &mut usize,
+    ) -> Result<(), Update> {
+        loop {
+            let in_ring = {
                 let mut state = self.state();
-                match state.missed(user, position) {
-                    Some(missed) if missed.len() <= watcher.updates.capacity() => {
+                let missed = state.missed(user, position, QUEUE_MAX_UPDATES + 1);
+                match missed {
+                    Some(missed)
+                        if *unpaid < ENTRIES_OF_A_READ
+                            && missed.len() <= watcher.updates.capacity() =>
+                    {
                         for event in missed {
                             let _ = watcher.updates.try_send(Update::Event(event));
                         }
                         state.register(user, watcher);
-                        return;
+                        return Ok(());
                     }
                     missed => missed,
                 }
             };
-            let (missed, reached) = match missed {
+            let payable = if in_ring.is_some() { ENTRIES_OF_A_READ } else { UNPAID_MAX_ENTRIES };
+            if *unpaid >= payable {
+                self.pay(user, unpaid).await?;
+            }
+            let missed = match in_ring {
                 Some(missed) => {
-                    let reached = missed.last().map_or(position, |event| event.position);
-                    (missed, reached)
+                    position = missed.last().map_or(position, |event| event.position);
+                    missed
                 }
-                None => match self.read_missed(user, position).await {
-                    Ok(read) => read,
-                    Err(error) => {
-                        let _ = watcher.updates.send(Update::Failed(error)).await;
-                        return;
+                None => {
+                    let piece = self.backlog.read(user, position).await.map_err(Update::Failed)?;
+                    if piece.gap {
+                        metrics::count_watch_gaps(1);
+                        let _ = watcher.updates.send(Update::Gap).await;
                     }
-                },
+                    *unpaid += piece.entries;
+                    // If there is nothing more, the ring has all there is.
+                    position = piece.reached.unwrap_or_else(|| self.state().floor.max(position));
+                    piece.events
+                }
             };
             for event in missed {
-                if watcher.updates.send(Update::Event(event)).await.is_err() {
-                    return;
-                }
+                // It fails once the watcher has left, which ends the task.
+                let _ = watcher.updates.send(Update::Event(event)).await;
             }
-            position = reached;
         }
     }
 
-    /// Reads a user's events after a position from the store. Returns those of one read, and the
-    /// position that it reached.
-    async fn read_missed(
-        &self,
-        user: UserId,
-        position: Position,
-    ) -> Result<(Vec<Event>, Position), StoreError> {
-        let _permit = self.backlog_reads.acquire().await.map_err(StoreError::unavailable)?;
-        let read = self.log.entries(position, BACKLOG_READ_ENTRIES);
-        let mut entries = within(BULK_READ_TIMEOUT, read).await?;
-        // If there is nothing more, the ring has all there is.
-        let reached = entries.span.map_or_else(|| self.state().floor.max(position), |(_, end)| end);
-        entries.events.retain(|event| concerns(event, user));
-        Ok((entries.events, reached))
+    /// Takes one of the watcher's read quota for each thousand entries that were read for it.
+    async fn pay(&self, user: UserId, unpaid: &mut usize) -> Result<(), Update> {
+        let reads = *unpaid / ENTRIES_OF_A_READ;
+        if reads == 0 {
+            return Ok(());
+        }
+        *unpaid %= ENTRIES_OF_A_READ;
+        let reads = u64::try_from(reads).unwrap_or(u64::MAX);
+        match within(BULK_READ_TIMEOUT, self.log.take_reads(user, reads)).await {
+            Ok(ReadOutcome::Served { .. }) => Ok(()),
+            Ok(ReadOutcome::OverQuota { quota, retry_after }) => {
+                Err(Update::OverQuota { quota, retry_after })
+            }
+            Err(error) => Err(Update::Failed(error)),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -83,13 +83,19 @@ impl State {
         tail
     }
 
-    /// Returns a user's events after a position; `None` if the ring does not go back that far.
-    pub(super) fn missed(&self, user: UserId, position: Position) -> Option<Vec<Event>> {
+    /// Returns a user's first events after a position; `None` if the ring does not go back that far.
+    pub(super) fn missed(
+        &self,
+        user: UserId,
+        position: Position,
+        limit: usize,
+    ) -> Option<Vec<Event>> {
         if position < self.floor || self.tail.is_none() {
             return None;
         }
         let first = self.ring.partition_point(|event| event.position <= position);
-        Some(self.ring.range(first..).filter(|event| concerns(event, user)).copied().collect())
+        let missed = self.ring.range(first..).filter(|event| concerns(event, user));
+        Some(missed.take(limit).copied().collect())
     }
 
     /// Sends an update to a user's watchers. One whose queue is full is too slow: it still receives what

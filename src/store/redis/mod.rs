@@ -137,11 +137,7 @@ impl EventLog for RedisStore {
         self.spans.command("BATCH", stream::BOUNDS_COMMANDS).record(read).await
     }
 
-    async fn take_reads(
-        &self,
-        watcher: UserId,
-        reads: u64,
-    ) -> Result<ReadOutcome<()>, StoreError> {
+    async fn take_reads(&self, watcher: UserId, reads: u64) -> Result<ReadOutcome<()>, StoreError> {
         if let Some(denial) = self.cached_read_denial(watcher) {
             return Ok(denial);
         }

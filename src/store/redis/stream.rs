@@ -13,9 +13,6 @@ use crate::store::{Entries, LogBounds, StoreError};
 /// Most entries of one read: 6 MB at 6 KB each.
 const READ_MAX_ENTRIES: usize = 1000;
 
-/// An entry in a reply: its ID and its fields.
-type Entry = (String, HashMap<String, String>);
-
 /// The reply to `XINFO STREAM`.
 type Info = HashMap<String, Value>;
 
@@ -30,7 +27,7 @@ pub(crate) async fn wait(
     let mut read = cmd("XREAD");
     read.arg("COUNT").arg(READ_MAX_ENTRIES).arg("BLOCK").arg(wait_ms);
     read.arg("STREAMS").arg(stream).arg(after.to_string());
-    let read: Option<HashMap<String, Vec<Entry>>> =
+    let read: Option<HashMap<String, Vec<Value>>> =
         read.query_async(connection).await.map_err(classify)?;
     let entries = read.and_then(|mut streams| streams.remove(stream)).unwrap_or_default();
     parse(&entries)
@@ -46,7 +43,7 @@ pub(crate) async fn range(
     let mut read = cmd("XRANGE");
     read.arg(stream).arg(format!("({after}")).arg("+");
     read.arg("COUNT").arg(limit.min(READ_MAX_ENTRIES));
-    let entries: Vec<Entry> = read.query_async(connection).await.map_err(classify)?;
+    let entries: Vec<Value> = read.query_async(connection).await.map_err(classify)?;
     parse(&entries)
 }
 
@@ -63,10 +60,10 @@ pub(crate) async fn newest(
         let wanted = left.min(READ_MAX_ENTRIES);
         let mut read = cmd("XREVRANGE");
         read.arg(stream).arg(&up_to).arg("-").arg("COUNT").arg(wanted);
-        let mut piece: Vec<Entry> = read.query_async(connection).await.map_err(classify)?;
+        let mut piece: Vec<Value> = read.query_async(connection).await.map_err(classify)?;
         left = if piece.len() < wanted { 0 } else { left - wanted };
-        if let Some((oldest, _)) = piece.last() {
-            up_to = format!("({oldest}");
+        if let Some(oldest) = piece.last() {
+            up_to = format!("({}", Entry::parse(oldest)?.id);
         }
         piece.reverse();
         newest = parse(&piece)?.followed_by(newest);
@@ -114,12 +111,38 @@ pub(crate) async fn bounds(
     Ok(LogBounds { oldest, last_id, trimmed, length, now_ms })
 }
 
-fn parse(entries: &[Entry]) -> Result<Entries, StoreError> {
-    let entries = entries.iter().map(|(id, fields)| {
-        let id = id.parse().map_err(StoreError::corrupt)?;
-        Ok((id, fields.get("payload").map(String::as_str).unwrap_or_default()))
-    });
-    Ok(Entries::parse(entries.collect::<Result<Vec<_>, StoreError>>()?))
+/// An entry in a reply.
+struct Entry<'a> {
+    id: EntryId,
+    /// The event, if it is one of this service's.
+    payload: &'a str,
+    bytes: usize,
+}
+
+impl<'a> Entry<'a> {
+    /// Parses an entry: its ID and its fields. Entries of other programs may contain anything.
+    fn parse(value: &'a Value) -> Result<Self, StoreError> {
+        let Value::Array(entry) = value else { return Err(unexpected(value)) };
+        let [entry_id, fields] = &entry[..] else { return Err(unexpected(value)) };
+        let mut parsed = Self { id: id(entry_id)?, payload: "", bytes: 0 };
+        // Whatever else is there, it is not an event.
+        let Value::Array(fields) = fields else { return Ok(parsed) };
+        for pair in fields.chunks_exact(2) {
+            let [Value::BulkString(name), Value::BulkString(content)] = pair else { continue };
+            parsed.bytes += name.len() + content.len();
+            if name == b"payload" {
+                parsed.payload = std::str::from_utf8(content).unwrap_or_default();
+            }
+        }
+        Ok(parsed)
+    }
+}
+
+fn parse(entries: &[Value]) -> Result<Entries, StoreError> {
+    let entries: Vec<Entry<'_>> = entries.iter().map(Entry::parse).collect::<Result<_, _>>()?;
+    let bytes = entries.iter().map(|entry| entry.bytes).sum();
+    let parsed = Entries::parse(entries.into_iter().map(|entry| (entry.id, entry.payload)));
+    Ok(Entries { bytes, ..parsed })
 }
 
 fn id(value: &Value) -> Result<EntryId, StoreError> {

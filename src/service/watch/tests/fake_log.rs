@@ -1,6 +1,6 @@
 //! A simulated log of events.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::{position, user};
-use crate::domain::{EntryId, Event, Mark, Position};
+use crate::domain::{EntryId, Event, Mark, Position, Quota, ReadOutcome, UserId};
 use crate::store::{Entries, EventLog, LogBounds, StoreError};
 
 /// A log of which a test decides what it holds, and when its reads return or fail. Its entries are
@@ -28,6 +28,9 @@ struct LogState {
     trimmed: bool,
     mode: Mode,
     reads: Vec<(Read, Instant)>,
+    /// Reads that are left to each watcher, and what each has paid.
+    left: Option<u64>,
+    paid: HashMap<UserId, u64>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,6 +51,9 @@ pub(super) enum Read {
 
 /// The clock of the log, in milliseconds.
 pub(super) const NOW_MS: u64 = 1_000_000;
+
+/// The size of an entry: that of one without user objects.
+const ENTRY_BYTES: usize = 370;
 
 /// Most entries of one read.
 const READ_MAX_ENTRIES: usize = 1000;
@@ -101,6 +107,16 @@ impl FakeLog {
         self.reads().last().unwrap().1
     }
 
+    /// Sets the reads that are left to each watcher.
+    pub(super) fn set_left(&self, left: u64) {
+        self.state().left = Some(left);
+    }
+
+    /// Returns the reads that a watcher has paid.
+    pub(super) fn paid(&self, watcher: UserId) -> u64 {
+        self.state().paid.get(&watcher).copied().unwrap_or_default()
+    }
+
     fn note(&self, read: Read) {
         self.state().reads.push((read, Instant::now()));
     }
@@ -125,7 +141,8 @@ fn entries<'a>(events: impl Iterator<Item = &'a Event>) -> Entries {
     let events: Vec<_> = events.copied().collect();
     let span = events.first().zip(events.last());
     let span = span.map(|(first, last)| (first.position.entry().before().into(), last.position));
-    Entries { events, span }
+    let count = events.len();
+    Entries { events, span, count, bytes: count * ENTRY_BYTES }
 }
 
 #[async_trait::async_trait]
@@ -161,6 +178,21 @@ impl EventLog for FakeLog {
         let state = self.state();
         let first = state.events.len().saturating_sub(limit);
         Ok(entries(state.events.range(first..)))
+    }
+
+    async fn take_reads(&self, watcher: UserId, reads: u64) -> Result<ReadOutcome<()>, StoreError> {
+        self.answer().await?;
+        let mut state = self.state();
+        let left = state.left;
+        let paid = state.paid.entry(watcher).or_default();
+        let served = left.map_or(reads, |left| reads.min(left - *paid));
+        *paid += served;
+        let quota = Quota { limit: *paid, remaining: 0, reset_at_ms: NOW_MS };
+        Ok(if served < reads {
+            ReadOutcome::OverQuota { quota, retry_after: Duration::from_secs(60) }
+        } else {
+            ReadOutcome::Served { read: (), quota }
+        })
     }
 
     async fn bounds(&self) -> Result<LogBounds, StoreError> {

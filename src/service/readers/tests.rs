@@ -1,0 +1,194 @@
+//! Places of readers on a paused clock.
+
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+
+use super::*;
+
+const PLACES: usize = 32;
+
+fn readers() -> Arc<Readers> {
+    Readers::new(u32::try_from(PLACES).unwrap())
+}
+
+fn reader(id: u64) -> UserId {
+    id.try_into().unwrap()
+}
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn later() -> Instant {
+    Instant::now() + Duration::from_secs(2)
+}
+
+/// Takes all places of a reader.
+fn fill(readers: &Arc<Readers>, id: u64) -> Vec<CallPlace> {
+    std::iter::from_fn(|| readers.try_enter(reader(id), Weight::Light)).collect()
+}
+
+type Waiter = JoinHandle<Result<CallPlace, NoPlace>>;
+
+/// Starts calls that wait.
+async fn wait_for(readers: &Arc<Readers>, id: u64, weight: Weight, count: usize) -> Vec<Waiter> {
+    let start = |_| {
+        let readers = Arc::clone(readers);
+        tokio::spawn(async move { readers.enter(reader(id), weight, later()).await })
+    };
+    let waiters = (0..count).map(start).collect();
+    settle().await;
+    waiters
+}
+
+/// Lets everything run that can.
+async fn settle() {
+    sleep(ms(1)).await;
+}
+
+fn finished(waiters: &[Waiter]) -> usize {
+    waiters.iter().filter(|waiter| waiter.is_finished()).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_beyond_the_places_waits_until_one_is_free() {
+    let readers = readers();
+    let mut places = fill(&readers, 1);
+    assert_eq!(places.len(), PLACES);
+    let mut waiters = wait_for(&readers, 1, Weight::Light, 3).await;
+    assert_eq!(finished(&waiters), 0);
+    for done in 1..=3 {
+        drop(places.pop());
+        settle().await;
+        assert_eq!(finished(&waiters), done, "one call for each place, in order");
+        assert!(waiters[done - 1].is_finished());
+    }
+    for waiter in &mut waiters {
+        places.push(waiter.await.unwrap().unwrap());
+    }
+    assert!(readers.try_enter(reader(1), Weight::Light).is_none());
+    // Nobody waits behind another reader.
+    assert_eq!(fill(&readers, 2).len(), PLACES);
+    drop(places);
+    assert_eq!(fill(&readers, 1).len(), PLACES, "all are free again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_heavy_calls_run_and_those_that_wait_hold_up_no_light_call() {
+    let readers = readers();
+    let heavy = || readers.try_enter(reader(1), Weight::Heavy);
+    let (first, second) = (heavy().unwrap(), heavy().unwrap());
+    assert!(heavy().is_none());
+    let mut waiting = wait_for(&readers, 1, Weight::Heavy, 100).await;
+    assert_eq!(finished(&waiting), 0);
+    let light = fill(&readers, 1);
+    assert_eq!(light.len(), PLACES - 2);
+    // A heavy place alone is not enough.
+    drop(first);
+    settle().await;
+    assert_eq!(finished(&waiting), 1);
+    drop(light);
+    settle().await;
+    assert_eq!(finished(&waiting), 1, "the second heavy call is still under way");
+    drop(second);
+    settle().await;
+    assert_eq!(finished(&waiting), 2);
+    drop(waiting.remove(0).await.unwrap().unwrap());
+    settle().await;
+    assert_eq!(finished(&waiting), 2, "one ended, the next began");
+}
+
+#[tokio::test(start_paused = true)]
+async fn places_free_the_memory_of_their_reader() {
+    let readers = readers();
+    let places = fill(&readers, 1);
+    let watch = readers.open_watch(reader(2)).unwrap();
+    let waiters = wait_for(&readers, 1, Weight::Heavy, 5).await;
+    assert_eq!(readers.readers().len(), 2);
+    for waiter in &waiters {
+        waiter.abort();
+    }
+    drop((places, watch));
+    settle().await;
+    assert_eq!(readers.readers().len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_1025th_that_waits_is_refused_unless_the_queue_moves_at_once() {
+    let readers = readers();
+    let mut places = fill(&readers, 1);
+    let waiters = wait_for(&readers, 1, Weight::Light, WAITING_MAX).await;
+    let (mut beyond, began) =
+        (wait_for(&readers, 1, Weight::Light, BURST_MAX).await, Instant::now());
+    // Nobody knows yet whether the queue moves.
+    assert_eq!(finished(&beyond), 0);
+    let one_more = readers.enter(reader(1), Weight::Light, later()).await;
+    assert_eq!(one_more.unwrap_err(), NoPlace::TooMany);
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    drop(places.drain(..10));
+    sleep(ms(50)).await;
+    // The first ten have ended too, when their tasks did.
+    assert_eq!(finished(&waiters), 10);
+    sleep(ms(60)).await;
+    assert_eq!(finished(&beyond), BURST_MAX - 10, "ten are among the first 1,024 now");
+    beyond.retain(|waiter| !waiter.is_finished());
+    sleep(ms(1800)).await;
+    assert_eq!(finished(&beyond), 0);
+    sleep(ms(200)).await;
+    for waiter in beyond {
+        assert_eq!(waiter.await.unwrap().unwrap_err(), NoPlace::Late);
+    }
+    drop(waiters);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_burst_of_1500_calls_that_are_worked_off_is_refused_nowhere() {
+    let readers = readers();
+    let calls: Vec<JoinHandle<bool>> = (0..1500)
+        .map(|_| {
+            let readers = Arc::clone(&readers);
+            tokio::spawn(async move {
+                let entered = match readers.try_enter(reader(1), Weight::Light) {
+                    Some(place) => Ok(place),
+                    None => readers.enter(reader(1), Weight::Light, later()).await,
+                };
+                // Redis takes two milliseconds for the calls under way.
+                sleep(ms(2)).await;
+                entered.is_ok()
+            })
+        })
+        .collect();
+    for call in calls {
+        assert!(call.await.unwrap());
+    }
+    assert_eq!(readers.readers().len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_given_up_while_it_waits_leaves_the_queue() {
+    let readers = readers();
+    let mut places = fill(&readers, 1);
+    let waiters = wait_for(&readers, 1, Weight::Light, WAITING_MAX + BURST_MAX).await;
+    for waiter in &waiters[..BURST_MAX] {
+        waiter.abort();
+    }
+    sleep(ms(150)).await;
+    let refused = finished(&waiters[BURST_MAX..]);
+    assert_eq!(refused, 0, "those that were beyond the bound have moved up");
+    drop(places.pop());
+    settle().await;
+    assert_eq!(finished(&waiters[BURST_MAX..]), 1, "the place goes to one that still waits");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_has_64_watches_at_most() {
+    let readers = readers();
+    let mut watches: Vec<_> =
+        (0..WATCHES_MAX).map(|_| readers.open_watch(reader(1)).unwrap()).collect();
+    assert!(readers.open_watch(reader(1)).is_none());
+    assert!(readers.open_watch(reader(2)).is_some());
+    assert_eq!(fill(&readers, 1).len(), PLACES, "calls have places of their own");
+    watches.pop();
+    watches.push(readers.open_watch(reader(1)).unwrap());
+    assert!(readers.open_watch(reader(1)).is_none());
+}

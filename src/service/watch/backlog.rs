@@ -1,0 +1,253 @@
+//! Shared reads of what watchers missed. The log is read for all who wait: each read serves every
+//! watcher whose position it passes. One read runs at a time, and the store and this process have a pause
+//! after it, for marks.
+//!
+//! A watcher asks for one piece at a time, so whoever does not take its events, or has hung up, holds up
+//! nobody and causes no read.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, sleep};
+
+use super::state::concerns;
+use super::{BULK_READ_TIMEOUT, within};
+use crate::domain::{Event, Position, UserId};
+use crate::store::{Entries, EventLog, StoreError};
+
+/// Entries of the first read, when their size is not known, and of any read.
+const READ_START_ENTRIES: usize = 16;
+const READ_MAX_ENTRIES: usize = 500;
+
+/// Interval at which it is checked that somebody still waits for a read.
+const LEFT_CHECK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Bytes of a read to aim at, by the entries of the read before.
+const READ_BYTES: usize = 256 * 1024;
+
+/// Events that a read may deliver to all watchers together, by the reads before, so that a crowd does
+/// not keep the process from marks.
+const READ_EVENTS: usize = 1000;
+
+/// The pause after a read: as long as the read took, and twice what delivering its events takes.
+const PAUSE_PER_EVENT: Duration = Duration::from_micros(4);
+const PAUSE_MIN: Duration = Duration::from_millis(1);
+const PAUSE_MAX: Duration = Duration::from_millis(100);
+
+/// Watchers that wait for what they missed.
+pub(super) struct Backlog {
+    log: Arc<dyn EventLog>,
+    waiting: Mutex<Waiting>,
+    /// Notified when a watcher arrives.
+    arrived: Notify,
+}
+
+#[derive(Default)]
+struct Waiting {
+    requests: Vec<Request>,
+    last_turn: u64,
+}
+
+/// A watcher that waits for the events after its position.
+struct Request {
+    user: UserId,
+    after: Position,
+    /// Orders requests by how long their users wait since they were last served.
+    turn: u64,
+    reply: oneshot::Sender<Result<Piece, StoreError>>,
+}
+
+/// What one read has for a watcher.
+#[derive(Debug)]
+pub(super) struct Piece {
+    /// The watcher's events.
+    pub(super) events: Vec<Event>,
+    /// The position up to which the log was read; `None` if there is nothing after the watcher's.
+    pub(super) reached: Option<Position>,
+    /// Entries that were read for the watcher.
+    pub(super) entries: usize,
+    /// Whether entries after the watcher's position may have been removed before they were read.
+    pub(super) gap: bool,
+}
+
+/// Whose turn it is, in this order, again and again. Short backlogs are served first, but only by half
+/// of the reads; the hindmost, whose reads meet the others on their way, by a quarter; and by another
+/// quarter who waits longest, so that nobody waits for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    Foremost,
+    Hindmost,
+    Longest,
+}
+
+const TURNS: [Turn; 4] = [Turn::Foremost, Turn::Hindmost, Turn::Foremost, Turn::Longest];
+
+/// Chooses the number of entries of a read.
+struct Pace {
+    /// As many as are expected to have [`READ_BYTES`].
+    entries: usize,
+    /// How many entries of a thousand concern a watcher, about.
+    concerning: usize,
+}
+
+impl Backlog {
+    pub(super) fn new(log: Arc<dyn EventLog>) -> Self {
+        let (waiting, arrived) = Default::default();
+        Self { log, waiting, arrived }
+    }
+
+    /// Returns a user's events after a position, as far as one read goes. Dropping the future withdraws
+    /// the request.
+    pub(super) async fn read(&self, user: UserId, after: Position) -> Result<Piece, StoreError> {
+        let (reply, piece) = oneshot::channel();
+        self.waiting().push(user, after, reply);
+        self.arrived.notify_one();
+        // The sender is dropped only when the process exits.
+        piece.await.unwrap_or_else(|gone| Err(StoreError::unavailable(gone)))
+    }
+
+    /// Serves requests, for ever.
+    pub(super) async fn run(self: Arc<Self>) {
+        let mut pace = Pace { entries: READ_START_ENTRIES, concerning: 0 };
+        let mut turns = TURNS.into_iter().cycle();
+        loop {
+            let turn = turns.next().unwrap_or(Turn::Longest);
+            let Some((start, crowd)) = self.waiting().next(turn) else {
+                self.arrived.notified().await;
+                continue;
+            };
+            let began = Instant::now();
+            let read = tokio::select! {
+                read = self.read_after(start, pace.limit(crowd)) => read,
+                // A store that hangs does not hold up those who come when all others have left.
+                () = self.all_have_left(start) => continue,
+            };
+            let delivered = self.waiting().serve(start, &read);
+            if let Ok((entries, _)) = &read {
+                pace.adapt(entries, crowd, delivered);
+            }
+            let events = u32::try_from(delivered).unwrap_or(u32::MAX);
+            let pause = began.elapsed() + PAUSE_PER_EVENT.saturating_mul(events);
+            sleep(pause.clamp(PAUSE_MIN, PAUSE_MAX)).await;
+        }
+    }
+
+    /// Reads entries. Returns whether some may have been removed before they were read, too.
+    async fn read_after(
+        &self,
+        after: Position,
+        limit: usize,
+    ) -> Result<(Entries, bool), StoreError> {
+        let read = within(BULK_READ_TIMEOUT, self.log.entries(after, limit)).await?;
+        // Slow readers are overtaken by the trimming.
+        let lost = after != Position::START
+            && within(BULK_READ_TIMEOUT, self.log.bounds()).await?.may_have_lost(after);
+        Ok((read, lost))
+    }
+
+    /// Waits until nobody waits any more for what comes after a position.
+    async fn all_have_left(&self, after: Position) {
+        while self.waiting().has_any(after) {
+            sleep(LEFT_CHECK_INTERVAL).await;
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        // A poisoned lock is safe to use: nothing that holds it panics.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Waiting {
+    fn push(
+        &mut self,
+        user: UserId,
+        after: Position,
+        reply: oneshot::Sender<Result<Piece, StoreError>>,
+    ) {
+        self.last_turn += 1;
+        self.requests.push(Request { user, after, turn: self.last_turn, reply });
+    }
+
+    /// Returns the position to read on from, and how many wait there. Whoever has left is dropped.
+    fn next(&mut self, turn: Turn) -> Option<(Position, usize)> {
+        self.requests.retain(|request| !request.reply.is_closed());
+        let positions = self.requests.iter().map(|request| request.after);
+        let start = match turn {
+            Turn::Foremost => positions.max(),
+            Turn::Hindmost => positions.min(),
+            Turn::Longest => {
+                self.requests.iter().min_by_key(|request| request.turn).map(|first| first.after)
+            }
+        }?;
+        let there = self.requests.iter().filter(|request| request.after == start);
+        Some((start, there.count()))
+    }
+
+    fn has_any(&self, after: Position) -> bool {
+        self.requests.iter().any(|request| request.after == after && !request.reply.is_closed())
+    }
+
+    /// Answers the requests that a read passes. Returns how many events that delivers.
+    fn serve(&mut self, start: Position, read: &Result<(Entries, bool), StoreError>) -> usize {
+        let passes = |after: Position| match read {
+            Ok((Entries { span: Some((_, end)), .. }, _)) => (start..*end).contains(&after),
+            // There is nothing after this position.
+            Ok(_) => after >= start,
+            Err(_) => true,
+        };
+        let (passed, left): (Vec<_>, Vec<_>) =
+            self.requests.drain(..).partition(|request| passes(request.after));
+        self.requests = left;
+        let served: HashSet<UserId> =
+            passed.iter().filter(|one| one.after == start).map(|one| one.user).collect();
+        // A user with many backlogs does not have more turns than one with a single backlog.
+        for request in self.requests.iter_mut().filter(|one| served.contains(&one.user)) {
+            self.last_turn += 1;
+            request.turn = self.last_turn;
+        }
+        let mut delivered = 0;
+        for Request { user, after, reply, .. } in passed {
+            let piece = read.as_ref().map_err(StoreError::clone).map(|(entries, lost)| {
+                Piece::new(entries, *lost && after == start, user, after, after == start)
+            });
+            delivered += piece.as_ref().map_or(0, |piece| piece.events.len());
+            let _ = reply.send(piece);
+        }
+        delivered
+    }
+}
+
+impl Piece {
+    /// Takes out of a read what a watcher needs. One that joined on the way needs a part of it.
+    fn new(entries: &Entries, gap: bool, user: UserId, after: Position, whole: bool) -> Self {
+        let first = entries.events.partition_point(|event| event.position <= after);
+        let later = entries.events.get(first..).unwrap_or_default();
+        let events = later.iter().filter(|event| concerns(event, user)).copied().collect();
+        let reached = entries.span.map(|(_, end)| end);
+        let entries = if whole { entries.count } else { later.len() };
+        Self { events, reached, entries, gap }
+    }
+}
+
+impl Pace {
+    /// Returns how many entries to read for a crowd at one position.
+    fn limit(&self, crowd: usize) -> usize {
+        let events_of_thousand = (crowd * self.concerning).max(1);
+        self.entries.min(READ_EVENTS * 1000 / events_of_thousand).max(1)
+    }
+
+    /// Learns from a read what the next one may bring.
+    fn adapt(&mut self, read: &Entries, crowd: usize, delivered: usize) {
+        if read.count == 0 {
+            return;
+        }
+        let fitting = READ_BYTES * read.count / read.bytes.max(1);
+        // Entries may become larger at any time: reads grow slowly, and shrink at once.
+        self.entries = fitting.min(self.entries * 4).clamp(1, READ_MAX_ENTRIES);
+        let concerning = 1000 * delivered / (read.count * crowd.max(1));
+        self.concerning = concerning.max(self.concerning * 9 / 10).min(1000);
+    }
+}
