@@ -1,5 +1,6 @@
 //! The hub on a simulated log and a paused clock.
 
+mod backlog;
 mod fake_log;
 
 use tokio::time::Instant;

@@ -31,6 +31,9 @@ struct LogState {
     /// Reads that are left to each watcher, and what each has paid.
     left: Option<u64>,
     paid: HashMap<UserId, u64>,
+    entry_bytes: Option<usize>,
+    /// Most entries that each read of what a watcher missed may have.
+    limits: Vec<usize>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -117,6 +120,14 @@ impl FakeLog {
         self.state().paid.get(&watcher).copied().unwrap_or_default()
     }
 
+    pub(super) fn set_entry_bytes(&self, bytes: usize) {
+        self.state().entry_bytes = Some(bytes);
+    }
+
+    pub(super) fn limits(&self) -> Vec<usize> {
+        self.state().limits.clone()
+    }
+
     fn note(&self, read: Read) {
         self.state().reads.push((read, Instant::now()));
     }
@@ -133,7 +144,9 @@ impl FakeLog {
     fn after(&self, after: Position, limit: usize) -> Entries {
         let state = self.state();
         let first = state.events.partition_point(|event| event.position <= after);
-        entries(state.events.range(first..).take(limit.min(READ_MAX_ENTRIES)))
+        let read = entries(state.events.range(first..).take(limit.min(READ_MAX_ENTRIES)));
+        let bytes = read.count * state.entry_bytes.unwrap_or(ENTRY_BYTES);
+        Entries { bytes, ..read }
     }
 }
 
@@ -166,6 +179,7 @@ impl EventLog for FakeLog {
 
     async fn entries(&self, after: Position, limit: usize) -> Result<Entries, StoreError> {
         self.note(Read::Entries);
+        self.state().limits.push(limit);
         self.answer().await?;
         let entries = self.after(after, limit);
         let _ = self.held.subscribe().wait_for(|held| !held).await;
