@@ -193,8 +193,8 @@ async fn connection() -> SendRequest<Bytes> {
         call_timeout: CALL_TIMEOUT,
         edge_rate,
         identity,
-        reflection: ReflectionAccess::Off,
-        reader_concurrency: None,
+        reflection: ReflectionAccess::On,
+        reader_concurrency: Some(32),
     };
     let edge =
         Edge::new(config, Arc::new(service(&store)), health, lifecycle, metrics_of_process())

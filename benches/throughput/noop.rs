@@ -237,6 +237,10 @@ impl EventLog for AtOnce {
     async fn bounds(&self) -> Result<LogBounds, StoreError> {
         Err(not_of_this_store())
     }
+
+    async fn take_reads(&self, _: UserId, _: u64) -> Result<ReadOutcome<()>, StoreError> {
+        Err(not_of_this_store())
+    }
 }
 
 #[tonic::async_trait]
@@ -261,7 +265,11 @@ impl Cursors for AtOnce {
 
 #[tonic::async_trait]
 impl Nonces for AtOnce {
-    async fn use_nonce(&self, _: Nonce) -> Result<NonceUse, StoreError> {
+    async fn use_nonce(&self, _: UserId, _: Nonce) -> Result<NonceUse, StoreError> {
+        Err(not_of_this_store())
+    }
+
+    async fn forget_nonce(&self, _: UserId, _: Nonce) -> Result<(), StoreError> {
         Err(not_of_this_store())
     }
 }

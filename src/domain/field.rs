@@ -27,6 +27,11 @@ impl BadField {
         Self { name: name.into(), problem: problem.into() }
     }
 
+    /// Returns whether it is a field of an item of a list.
+    pub fn is_of_item(&self) -> bool {
+        matches!(self.name, Cow::Owned(_))
+    }
+
     /// Returns it as a field of an item of a list.
     #[must_use]
     pub fn of_item(self, list: &str, index: usize) -> Self {

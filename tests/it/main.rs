@@ -24,6 +24,7 @@ mod mark_read;
 mod openapi;
 mod operations;
 mod read_side;
+mod reader_bounds;
 mod redis_access;
 mod redis_stats;
 mod rooms;

@@ -144,6 +144,7 @@ behaviours! {
     an_event_shows_users_as_they_are_stored(LIMIT);
     a_call_carries_4_mib_of_user_objects_and_the_other_users_ids(LIMIT);
     a_nonce_is_used_once(LIMIT);
+    a_reader_over_quota_uses_no_nonce(RateLimit { calls: 1, ..LIMIT });
     a_window_serves_its_calls_and_no_more(RateLimit { calls: 3, ..LIMIT });
     a_quota_belongs_to_one_reader(RateLimit { calls: 1, ..LIMIT });
     a_window_ends_and_the_next_begins(RateLimit { calls: 1, window_ms: 300 });
@@ -301,15 +302,36 @@ async fn a_call_carries_4_mib_of_user_objects_and_the_other_users_ids(subject: S
 
 async fn a_nonce_is_used_once(subject: Subject) {
     let nonce = Nonce { timestamp: 1_795_543_731, digest: [7; 32] };
-    let store = subject.store();
-    assert_eq!(store.use_nonce(nonce).await.unwrap(), NonceUse::First);
+    let (store, reader) = (subject.store(), mark(READER, RECIPIENT, 1).reader);
+    assert_eq!(store.use_nonce(reader, nonce).await.unwrap(), NonceUse::First);
     for _ in 0..2 {
-        assert_eq!(store.use_nonce(nonce).await.unwrap(), NonceUse::Repeated);
+        assert_eq!(store.use_nonce(reader, nonce).await.unwrap(), NonceUse::Repeated);
     }
     for other in [Nonce { timestamp: 1, ..nonce }, Nonce { digest: [8; 32], ..nonce }] {
-        assert_eq!(store.use_nonce(other).await.unwrap(), NonceUse::First);
+        assert_eq!(store.use_nonce(reader, other).await.unwrap(), NonceUse::First);
     }
-    assert_eq!(store.use_nonce(nonce).await.unwrap(), NonceUse::Repeated);
+    assert_eq!(store.use_nonce(reader, nonce).await.unwrap(), NonceUse::Repeated);
+    store.forget_nonce(reader, nonce).await.unwrap();
+    assert_eq!(store.use_nonce(reader, nonce).await.unwrap(), NonceUse::First);
+}
+
+async fn a_reader_over_quota_uses_no_nonce(subject: Subject) {
+    let nonce = |n| Nonce { timestamp: 1_795_543_731, digest: [n; 32] };
+    let (store, reader) = (subject.store(), mark(1, 2, 1).reader);
+    assert_eq!(store.use_nonce(reader, nonce(1)).await.unwrap(), NonceUse::First);
+    let used = quota_of(&subject.mark_one(mark(1, 2, 1)).await);
+    for n in [1, 2, 2] {
+        let NonceUse::OverQuota { quota, retry_after } =
+            store.use_nonce(reader, nonce(n)).await.unwrap()
+        else {
+            panic!("the reader is over quota")
+        };
+        assert_eq!((quota.limit, quota.remaining), (1, 0));
+        assert_eq!(quota.reset_at_ms, used.reset_at_ms);
+        assert!(retry_after.as_millis() <= LIMIT.window_ms.into(), "{retry_after:?}");
+    }
+    let other = mark(2, 1, 1).reader;
+    assert_eq!(store.use_nonce(other, nonce(2)).await.unwrap(), NonceUse::First);
 }
 
 async fn a_window_serves_its_calls_and_no_more(subject: Subject) {

@@ -7,19 +7,16 @@ use crate::domain::{BadField, Flaw, Refusal};
 
 pub(super) const MALFORMED_MESSAGE: &str = "the bytes are not one message of the method's type";
 
-/// Problems of fields that a message tells. `BadRequest` has the others of a batch: the whole status
-/// stays below 8 KiB, the header list that many clients accept.
-const PROBLEMS_IN_MESSAGE_MAX: usize = 3;
-
 /// Returns the message. Values in it are in [`values`] too (AIP-193).
 pub(super) fn message(refusal: &Refusal) -> String {
     match refusal {
         Refusal::BadFields(fields) => {
-            let told = fields.iter().take(PROBLEMS_IN_MESSAGE_MAX);
-            let mut problems: Vec<_> = told.map(ToString::to_string).collect();
-            if fields.len() > PROBLEMS_IN_MESSAGE_MAX {
-                problems.push("and more".to_owned());
+            if let Some(first) = fields.first().filter(|field| field.is_of_item()) {
+                // `BadRequest` has the others: the status stays below the 8 KiB of headers that many
+                // clients accept.
+                return format!("no item is valid: a field of the first {}", first.problem);
             }
+            let problems: Vec<_> = fields.iter().map(ToString::to_string).collect();
             problems.join("; ")
         }
         Refusal::MalformedMessage => MALFORMED_MESSAGE.to_owned(),

@@ -4,8 +4,8 @@ use tonic::{Response, Status};
 
 use super::{bad_field, items, page_token, timestamp, with_quota};
 use crate::domain::{
-    BAD_ITEMS_MAX_NAMED, BadField, FieldProblem, InvalidId, PAGE_MAX_CURSORS, RECIPIENT_ID,
-    ReadCursor, ReadState, Refusal, UserId,
+    BadField, FieldProblem, InvalidId, PAGE_MAX_CURSORS, RECIPIENT_ID, ReadCursor, ReadState,
+    Refusal, UserId,
 };
 use crate::edge::answer::grpc::status;
 use crate::edge::arrival::{Arrival, Caller};
@@ -39,7 +39,8 @@ pub(in crate::edge) async fn batch_get_read_states(
     message: proto::BatchGetReadStatesRequest,
 ) -> Result<Response<proto::BatchGetReadStatesResponse>, Status> {
     let ids = items(RECIPIENT_IDS, message.recipient_ids).map_err(status)?;
-    let recipients = recipients(&ids).map_err(status)?;
+    let recipients: Result<Vec<_>, InvalidId> = ids.into_iter().map(UserId::try_from).collect();
+    let recipients = recipients.map_err(|problem| status(bad_field(RECIPIENT_IDS, problem)))?;
     let read = service.read_states(caller.reader, &recipients, arrival.deadline.server).await;
     let (states, quota) = read.map_err(status)?;
     let states = states.into_iter().map(Into::into).collect();
@@ -61,18 +62,6 @@ pub(in crate::edge) async fn list_read_cursors(
     let next_page_token = next_page_token.unwrap_or_default();
     let cursors = page.cursors.into_iter().map(Into::into).collect();
     Ok(with_quota(proto::ListReadCursorsResponse { cursors, next_page_token }, quota))
-}
-
-/// Validates the recipients of a batch. Bad ones are named by their places, as far as an answer goes.
-fn recipients(ids: &[u64]) -> Result<Vec<UserId>, Refusal> {
-    let recipients: Result<Vec<_>, InvalidId> = ids.iter().copied().map(UserId::try_from).collect();
-    recipients.map_err(|_| {
-        let bad = ids.iter().enumerate().filter_map(|(index, id)| {
-            let problem = UserId::try_from(*id).err()?.into();
-            Some(BadField { name: format!("{RECIPIENT_IDS}[{index}]").into(), problem })
-        });
-        Refusal::BadFields(bad.take(BAD_ITEMS_MAX_NAMED).collect())
-    })
 }
 
 /// Validates a request for a page. Returns the recipient that precedes it, and its size.

@@ -29,10 +29,11 @@ const READ_BYTES: usize = 256 * 1024;
 
 /// Events that a read may deliver to all watchers together, by the reads before, so that a crowd does
 /// not keep the process from marks.
-const READ_EVENTS: usize = 1000;
+const READ_EVENTS: usize = 500;
 
-/// The pause after a read: as long as the read took, and twice what delivering its events takes.
-const PAUSE_PER_EVENT: Duration = Duration::from_micros(4);
+/// The pause after a read: as long as the read took, and twice what this process and the client take for
+/// an event (about 5 µs where they share two CPUs).
+const PAUSE_PER_EVENT: Duration = Duration::from_micros(10);
 const PAUSE_MIN: Duration = Duration::from_millis(1);
 const PAUSE_MAX: Duration = Duration::from_millis(100);
 

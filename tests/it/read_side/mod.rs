@@ -12,7 +12,7 @@ mod pages;
 mod refusals;
 mod states;
 mod stores;
-mod watch;
+pub(crate) mod watch;
 
 const MAX_ID: u64 = (1 << 63) - 1;
 
@@ -34,6 +34,6 @@ fn assert_no_quota(metadata: &MetadataMap) {
 }
 
 /// Reads that a reader has used of the current window.
-async fn reads_used(redis: &Redis, reader: u64) -> Option<u64> {
+pub(crate) async fn reads_used(redis: &Redis, reader: u64) -> Option<u64> {
     redis.run(&format!("GET markread:read_quota:{reader}")).await
 }

@@ -118,6 +118,8 @@ async fn invalid_ids_and_batches_are_refused_at_no_cost(server: &Server) {
             assert_invalid(&caller.states(&recipients).await.unwrap_err(), "recipient_ids");
         }
     }
+    // Many bad ones are one violation.
+    assert_invalid(&caller.states(&[0; 500]).await.unwrap_err(), "recipient_ids");
     for many in [0, 501, 1000] {
         assert_invalid(&caller.states(&vec![1; many]).await.unwrap_err(), "recipient_ids");
     }

@@ -14,6 +14,7 @@ behaviours! {
     cursors_are_read_each_in_its_place(LIMIT);
     a_cursor_that_was_never_set_is_none(LIMIT);
     reads_have_a_quota_of_their_own(RateLimit { calls: 1, ..LIMIT });
+    what_was_scanned_is_taken_from_the_read_quota(LIMIT);
     a_reader_of_many_conversations_finds_each(MANY);
     pages_hold_every_cursor_once(MANY);
     pages_are_complete_while_others_are_marked(MANY);
@@ -82,6 +83,22 @@ async fn a_cursor_that_was_never_set_is_none(subject: Subject) {
     ];
     let cursors = read(&subject, READER, &conversations).await;
     assert_eq!(cursors.iter().map(Option::is_some).collect::<Vec<_>>(), [false, false, true]);
+}
+
+async fn what_was_scanned_is_taken_from_the_read_quota(subject: Subject) {
+    let store = subject.store();
+    let take = async |reads| store.take_reads(user(READER), reads).await.unwrap();
+    let (_, quota) = served(take(READ_LIMIT.calls - 2).await);
+    assert_eq!((quota.limit, quota.remaining), (READ_LIMIT.calls, 2));
+    // As many as are left, and those are taken.
+    let ReadOutcome::OverQuota { quota, retry_after } = take(3).await else { panic!("3 of 2") };
+    assert_eq!((quota.limit, quota.remaining), (READ_LIMIT.calls, 0));
+    assert!(retry_after.as_millis() <= READ_LIMIT.window_ms.into(), "{retry_after:?}");
+    let outcome = store.list_cursors(user(READER), None, 10).await.unwrap();
+    assert!(matches!(outcome, ReadOutcome::OverQuota { .. }));
+    // Exactly what is left is enough.
+    let others = store.take_reads(user(RECIPIENT), READ_LIMIT.calls).await.unwrap();
+    assert_eq!(served(others).1.remaining, 0);
 }
 
 async fn reads_have_a_quota_of_their_own(subject: Subject) {

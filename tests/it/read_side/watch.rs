@@ -1,6 +1,6 @@
 //! Watches: who hears of which mark, and resuming without a loss.
 
-mod watcher;
+pub(crate) mod watcher;
 
 use std::collections::HashSet;
 use std::time::Duration;

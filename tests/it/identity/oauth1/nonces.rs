@@ -1,10 +1,14 @@
 //! A signature is good for one call: its nonce is used up in Redis, for all servers.
 
-use markread_harness::{READER, Redis};
+use std::time::Duration;
+
+use markread_harness::{READER, Redis, eventually};
 use tokio::task::JoinSet;
 
 use super::signer::{Client, pairs, unix_seconds};
 use super::{CredentialsFile, client, nonces, reader};
+
+const LIMIT: Duration = Duration::from_secs(20);
 
 #[tokio::test]
 async fn a_used_nonce_is_one_key_for_15_minutes() {
@@ -80,7 +84,7 @@ async fn one_of_several_simultaneous_replays_is_served() {
 }
 
 #[tokio::test]
-async fn a_call_refused_after_its_signature_has_used_its_nonce() {
+async fn a_call_that_is_not_served_has_not_used_its_nonce() {
     let redis = Redis::start().await;
     let file = CredentialsFile::of(&[&reader()]);
     let server = file.serve(&redis, &["--rate-limit", "1"]).await;
@@ -90,14 +94,54 @@ async fn a_call_refused_after_its_signature_has_used_its_nonce() {
     ] {
         let mut call = reader().call(&server.address);
         call.body = body;
-        call.send().await.assert_refused(400, code, what);
-        call.send().await.assert_refused(401, 32, what);
+        for _ in 0..2 {
+            call.sign().send().await.assert_refused(400, code, what);
+        }
     }
-    reader().call(&server.address).send().await.assert_served("within the quota");
-    let call = reader().call(&server.address);
-    call.send().await.assert_refused(429, 88, "beyond the quota");
-    call.send().await.assert_refused(401, 32, "beyond the quota");
-    assert_eq!(nonces(&redis).await.len(), 4);
+    assert_eq!(nonces(&redis).await, [""; 0]);
+    let served = reader().call(&server.address).sign();
+    served.send().await.assert_served("within the quota");
+    let call = reader().call(&server.address).sign();
+    // Another server does not know of the denial yet.
+    let other = file.serve(&redis, &["--rate-limit", "1"]).await;
+    for address in [&server.address, &server.address, &other.address, &other.address] {
+        call.send_to(address).await.assert_refused(429, 88, "beyond the quota");
+        served.send_to(address).await.assert_refused(429, 88, "a replay, beyond the quota");
+    }
+    assert_eq!(nonces(&redis).await.len(), 1);
+
+    // The next window serves it, once.
+    redis.run::<()>(&format!("DEL markread:quota:{READER}")).await;
+    eventually("the servers notice", LIMIT, async || {
+        (call.send().await.status == 204).then_some(())
+    })
+    .await;
+    for address in [&server.address, &other.address] {
+        assert_ne!(call.send_to(address).await.status, 204, "a replay");
+    }
+    assert_eq!(nonces(&redis).await.len(), 2);
+}
+
+#[tokio::test]
+async fn calls_that_race_for_the_rest_of_a_quota_leave_a_key_for_each_served_one() {
+    const QUOTA: usize = 10;
+    let redis = Redis::start().await;
+    let file = CredentialsFile::of(&[&reader()]);
+    let flags = ["--rate-limit", "10"];
+    let servers = [file.serve(&redis, &flags).await, file.serve(&redis, &flags).await];
+    let mut calls = JoinSet::new();
+    for n in 0..100 {
+        let call = reader().call(&servers[n % 2].address);
+        calls.spawn(async move { call.send().await });
+    }
+    let answers = calls.join_all().await;
+    let served = answers.iter().filter(|answer| answer.status == 204).count();
+    assert_eq!(served, QUOTA);
+    for answer in answers.iter().filter(|answer| answer.status != 204) {
+        answer.assert_refused(429, 88, "beyond the quota");
+    }
+    assert_eq!(nonces(&redis).await.len(), QUOTA);
+    assert_eq!(redis.used(READER).await, Some(10));
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use markread_harness::{MESSAGE, OUTCOMES, READER, RECIPIENT, Redis, Server, eventually};
+use prost::Message;
 use tonic::Code;
 
 use super::{INTERNAL, INVALID, LIMITED, advanced, errors, events, items, marks};
@@ -56,17 +57,55 @@ async fn invalid_items_fail_alone_and_cost_nothing() {
 }
 
 #[tokio::test]
-async fn a_batch_of_invalid_items_does_not_reach_the_quota() {
+async fn a_batch_without_a_valid_item_is_invalid_and_does_not_reach_the_quota() {
     let redis = Redis::start().await;
     let server = Server::on(&redis).await;
     redis.run::<()>("CONFIG RESETSTAT").await;
     let marks = [(0, 0), (RECIPIENT, 0), (MAX_ID + 1, MESSAGE)];
-    let answer = server.caller(READER).mark_batch(&marks).await.unwrap();
-    assert_eq!(items(&answer), [INVALID; 3]);
-    errors(&answer);
-    assert_no_quota(answer.metadata());
+    let denied = server.caller(READER).mark_batch(&marks).await.unwrap_err();
+    assert_denied(&denied, Code::InvalidArgument, "INVALID_PARAMETER");
+    let fields = [
+        "requests[0].last_read_event_id",
+        "requests[0].recipient_id",
+        "requests[1].last_read_event_id",
+        "requests[2].recipient_id",
+    ];
+    assert_eq!(bad_fields(&denied), fields);
+    assert_no_quota(&denied.metadata);
     assert_eq!(redis.calls("evalsha").await, 0);
     assert_untouched(&redis, READER).await;
+    eventually("each item is counted", Duration::from_secs(5), async || {
+        (counted(&server).await["invalid"].to_bits() == 3_f64.to_bits()).then_some(())
+    })
+    .await;
+
+    // With one valid item the others fail alone.
+    let marks = [marks.as_slice(), &[(RECIPIENT, MESSAGE)]].concat();
+    let answer = server.caller(READER).mark_batch(&marks).await.unwrap();
+    assert_eq!(items(&answer), [INVALID, INVALID, INVALID, Ok((RECIPIENT, MESSAGE, true))]);
+}
+
+#[tokio::test]
+async fn errors_of_a_batch_are_in_proportion_to_the_request() {
+    let redis = Redis::start().await;
+    let server = Server::on(&redis).await;
+    let caller = server.caller(READER);
+    // An empty request is two bytes.
+    let denied = caller.mark_batch(&[(0, 0); 500]).await.unwrap_err();
+    let fields = bad_fields(&denied);
+    assert_eq!((fields.len(), fields[19]), (20, "requests[9].recipient_id"));
+    let details = denied.metadata.get_bin("grpc-status-details-bin").unwrap();
+    let bytes = details.as_encoded_bytes().len() + denied.message.len();
+    assert!(bytes < 6 * 1024, "{bytes} bytes of header lists of 8 KiB");
+
+    let marks = [vec![(0, 0); 499], vec![(RECIPIENT, MESSAGE)]].concat();
+    let answer = caller.mark_batch(&marks).await.unwrap();
+    assert_eq!(items(&answer)[498..], [INVALID, Ok((RECIPIENT, MESSAGE, true))]);
+    let errors = errors(&answer);
+    assert!(errors[19].message.contains("must be"), "{:?}", errors[19]);
+    assert_eq!(errors[20].message, "last_read_event_id, recipient_id");
+    let bytes = answer.get_ref().encoded_len();
+    assert!(bytes < 40 * 1024, "{bytes} bytes for a kilobyte");
 }
 
 #[tokio::test]

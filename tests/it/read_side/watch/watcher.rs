@@ -14,11 +14,11 @@ use tonic::transport::Endpoint;
 use super::LIMIT;
 
 /// An open watch on its own connection.
-pub(super) struct Watcher(pub(super) Streaming<WatchMarkReadEventsResponse>);
+pub(crate) struct Watcher(pub(super) Streaming<WatchMarkReadEventsResponse>);
 
 impl Watcher {
     /// Opens a watch after this place, with any credentials.
-    pub(super) async fn try_open(
+    pub(crate) async fn try_open(
         server: &Server,
         credentials: Credentials,
         after: &str,
@@ -44,7 +44,7 @@ impl Watcher {
     }
 
     /// Opens a watch from now on, and returns its place.
-    pub(super) async fn open(server: &Server, user: u64) -> (Self, String) {
+    pub(crate) async fn open(server: &Server, user: u64) -> (Self, String) {
         let mut watcher = Self::after(server, user, "").await;
         let Update::Heartbeat(heartbeat) = watcher.next().await else {
             panic!("the first update is not a heartbeat")
@@ -53,18 +53,18 @@ impl Watcher {
     }
 
     /// Opens a watch after this place.
-    pub(super) async fn after(server: &Server, user: u64, after: &str) -> Self {
+    pub(crate) async fn after(server: &Server, user: u64, after: &str) -> Self {
         Self::try_open(server, Credentials::token_of(user), after).await.unwrap()
     }
 
     /// The next update.
-    pub(super) async fn next(&mut self) -> Update {
+    pub(crate) async fn next(&mut self) -> Update {
         let message = timeout(LIMIT, self.0.message()).await.expect("an update in time");
         message.unwrap().expect("an update").update.expect("a known update")
     }
 
     /// The next event, skipping heartbeats.
-    pub(super) async fn event(&mut self) -> MarkReadEvent {
+    pub(crate) async fn event(&mut self) -> MarkReadEvent {
         loop {
             match self.next().await {
                 Update::Event(event) => return event,
@@ -75,7 +75,7 @@ impl Watcher {
     }
 
     /// Reads to the end, and returns the status.
-    pub(super) async fn end(mut self) -> Refusal {
+    pub(crate) async fn end(mut self) -> Refusal {
         let end = async {
             loop {
                 match self.0.message().await {
@@ -89,13 +89,13 @@ impl Watcher {
     }
 
     /// Asserts that no event comes for a while.
-    pub(super) async fn hears_nothing(&mut self) {
+    pub(crate) async fn hears_nothing(&mut self) {
         let events = timeout(Duration::from_millis(500), self.event()).await;
         assert!(events.is_err(), "{events:?}");
     }
 }
 
 /// Reader, recipient and message of an event.
-pub(super) fn ids(event: &MarkReadEvent) -> (u64, u64, u64) {
+pub(crate) fn ids(event: &MarkReadEvent) -> (u64, u64, u64) {
     (event.sender_id, event.recipient_id, event.last_read_event_id)
 }
