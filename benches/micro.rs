@@ -187,7 +187,7 @@ async fn connection() -> SendRequest<Bytes> {
     let store = store();
     let sources =
         Sources { phase: lifecycle.watch(), store: store.health(), keys: identity.start() };
-    let (health, _) = health::server(sources).await;
+    let (health, _) = health::service(sources).await;
     let edge_rate = Some(EdgeRate { rate: 1_000_000_000, burst: 1_000_000_000 });
     let config = EdgeConfig {
         call_timeout: CALL_TIMEOUT,

@@ -135,7 +135,7 @@ async fn storeless(config: EdgeConfig, lifecycle: &Lifecycle) -> Edge {
     let keys = config.identity.start();
     let (_, health) = watch::channel(StoreHealth::Ready { warnings: Vec::new() });
     let sources = Sources { phase: lifecycle.watch(), store: health, keys };
-    let (health, _) = health::server(sources).await;
+    let (health, _) = health::service(sources).await;
     let log: Arc<dyn EventLog> = Arc::<dyn Store>::clone(&store);
     let hub = Arc::new(Hub::new(log));
     let service = Arc::new(Service::new(store, hub));

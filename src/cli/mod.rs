@@ -26,6 +26,7 @@ mod args;
 mod commands;
 pub mod config;
 pub mod serve;
+mod start;
 
 /// Longest time that blocking tasks, such as a name lookup, may delay the exit.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(200);

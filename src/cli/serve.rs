@@ -3,25 +3,32 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use hyper_util::service::TowerToHyperService;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::config::{Backend, ServeConfig};
+use super::start;
 use crate::edge::Edge;
 use crate::identity::Identity;
 use crate::net::lifecycle::{Lifecycle, Phase};
 use crate::net::listener::{Limits, Listener};
+use crate::net::memory::{self, MemoryLimit};
+use crate::net::pressure::{MemoryPressure, Pressure};
 use crate::ops::health::{self, Sources};
 use crate::ops::pages;
+use crate::ops::port::OpsPort;
 use crate::service::Service;
 use crate::service::watch::Hub;
 use crate::store::memory::MemoryStore;
 use crate::store::redis::{LayoutMismatch, RedisStore};
 use crate::store::{EventLog, HealthReceiver, Store};
 use crate::telemetry::metrics::{self, Metrics};
+
+/// Pause between two times that slow watchers are ended.
+const SLOW_WATCHERS_PAUSE: Duration = Duration::from_secs(1);
 
 /// Why a server could not serve.
 #[derive(Debug)]
@@ -53,31 +60,40 @@ fn failed(what: &str, error: impl fmt::Display) -> ServeError {
 pub async fn serve(config: ServeConfig) -> Result<(), ServeError> {
     let ServeConfig { listen, ops_listen, tls, backend, edge, limits, drain_delay, drain, .. } =
         config;
+    let memory_limit = MemoryLimit::find(config.memory_limit);
+    let pressure = MemoryPressure::default();
     let mut signals = Signals::new().map_err(|error| failed("signals", error))?;
     let listener = bind("--listen", listen, limits)?.with_tls(tls.clone());
-    let ops_listener = bind("--ops-listen", ops_listen, limits)?;
+    let ops = OpsPort::bind(ops_listen)
+        .map_err(|error| failed(&format!("--ops-listen {ops_listen}"), error))?;
     let page = metrics::install().map_err(|error| failed("metrics", error))?;
     let metrics = Arc::new(Metrics::default());
     let lifecycle = Lifecycle::default();
     let OpenStore { store, health: store_health, mut supervisor } = open_store(backend);
 
-    log_addresses(&listener, &ops_listener);
+    log_addresses(&listener, &ops);
     warn_about(&edge.identity, tls.is_some());
+    start::warn_about_descriptors(limits.connections);
+    start::warn_about_memory(config.memory_limit, memory_limit);
     if let Some(tls) = tls {
         tokio::spawn(tls.run());
     }
     let keys = edge.identity.start();
     let sources = Sources { phase: lifecycle.watch(), store: store_health, keys };
-    let (health, reporting) = health::server(sources.clone()).await;
+    let (health, reporting) = health::service(sources.clone()).await;
     tokio::spawn(reporting);
-    tokio::spawn(metrics::run_upkeep(page.clone()));
-    tokio::spawn(serve_ops(ops_listener, pages::router(page, sources)));
+    ops.serve(pages::router(page.clone(), sources), page);
+    if let Err(error) = memory::start(memory_limit, pressure.clone()) {
+        tracing::warn!(%error, "memory cannot be measured: it is not bounded");
+    }
     let log: Arc<dyn EventLog> = Arc::<dyn Store>::clone(&store);
     let hub = Arc::new(Hub::new(log));
     tokio::spawn(Arc::clone(&hub).run());
+    tokio::spawn(end_slow_watchers(Arc::clone(&hub), pressure.clone()));
     let service = Arc::new(Service::new(store, hub));
     let edge = Edge::new(edge, service, health, lifecycle.clone(), metrics)
-        .map_err(|error| failed("reflection", error))?;
+        .map_err(|error| failed("reflection", error))?
+        .with_memory(pressure, memory_limit.map(|limit| limit.bytes));
     let edge = Arc::new(edge);
     let mut served =
         tokio::spawn(listener.serve(move |peer| edge.for_peer(peer), lifecycle.clone()));
@@ -136,10 +152,20 @@ fn open_store(backend: Backend) -> OpenStore {
     }
 }
 
-fn log_addresses(listener: &Listener, ops_listener: &Listener) {
-    if let (Ok(grpc), Ok(ops)) = (listener.local_addr(), ops_listener.local_addr()) {
-        let (grpc, ops) = (grpc.to_string(), ops.to_string());
+fn log_addresses(listener: &Listener, ops: &OpsPort) {
+    if let Ok(grpc) = listener.local_addr() {
+        let (grpc, ops) = (grpc.to_string(), ops.address.to_string());
         tracing::info!(grpc, ops, "listening");
+    }
+}
+
+/// Ends the watchers with the longest queues while memory is nearly used up.
+async fn end_slow_watchers(hub: Arc<Hub>, pressure: MemoryPressure) {
+    let mut watch = pressure.watch();
+    // The sender lives in `pressure`: the wait cannot fail.
+    while watch.wait_for(|pressure| *pressure == Pressure::Critical).await.is_ok() {
+        hub.end_slow_watchers();
+        sleep(SLOW_WATCHERS_PAUSE).await;
     }
 }
 
@@ -159,11 +185,6 @@ fn warn_about(identity: &Identity, tls: bool) {
         }
         Identity::Required { .. } => {}
     }
-}
-
-/// Serves the operators' port until the process exits, while draining too.
-async fn serve_ops(listener: Listener, pages: axum::Router) {
-    listener.serve(move |_| TowerToHyperService::new(pages.clone()), Lifecycle::default()).await;
 }
 
 /// SIGTERM and SIGINT, which mean the same.

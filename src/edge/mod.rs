@@ -7,19 +7,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ::http::{HeaderMap, Method, Request, Response};
-use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::HealthService;
-use tower::ServiceExt;
 
 use self::answer::{Answer, Body, MarkOutcomes};
 use self::arrival::{Arrival, Caller};
 use self::call::{CallFuture, MethodFuture};
 use self::deadline::Deadline;
 use self::guard::{EdgeRate, Guard};
+use self::health::Health;
 use self::reflection::Reflection;
 pub use self::reflection::ReflectionAccess;
-use self::routing::{Route, Target};
+use self::request_bytes::RequestBytes;
+use self::routing::{HealthMethod, ReflectionVersion, Route, Target};
 use self::trace::CallTrace;
+use self::unidentified::{ConnectionStreams, UnidentifiedStreams};
 use self::until_drain::UntilDrain;
 use crate::domain::{Nonce, Refusal};
 use crate::identity::oauth1::SignedRequest;
@@ -27,10 +28,11 @@ use crate::identity::{Authenticated, Credentials, Identity};
 use crate::net::body::RequestBody;
 use crate::net::lifecycle::{Lifecycle, Phase};
 use crate::net::peer::Peer;
+use crate::net::pressure::{MemoryPressure, Pressure};
 use crate::proto::Rpc;
 use crate::service::Service;
 use crate::service::readers::Readers;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{self, Bound, Metrics};
 
 pub mod answer;
 pub mod arrival;
@@ -38,11 +40,14 @@ mod call;
 pub mod deadline;
 pub mod grpc;
 pub mod guard;
+mod health;
 pub mod http;
 mod places;
 mod reflection;
+pub mod request_bytes;
 pub mod routing;
 pub mod trace;
+mod unidentified;
 mod until_drain;
 
 /// Settings of an [`Edge`].
@@ -67,9 +72,12 @@ pub struct Edge {
     identity: Identity,
     service: Arc<Service>,
     readers: Option<Arc<Readers>>,
-    health: HealthServer<HealthService>,
+    health: Health,
     reflection: Reflection,
+    unidentified: UnidentifiedStreams,
+    request_bytes: RequestBytes,
     lifecycle: Lifecycle,
+    pressure: MemoryPressure,
     metrics: Arc<Metrics>,
 }
 
@@ -82,49 +90,71 @@ impl Edge {
     pub fn new(
         config: EdgeConfig,
         service: Arc<Service>,
-        health: HealthServer<HealthService>,
+        health: HealthService,
         lifecycle: Lifecycle,
         metrics: Arc<Metrics>,
     ) -> Result<Self, tonic_reflection::server::Error> {
-        let EdgeConfig { call_timeout, edge_rate, identity, reader_concurrency, .. } = config;
+        let EdgeConfig { call_timeout, edge_rate, identity, reflection, reader_concurrency } =
+            config;
         Ok(Self {
             call_timeout,
             guard: edge_rate.and_then(Guard::new),
             identity,
             service,
             readers: reader_concurrency.map(Readers::new),
-            health: health.max_decoding_message_size(grpc::MESSAGE_MAX_BYTES),
-            reflection: Reflection::new()?,
+            health: Health::new(health),
+            reflection: Reflection::new(reflection)?,
+            unidentified: UnidentifiedStreams::default(),
+            request_bytes: RequestBytes::new(None),
             lifecycle,
+            pressure: MemoryPressure::default(),
             metrics,
         })
     }
 
+    /// Refuses calls under memory pressure, and lets incomplete requests use a share of the limit.
+    #[must_use]
+    pub fn with_memory(self, pressure: MemoryPressure, limit: Option<u64>) -> Self {
+        Self { pressure, request_bytes: RequestBytes::new(limit), ..self }
+    }
+
     /// Returns the service of one connection.
     pub fn for_peer(self: &Arc<Self>, peer: Peer) -> PeerService {
-        PeerService { edge: Arc::clone(self), peer }
+        PeerService { edge: Arc::clone(self), peer, streams: Arc::default() }
     }
 
     /// Refuses a request early, or starts its method.
-    fn start(self: &Arc<Self>, arrival: Arrival, request: Request<RequestBody>) -> MethodFuture {
+    fn start(
+        self: &Arc<Self>,
+        arrival: Arrival,
+        streams: &Arc<ConnectionStreams>,
+        request: Request<RequestBody>,
+    ) -> MethodFuture {
         let Arrival { peer, route, .. } = arrival;
-        let edge = Arc::clone(self);
-        // Health is answered in any case: while draining, and to a peer that the guard stops.
-        if route.target != Target::Health
-            && let Err(refusal) = self.admit(peer)
-        {
+        let admitted = match route.target {
+            Target::Health(_) => self.health.admit(peer),
+            _ => self.admit(peer),
+        };
+        if let Err(refusal) = admitted {
             return refused(route, refusal);
         }
+        let edge = Arc::clone(self);
         match route.target {
-            Target::Health => Box::pin(async move { edge.health(route, request).await }),
+            Target::Health(method) => {
+                let streams = Arc::clone(streams);
+                Box::pin(async move { edge.health(method, route, streams, request).await })
+            }
             Target::Rpc(rpc) => Box::pin(async move { edge.rpc(rpc, arrival, request).await }),
             Target::MarkReadJson => {
                 Box::pin(async move { edge.mark_read_json(arrival, request).await })
             }
-            Target::Reflection(version) => Box::pin(async move {
-                let response = edge.reflection.serve(version, request).await;
-                Answer::new(UntilDrain::wrap(response, &edge.lifecycle))
-            }),
+            Target::Reflection(version) => {
+                let streams = Arc::clone(streams);
+                Box::pin(async move {
+                    let response = edge.reflection(version, &arrival, &streams, request).await;
+                    response.map_or_else(|refusal| Answer::refused(route, refusal), Answer::new)
+                })
+            }
             Target::Unknown => refused(route, Refusal::Unknown),
             Target::WrongHttpMethod => refused(route, Refusal::WrongHttpMethod),
             Target::WrongContentType => {
@@ -133,10 +163,15 @@ impl Edge {
         }
     }
 
-    /// Refuses a peer's call while draining, or if the peer makes too many.
+    /// Refuses a peer's call while draining, under memory pressure, or if the peer makes too many. Health is
+    /// answered all the same.
     fn admit(&self, peer: Peer) -> Result<(), Refusal> {
         if self.lifecycle.phase() == Phase::Draining {
             return Err(Refusal::Draining);
+        }
+        if self.pressure.now() >= Pressure::High {
+            metrics::count_refused(Bound::Memory);
+            return Err(Refusal::Overloaded);
         }
         let Some(guard) = &self.guard else { return Ok(()) };
         guard.check(peer.address).map_err(|wait| {
@@ -154,6 +189,7 @@ impl Edge {
             Ok(place) => place,
             Err(refusal) => return Answer::refused(arrival.route, refusal),
         };
+        let request = grpc::message_request(request, self.request_bytes.begin());
         let (service, arrival) = (&self.service, &arrival);
         let mut marks = MarkOutcomes::None;
         let response = match rpc {
@@ -244,7 +280,7 @@ impl Edge {
         let client_auth = arrival.peer.client_auth;
         let deadline = arrival.deadline.server;
         let (head, body) = request.into_parts();
-        let form = http::Form::read(&head, body).await?;
+        let form = http::Form::read(&head, body, self.request_bytes.begin()).await?;
         let scheme = client_auth.scheme();
         let signed =
             Some(SignedRequest { head: &head, query: &form.query, body: &form.body, scheme });
@@ -254,12 +290,33 @@ impl Edge {
         Ok((Caller { reader, expires_at }, nonce, form))
     }
 
-    async fn health(&self, route: Route, request: Request<RequestBody>) -> Answer {
-        let Ok(response) = self.health.clone().oneshot(request).await;
-        match grpc::message_problem(&response) {
-            Some(refusal) => Answer::refused(route, refusal),
-            None => Answer::new(UntilDrain::wrap(response, &self.lifecycle)),
+    async fn health(
+        &self,
+        method: HealthMethod,
+        route: Route,
+        streams: Arc<ConnectionStreams>,
+        request: Request<RequestBody>,
+    ) -> Answer {
+        let Self { health, request_bytes, unidentified, lifecycle, .. } = self;
+        match health.serve(method, request, &streams, request_bytes, unidentified).await {
+            Ok(response) => Answer::new(UntilDrain::wrap(response, lifecycle)),
+            Err(refusal) => Answer::refused(route, refusal),
         }
+    }
+
+    async fn reflection(
+        &self,
+        version: ReflectionVersion,
+        arrival: &Arrival,
+        streams: &Arc<ConnectionStreams>,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Body>, Refusal> {
+        if self.reflection.access == ReflectionAccess::Authenticated {
+            self.authenticate(arrival, request.headers()).await?;
+        }
+        let stream = self.unidentified.enter(streams)?;
+        let response = self.reflection.serve(version, request, stream, &self.request_bytes);
+        Ok(UntilDrain::wrap(response, &self.lifecycle))
     }
 }
 
@@ -273,6 +330,7 @@ fn refused(route: Route, refusal: Refusal) -> MethodFuture {
 pub struct PeerService {
     edge: Arc<Edge>,
     peer: Peer,
+    streams: Arc<ConnectionStreams>,
 }
 
 impl hyper::service::Service<Request<RequestBody>> for PeerService {
@@ -281,15 +339,15 @@ impl hyper::service::Service<Request<RequestBody>> for PeerService {
     type Future = CallFuture;
 
     fn call(&self, request: Request<RequestBody>) -> CallFuture {
-        let Self { edge, peer } = self;
+        let Self { edge, peer, streams } = self;
         let began = Instant::now();
-        let route = Route::new(&request);
+        let route = Route::new(&request, edge.reflection.access != ReflectionAccess::Off);
         let is_head = request.method() == Method::HEAD;
         let deadline =
             Deadline::new(began.into(), route.protocol, request.headers(), edge.call_timeout);
         let trace = CallTrace::new(route, &request, &peer.client_auth.scheme());
         let arrival = Arrival { peer: *peer, route, deadline, traceparent: trace.traceparent };
-        let method = edge.start(arrival, request);
+        let method = edge.start(arrival, streams, request);
         CallFuture::new(method, arrival, began, is_head, trace, Arc::clone(&edge.metrics))
     }
 }

@@ -30,8 +30,8 @@ pub enum Target {
     Rpc(Rpc),
     /// The endpoint of Twitter's v1.1 API, `direct_messages/mark_read.json`.
     MarkReadJson,
-    /// `grpc.health.v1.Health`.
-    Health,
+    /// A method of `grpc.health.v1.Health`.
+    Health(HealthMethod),
     /// Server reflection.
     Reflection(ReflectionVersion),
     /// An unknown path.
@@ -40,6 +40,15 @@ pub enum Target {
     WrongHttpMethod,
     /// A gRPC path with another content type than gRPC's.
     WrongContentType,
+}
+
+/// The methods of Health that are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HealthMethod {
+    /// `Check`.
+    Check,
+    /// `Watch`.
+    Watch,
 }
 
 /// The versions of server reflection.
@@ -52,9 +61,12 @@ pub enum ReflectionVersion {
 }
 
 impl Route {
-    /// Routes a request by its head.
-    pub fn new<B>(request: &Request<B>) -> Self {
-        let known = Target::from_path(request.uri().path());
+    /// Routes a request by its head. Without reflection its paths are unknown.
+    pub fn new<B>(request: &Request<B>, reflection: bool) -> Self {
+        let known = match Target::from_path(request.uri().path()) {
+            Target::Reflection(_) if !reflection => Target::Unknown,
+            target => target,
+        };
         let protocol = match known {
             Target::MarkReadJson => Protocol::Http,
             _ => Protocol::new(request),
@@ -119,7 +131,8 @@ impl Target {
         }
         match path {
             Self::MARK_READ_JSON => Self::MarkReadJson,
-            "/grpc.health.v1.Health/Check" | "/grpc.health.v1.Health/Watch" => Self::Health,
+            "/grpc.health.v1.Health/Check" => Self::Health(HealthMethod::Check),
+            "/grpc.health.v1.Health/Watch" => Self::Health(HealthMethod::Watch),
             "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo" => {
                 Self::Reflection(ReflectionVersion::V1)
             }
@@ -139,6 +152,7 @@ mod tests {
     fn a_route_is_by_path_then_method_then_content_type() {
         const MARK_READ: &str = "/markread.v1.MarkReadService/MarkRead";
         const JSON: &str = "/1.1/direct_messages/mark_read.json";
+        const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
         let grpc = Some("application/grpc");
         let table = [
             (Method::POST, MARK_READ, grpc, Protocol::Grpc, Target::Rpc(Rpc::MarkRead)),
@@ -177,7 +191,14 @@ mod tests {
                 Protocol::Http,
                 Target::Unknown,
             ),
-            (Method::POST, "/grpc.health.v1.Health/Check", grpc, Protocol::Grpc, Target::Health),
+            (
+                Method::POST,
+                "/grpc.health.v1.Health/Check",
+                grpc,
+                Protocol::Grpc,
+                Target::Health(HealthMethod::Check),
+            ),
+            (Method::GET, REFLECTION, None, Protocol::Http, Target::WrongHttpMethod),
             (Method::POST, "/grpc.health.v1.Health/List", grpc, Protocol::Grpc, Target::Unknown),
         ];
         for (method, path, content_type, protocol, target) in table {
@@ -186,7 +207,23 @@ mod tests {
                 request = request.header(CONTENT_TYPE, content_type);
             }
             let request = request.body(()).unwrap();
-            assert_eq!(Route::new(&request), Route { protocol, target }, "{path} {content_type:?}");
+            assert_eq!(
+                Route::new(&request, true),
+                Route { protocol, target },
+                "{path} {content_type:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn without_reflection_its_paths_are_unknown() {
+        for version in ["v1", "v1alpha"] {
+            let path = format!("/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo");
+            for request in [Request::post(&path), Request::get(&path)] {
+                let request = request.body(()).unwrap();
+                assert_eq!(Route::new(&request, false).target, Target::Unknown);
+                assert_ne!(Route::new(&request, true).target, Target::Unknown);
+            }
         }
     }
 
@@ -197,6 +234,6 @@ mod tests {
             .body(())
             .unwrap();
         let route = Route { protocol: Protocol::Http, target: Target::WrongContentType };
-        assert_eq!(Route::new(&request), route);
+        assert_eq!(Route::new(&request, true), route);
     }
 }

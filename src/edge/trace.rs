@@ -70,7 +70,7 @@ impl CallSpan {
     fn new(Route { protocol, target }: Route, method: &Method, scheme: &Scheme) -> Self {
         let span = match (protocol, target) {
             // Probes and tools would fill the collector.
-            (_, Target::Health | Target::Reflection(_)) => Span::none(),
+            (_, Target::Health(_) | Target::Reflection(_)) => Span::none(),
             (Protocol::Grpc, target) => {
                 let method = match target {
                     Target::Rpc(rpc) => rpc.full_name(),

@@ -2,7 +2,6 @@
 
 use tokio::sync::watch;
 use tonic_health::ServingStatus;
-use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 
 use crate::identity::jwks::KeysState;
@@ -60,14 +59,12 @@ impl Sources {
     }
 }
 
-/// Creates the health server, and the future that keeps it up to date.
-pub async fn server(
-    sources: Sources,
-) -> (HealthServer<HealthService>, impl Future<Output = ()> + use<>) {
+/// Creates the health service, and the future that keeps it up to date.
+pub async fn service(sources: Sources) -> (HealthService, impl Future<Output = ()> + use<>) {
     let reporter = HealthReporter::new();
     report(&reporter, ServingStatus::NotServing).await;
-    let server = HealthServer::new(HealthService::from_health_reporter(reporter.clone()));
-    (server, run(reporter, sources))
+    let service = HealthService::from_health_reporter(reporter.clone());
+    (service, run(reporter, sources))
 }
 
 async fn run(reporter: HealthReporter, mut sources: Sources) {

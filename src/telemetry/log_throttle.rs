@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Permits one line in ten seconds.
+/// Permits one line a minute.
 #[derive(Debug, Default)]
 pub struct LogThrottle {
     last_permitted: Mutex<Option<Instant>>,
@@ -12,7 +12,7 @@ pub struct LogThrottle {
 }
 
 impl LogThrottle {
-    const INTERVAL: Duration = Duration::from_secs(10);
+    const INTERVAL: Duration = Duration::from_secs(60);
 
     /// Returns how many lines were suppressed since the last one, or `None` if this one is too.
     pub fn permit(&self) -> Option<u64> {

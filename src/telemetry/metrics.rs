@@ -30,6 +30,8 @@ const STREAM_MAXLEN: &str = "markread_stream_maxlen";
 const STREAM_OLDEST_AGE: &str = "markread_stream_oldest_entry_age_seconds";
 const GROUP_UNREAD: &str = "markread_stream_group_unread_entries";
 const GROUP_TRIMMED: &str = "markread_stream_group_trimmed_unread";
+const MEMORY_USED: &str = "markread_memory_used_bytes";
+const MEMORY_LIMIT: &str = "markread_memory_limit_bytes";
 const BUILD_INFO: &str = "markread_build_info";
 
 /// Buckets of durations, in seconds: OpenTelemetry's for RPCs (semantic conventions 1.44), and finer
@@ -118,10 +120,27 @@ impl Bound {
     ];
 }
 
+/// Handles of `markread_refused_total`, so that a flood of refusals does not look up names.
+static REFUSED_COUNTERS: OnceLock<[Counter; Bound::ALL.len()]> = OnceLock::new();
+
 /// Counts what a bound refused or ended: a call, a stream or a connection.
 pub fn count_refused(bound: Bound) {
-    let label = Bound::ALL.into_iter().find(|(known, _)| *known == bound).map(|(_, label)| label);
-    counter!(REFUSED, "bound" => label.unwrap_or_default()).increment(1);
+    let index = Bound::ALL.iter().position(|(known, _)| *known == bound);
+    // Without a recorder there are no handles yet.
+    let counter = REFUSED_COUNTERS.get().zip(index).and_then(|(all, index)| all.get(index));
+    if let Some(counter) = counter {
+        counter.increment(1);
+    }
+}
+
+/// Sets how much anonymous memory the process uses.
+pub fn set_memory_used(bytes: u64) {
+    gauge!(MEMORY_USED).set(to_gauge(bytes));
+}
+
+/// Sets how much memory the process may use; 0 means no limit.
+pub fn set_memory_limit(bytes: u64) {
+    gauge!(MEMORY_LIMIT).set(to_gauge(bytes));
 }
 
 /// Installs the recorder that `/metrics` renders.
@@ -163,9 +182,13 @@ impl Default for Metrics {
         add_watchers(0);
         count_watch_gaps(0);
         counter!(USER_OBJECTS_OVERSIZED).increment(0);
-        for (_, label) in Bound::ALL {
-            counter!(REFUSED, "bound" => label).increment(0);
-        }
+        REFUSED_COUNTERS.get_or_init(|| {
+            Bound::ALL.map(|(_, label)| {
+                let counter = counter!(REFUSED, "bound" => label);
+                counter.increment(0);
+                counter
+            })
+        });
         gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION"), "revision" => env!("MARKREAD_REVISION"))
             .set(1);
         Self {
@@ -196,6 +219,7 @@ impl Metrics {
     /// Counts a call, to any method, that the edge guard stopped.
     pub fn count_edge_limited(&self) {
         self.edge_limited.increment(1);
+        count_refused(Bound::EdgeRate);
     }
 
     /// Records a call's duration until its status was known. Without an RPC the method is `_OTHER`.
@@ -370,6 +394,12 @@ fn describe() {
     describe_gauge!(
         GROUP_TRIMMED,
         "1 while entries are gone that a consumer group never read, else 0"
+    );
+    describe_gauge!(MEMORY_USED, Unit::Bytes, "Anonymous memory that this process uses");
+    describe_gauge!(
+        MEMORY_LIMIT,
+        Unit::Bytes,
+        "Memory that this process may use, 0 without a limit (--memory-limit, cgroups)"
     );
     describe_gauge!(STORE_WARNINGS, "Redis settings that may lose data (/readyz names them)");
     describe_gauge!(BUILD_INFO, "1, labelled with the running version");

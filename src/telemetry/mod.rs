@@ -8,15 +8,16 @@ use std::io::{IsTerminal, stderr};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tracing::level_filters::LevelFilter;
+use tracing::subscriber::set_global_default;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
-use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, fmt, registry};
 
 mod call;
 mod export;
 mod log_throttle;
 pub mod metrics;
+mod panics;
 mod traceparent;
 
 pub use self::call::{CallIds, in_call};
@@ -50,8 +51,9 @@ pub fn in_traced_call() -> bool {
 const ALWAYS: &str = "h2=error,markread::spans=off";
 
 /// Starts logging to standard error, and sends spans to the collector if there is one. `RUST_LOG`
-/// selects what is logged: `info` if it is unset or invalid.
+/// selects what is logged: `info` if it is unset or invalid. Panics are logged too.
 pub fn init(format: Option<LogFormat>, traces: Option<&Traces>) {
+    panics::log_panics();
     let terminal = stderr().is_terminal();
     let filter = filter(std::env::var(EnvFilter::DEFAULT_ENV).ok().as_deref());
     let lines = fmt::layer().with_writer(stderr);
@@ -68,9 +70,11 @@ pub fn init(format: Option<LogFormat>, traces: Option<&Traces>) {
 
 fn install(lines: impl Layer<Registry> + Send + Sync, filter: EnvFilter, traces: Option<&Traces>) {
     TRACES.store(traces.is_some(), Ordering::Relaxed);
-    // A second call in one process, as in tests, leaves the first subscriber in place.
+    // A second call in one process, as in tests, leaves the first subscriber in place. `try_init` would also
+    // take in what libraries write with the crate `log`: rustls a line for each client that renegotiates,
+    // with the path of its source on the machine that built it.
     let _ = match traces {
-        None => registry().with(lines).with(filter).try_init(),
+        None => set_global_default(registry().with(lines).with(filter)),
         Some(traces) => {
             let spans = tracing_opentelemetry::layer()
                 .with_tracer(traces.tracer())
@@ -80,7 +84,7 @@ fn install(lines: impl Layer<Registry> + Send + Sync, filter: EnvFilter, traces:
                 .with_threads(false)
                 .with_tracked_inactivity(false)
                 .with_filter(Targets::new().with_target(SPANS, LevelFilter::INFO));
-            registry().with(lines.with_filter(filter)).with(spans).try_init()
+            set_global_default(registry().with(lines.with_filter(filter)).with(spans))
         }
     };
 }

@@ -1,11 +1,13 @@
 //! Refusals over gRPC.
 
-use ::http::HeaderMap;
+use std::sync::OnceLock;
+
+use ::http::{HeaderMap, Response};
 use tonic::Status;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
-use super::parts::insert_rate_limit;
+use super::parts::{Body, insert_rate_limit};
 use super::table::row;
 use super::words::{MALFORMED_MESSAGE, message, retry_delay, short_message, values};
 use crate::domain::Refusal;
@@ -16,6 +18,32 @@ const DOMAIN: &str = "markread";
 
 /// The trailer that gRPC's own retries obey (gRFC A6).
 const RETRY_PUSHBACK: &str = "grpc-retry-pushback-ms";
+
+/// Encoded answers to calls that the guard stops, by the seconds of their delay. They come in floods, and
+/// details are encoded three times: as messages, as base64, and as headers.
+static EDGE_LIMITED: [OnceLock<HeaderMap>; 4] = [const { OnceLock::new() }; 4];
+
+/// Encoded answers while memory is nearly used up. Each has a delay of its own, to keep callers apart.
+static OVERLOADED: [OnceLock<HeaderMap>; 16] = [const { OnceLock::new() }; 16];
+
+/// Returns the answer to a refused call. Refusals that come in floods are encoded once.
+pub fn response(refusal: Refusal) -> Response<Body> {
+    let encoded = match refusal {
+        Refusal::EdgeLimited(delay) if delay.subsec_nanos() == 0 => {
+            usize::try_from(delay.as_secs()).ok().and_then(|seconds| EDGE_LIMITED.get(seconds))
+        }
+        Refusal::Overloaded => OVERLOADED.get(rand::random_range(0..OVERLOADED.len())),
+        _ => None,
+    };
+    let Some(encoded) = encoded else { return status(refusal).into_http() };
+    let headers = encoded.get_or_init(|| {
+        let response: Response<Body> = status(refusal).into_http();
+        response.into_parts().0.headers
+    });
+    let mut response = Response::new(Body::empty());
+    headers.clone_into(response.headers_mut());
+    response
+}
 
 /// Returns the status of a refused call.
 #[allow(clippy::needless_pass_by_value, reason = "for `map_err`")]
@@ -83,4 +111,41 @@ fn details(refusal: &Refusal, reason: Option<&'static str>) -> ErrorDetails {
         details.set_retry_info(Some(delay));
     }
     details
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn refused(headers: &HeaderMap) -> (Status, Option<Duration>) {
+        let status = Status::from_header_map(headers).unwrap();
+        let delay = status.get_error_details().retry_info().unwrap().retry_delay;
+        let pushback = headers[RETRY_PUSHBACK].to_str().unwrap().parse().unwrap();
+        assert_eq!(delay, Some(Duration::from_millis(pushback)));
+        (status, delay)
+    }
+
+    #[test]
+    fn an_answer_that_was_encoded_before_is_the_same() {
+        for seconds in 1..6 {
+            let refusal = Refusal::EdgeLimited(Duration::from_secs(seconds));
+            let fresh: Response<Body> = status(refusal.clone()).into_http();
+            for _ in 0..2 {
+                let answer = response(refusal.clone());
+                assert_eq!(answer.headers(), fresh.headers());
+                assert_eq!(refused(answer.headers()).1, Some(Duration::from_secs(seconds)));
+            }
+        }
+    }
+
+    #[test]
+    fn overloaded_callers_are_kept_apart() {
+        let delays: std::collections::HashSet<_> =
+            (0..200).map(|_| refused(response(Refusal::Overloaded).headers()).1).collect();
+        assert!(delays.len() > 4, "{delays:?}");
+        let bounds = Duration::from_secs(1)..=Duration::from_secs(2);
+        assert!(delays.iter().all(|delay| bounds.contains(&delay.unwrap())), "{delays:?}");
+    }
 }

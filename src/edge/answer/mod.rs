@@ -49,7 +49,7 @@ impl Answer {
             MarkOutcomes::None
         };
         let response = match route.protocol {
-            Protocol::Grpc => grpc::status(refusal).into_http(),
+            Protocol::Grpc => grpc::response(refusal),
             Protocol::Http => http::response(&refusal),
         };
         Self { response, marks }

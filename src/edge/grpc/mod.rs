@@ -8,9 +8,11 @@ use tokio_util::either::Either;
 use tonic::server::{ServerStreamingService, UnaryService};
 use tonic::{Code, Status};
 
-use self::one_message::OneMessage;
+pub(super) use self::one_message::OneMessage;
+pub(super) use self::whole_messages::{BodyError, WholeMessages, payload};
 use super::answer::{Body, insert_rate_limit};
 use crate::domain::{BATCH_MAX_ITEMS, BadField, FieldProblem, Quota, Refusal};
+use crate::edge::request_bytes::HeldBytes;
 use crate::net::body::RequestBody;
 use crate::proto::codec::SmallBuffers;
 
@@ -19,6 +21,7 @@ mod one_message;
 mod page_token;
 pub(super) mod reads;
 pub(super) mod watch;
+mod whole_messages;
 
 /// Largest request message, in bytes (`docs/contract.md`, "gRPC").
 pub const MESSAGE_MAX_BYTES: usize = 64 * 1024;
@@ -33,30 +36,46 @@ pub(super) fn message_problem(response: &Response<Body>) -> Option<Refusal> {
     if headers.contains_key(Status::GRPC_STATUS_DETAILS) {
         return None;
     }
-    match Code::from_bytes(code.as_bytes()) {
+    code_problem(Code::from_bytes(code.as_bytes()))
+}
+
+/// Translates the error of a body that could not be read.
+pub(super) fn read_problem(error: BodyError) -> Refusal {
+    code_problem(Status::from_error(error).code()).unwrap_or(Refusal::MalformedMessage)
+}
+
+fn code_problem(code: Code) -> Option<Refusal> {
+    match code {
         Code::OutOfRange => Some(Refusal::MessageTooLarge { max_bytes: MESSAGE_MAX_BYTES }),
         Code::Internal => Some(Refusal::MalformedMessage),
         Code::Unimplemented => Some(Refusal::Compressed),
+        // Incomplete requests hold too much memory.
+        Code::ResourceExhausted => Some(Refusal::Overloaded),
         _ => None,
     }
 }
 
+/// A request whose one message is shown when it has arrived.
+pub(super) type MessageRequest = Request<OneMessage<RequestBody>>;
+
+/// Prepares a request to be read, with its share of the memory for incomplete requests.
+pub(super) fn message_request(request: Request<RequestBody>, held: HeldBytes) -> MessageRequest {
+    request.map(|body| OneMessage::new(WholeMessages::new(body, MESSAGE_MAX_BYTES, held)))
+}
+
 /// Reads the request's one message, lets `handle` answer it, and writes the answer.
-pub(super) async fn unary<M, R, F, Fut>(request: Request<RequestBody>, handle: F) -> Response<Body>
+pub(super) async fn unary<M, R, F, Fut>(request: MessageRequest, handle: F) -> Response<Body>
 where
     M: Message + Default + 'static,
     R: Message + 'static,
     F: FnOnce(M) -> Fut,
     Fut: Future<Output = Result<tonic::Response<R>, Status>>,
 {
-    server().unary(Handler::new(handle), request.map(OneMessage::new)).await
+    server(MESSAGE_MAX_BYTES).unary(Handler::new(handle), request).await
 }
 
 /// Reads the request's one message, and writes the stream that `handle` opens.
-pub(super) async fn streaming<M, S, R, F, Fut>(
-    request: Request<RequestBody>,
-    handle: F,
-) -> Response<Body>
+pub(super) async fn streaming<M, S, R, F, Fut>(request: MessageRequest, handle: F) -> Response<Body>
 where
     M: Message + Default + 'static,
     R: Message + 'static,
@@ -64,22 +83,22 @@ where
     F: FnOnce(M) -> Fut,
     Fut: Future<Output = Result<tonic::Response<S>, Status>>,
 {
-    server().server_streaming(Handler::new(handle), request.map(OneMessage::new)).await
+    server(MESSAGE_MAX_BYTES).server_streaming(Handler::new(handle), request).await
 }
 
-fn server<M, R>() -> tonic::server::Grpc<SmallBuffers<R, M>>
+pub(super) fn server<M, R>(max_bytes: usize) -> tonic::server::Grpc<SmallBuffers<R, M>>
 where
     M: Message + Default + 'static,
     R: Message + 'static,
 {
-    tonic::server::Grpc::new(SmallBuffers::default()).max_decoding_message_size(MESSAGE_MAX_BYTES)
+    tonic::server::Grpc::new(SmallBuffers::default()).max_decoding_message_size(max_bytes)
 }
 
 /// A function that handles one message. tonic expects a service, which it calls once.
-struct Handler<F>(Option<F>);
+pub(super) struct Handler<F>(Option<F>);
 
 impl<F> Handler<F> {
-    fn new<M, Fut>(handle: F) -> Self
+    pub(super) fn new<M, Fut>(handle: F) -> Self
     where
         F: FnOnce(M) -> Fut,
     {

@@ -10,6 +10,7 @@ use http_body::Body;
 use http_body_util::BodyExt;
 
 use crate::domain::{FieldProblem, InvalidId, Refusal};
+use crate::edge::request_bytes::HeldBytes;
 
 /// Largest body, in bytes (`docs/contract.md`, "HTTP").
 pub const BODY_MAX_BYTES: usize = 8 * 1024;
@@ -39,8 +40,9 @@ impl Form {
     ///
     /// # Errors
     ///
-    /// [`Refusal::WrongContentType`], [`Refusal::MessageTooLarge`] or [`Refusal::MalformedHttp`].
-    pub async fn read<B>(head: &Parts, body: B) -> Result<Self, Refusal>
+    /// [`Refusal::WrongContentType`], [`Refusal::MessageTooLarge`], [`Refusal::MalformedHttp`], or
+    /// [`Refusal::Overloaded`] if incomplete requests hold too much memory.
+    pub async fn read<B>(head: &Parts, body: B, held: HeldBytes) -> Result<Self, Refusal>
     where
         B: Body<Data = Bytes>,
     {
@@ -51,7 +53,7 @@ impl Form {
         if head.version == Version::HTTP_11 && head.headers.get_all(HOST).iter().count() != 1 {
             return Err(Refusal::MalformedHttp("an HTTP/1.1 request must have one host header"));
         }
-        let body = read_body(&head.headers, body).await?;
+        let body = read_body(&head.headers, body, held).await?;
         Ok(Self::new(head.uri.query().unwrap_or_default().as_bytes(), &body))
     }
 
@@ -99,7 +101,11 @@ fn is_framed_once(headers: &HeaderMap) -> bool {
     }
 }
 
-async fn read_body<B>(headers: &HeaderMap, body: B) -> Result<BytesMut, Refusal>
+async fn read_body<B>(
+    headers: &HeaderMap,
+    body: B,
+    mut held: HeldBytes,
+) -> Result<BytesMut, Refusal>
 where
     B: Body<Data = Bytes>,
 {
@@ -125,6 +131,7 @@ where
         if whole.len() + data.len() > BODY_MAX_BYTES {
             return Err(TOO_LARGE);
         }
+        held.add(data.len())?;
         whole.extend_from_slice(&data);
     }
     Ok(whole)
@@ -147,6 +154,7 @@ mod tests {
 
     use super::*;
     use crate::domain::{RECIPIENT_ID, UserId};
+    use crate::edge::request_bytes::RequestBytes;
 
     fn recipient(query: &str, body: &str) -> Result<u64, FieldProblem> {
         let form = Form::new(query.as_bytes(), body.as_bytes());
@@ -205,7 +213,7 @@ mod tests {
         }
         let (head, ()) = request.body(()).unwrap().into_parts();
         let body = Full::new(Bytes::copy_from_slice(body.as_bytes()));
-        Form::read(&head, body).await.map(|form| form.body.len())
+        Form::read(&head, body, RequestBytes::new(None).begin()).await.map(|form| form.body.len())
     }
 
     #[tokio::test]

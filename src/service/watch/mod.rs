@@ -154,6 +154,11 @@ impl Hub {
         Ok(())
     }
 
+    /// Ends the watchers whose queues are more than half full, since memory is nearly used up.
+    pub fn end_slow_watchers(&self) {
+        self.state().end_slow();
+    }
+
     async fn bounds(&self) -> Result<LogBounds, StoreError> {
         within(TAIL_GRACE, self.log.bounds()).await
     }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::Update;
 use crate::domain::{Event, Position, UserId};
 use crate::store::Entries;
-use crate::telemetry::metrics;
+use crate::telemetry::metrics::{self, Bound};
 
 /// Events that are kept for watchers that come back.
 const RING_MAX_EVENTS: usize = 100_000;
@@ -101,9 +101,28 @@ impl State {
     /// Sends an update to a user's watchers. One whose queue is full is too slow: it still receives what
     /// is queued, then its end.
     pub(super) fn send(&mut self, user: UserId, update: &Update) {
+        self.retain(user, |watcher| watcher.updates.try_send(update.clone()).is_ok());
+    }
+
+    /// Ends watchers whose queues are more than half full, as if they were too slow.
+    pub(super) fn end_slow(&mut self) {
+        let users: Vec<_> = self.watchers.keys().copied().collect();
+        for user in users {
+            self.retain(user, |watcher| {
+                let fast = watcher.updates.capacity() >= watcher.updates.max_capacity() / 2;
+                if !fast {
+                    metrics::count_refused(Bound::Memory);
+                }
+                fast
+            });
+        }
+    }
+
+    /// Keeps some of a user's watchers.
+    fn retain(&mut self, user: UserId, keep: impl FnMut(&Watcher) -> bool) {
         let Some(watchers) = self.watchers.get_mut(&user) else { return };
         let before = watchers.len();
-        watchers.retain(|watcher| watcher.updates.try_send(update.clone()).is_ok());
+        watchers.retain(keep);
         let gone = i32::try_from(before - watchers.len()).unwrap_or(i32::MAX);
         metrics::add_watchers(-gone);
         if watchers.is_empty() {
