@@ -23,7 +23,6 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use h2::client::SendRequest;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, TE};
 use http::{HeaderMap, HeaderValue, Method, Request, Version};
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use markread::domain::{
     Mark, MessageId, Outcome, RateLimit, USER_OBJECT_MAX_BYTES, UserId, UserObject, Users,
     event_payload,
@@ -36,6 +35,7 @@ use markread::identity::jwt::{self, ExpectedClaims, Secret, Verifier};
 use markread::identity::keys::Keys;
 use markread::identity::{Bearer, Credentials, Identity};
 use markread::net::lifecycle::Lifecycle;
+use markread::net::listener::{Limits, serve_stream};
 use markread::net::peer::{ClientAuth, Peer};
 use markread::ops::health::{self, Sources};
 use markread::proto::MarkReadRequest;
@@ -65,6 +65,18 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(3600);
 /// More than the bench marks.
 const NO_LIMIT: RateLimit = RateLimit { calls: 999_999_999_999_999, window_ms: 900_000 };
 const STREAM_MAX_ENTRIES: usize = 1000;
+const LIMITS: Limits = Limits {
+    connections: 1,
+    connections_per_peer: None,
+    streams: 256,
+    handshake: CALL_TIMEOUT,
+    keepalive_interval: CALL_TIMEOUT,
+    keepalive_timeout: CALL_TIMEOUT,
+    connection_age: None,
+    connection_age_grace: CALL_TIMEOUT,
+    idle: None,
+    send: None,
+};
 
 criterion_group!(benches, authentication, heads, messages, payloads, recording, marks, whole_call);
 criterion_main!(benches);
@@ -85,9 +97,9 @@ fn authentication(criterion: &mut Criterion) {
 fn heads(criterion: &mut Criterion) {
     let request = head().version(Version::HTTP_2).header("traceparent", TRACEPARENT);
     let request = request.body(()).unwrap();
-    assert_eq!(Route::new(&request).protocol, Protocol::Grpc);
+    assert_eq!(Route::new(&request, true).protocol, Protocol::Grpc);
     criterion.bench_function("routing", |bencher| {
-        bencher.iter(|| Route::new(black_box(&request)));
+        bencher.iter(|| Route::new(black_box(&request), true));
     });
     criterion.bench_function("a traceparent", |bencher| {
         bencher.iter(|| Traceparent::from_headers(black_box(request.headers())).unwrap());
@@ -202,8 +214,7 @@ async fn connection() -> SendRequest<Bytes> {
     let (ours, theirs) = tokio::io::duplex(64 * 1024);
     let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let service = Arc::new(edge).for_peer(Peer { address, client_auth: ClientAuth::Plaintext });
-    let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-    tokio::spawn(server.serve_connection(TokioIo::new(theirs), service));
+    tokio::spawn(serve_stream(theirs, service, LIMITS));
     let (client, connection) = h2::client::handshake(ours).await.unwrap();
     tokio::spawn(connection);
     client

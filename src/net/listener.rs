@@ -10,35 +10,27 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body::Body as HttpBody;
-use hyper::body::Incoming;
-use hyper::service::Service;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{sleep, timeout};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
 
-use super::first_bytes::FirstBytesTimeout;
+use super::first_bytes::{FirstBytes, Version};
 use super::lifecycle::Lifecycle;
 use super::peer::{ClientAuth, Peer};
+use super::peers::{Counted, Peers};
+use super::pressure::{MemoryPressure, Pressure};
+use super::send_timeout::SendTimeout;
+use super::service::HttpService;
 use super::tls::Tls;
+use super::{http1, http2};
 use crate::telemetry::LogThrottle;
+use crate::telemetry::metrics::{Bound, count_refused};
 
 /// Largest list of request headers, in bytes (`docs/contract.md`, "Answers").
 pub const HEADER_LIST_MAX_BYTES: u32 = 16 * 1024;
-
-/// HTTP/2 flow-control windows, in bytes. A request is at most 64 KiB.
-const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
-const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
-
-/// Bytes buffered per stream for a client that does not read.
-const SEND_BUFFER_MAX_BYTES: usize = 64 * 1024;
 
 /// Connections that the kernel queues until they are accepted.
 const BACKLOG: i32 = 1024;
@@ -81,8 +73,34 @@ pub struct Listener {
     socket: TcpListener,
     limits: Limits,
     tls: Option<Arc<Tls>>,
-    accept_log: LogThrottle,
-    full_log: LogThrottle,
+    pressure: MemoryPressure,
+    logs: Logs,
+}
+
+/// Throttles of lines that clients can cause.
+#[derive(Debug, Default)]
+struct Logs {
+    accept: LogThrottle,
+    full: LogThrottle,
+    peer_full: LogThrottle,
+}
+
+/// What open connections are told.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Notice {
+    /// The drain has begun.
+    pub(super) draining: bool,
+    /// Memory is short: idle connections end.
+    pub(super) memory_critical: bool,
+}
+
+/// What the connections of a listener have in common.
+#[derive(Debug)]
+pub(super) struct Settings {
+    pub(super) limits: Arc<Limits>,
+    pub(super) pressure: MemoryPressure,
+    pub(super) http1: hyper::server::conn::http1::Builder,
+    pub(super) http2: h2::server::Builder,
 }
 
 impl Listener {
@@ -99,14 +117,20 @@ impl Listener {
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         let socket = TcpListener::from_std(socket.into())?;
-        let (accept_log, full_log) = Default::default();
-        Ok(Self { socket, limits, tls: None, accept_log, full_log })
+        let (pressure, logs) = Default::default();
+        Ok(Self { socket, limits, tls: None, pressure, logs })
     }
 
     /// Terminates TLS on the connections, if `tls` is given.
     #[must_use]
     pub fn with_tls(self, tls: Option<Arc<Tls>>) -> Self {
         Self { tls, ..self }
+    }
+
+    /// Accepts no connection while memory is short, and ends idle ones while it is very short.
+    #[must_use]
+    pub fn with_pressure(self, pressure: MemoryPressure) -> Self {
+        Self { pressure, ..self }
     }
 
     /// Returns the address, with the port that the system chose for port 0.
@@ -120,40 +144,72 @@ impl Listener {
 
     /// Serves until the drain. Then it accepts no more connections, sends GOAWAY on the open ones, and
     /// returns when the last is closed. The caller bounds that wait.
-    pub async fn serve<F, S, B>(self, service_of: F, lifecycle: Lifecycle)
+    pub async fn serve<F, S>(self, service_of: F, lifecycle: Lifecycle)
     where
         F: Fn(Peer) -> S + Clone + Send + 'static,
-        S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
-        S::Future: Send + 'static,
-        S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-        B: HttpBody<Data = Bytes> + Send + 'static,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+        S: HttpService,
     {
         let connections = TaskTracker::new();
         let open = Arc::new(Semaphore::new(self.limits.connections));
-        let http = Arc::new(http_server(self.limits));
+        let peers = Peers::new(self.limits.connections_per_peer);
+        let settings = Arc::new(Settings::new(self.limits, self.pressure.clone()));
+        let notices = watch::Sender::new(Notice::default());
+        let mut pressure = self.pressure.watch();
         let mut drain = pin!(lifecycle.draining());
         loop {
             let (stream, address) = tokio::select! {
                 accepted = self.accept() => accepted,
                 () = &mut drain => break,
-            };
-            let Ok(permit) = Arc::clone(&open).try_acquire_owned() else {
-                if let Some(suppressed) = self.full_log.permit() {
-                    tracing::warn!(suppressed, "connection closed: --max-connections are open");
+                _ = pressure.changed() => {
+                    let memory_critical = *pressure.borrow_and_update() == Pressure::Critical;
+                    notices.send_modify(|notice| notice.memory_critical = memory_critical);
+                    continue;
                 }
-                continue;
             };
-            let http = Arc::clone(&http);
-            let connection = Connection { http, limits: self.limits, address, permit };
-            let tls = self.tls.clone();
-            let (service_of, lifecycle) = (service_of.clone(), lifecycle.clone());
-            connections
-                .spawn(async move { connection.accept(stream, tls, service_of, lifecycle).await });
+            let Some(permits) = self.admit(&open, &peers, address) else { continue };
+            let (settings, notices) = (Arc::clone(&settings), notices.subscribe());
+            let connection = Connection { settings, address, notices };
+            let (tls, service_of) = (self.tls.clone(), service_of.clone());
+            connections.spawn(async move {
+                connection.accept(stream, tls, service_of).await;
+                drop(permits);
+            });
         }
         drop(self.socket);
+        notices.send_modify(|notice| notice.draining = true);
         connections.close();
         connections.wait().await;
+    }
+
+    /// Counts a connection, or refuses it.
+    fn admit(
+        &self,
+        open: &Arc<Semaphore>,
+        peers: &Peers,
+        address: SocketAddr,
+    ) -> Option<(OwnedSemaphorePermit, Counted)> {
+        if self.pressure.now() >= Pressure::High {
+            count_refused(Bound::Memory);
+            return None;
+        }
+        let Ok(permit) = Arc::clone(open).try_acquire_owned() else {
+            count_refused(Bound::Connections);
+            if let Some(suppressed) = self.logs.full.permit() {
+                tracing::warn!(suppressed, "connection closed: --max-connections are open");
+            }
+            return None;
+        };
+        let Some(counted) = peers.enter(address.ip()) else {
+            count_refused(Bound::ConnectionsPerPeer);
+            if let Some(suppressed) = self.logs.peer_full.permit() {
+                tracing::warn!(
+                    suppressed,
+                    "connection closed: its peer has --max-connections-per-peer"
+                );
+            }
+            return None;
+        };
+        Some((permit, counted))
     }
 
     async fn accept(&self) -> (TcpStream, SocketAddr) {
@@ -161,7 +217,7 @@ impl Listener {
             match self.socket.accept().await {
                 Ok(accepted) => return accepted,
                 Err(error) => {
-                    if let Some(suppressed) = self.accept_log.permit() {
+                    if let Some(suppressed) = self.logs.accept.permit() {
                         tracing::warn!(%error, suppressed, "no connection could be accepted");
                     }
                     sleep(ACCEPT_PAUSE).await;
@@ -171,106 +227,106 @@ impl Listener {
     }
 }
 
-fn http_server(limits: Limits) -> auto::Builder<TokioExecutor> {
-    let mut http = auto::Builder::new(TokioExecutor::new());
-    http.http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(limits.streams)
-        .max_header_list_size(HEADER_LIST_MAX_BYTES)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_send_buf_size(SEND_BUFFER_MAX_BYTES)
-        .keep_alive_interval(limits.keepalive_interval)
-        .keep_alive_timeout(limits.keepalive_timeout);
-    http.http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.handshake)
-        .max_buf_size(usize::try_from(HEADER_LIST_MAX_BYTES).unwrap_or(usize::MAX));
-    http
+impl Settings {
+    pub(super) fn new(limits: Limits, pressure: MemoryPressure) -> Self {
+        let (http1, http2) = (http1::builder(&limits), http2::builder(&limits));
+        Self { limits: Arc::new(limits), pressure, http1, http2 }
+    }
 }
 
 /// One connection, from its acceptance to its end.
 struct Connection {
-    http: Arc<auto::Builder<TokioExecutor>>,
-    limits: Limits,
+    settings: Arc<Settings>,
     address: SocketAddr,
-    permit: OwnedSemaphorePermit,
+    notices: watch::Receiver<Notice>,
 }
 
 impl Connection {
-    async fn accept<F, S, B>(
-        self,
-        stream: TcpStream,
-        tls: Option<Arc<Tls>>,
-        service_of: F,
-        lifecycle: Lifecycle,
-    ) where
+    async fn accept<F, S>(mut self, stream: TcpStream, tls: Option<Arc<Tls>>, service_of: F)
+    where
         F: Fn(Peer) -> S,
-        S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
-        S::Future: Send + 'static,
-        S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-        B: HttpBody<Data = Bytes> + Send + 'static,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+        S: HttpService,
     {
         // Otherwise the kernel delays small answers. A failure has no other effect.
         let _ = stream.set_nodelay(true);
+        let stream = SendTimeout::new(stream, self.settings.limits.send);
         let address = self.address.ip();
         let Some(tls) = tls else {
             let service = service_of(Peer { address, client_auth: ClientAuth::Plaintext });
-            return self.serve(stream, service, lifecycle).await;
+            return self.serve(stream, service).await;
         };
-        let handshake = timeout(self.limits.handshake, tls.accept(stream));
+        let handshake = timeout(self.settings.limits.handshake, tls.accept(stream));
         let accepted = tokio::select! {
             accepted = handshake => accepted,
-            // The drain does not wait for a handshake.
-            () = lifecycle.draining() => return,
+            () = draining(&mut self.notices) => return,
         };
         match accepted {
             Ok(Ok((stream, client_auth))) => {
-                self.serve(stream, service_of(Peer { address, client_auth }), lifecycle).await;
+                self.serve(stream, service_of(Peer { address, client_auth })).await;
             }
             Ok(Err(error)) => tracing::debug!(error = ?error.to_string(), "TLS handshake failed"),
             Err(_) => tracing::debug!("TLS handshake timed out"),
         }
     }
 
-    async fn serve<T, S, B>(self, stream: T, service: S, lifecycle: Lifecycle)
+    async fn serve<T, S>(mut self, stream: T, service: S)
     where
-        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
-        S::Future: Send + 'static,
-        S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-        B: HttpBody<Data = Bytes> + Send + 'static,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+        T: AsyncRead + AsyncWrite + Unpin,
+        S: HttpService,
     {
-        let stream = FirstBytesTimeout::new(stream, self.limits.handshake);
-        let mut connection = pin!(self.http.serve_connection(TokioIo::new(stream), service));
-        let goaway = async {
-            tokio::select! {
-                () = expiry(self.limits.connection_age) => {}
-                () = lifecycle.draining() => {}
-            }
+        let begun_by = Instant::now() + self.settings.limits.handshake;
+        let first = tokio::select! {
+            first = timeout_at(begun_by, FirstBytes::read(stream)) => first,
+            () = draining(&mut self.notices) => return,
         };
-        let ended = tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = goaway => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
+        let Self { settings, notices, .. } = self;
+        let ended: Result<(), Box<dyn std::error::Error + Send + Sync>> = match first {
+            Ok(Ok((Version::Http2, stream))) => {
+                http2::serve(stream, service, settings, notices, begun_by).await.map_err(Into::into)
             }
+            Ok(Ok((Version::Http1, stream))) => {
+                // Boxed: few connections speak it, and the future is as large as its largest path.
+                let serve = http1::serve(stream, service, &settings, notices);
+                Box::pin(serve).await.map_err(Into::into)
+            }
+            Ok(Err(error)) => Err(error.into()),
+            Err(late) => Err(late.into()),
         };
         if let Err(error) = ended {
             // Debug: a client can cause it with anything that it sends.
             tracing::debug!(error = ?error.to_string(), "connection ended");
         }
-        drop(self.permit);
     }
 }
 
-async fn expiry(age: Option<Duration>) {
+/// Serves one connection that is not accepted from a port, for measurements.
+pub async fn serve_stream<T, S>(stream: T, service: S, limits: Limits)
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+    S: HttpService,
+{
+    let settings = Arc::new(Settings::new(limits, MemoryPressure::default()));
+    let notices = watch::Sender::new(Notice::default());
+    let address = SocketAddr::from(([127, 0, 0, 1], 0));
+    let connection = Connection { settings, address, notices: notices.subscribe() };
+    connection.serve(stream, service).await;
+}
+
+/// Waits for the drain, which does not wait for a handshake.
+async fn draining(notices: &mut watch::Receiver<Notice>) {
+    // Without a listener there is nothing to wait for either.
+    let _ = notices.wait_for(|notice| notice.draining).await;
+}
+
+/// Waits for a connection's age.
+pub(super) async fn expiry(age: Option<Duration>) {
     match age {
-        Some(age) => {
-            sleep(age.mul_f64(rand::random_range(1.0 - AGE_JITTER..=1.0 + AGE_JITTER))).await;
-        }
+        Some(age) => sleep(jittered(age)).await,
         None => pending().await,
     }
+}
+
+/// Returns an age with jitter.
+pub(super) fn jittered(age: Duration) -> Duration {
+    age.mul_f64(rand::random_range(1.0 - AGE_JITTER..=1.0 + AGE_JITTER))
 }

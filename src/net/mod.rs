@@ -1,10 +1,17 @@
 //! Connections: accepted, secured, bounded, drained.
 
 pub mod body;
+mod date;
 mod first_bytes;
+mod http1;
+mod http2;
 pub mod lifecycle;
 pub mod listener;
 pub mod memory;
 pub mod peer;
+mod peers;
 pub mod pressure;
+mod send_timeout;
+pub mod service;
+pub mod stream_control;
 pub mod tls;

@@ -9,7 +9,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use webpki::EndEntityCert;
@@ -68,10 +68,10 @@ impl Tls {
     /// # Errors
     ///
     /// If the client does not speak TLS, or its certificate is not signed by `--client-ca`.
-    pub async fn accept(
-        &self,
-        stream: TcpStream,
-    ) -> io::Result<(TlsStream<TcpStream>, ClientAuth)> {
+    pub async fn accept<T>(&self, stream: T) -> io::Result<(TlsStream<T>, ClientAuth)>
+    where
+        T: AsyncRead + AsyncWrite + Unpin,
+    {
         let stream = TlsAcceptor::from(self.config.load_full()).accept(stream).await?;
         let (_, session) = stream.get_ref();
         let certificate = session.peer_certificates().and_then(<[_]>::first);

@@ -9,6 +9,7 @@
 mod addresses;
 mod answers;
 mod bad_input;
+mod bounds;
 mod bounds_edge;
 mod clients;
 mod command_line;

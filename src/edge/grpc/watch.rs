@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
 use tokio::time::{Sleep, sleep};
@@ -14,6 +14,7 @@ use crate::domain::{Event, Flaw, InvalidPosition, Position, Refusal};
 use crate::edge::answer::grpc::status;
 use crate::edge::arrival::{Arrival, Caller};
 use crate::edge::places::Place;
+use crate::net::stream_control::StreamControl;
 use crate::proto;
 use crate::proto::watch_mark_read_events_response::Update as Message;
 use crate::service::Service;
@@ -35,15 +36,23 @@ pub(in crate::edge) async fn watch(
     };
     let opened = service.watch(caller.reader, after, arrival.deadline.server).await;
     let (subscription, quota) = opened.map_err(status)?;
-    Ok(with_quota(Updates::new(subscription, Arc::clone(service), caller.expires_at, place), quota))
+    let control = StreamControl::default();
+    let updates =
+        Updates::new(subscription, Arc::clone(service), caller.expires_at, place, control.clone());
+    let mut response = with_quota(updates, quota);
+    response.extensions_mut().insert(control);
+    Ok(response)
 }
 
-/// The answers of one watch. It ends when the caller's token expires or the watcher is too slow.
+/// The answers of one watch. It ends when the caller's token expires, the watcher is too slow or its
+/// connection has reached its age, also while the client does not read.
 pub(in crate::edge) struct Updates {
     subscription: Subscription,
     service: Arc<Service>,
     expiry: Option<Pin<Box<Sleep>>>,
+    control: StreamControl,
     last: Option<Position>,
+    farewell_sent: bool,
     ended: bool,
     /// Counts among the reader's watches.
     _place: Place,
@@ -55,12 +64,38 @@ impl Updates {
         service: Arc<Service>,
         expires_at: Option<SystemTime>,
         place: Place,
+        control: StreamControl,
     ) -> Self {
         let expiry = expires_at.map(|expires_at| {
             let left = expires_at.duration_since(SystemTime::now()).unwrap_or_default();
             Box::pin(sleep(left))
         });
-        Self { subscription, service, expiry, last: None, ended: false, _place: place }
+        let (last, farewell_sent, ended) = Default::default();
+        let _place = place;
+        Self { subscription, service, expiry, control, last, farewell_sent, ended, _place }
+    }
+
+    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Message, Refusal>> {
+        if self.expiry.as_mut().is_some_and(|expiry| expiry.as_mut().poll(cx).is_ready()) {
+            let flaw = Flaw::Token("the token has expired");
+            return Poll::Ready(Err(Refusal::CredentialsInvalid(flaw)));
+        }
+        if self.control.is_ending() {
+            return Poll::Ready(self.farewell().ok_or(Refusal::ConnectionAge));
+        }
+        if self.control.is_stalled() {
+            return self.subscription.poll_overflow(cx).map(|()| self.message(None));
+        }
+        self.subscription.poll_next(cx).map(|update| self.message(update))
+    }
+
+    /// Returns a last heartbeat, once, so that the next watch goes on where this one ends.
+    fn farewell(&mut self) -> Option<Message> {
+        if self.control.is_stalled() || std::mem::replace(&mut self.farewell_sent, true) {
+            return None;
+        }
+        let id = self.subscription.position().or(self.last)?.to_string();
+        Some(Message::Heartbeat(proto::WatchHeartbeat { id }))
     }
 
     fn message(&mut self, update: Option<Update>) -> Result<Message, Refusal> {
@@ -97,14 +132,7 @@ impl Stream for Updates {
         if self.ended {
             return Poll::Ready(None);
         }
-        let expired =
-            self.expiry.as_mut().is_some_and(|expiry| expiry.as_mut().poll(cx).is_ready());
-        let message = if expired {
-            Err(Refusal::CredentialsInvalid(Flaw::Token("the token has expired")))
-        } else {
-            let Poll::Ready(update) = self.subscription.poll_next(cx) else { return Poll::Pending };
-            self.message(update)
-        };
+        let message = ready!(self.poll_message(cx));
         self.ended = message.is_err();
         let message =
             message.map(|update| proto::WatchMarkReadEventsResponse { update: Some(update) });

@@ -6,11 +6,12 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{interval, sleep, timeout};
 use tracing::Instrument;
 
@@ -98,6 +99,9 @@ pub struct Subscription {
     user: UserId,
     id: u64,
     updates: mpsc::Receiver<Update>,
+    /// Ready if the queue was full. Otherwise the sender is dropped.
+    overflow: Option<oneshot::Receiver<()>>,
+    overflowed: bool,
 }
 
 impl Hub {
@@ -215,12 +219,20 @@ impl Hub {
         after: Option<Position>,
     ) -> Result<Subscription, WatchError> {
         let (updates, receiver) = mpsc::channel(QUEUE_MAX_UPDATES);
+        let (overflow, overflow_receiver) = oneshot::channel();
         let id = self.state().enter();
-        let subscription = Subscription { hub: Arc::clone(self), user, id, updates: receiver };
+        let subscription = Subscription {
+            hub: Arc::clone(self),
+            user,
+            id,
+            updates: receiver,
+            overflow: Some(overflow_receiver),
+            overflowed: false,
+        };
         self.arrived.notify_one();
         // The first watcher waits for the first read, within its call's deadline.
         let _ = self.reading.subscribe().wait_for(|reading| *reading).await;
-        let watcher = Watcher { id, updates };
+        let watcher = Watcher { id, updates, overflow };
         match after {
             Some(after) => self.attach_after(user, watcher, after).await?,
             None => self.attach_now(user, watcher)?,
@@ -373,6 +385,31 @@ impl Subscription {
     /// Polls for the next update, as [`Self::next`].
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Update>> {
         self.updates.poll_recv(cx)
+    }
+
+    /// Ready if the watcher is too slow. What is queued for it is dropped: for one that does not read.
+    pub fn poll_overflow(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(overflow) = &mut self.overflow
+            && let Poll::Ready(sent) = Pin::new(overflow).poll(cx)
+        {
+            self.overflow = None;
+            self.overflowed = sent.is_ok();
+            if self.overflowed {
+                self.updates.close();
+                while self.updates.try_recv().is_ok() {}
+            }
+        }
+        if self.overflowed { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Returns the position up to which the watcher has received everything, as far as that is more than
+    /// its last update says.
+    pub fn position(&self) -> Option<Position> {
+        let state = self.hub.state();
+        let mut watchers = state.watchers.get(&self.user).into_iter().flatten();
+        // Not while it catches up. With the lock held, since events are queued with it.
+        let is_current = watchers.any(|watcher| watcher.id == self.id) && self.updates.is_empty();
+        state.tail.filter(|_| is_current)
     }
 }
 

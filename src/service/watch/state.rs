@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::Update;
@@ -30,6 +30,8 @@ pub(super) struct State {
 pub(super) struct Watcher {
     pub(super) id: u64,
     pub(super) updates: mpsc::Sender<Update>,
+    /// Sent if the queue is full.
+    pub(super) overflow: oneshot::Sender<()>,
 }
 
 impl State {
@@ -99,32 +101,32 @@ impl State {
     }
 
     /// Sends an update to a user's watchers. One whose queue is full is too slow: it still receives what
-    /// is queued, then its end.
+    /// is queued, then its end; if it does not read, its end at once.
     pub(super) fn send(&mut self, user: UserId, update: &Update) {
-        self.retain(user, |watcher| watcher.updates.try_send(update.clone()).is_ok());
+        let is_full = |watcher: &mut Watcher| watcher.updates.try_send(update.clone()).is_err();
+        self.end(user, Bound::WatchQueue, is_full);
     }
 
     /// Ends watchers whose queues are more than half full, as if they were too slow.
     pub(super) fn end_slow(&mut self) {
         let users: Vec<_> = self.watchers.keys().copied().collect();
         for user in users {
-            self.retain(user, |watcher| {
-                let fast = watcher.updates.capacity() >= watcher.updates.max_capacity() / 2;
-                if !fast {
-                    metrics::count_refused(Bound::Memory);
-                }
-                fast
+            self.end(user, Bound::Memory, |Watcher { updates, .. }| {
+                updates.capacity() < updates.max_capacity() / 2
             });
         }
     }
 
-    /// Keeps some of a user's watchers.
-    fn retain(&mut self, user: UserId, keep: impl FnMut(&Watcher) -> bool) {
+    /// Ends some of a user's watches.
+    fn end(&mut self, user: UserId, bound: Bound, is_ended: impl FnMut(&mut Watcher) -> bool) {
         let Some(watchers) = self.watchers.get_mut(&user) else { return };
-        let before = watchers.len();
-        watchers.retain(keep);
-        let gone = i32::try_from(before - watchers.len()).unwrap_or(i32::MAX);
-        metrics::add_watchers(-gone);
+        for watcher in watchers.extract_if(.., is_ended) {
+            metrics::add_watchers(-1);
+            // The receiver may have left just now.
+            if watcher.overflow.send(()).is_ok() {
+                metrics::count_refused(bound);
+            }
+        }
         if watchers.is_empty() {
             self.watchers.remove(&user);
         }

@@ -334,6 +334,42 @@ async fn a_full_queue_is_received_before_the_end() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_watcher_that_does_not_read_hears_of_its_full_queue_at_once() {
+    let setup = Setup::new();
+    let (mut slow, mut other) = (setup.watch(alice()).await, setup.watch(alice()).await);
+    let overflow = |watch: &mut Subscription| {
+        watch.poll_overflow(&mut Context::from_waker(std::task::Waker::noop())).is_ready()
+    };
+    setup.log.publish(511, 1, 2);
+    settle().await;
+    assert!(!overflow(&mut slow));
+    assert_eq!(other.expect_events(511).await.len(), 511);
+    setup.log.publish(1, 1, 2);
+    settle().await;
+    assert!(overflow(&mut slow) && overflow(&mut slow));
+    assert!(slow.updates.is_empty(), "what was queued takes no memory");
+    assert!(!overflow(&mut other));
+    assert_eq!(slow.position(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watchers_position_is_the_logs_once_it_has_received_everything() {
+    let setup = Setup::new();
+    let mut watch = setup.watch(alice()).await;
+    setup.log.publish(3, 7, 8);
+    settle().await;
+    // The first heartbeat still waits.
+    assert_eq!(watch.position(), None);
+    watch.expect_heartbeat().await;
+    assert_eq!(watch.position(), Some(position(3)));
+    setup.log.publish(1, 1, 2);
+    settle().await;
+    assert_eq!(watch.position(), None);
+    assert_eq!(watch.expect_events(1).await, [4]);
+    assert_eq!(watch.position(), Some(position(4)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_failed_read_is_retried_after_200_ms() {
     let setup = Setup::new();
     let mut watch = setup.watch(alice()).await;

@@ -1,0 +1,253 @@
+//! HTTP/2, by h2 itself: hyper's server chooses no code of GOAWAY, resets no stream, and does not look at
+//! an answer while its client does not read.
+
+use std::future::{pending, poll_fn};
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::server::{Builder, SendResponse};
+use h2::{Ping, PingPong, Reason, RecvStream};
+use http::Request;
+use http::header::CONTENT_LENGTH;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use self::frames::{Meter, MeteredIo, Progress};
+use self::lifetime::{Due, Facts, Lifetime};
+use self::respond::Respond;
+use super::body::RequestBody;
+use super::listener::{HEADER_LIST_MAX_BYTES, Limits, Notice, Settings, jittered};
+use super::pressure::Pressure;
+use super::service::HttpService;
+use crate::telemetry::metrics::{Bound, count_refused};
+
+mod frames;
+mod lifetime;
+mod pipe;
+mod respond;
+
+/// Flow-control windows, in bytes. A request is at most 64 KiB.
+const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+
+/// Bytes that h2 holds of a stream while they wait for the connection: a frame of the usual size.
+const SEND_BUFFER_MAX_BYTES: usize = 16 * 1024;
+
+/// Bytes of a connection's answers that may wait for windows. Past it, those that wait are ended soon.
+const UNSENT_MAX_BYTES: usize = 1024 * 1024;
+
+/// Returns h2's settings.
+pub(super) fn builder(limits: &Limits) -> Builder {
+    let mut http2 = Builder::new();
+    http2
+        .max_concurrent_streams(limits.streams)
+        .max_header_list_size(HEADER_LIST_MAX_BYTES)
+        .initial_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_send_buffer_size(SEND_BUFFER_MAX_BYTES);
+    http2
+}
+
+/// What a connection and its streams share.
+struct Shared {
+    settings: Arc<Settings>,
+    meter: Meter,
+    /// Bytes that wait for windows.
+    unsent: AtomicUsize,
+    /// Cancelled at the end of the connection's age. Created with the first streaming answer.
+    end: OnceLock<CancellationToken>,
+}
+
+/// Bytes that wait for a window, until this is dropped.
+struct Unsent {
+    shared: Arc<Shared>,
+    bytes: usize,
+}
+
+impl Shared {
+    fn send_timeout(&self) -> Duration {
+        self.settings.limits.send.unwrap_or(Duration::MAX)
+    }
+
+    /// Returns what is short, so that answers which their client does not read are ended soon.
+    fn shortage(&self) -> Option<Bound> {
+        if self.settings.pressure.now() == Pressure::Critical {
+            return Some(Bound::Memory);
+        }
+        (self.unsent.load(Ordering::Relaxed) > UNSENT_MAX_BYTES).then_some(Bound::SendTimeout)
+    }
+
+    fn hold_unsent(self: &Arc<Self>, bytes: usize) -> Unsent {
+        self.unsent.fetch_add(bytes, Ordering::Relaxed);
+        Unsent { shared: Arc::clone(self), bytes }
+    }
+
+    fn end_of_streams(&self) -> CancellationToken {
+        self.end.get_or_init(CancellationToken::new).clone()
+    }
+}
+
+impl Drop for Unsent {
+    fn drop(&mut self) {
+        self.shared.unsent.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Serves a connection whose first bytes are the preface. Its first frame is due at `begun_by`.
+///
+/// # Errors
+///
+/// h2's. None is unusual: clients can cause all of them.
+pub(super) async fn serve<T, S>(
+    stream: T,
+    service: S,
+    settings: Arc<Settings>,
+    mut notices: watch::Receiver<Notice>,
+    begun_by: Instant,
+) -> Result<(), h2::Error>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+    S: HttpService,
+{
+    let limits = Arc::clone(&settings.limits);
+    let meter = Meter::new();
+    let stream = MeteredIo::new(stream, meter.clone());
+    let mut h2 = settings.http2.handshake(stream).await?;
+    let pings = h2.ping_pong();
+    let (unsent, end) = Default::default();
+    let shared = Arc::new(Shared { settings, meter, unsent, end });
+    let now = Instant::now();
+    let mut connection = Connection { h2, pings, service, shared, idle_since: Some(now) };
+    let age = limits.connection_age.map(jittered);
+    let mut lifetime = Lifetime::new(limits, now, begun_by, age);
+    let mut alarm = pin!(sleep_until(lifetime.next(&connection.facts(&notices))));
+    loop {
+        let is_leaving = lifetime.is_leaving();
+        let event = tokio::select! {
+            biased;
+            event = poll_fn(|cx| connection.poll(cx, is_leaving)) => event,
+            () = alarm.as_mut() => Event::Look,
+            () = changed(&mut notices) => Event::Look,
+        };
+        match event {
+            Event::Ended(ended) => return ended,
+            Event::Exceeded => {
+                count_refused(Bound::ControlFrames);
+                connection.h2.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                lifetime.shut_down(Instant::now());
+            }
+            Event::Look => {}
+        }
+        let facts = connection.facts(&notices);
+        while let Some(due) = lifetime.due(&facts) {
+            if due == Due::Close {
+                return Ok(());
+            }
+            connection.act(due);
+        }
+        alarm.as_mut().reset(lifetime.next(&facts));
+    }
+}
+
+async fn changed(notices: &mut watch::Receiver<Notice>) {
+    if notices.changed().await.is_err() {
+        // The listener is gone, and with it all notices.
+        pending().await
+    }
+}
+
+/// What a poll of a connection has found.
+enum Event {
+    Ended(Result<(), h2::Error>),
+    /// The budget of control frames is exceeded.
+    Exceeded,
+    /// Something may be due.
+    Look,
+}
+
+struct Connection<T, S> {
+    h2: h2::server::Connection<MeteredIo<T>, Bytes>,
+    pings: Option<PingPong>,
+    service: S,
+    shared: Arc<Shared>,
+    idle_since: Option<Instant>,
+}
+
+impl<T, S> Connection<T, S>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+    S: HttpService,
+{
+    /// Reads, writes and begins calls until there is nothing to do, or enough for one poll.
+    fn poll(&mut self, cx: &mut Context<'_>, is_leaving: bool) -> Poll<Event> {
+        self.shared.meter.begin_poll();
+        loop {
+            match self.h2.poll_accept(cx) {
+                Poll::Ready(Some(Ok((request, reply)))) => {
+                    self.shared.meter.count_call();
+                    self.begin(request, reply);
+                }
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Event::Ended(Err(error))),
+                Poll::Ready(None) => return Poll::Ready(Event::Ended(Ok(()))),
+                Poll::Pending => break,
+            }
+        }
+        if self.h2.has_streams() {
+            self.idle_since = None;
+        } else if self.idle_since.is_none() {
+            self.idle_since = Some(Instant::now());
+            if is_leaving {
+                return Poll::Ready(Event::Look);
+            }
+        }
+        // h2 has handled what was read, and reads no more.
+        if self.shared.meter.take_exceeded() { Poll::Ready(Event::Exceeded) } else { Poll::Pending }
+    }
+
+    /// Begins a call, on a task of its own: it may panic, or take another thread.
+    fn begin(&self, request: Request<RecvStream>, reply: SendResponse<Bytes>) {
+        let length = request.headers().get(CONTENT_LENGTH);
+        let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+        let call = self.service.call(request.map(|stream| RequestBody::http2(stream, length)));
+        tokio::spawn(Respond::new(call, reply, Arc::clone(&self.shared)));
+    }
+
+    fn facts(&self, notices: &watch::Receiver<Notice>) -> Facts {
+        let Progress { last_read, begun } = self.shared.meter.progress();
+        let Notice { draining, memory_critical } = *notices.borrow();
+        let (now, idle_since) = (Instant::now(), self.idle_since);
+        Facts { now, begun, last_read, idle_since, draining, memory_critical }
+    }
+
+    fn act(&mut self, due: Due) {
+        match due {
+            Due::Ping => {
+                if let Some(pings) = &mut self.pings {
+                    // Makes room for the next one. Whatever is read counts as the answer.
+                    let _ = pings.poll_pong(&mut Context::from_waker(Waker::noop()));
+                    // It fails if the last one is not answered yet.
+                    let _ = pings.send_ping(Ping::opaque());
+                }
+            }
+            Due::GoAway(bound) => {
+                bound.into_iter().for_each(count_refused);
+                self.h2.graceful_shutdown();
+            }
+            Due::EndStreams => {
+                count_refused(Bound::ConnectionAge);
+                self.shared.end_of_streams().cancel();
+            }
+            Due::Shutdown => self.h2.abrupt_shutdown(Reason::NO_ERROR),
+            Due::Close => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
