@@ -14,12 +14,14 @@ use tokio::runtime::Builder;
 use tonic::Code;
 
 use self::args::{Cli, CliCommand};
+use self::commands::admin::{self, AdminCommand};
 use self::commands::client::{self, ClientCommand};
 use self::commands::healthcheck::{HealthcheckConfig, healthcheck};
 use self::commands::token;
 use self::config::{ServeConfig, TokenConfig};
 use self::serve::ServeError;
 use crate::client::ClientConfig;
+use crate::store::redis::{AdminError, RedisAddress};
 use crate::telemetry::{self, Traces};
 
 mod args;
@@ -40,6 +42,8 @@ pub enum Command {
     Token(TokenConfig),
     /// Call a server as a client, and expect this status.
     Client(Box<ClientConfig>, ClientCommand, Code),
+    /// Change what is in Redis.
+    Admin(RedisAddress, AdminCommand),
     /// Check that a server is serving.
     Healthcheck(HealthcheckConfig),
 }
@@ -65,6 +69,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Command::Client(config, command, expected)) => {
             call(client::run(*config, command, expected, |line| writeln!(stdout(), "{line}")))
         }
+        Ok(Command::Admin(address, command)) => administer(&address, command),
         Ok(Command::Healthcheck(config)) => call(healthcheck(config)),
         Err(Exit::Help(text)) => print(text.trim_end()),
         Err(Exit::Usage(problem)) => fail(2, problem),
@@ -84,6 +89,9 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Exit> 
         CliCommand::Mark(args) => args.validate(),
         CliCommand::State(args) => args.validate(),
         CliCommand::Watch(args) => args.validate(),
+        CliCommand::Admin(args) => {
+            args.validate().map(|(address, command)| Command::Admin(address, command))
+        }
         CliCommand::Healthcheck(args) => args.validate(),
     };
     command.map_err(|problem| Exit::Usage(one_line(&problem)))
@@ -137,6 +145,18 @@ fn call(call: impl Future<Output = Result<(), String>>) -> ExitCode {
     }
 }
 
+fn administer(address: &RedisAddress, command: AdminCommand) -> ExitCode {
+    let runtime = match Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(1, error),
+    };
+    match runtime.block_on(admin::run(address, command, |line| writeln!(stdout(), "{line}"))) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(mismatch @ AdminError::Layout(_)) => fail(2, mismatch),
+        Err(failed @ AdminError::Failed(_)) => fail(1, failed),
+    }
+}
+
 fn print(text: &str) -> ExitCode {
     match writeln!(stdout(), "{text}") {
         Ok(()) => ExitCode::SUCCESS,
@@ -156,9 +176,16 @@ fn exit(error: &clap::Error) -> Exit {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Help(text),
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
+            if text.contains("markread admin") {
+                return Exit::Usage(
+                    "a command of admin is missing: it must be upgrade-layout or downgrade-layout \
+                     (see --help)"
+                        .to_owned(),
+                );
+            }
             Exit::Usage(
-                "a command is missing: it must be serve, token, mark, state, watch or healthcheck \
-                 (see --help)"
+                "a command is missing: it must be serve, token, mark, state, watch, admin or \
+                 healthcheck (see --help)"
                     .to_owned(),
             )
         }

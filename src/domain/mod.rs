@@ -24,7 +24,9 @@ pub use self::mark::{Mark, Outcome, ReadCursor, ServedMark, advances};
 pub use self::nonce::Nonce;
 pub use self::position::{InvalidPosition, Position};
 pub use self::quota::{Quota, RateLimit};
-pub use self::read_state::{Conversation, CursorPage, ReadOutcome, ReadState};
+pub use self::read_state::{
+    Conversation, CursorPage, HashPart, ListOrder, ListPosition, ReadOutcome, ReadState,
+};
 pub use self::refusal::{Flaw, Refusal};
 pub use self::users::{
     CALL_USER_OBJECTS_MAX_BYTES, USER_OBJECT_MAX_BYTES, UserObject, Users, distinct_users,

@@ -64,8 +64,57 @@ impl<T> ReadOutcome<T> {
 /// Some of a reader's cursors, in the store's order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CursorPage {
-    /// At most as many as requested.
+    /// At most as many as requested. Fewer, or none, do not mean that no more follow.
     pub cursors: Vec<ReadCursor>,
-    /// True if more cursors follow.
-    pub more: bool,
+    /// Where the next page begins, if more cursors may follow.
+    pub next: Option<ListPosition>,
+}
+
+/// An order in which a reader's cursors are listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListOrder {
+    /// The embedded store's, or that of the plain placement: it needs nothing but the recipient.
+    Plain,
+    /// That of the keyed placement.
+    Keyed,
+}
+
+/// A position in the list of a reader's cursors. What follows it is neither before `place` nor, where
+/// they are set, at or before `after` and `listed`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListPosition {
+    /// The order of `after` and `place`.
+    pub order: ListOrder,
+    /// The last recipient before the position.
+    pub after: Option<UserId>,
+    /// The first place, of 31 bits.
+    pub place: u32,
+    /// How far a large hash at `place` has been read.
+    pub part: Option<HashPart>,
+    /// In a list that was begun in the plain order and goes on in another: the plain place and the
+    /// recipient up to which it was listed before.
+    pub listed: Option<(u32, UserId)>,
+}
+
+/// The part of a large hash that has been read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HashPart {
+    /// The number of the reader's buckets. If it has changed, the hash is read from its beginning.
+    pub buckets: u64,
+    /// The cursor of HSCAN.
+    pub scan: u64,
+    /// The recipient up to which its next step was read.
+    pub until: Option<UserId>,
+}
+
+impl ListPosition {
+    /// Returns the position before everything.
+    pub fn beginning(order: ListOrder) -> Self {
+        Self { order, after: None, place: 0, part: None, listed: None }
+    }
+
+    /// Returns the position after a recipient.
+    pub fn after(order: ListOrder, recipient: UserId) -> Self {
+        Self { after: Some(recipient), ..Self::beginning(order) }
+    }
 }

@@ -9,8 +9,8 @@ use tokio::time::{Instant, timeout_at};
 
 use self::watch::{Hub, Subscription, WatchError};
 use crate::domain::{
-    BadField, Conversation, CursorPage, FieldProblem, Flaw, Mark, Nonce, Outcome, Position, Quota,
-    ReadOutcome, ReadState, Refusal, UserId,
+    BadField, Conversation, CursorPage, FieldProblem, Flaw, ListPosition, Mark, Nonce, Outcome,
+    Position, Quota, ReadOutcome, ReadState, Refusal, UserId,
 };
 use crate::store::{NonceUse, Store, StoreError, StoreErrorKind};
 use crate::telemetry::{LogThrottle, Traceparent, in_call};
@@ -122,7 +122,7 @@ impl Service {
     pub async fn list_cursors(
         &self,
         caller: UserId,
-        after: Option<UserId>,
+        after: Option<ListPosition>,
         limit: usize,
         deadline: Instant,
     ) -> Result<(CursorPage, Quota), Refusal> {

@@ -32,6 +32,11 @@ impl StoreError {
         Self { kind: StoreErrorKind::Corrupt, source: source.into().into() }
     }
 
+    /// Returns whether the source's text has a property.
+    pub(super) fn source_is(&self, has_property: impl FnOnce(&str) -> bool) -> bool {
+        has_property(&self.source.to_string())
+    }
+
     /// Replaces the source's text, if `replace` returns another.
     pub(super) fn map_text(self, replace: impl FnOnce(&str) -> Option<String>) -> Self {
         match replace(&self.source.to_string()) {

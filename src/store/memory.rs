@@ -12,9 +12,9 @@ use super::{
     NonceUse, Nonces, StoreError, StoreHealth,
 };
 use crate::domain::{
-    Conversation, CursorPage, EntryId, Mark, Nonce, Outcome, Position, Quota, RateLimit,
-    ReadCursor, ReadOutcome, USER_OBJECT_MAX_BYTES, UserId, UserObject, Users, advances,
-    distinct_users, event_payload,
+    Conversation, CursorPage, EntryId, ListOrder, ListPosition, Mark, Nonce, Outcome, Position,
+    Quota, RateLimit, ReadCursor, ReadOutcome, USER_OBJECT_MAX_BYTES, UserId, UserObject, Users,
+    advances, distinct_users, event_payload,
 };
 use crate::telemetry::Traceparent;
 use crate::telemetry::metrics::{self, StoreTimer};
@@ -165,18 +165,21 @@ impl Cursors for MemoryStore {
     async fn list_cursors(
         &self,
         caller: UserId,
-        after: Option<UserId>,
+        after: Option<ListPosition>,
         limit: usize,
     ) -> Result<ReadOutcome<CursorPage>, StoreError> {
         Ok(self.read(caller, |state| {
             let range = state.cursors.range((caller, UserId::MIN)..=(caller, UserId::MAX));
+            let after = after.and_then(|position| position.after);
             let behind =
                 range.filter(|((_, recipient), _)| after.is_none_or(|after| *recipient > after));
             let mut cursors: Vec<_> =
                 behind.map(|(_, cursor)| *cursor).take(limit.saturating_add(1)).collect();
             let more = cursors.len() > limit;
             cursors.truncate(limit);
-            CursorPage { cursors, more }
+            let last = cursors.last().filter(|_| more);
+            let next = last.map(|last| ListPosition::after(ListOrder::Plain, last.recipient));
+            CursorPage { cursors, next }
         }))
     }
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::domain::{
-    Conversation, CursorPage, Mark, Nonce, Outcome, Position, Quota, ReadCursor, ReadOutcome,
-    UserId,
+    Conversation, CursorPage, ListPosition, Mark, Nonce, Outcome, Position, Quota, ReadCursor,
+    ReadOutcome, UserId,
 };
 use crate::telemetry::Traceparent;
 
@@ -60,8 +60,8 @@ pub trait Cursors: Send + Sync {
         conversations: &[Conversation],
     ) -> Result<ReadOutcome<Vec<Option<ReadCursor>>>, StoreError>;
 
-    /// Reads the caller's cursors after the one of this recipient, or from the beginning. Their order
-    /// is fixed: no write changes it.
+    /// Reads the caller's cursors after a position, or from the beginning. Their order is fixed: no
+    /// write changes it.
     ///
     /// # Errors
     ///
@@ -69,7 +69,7 @@ pub trait Cursors: Send + Sync {
     async fn list_cursors(
         &self,
         caller: UserId,
-        after: Option<UserId>,
+        after: Option<ListPosition>,
         limit: usize,
     ) -> Result<ReadOutcome<CursorPage>, StoreError>;
 

@@ -8,11 +8,13 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand};
 
+pub(in crate::cli) use self::admin::{AdminArgs, LayoutArgs};
 pub(in crate::cli) use self::client::{
     ClientArgs, ExpectArgs, HealthcheckArgs, MarkArgs, StateArgs, WatchArgs,
 };
 pub(in crate::cli) use self::serve::{RedisArgs, ServeArgs};
 
+mod admin;
 mod client;
 mod serve;
 
@@ -47,6 +49,9 @@ pub(in crate::cli) enum CliCommand {
     State(StateArgs),
     /// Prints mark-read events as they arrive, one a line.
     Watch(WatchArgs),
+    /// Changes what is in Redis, for operators.
+    #[command(subcommand)]
+    Admin(AdminArgs),
     /// Exits with status 0 if a server answers SERVING, otherwise 1: readiness, for images without a
     /// shell.
     Healthcheck(HealthcheckArgs),

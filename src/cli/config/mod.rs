@@ -13,6 +13,7 @@ use crate::net::tls::Tls;
 use crate::store::redis::RedisConfig;
 use crate::telemetry::{LogFormat, TracesConfig};
 
+mod admin;
 mod client;
 mod identity;
 mod traces;

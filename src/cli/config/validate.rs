@@ -115,12 +115,7 @@ impl ServeArgs {
                 stream_max_bytes,
             });
         }
-        let url = self.redis_url.as_deref().unwrap_or(DEFAULT_REDIS_URL);
-        let RedisArgs { username, password_file: password, ca, cert, key } = self.redis.clone();
-        let files = RedisFiles { password, ca, cert, key };
-        let address = RedisAddress::new(url, username.as_deref(), files)?;
-        // An invalid file stops the start; later it is logged.
-        address.client()?;
+        let address = redis_address(self.redis_url.as_deref(), &self.redis)?;
         if self.stream.is_empty() {
             return Err("--stream is empty: it must be the name of a key".to_owned());
         }
@@ -149,6 +144,15 @@ impl ServeArgs {
         }
         Ok((replicas > 0).then_some(ReplicasAck { replicas, timeout }))
     }
+}
+
+pub(super) fn redis_address(url: Option<&str>, redis: &RedisArgs) -> Result<RedisAddress, String> {
+    let RedisArgs { username, password_file: password, ca, cert, key } = redis.clone();
+    let files = RedisFiles { password, ca, cert, key };
+    let address = RedisAddress::new(url.unwrap_or(DEFAULT_REDIS_URL), username.as_deref(), files)?;
+    // An invalid file stops the start; later it is logged.
+    address.client()?;
+    Ok(address)
 }
 
 impl TokenArgs {

@@ -4,8 +4,8 @@ use tonic::{Response, Status};
 
 use super::{bad_field, items, page_token, timestamp, with_quota};
 use crate::domain::{
-    BadField, FieldProblem, InvalidId, PAGE_MAX_CURSORS, RECIPIENT_ID, ReadCursor, ReadState,
-    Refusal, UserId,
+    BadField, FieldProblem, InvalidId, ListPosition, PAGE_MAX_CURSORS, RECIPIENT_ID, ReadCursor,
+    ReadState, Refusal, UserId,
 };
 use crate::edge::answer::grpc::status;
 use crate::edge::arrival::{Arrival, Caller};
@@ -57,18 +57,17 @@ pub(in crate::edge) async fn list_read_cursors(
     let (after, limit) = page(&message, reader).map_err(status)?;
     let listed = service.list_cursors(reader, after, limit, arrival.deadline.server).await;
     let (page, quota) = listed.map_err(status)?;
-    let next = page.cursors.last().filter(|_| page.more);
-    let next_page_token = next.map(|last| page_token::write(reader, last.recipient));
+    let next_page_token = page.next.map(|next| page_token::write(reader, next));
     let next_page_token = next_page_token.unwrap_or_default();
     let cursors = page.cursors.into_iter().map(Into::into).collect();
     Ok(with_quota(proto::ListReadCursorsResponse { cursors, next_page_token }, quota))
 }
 
-/// Validates a request for a page. Returns the recipient that precedes it, and its size.
+/// Validates a request for a page. Returns the position that it follows, and its size.
 fn page(
     request: &proto::ListReadCursorsRequest,
     reader: UserId,
-) -> Result<(Option<UserId>, usize), Refusal> {
+) -> Result<(Option<ListPosition>, usize), Refusal> {
     let size = match usize::try_from(request.page_size) {
         Ok(0) => Some(PAGE_DEFAULT_CURSORS),
         size => size.ok().filter(|size| *size <= PAGE_MAX_CURSORS),

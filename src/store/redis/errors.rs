@@ -4,9 +4,13 @@ use redis::{RedisError, ServerErrorKind, Value};
 
 use crate::store::StoreError;
 
+/// Code of a script that found another version of the layout than it was called with.
+pub(crate) const LAYOUT_CHANGED: &str = "LAYOUT";
+
 /// Codes of a Redis that is busy, full, starting, failing over or refuses access: the condition may
 /// pass, and nothing of the mark was written. The redis crate has no kind for most of them.
-const TEMPORARY_CODES: [&str; 17] = [
+const TEMPORARY_CODES: [&str; 18] = [
+    LAYOUT_CHANGED,
     "ASK",
     "BUSY",
     "CLUSTERDOWN",
@@ -58,6 +62,13 @@ pub(crate) fn server_text(error: &RedisError) -> Option<String> {
 /// Returns whether Redis does not have the script.
 pub(crate) fn lost_script(error: &RedisError) -> bool {
     error.kind() == redis::ErrorKind::Server(ServerErrorKind::NoScript)
+}
+
+/// Returns whether a script, or one mark of it, was not run since the layout has another version than it
+/// was called with.
+pub(crate) fn is_layout_change<T>(result: &Result<T, StoreError>) -> bool {
+    let is_code = |text: &str| text.split(' ').next() == Some(LAYOUT_CHANGED);
+    result.as_ref().is_err_and(|error| error.source_is(is_code))
 }
 
 /// Returns whether a key has another type than the command needs.

@@ -1,5 +1,5 @@
 //! Every key in Redis (`docs/contract.md`, "Redis"), except those of buckets, which `scripts/buckets.lua`
-//! builds: `<cursors key>:<bucket>`.
+//! builds from the cursors' key.
 
 use std::fmt::Write;
 
@@ -31,7 +31,7 @@ impl Keys {
         Self { partition, stream, user_prefix }
     }
 
-    /// The layout of all other keys: a hash of `version` and `partitions`.
+    /// The layout of all other keys: a hash of `version`, `partitions` and `key`, a secret.
     pub(crate) fn layout(&self) -> String {
         match self.partition {
             Partition::Only => "markread:layout".to_owned(),
@@ -59,6 +59,13 @@ impl Keys {
     /// scripts append `:<bucket>` to it.
     pub(crate) fn cursors(&self, reader: UserId) -> String {
         self.readers("cursors", reader)
+    }
+
+    /// What the keys of all cursors begin with.
+    pub(crate) fn cursors_prefix(&self) -> String {
+        match self.partition {
+            Partition::Only => "markread:cursors:".to_owned(),
+        }
     }
 
     /// A used nonce: a string with an expiry.

@@ -2,11 +2,17 @@
 
 use std::time::{Duration, Instant};
 
+use redis::Value;
+
 use self::denials::Generation;
 use self::partitions::PartitionStore;
+use self::placement::Placement;
 use super::{Cursors, Entries, EventLog, LogBounds, StoreError};
-use crate::domain::{Conversation, CursorPage, Position, ReadCursor, ReadOutcome, UserId};
+use crate::domain::{
+    Conversation, CursorPage, ListPosition, Position, ReadCursor, ReadOutcome, UserId,
+};
 
+mod admin;
 mod connection;
 mod denials;
 mod errors;
@@ -15,6 +21,7 @@ mod marks;
 mod nonces;
 mod partitions;
 mod parts;
+mod placement;
 mod probe;
 mod reads;
 mod scripts;
@@ -24,6 +31,7 @@ mod store;
 mod stream;
 mod stream_limit;
 
+pub use self::admin::{AdminError, LayoutAdmin, Progress};
 pub use self::connection::address::{RedisAddress, RedisFiles};
 pub use self::connection::layout::LayoutMismatch;
 pub use self::settings::{RedisConfig, ReplicasAck};
@@ -42,17 +50,20 @@ impl Cursors for RedisStore {
         let _permit = self.permit()?;
         let _timing = self.timers.read_states.start();
         let (reads, partition) = (&self.reads, self.partitions.for_reader(caller));
-        let fill = |call| reads.fill_states(call, &partition.keys, caller, conversations);
+        let fill = |call, placement: &Placement| {
+            reads.fill_states(call, &partition.keys, placement, caller, conversations)
+        };
+        let parse = |_: &Placement, reply: &Value| reads.parse_states(conversations, reply);
         let asked = self.ask_reads();
-        let read = self.read(partition, &reads.states, fill);
-        let reply = self.spans.script("read_states", conversations.len()).record(read).await?;
-        self.remember_read_denial(caller, asked, reads.parse_states(conversations, &reply))
+        let read = self.read(partition, &reads.states, fill, parse);
+        let read = self.spans.script("read_states", conversations.len()).record(read).await;
+        self.remember_read_denial(caller, asked, read)
     }
 
     async fn list_cursors(
         &self,
         caller: UserId,
-        after: Option<UserId>,
+        after: Option<ListPosition>,
         limit: usize,
     ) -> Result<ReadOutcome<CursorPage>, StoreError> {
         if let Some(denial) = self.cached_read_denial(caller) {
@@ -60,12 +71,10 @@ impl Cursors for RedisStore {
         }
         let _permit = self.permit()?;
         let _timing = self.timers.list_cursors.start();
-        let (reads, partition) = (&self.reads, self.partitions.for_reader(caller));
-        let fill = |call| reads.fill_list(call, &partition.keys, caller, after, limit);
         let asked = self.ask_reads();
-        let read = self.read(partition, &reads.list, fill);
-        let reply = self.spans.script("list_cursors", 1).record(read).await?;
-        self.remember_read_denial(caller, asked, reads.parse_page(after, limit, &reply))
+        let list = self.list(self.partitions.for_reader(caller), caller, after, limit);
+        let listed = self.spans.script("list_cursors", 1).record(list).await;
+        self.remember_read_denial(caller, asked, listed)
     }
 
     fn denies_reads(&self, caller: UserId) -> bool {
@@ -143,11 +152,11 @@ impl EventLog for RedisStore {
         }
         let _permit = self.permit()?;
         let (scripts, partition) = (&self.reads, self.partitions.for_reader(watcher));
-        let fill = |call| scripts.fill_take(call, &partition.keys, watcher, reads);
+        let fill = |call, _: &Placement| scripts.fill_take(call, &partition.keys, watcher, reads);
+        let parse = |_: &Placement, reply: &Value| scripts.parse_states(&[], reply);
         let asked = self.ask_reads();
-        let taken = self.read(partition, &scripts.take, fill);
-        let reply = self.spans.script("take_reads", 1).record(taken).await?;
-        let taken = scripts.parse_states(&[], &reply);
+        let taken = self.read(partition, &scripts.take, fill, parse);
+        let taken = self.spans.script("take_reads", 1).record(taken).await;
         self.remember_read_denial(watcher, asked, taken.map(ReadOutcome::without_result))
     }
 }

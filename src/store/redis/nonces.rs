@@ -6,6 +6,7 @@ use redis::{Cmd, Value, cmd};
 
 use super::errors::{classify, unexpected};
 use super::keys::Keys;
+use super::placement::Placement;
 use super::scripts::{Script, integer};
 use super::store::RedisStore;
 use crate::domain::{Nonce, RateLimit, UserId};
@@ -56,10 +57,10 @@ impl Nonces for RedisStore {
         let generation = self.denials.generation();
         let sent_at = Instant::now();
         let partition = self.partitions.for_reader(reader);
-        let fill = |call| self.nonces.fill(call, &partition.keys, reader, &nonce);
-        let used = self.read(partition, &self.nonces.script, fill);
-        let reply = self.spans.script("use_nonce", 1).record(used).await?;
-        let used = self.nonces.parse(&reply)?;
+        let fill = |call, _: &Placement| self.nonces.fill(call, &partition.keys, reader, &nonce);
+        let parse = |_: &Placement, reply: &Value| self.nonces.parse(reply);
+        let used = self.read(partition, &self.nonces.script, fill, parse);
+        let used = self.spans.script("use_nonce", 1).record(used).await?;
         if let NonceUse::OverQuota { quota, retry_after } = used {
             let until = sent_at.checked_add(retry_after);
             self.denials.insert(reader, quota, until, generation);

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::connection::Connections;
+use super::connection::layout::KnownLayout;
 use super::keys::Keys;
 use super::marks::group_commit::GroupCommit;
 use crate::domain::UserId;
@@ -15,6 +16,8 @@ pub(crate) struct PartitionStore {
     pub(crate) keys: Arc<Keys>,
     /// Connections to the Redis that has the partition.
     pub(crate) connections: Arc<Connections>,
+    /// The layout of the Redis that has the partition.
+    pub(crate) layout: Arc<KnownLayout>,
     /// Shares script calls among the partition's marks.
     pub(crate) group_commit: Arc<GroupCommit>,
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::connection::Connections;
+use super::connection::layout::KnownLayout;
 use super::denials::Denials;
 use super::keys::Keys;
 use super::stream_limit::StreamLimit;
@@ -13,6 +14,7 @@ use crate::domain::RateLimit;
 pub(crate) struct StoreParts {
     pub(crate) connections: Arc<Connections>,
     pub(crate) keys: Arc<Keys>,
+    pub(crate) layout: Arc<KnownLayout>,
     /// Readers whose quota of marks is used up.
     pub(crate) denials: Arc<Denials>,
     pub(crate) rate_limit: RateLimit,

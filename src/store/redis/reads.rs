@@ -7,8 +7,12 @@ use redis::{Cmd, Value};
 
 use super::errors::{classify_text, unexpected};
 use super::keys::Keys;
+use super::placement::Placement;
 use super::scripts::{Script, integer, text};
-use crate::domain::{Conversation, CursorPage, Quota, RateLimit, ReadCursor, ReadOutcome, UserId};
+use crate::domain::{
+    Conversation, CursorPage, HashPart, ListOrder, ListPosition, Quota, RateLimit, ReadCursor,
+    ReadOutcome, UserId,
+};
 use crate::store::StoreError;
 
 /// The scripts, and the quota that every call of them has.
@@ -17,13 +21,15 @@ pub(crate) struct ReadScripts {
     pub(crate) states: Script,
     pub(crate) list: Script,
     pub(crate) take: Script,
+    pub(crate) moves: Script,
     rate_limit: RateLimit,
 }
 
 impl ReadScripts {
     pub(crate) fn new(rate_limit: RateLimit) -> Self {
         let (states, list) = (Script::read_states(), Script::list_cursors());
-        Self { states, list, take: Script::take_reads(), rate_limit }
+        let (take, moves) = (Script::take_reads(), Script::move_reader());
+        Self { states, list, take, moves, rate_limit }
     }
 
     /// Adds keys and arguments to a call of `states`.
@@ -31,13 +37,15 @@ impl ReadScripts {
         &self,
         mut call: Cmd,
         keys: &Keys,
+        placement: &Placement,
         caller: UserId,
         conversations: &[Conversation],
     ) -> Cmd {
-        call.arg(1 + conversations.len()).arg(keys.read_quota(caller));
+        call.arg(2 + conversations.len()).arg(keys.layout()).arg(keys.read_quota(caller));
         for conversation in conversations {
             call.arg(keys.cursors(conversation.reader));
         }
+        call.arg(placement.version());
         call.arg(self.rate_limit.calls).arg(self.rate_limit.window_ms);
         for conversation in conversations {
             call.arg(conversation.recipient.get());
@@ -75,28 +83,36 @@ impl ReadScripts {
         Ok(ReadOutcome::Served { read: read.collect::<Result<_, _>>()?, quota })
     }
 
-    /// Adds keys and arguments to a call of `list`.
+    /// Adds keys and arguments to a call of `list`. It costs one of the read quota, or nothing.
     pub(crate) fn fill_list(
         &self,
         mut call: Cmd,
         keys: &Keys,
-        caller: UserId,
-        after: Option<UserId>,
-        limit: usize,
+        placement: &Placement,
+        page: &PageCall,
     ) -> Cmd {
-        call.arg(2).arg(keys.read_quota(caller)).arg(keys.cursors(caller));
-        call.arg(self.rate_limit.calls).arg(self.rate_limit.window_ms);
-        call.arg(after.map(|after| after.to_string()).unwrap_or_default()).arg(limit);
+        let PageCall { caller, position, limit, is_free } = page;
+        call.arg(3).arg(keys.layout()).arg(keys.read_quota(*caller)).arg(keys.cursors(*caller));
+        let calls = if *is_free { 0 } else { self.rate_limit.calls };
+        call.arg(placement.version()).arg(calls).arg(self.rate_limit.window_ms);
+        let after = position.after.map_or(0, |after| placement.place(after));
+        call.arg(after.max(position.place)).arg(limit);
+        match position.part {
+            Some(HashPart { buckets, scan, until }) => {
+                call.arg(buckets).arg(scan).arg(until.map_or(0, UserId::get))
+            }
+            None => call.arg("").arg("").arg(""),
+        };
         call
     }
 
     /// Parses the reply of `list`, and cuts the page out of the hashes in it.
     pub(crate) fn parse_page(
         &self,
-        after: Option<UserId>,
-        limit: usize,
+        placement: &Placement,
+        page: &PageCall,
         reply: &Value,
-    ) -> Result<ReadOutcome<CursorPage>, StoreError> {
+    ) -> Result<ReadOutcome<PageReply>, StoreError> {
         let Value::Array(fields) = reply else { return Err(unexpected(reply)) };
         let [Value::BulkString(outcome), used, reset_at_ms, more, hashes @ ..] = &fields[..] else {
             return self.over_quota(fields);
@@ -104,19 +120,45 @@ impl ReadScripts {
         if outcome != b"read" {
             return Err(unexpected(reply));
         }
+        let quota = self.rate_limit.quota(integer(used)?, integer(reset_at_ms)?);
+        let more = integer(more)?;
+        if more == MOVING {
+            return Ok(ReadOutcome::Served { read: PageReply::Moving, quota });
+        }
+        let [place, buckets, scan, until, hashes @ ..] = hashes else {
+            return Err(unexpected(reply));
+        };
         let mut cursors = Vec::new();
         for hash in hashes {
             cursors.extend(parse_cursors(hash)?);
         }
-        cursors.sort_unstable_by_key(|cursor| place(cursor.recipient));
-        if let Some(after) = after {
-            let place_after = place(after);
-            cursors.retain(|cursor| place(cursor.recipient) > place_after);
+        let PageCall { position, limit, .. } = page;
+        let key = |cursor: &ReadCursor| (placement.place(cursor.recipient), cursor.recipient);
+        cursors.sort_by_cached_key(key);
+        if let Some(after) = position.after {
+            let after = (placement.place(after), after);
+            cursors.retain(|cursor| key(cursor) > after);
         }
-        let more = integer(more)? == 1 || cursors.len() > limit;
-        cursors.truncate(limit);
-        let quota = self.rate_limit.quota(integer(used)?, integer(reset_at_ms)?);
-        Ok(ReadOutcome::Served { read: CursorPage { cursors, more }, quota })
+        let is_cut = cursors.len() > *limit;
+        cursors.truncate(*limit);
+        let next = match place {
+            _ if !is_cut && more == 0 => None,
+            Value::Int(place) if *place >= 0 && !is_cut => {
+                let place = u32::try_from(*place).map_err(StoreError::corrupt)?;
+                Some(ListPosition { place, part: parse_part(buckets, scan, until)?, ..*position })
+            }
+            _ => {
+                let after = cursors.last().map(|last| last.recipient).or(position.after);
+                let beginning = ListPosition::beginning(position.order);
+                Some(ListPosition { after, listed: position.listed, ..beginning })
+            }
+        };
+        if let Some(listed) = position.listed {
+            let plain = |recipient| (Placement::Plain.place(recipient), recipient);
+            cursors.retain(|cursor| plain(cursor.recipient) > listed);
+        }
+        let read = PageReply::Page(CursorPage { cursors, next });
+        Ok(ReadOutcome::Served { read, quota })
     }
 
     /// Adds keys and arguments to a call of `take`. Its reply is that of `states` without conversations.
@@ -132,13 +174,78 @@ impl ReadScripts {
     }
 }
 
-/// Returns a conversation's place in the reader's list: its hash with the bits reversed, as in
-/// `list_cursors.lua`, then the recipient. The hash is `hash_of` in `buckets.lua`.
-fn place(recipient: UserId) -> (u32, UserId) {
-    const MODULUS: u64 = 2_147_483_647;
-    let last_15_digits = recipient.get() % 1_000_000_000_000_000;
-    let hash = last_15_digits % MODULUS * 48_271 % MODULUS;
-    (u32::try_from(hash).unwrap_or_default().reverse_bits(), recipient)
+/// `more` in the reply of `list` while the reader's cursors are being moved.
+const MOVING: u64 = 2;
+
+/// A call of `list`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PageCall {
+    pub(crate) caller: UserId,
+    /// Where the page begins, in the order of the placement.
+    pub(crate) position: ListPosition,
+    pub(crate) limit: usize,
+    pub(crate) is_free: bool,
+}
+
+/// The reply of `list`.
+#[derive(Clone, Debug)]
+pub(crate) enum PageReply {
+    /// The reader's cursors are being moved to the current placement, and nothing was read.
+    Moving,
+    /// A page.
+    Page(CursorPage),
+}
+
+/// Result of a step that moves a reader's cursors.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moved {
+    /// How many were moved.
+    pub(crate) cursors: u64,
+    /// Whether more are left.
+    pub(crate) more: bool,
+}
+
+/// Adds keys and arguments to a call of `move_reader.lua`.
+pub(crate) fn fill_move(mut call: Cmd, keys: &Keys, version: &str, reader: UserId) -> Cmd {
+    call.arg(2).arg(keys.layout()).arg(keys.cursors(reader)).arg(version);
+    call
+}
+
+/// Parses its reply.
+pub(crate) fn parse_move(reply: &Value) -> Result<Moved, StoreError> {
+    let Value::Array(values) = reply else { return Err(unexpected(reply)) };
+    let [cursors, more] = &values[..] else { return Err(unexpected(reply)) };
+    Ok(Moved { cursors: integer(cursors)?, more: integer(more)? == 1 })
+}
+
+/// Returns a position of a list that was begun in any order as one in the placement's. Nothing is
+/// missed: a list that was begun in the plain order goes on from the beginning without what was listed
+/// before; after a downgrade everything is listed again, since the keyed order is no longer known.
+pub(crate) fn in_order_of(placement: &Placement, position: ListPosition) -> ListPosition {
+    let order = placement.order();
+    if position.order == order {
+        return position;
+    }
+    let after = position.after.map(|after| (Placement::Plain.place(after), after));
+    let before = position.place.checked_sub(1).map(|place| (place, UserId::MAX));
+    let listed = match position.order {
+        ListOrder::Plain => after.max(before).max(position.listed),
+        ListOrder::Keyed => position.listed,
+    };
+    ListPosition { listed, ..ListPosition::beginning(order) }
+}
+
+fn parse_part(
+    buckets: &Value,
+    scan: &Value,
+    until: &Value,
+) -> Result<Option<HashPart>, StoreError> {
+    let number = |value| text(value)?.parse::<u64>().map_err(StoreError::corrupt);
+    if text(buckets)?.is_empty() {
+        return Ok(None);
+    }
+    let until = number(until)?.try_into().ok();
+    Ok(Some(HashPart { buckets: number(buckets)?, scan: number(scan)?, until }))
 }
 
 /// Parses the cursors of one hash: fields `<recipient>` and `-<recipient>`, in any order.

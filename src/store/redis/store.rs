@@ -10,25 +10,31 @@ use super::connection::Connections;
 use super::connection::layout::LayoutMismatch;
 use super::connection::supervisor::Supervisor;
 use super::denials::Denials;
-use super::errors::{classify, lost_script};
+use super::errors::{classify, is_layout_change, lost_script};
 use super::keys::{Keys, Partition};
-use super::marks::group_commit::GroupCommit;
+use super::marks::group_commit::{GroupCommit, LAYOUT_ATTEMPTS};
 use super::marks::script_call::MarkReadScript;
 use super::marks::users::UserCache;
 use super::nonces::NonceScript;
 use super::partitions::{PartitionStore, Partitions};
 use super::parts::StoreParts;
-use super::reads::ReadScripts;
+use super::placement::Placement;
+use super::reads::{self, PageCall, PageReply, ReadScripts, in_order_of};
 use super::scripts::{self, Script};
 use super::settings::RedisConfig;
 use super::spans::Spans;
 use super::stream_limit::StreamLimit;
+use crate::domain::{CursorPage, ListPosition, ReadOutcome, UserId};
 use crate::store::{HealthReceiver, StoreError};
 use crate::telemetry::metrics::{self, StoreTimer};
 
 /// Most calls that wait for Redis. One more is refused. At a millisecond a call that is four million
 /// calls a second, which only a hanging Redis reaches.
 const IN_FLIGHT_MAX: usize = 4096;
+
+/// Script calls by which one page moves its reader's cursors to the current placement: each moves up to
+/// 128, and other calls are served between them.
+const MOVES_OF_A_PAGE: usize = 64;
 
 /// Cursors, quotas and events in Redis.
 #[derive(Debug)]
@@ -77,22 +83,29 @@ impl RedisStore {
             &reads.states,
             &reads.list,
             &reads.take,
+            &reads.moves,
             &nonces.script,
         ]);
         let parts = StoreParts {
             connections: Arc::new(Connections::new()),
             keys: Arc::new(Keys::new(Partition::Only, stream, config.user_key_prefix)),
+            layout: Arc::default(),
             denials: Arc::new(Denials::new()),
             rate_limit,
             stream_limit,
             read_denials: Arc::new(Denials::new()),
             read_rate_limit: config.read_rate_limit,
         };
-        let StoreParts { connections, keys, denials, read_denials, .. } = parts.clone();
+        let StoreParts { connections, keys, layout, denials, read_denials, .. } = parts.clone();
         let supervisor = tokio::spawn(Supervisor::new(address, parts.clone(), load).run());
         let group_commit = Arc::new(GroupCommit::new(parts, marks, config.replicas_ack));
         let store = Self {
-            partitions: Partitions::single(PartitionStore { keys, connections, group_commit }),
+            partitions: Partitions::single(PartitionStore {
+                keys,
+                connections,
+                layout,
+                group_commit,
+            }),
             reads,
             denials,
             users: UserCache::new(config.user_object_max_bytes, Arc::clone(&spans)),
@@ -122,20 +135,102 @@ impl RedisStore {
         permit.map_err(|_| StoreError::unavailable("too many calls wait for Redis"))
     }
 
-    /// Runs a script that writes nothing but a read quota: no replica is waited for.
-    pub(super) async fn read(
+    /// Runs a script that changes no cursor: no replica is waited for. A call that was not run, since the
+    /// layout had changed, is sent again.
+    pub(super) async fn read<T>(
         &self,
         partition: &PartitionStore,
         script: &Script,
-        fill: impl Fn(Cmd) -> Cmd,
-    ) -> Result<Value, StoreError> {
-        let mut connection = partition.connections.calls()?;
-        let reply = match fill(script.by_digest()).query_async(&mut connection).await {
-            Err(error) if lost_script(&error) => {
-                fill(script.by_source()).query_async(&mut connection).await
+        fill: impl Fn(Cmd, &Placement) -> Cmd,
+        parse: impl Fn(&Placement, &Value) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let PartitionStore { keys, connections, layout, .. } = partition;
+        let mut attempts = 0..LAYOUT_ATTEMPTS;
+        loop {
+            let mut connection = connections.calls()?;
+            let placement = layout.placement();
+            let call = |call| fill(call, &placement);
+            let reply = match call(script.by_digest()).query_async(&mut connection).await {
+                Err(error) if lost_script(&error) => {
+                    call(script.by_source()).query_async(&mut connection).await
+                }
+                sent => sent,
+            };
+            let read = reply.map_err(classify).and_then(|reply| parse(&placement, &reply));
+            let read = read.map_err(|error| script.locate(error));
+            if !is_layout_change(&read) || attempts.next().is_none() {
+                return read;
             }
-            sent => sent,
+            if layout.reread(&mut connection, keys).await? {
+                self.denials.clear();
+                self.read_denials.clear();
+            }
+        }
+    }
+
+    /// Reads a page of cursors. If they are still in the old placement, they are moved first; if they are
+    /// too many for one call, the page is empty and the next one goes on with it.
+    pub(super) async fn list(
+        &self,
+        partition: &PartitionStore,
+        caller: UserId,
+        after: Option<ListPosition>,
+        limit: usize,
+    ) -> Result<ReadOutcome<CursorPage>, StoreError> {
+        let (reads, keys) = (&self.reads, &partition.keys);
+        let list = async |is_free| {
+            let call = |placement: &Placement| {
+                let beginning = ListPosition::beginning(placement.order());
+                let position = in_order_of(placement, after.unwrap_or(beginning));
+                PageCall { caller, position, limit, is_free }
+            };
+            let fill = |cmd, placement: &Placement| {
+                reads.fill_list(cmd, keys, placement, &call(placement))
+            };
+            let parse = |placement: &Placement, reply: &Value| {
+                reads.parse_page(placement, &call(placement), reply)
+            };
+            self.read(partition, &reads.list, fill, parse).await
         };
-        reply.map_err(|error| script.locate(classify(error)))
+        let (mut read, quota) = match list(false).await? {
+            ReadOutcome::Served { read, quota } => (read, quota),
+            ReadOutcome::OverQuota { quota, retry_after } => {
+                return Ok(ReadOutcome::OverQuota { quota, retry_after });
+            }
+        };
+        if let PageReply::Moving = read
+            && self.move_reader(partition, caller).await?
+            && let ReadOutcome::Served { read: page, .. } = list(true).await?
+        {
+            read = page;
+        }
+        let read = match read {
+            PageReply::Page(page) => page,
+            PageReply::Moving => {
+                let order = partition.layout.placement().order();
+                let next = after.unwrap_or(ListPosition::beginning(order));
+                CursorPage { cursors: Vec::new(), next: Some(next) }
+            }
+        };
+        Ok(ReadOutcome::Served { read, quota })
+    }
+
+    /// Moves a reader's cursors to the current placement, as many as one call may. Returns whether all
+    /// are moved.
+    async fn move_reader(
+        &self,
+        partition: &PartitionStore,
+        reader: UserId,
+    ) -> Result<bool, StoreError> {
+        let keys = &partition.keys;
+        let fill =
+            |call, placement: &Placement| reads::fill_move(call, keys, placement.version(), reader);
+        let parse = |_: &Placement, reply: &Value| reads::parse_move(reply);
+        for _ in 0..MOVES_OF_A_PAGE {
+            if !self.read(partition, &self.reads.moves, fill, parse).await?.more {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }

@@ -138,25 +138,44 @@ impl Redis {
 
     /// How many buckets a reader's cursors are in; 0 where they are in the reader's own hash.
     pub async fn buckets(&self, reader: u64) -> u64 {
-        let buckets: Option<u64> =
-            self.run(&format!("HGET markread:cursors:{reader} buckets")).await;
-        buckets.unwrap_or_default()
+        self.placed(reader).await.0
     }
 
-    /// A reader's cursors: the message of each recipient.
+    /// The number of a reader's buckets, and what a bucket's key has between the reader's and its
+    /// number: nothing in the placement of layout version 1, `k` in that of version 2.
+    async fn placed(&self, reader: u64) -> (u64, &'static str) {
+        let key = format!("markread:cursors:{reader}");
+        let (plain, keyed): (Option<u64>, Option<u64>) =
+            self.run(&format!("HMGET {key} buckets keyed_buckets")).await;
+        keyed.map_or((plain.unwrap_or_default(), ""), |keyed| (keyed, "k"))
+    }
+
+    /// The keys of a reader's buckets.
+    pub async fn bucket_keys(&self, reader: u64) -> Vec<String> {
+        let (buckets, letter) = self.placed(reader).await;
+        (0..buckets).map(|bucket| format!("markread:cursors:{reader}:{letter}{bucket}")).collect()
+    }
+
+    /// A reader's cursors, wherever they are: the message of each recipient.
     pub async fn cursors(&self, reader: u64) -> HashMap<u64, u64> {
         let key = format!("markread:cursors:{reader}");
-        let keys = match self.buckets(reader).await {
-            0 => vec![key],
-            buckets => (0..buckets).map(|bucket| format!("{key}:{bucket}")).collect(),
-        };
-        let mut fields: HashMap<String, String> = HashMap::new();
+        let plain: Option<u64> = self.run(&format!("HGET {key} buckets")).await;
+        let mut keys: Vec<_> =
+            (0..plain.unwrap_or_default()).map(|bucket| format!("{key}:{bucket}")).collect();
+        keys.extend(self.bucket_keys(reader).await);
+        keys.push(key);
+        keys.sort_unstable();
+        keys.dedup();
+        let mut cursors = HashMap::new();
         for key in keys {
             let hash: HashMap<String, String> = self.run(&format!("HGETALL {key}")).await;
-            fields.extend(hash);
+            for (field, id) in hash {
+                let Ok(recipient) = field.parse::<u64>() else { continue };
+                let other = cursors.insert(recipient, id.parse().unwrap());
+                assert_eq!(other, None, "a cursor is in one hash only");
+            }
         }
-        let cursors = fields.iter().filter(|(field, _)| !field.starts_with('-'));
-        cursors.map(|(field, id)| (field.parse().unwrap(), id.parse().unwrap())).collect()
+        cursors
     }
 
     /// Stores a user object, valid or not.

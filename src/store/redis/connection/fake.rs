@@ -266,6 +266,7 @@ pub(crate) fn parts() -> StoreParts {
     StoreParts {
         connections: Arc::new(Connections::new()),
         keys: Arc::new(Keys::new(Partition::Only, "events".to_owned(), "user:".to_owned())),
+        layout: Arc::default(),
         denials: Arc::new(Denials::new()),
         rate_limit: RATE_LIMIT,
         stream_limit: Arc::new(StreamLimit::new(0, None)),

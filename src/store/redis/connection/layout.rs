@@ -1,60 +1,162 @@
-//! The layout key: the version of the keys in a Redis, and the number of partitions.
+//! The layout key: the version of the keys in a Redis, the number of partitions, and the key of the
+//! placement.
 
 use std::fmt;
+use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use redis::aio::MultiplexedConnection;
 use redis::{RedisResult, pipe};
 
+use crate::store::StoreError;
+use crate::store::redis::errors::classify;
 use crate::store::redis::keys::{Keys, Partition};
+use crate::store::redis::placement::{Placement, PlacementKey};
 
-/// The version of keys that this server reads and writes.
-const VERSION: &str = "1";
+/// The version while `markread admin downgrade-layout` is under way. No server accepts it.
+pub(crate) const DOWNGRADING: &str = "2 to 1";
 
-/// Redis has cursors in another layout, where this server would not find them.
+/// Redis has cursors in a layout in which this server would not find them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LayoutMismatch {
-    version: String,
-    partitions: String,
+pub enum LayoutMismatch {
+    /// Another version, or another number of partitions.
+    Other {
+        /// The layout's version.
+        version: String,
+        /// Its number of partitions.
+        partitions: String,
+    },
+    /// Version 2 without a valid key. The key is not shown: it may be a mistyped secret.
+    NoKey,
 }
 
 impl fmt::Display for LayoutMismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { version, partitions } = self;
-        write!(
-            f,
-            "Redis has layout version {version:?} in {partitions:?} partitions, this server needs \
-             version {VERSION:?} in {:?}",
-            Partition::COUNT
-        )
+        match self {
+            Self::Other { version, partitions } => {
+                write!(
+                    f,
+                    "Redis has layout version {version:?} in {partitions:?} partitions, this server \
+                     needs version \"1\" or \"2\" in {:?}",
+                    Partition::COUNT
+                )?;
+                if version == DOWNGRADING {
+                    f.write_str(": run markread admin downgrade-layout again to complete it")?;
+                }
+                Ok(())
+            }
+            Self::NoKey => f.write_str(
+                "Redis has layout version \"2\" without a valid placement key: restore the field key \
+                 of the layout from a backup",
+            ),
+        }
     }
 }
 
 /// The layout of a Redis.
-pub(super) struct Layout {
+pub(crate) struct Layout {
     /// Whether the key was absent, in whole or in part, and has been written: Redis is new, or was
     /// flushed.
-    pub(super) was_absent: bool,
-    /// Whether the layout is this server's.
-    pub(super) fits: Result<(), LayoutMismatch>,
+    pub(crate) was_absent: bool,
+    /// The placement that the layout names, if this server knows it.
+    pub(crate) placement: Result<Placement, LayoutMismatch>,
 }
 
-/// Reads the layout key, and writes it if it is absent. Since the check would write, it fails where a
-/// call would: on a replica, out of memory, with too few replicas.
-pub(super) async fn check(
+/// Version, partitions and key, as they are in Redis.
+pub(crate) type Fields = (Option<String>, Option<String>, Option<String>);
+
+/// Reads the layout key, and writes it if it is absent: again as `known`, since Redis may have lost
+/// nothing but this key; otherwise as version 2. Since the check would write, it fails where a call
+/// would: on a replica, out of memory, with too few replicas.
+pub(crate) async fn check(
     connection: &mut MultiplexedConnection,
     keys: &Keys,
+    known: Option<&Placement>,
 ) -> RedisResult<Layout> {
     let key = keys.layout();
     let mut layout = pipe();
-    layout.cmd("HSETNX").arg(&key).arg("version").arg(VERSION);
     layout.cmd("HSETNX").arg(&key).arg("partitions").arg(Partition::COUNT);
-    layout.cmd("HMGET").arg(&key).arg("version").arg("partitions");
-    let (wrote_version, wrote_partitions, (version, partitions)): (bool, bool, (String, String)) =
-        layout.query_async(connection).await?;
-    let fits = if version == VERSION && partitions == Partition::COUNT {
-        Ok(())
-    } else {
-        Err(LayoutMismatch { version, partitions })
+    layout.cmd("HMGET").arg(&key).arg("version").arg("partitions").arg("key");
+    let (wrote_partitions, fields): (bool, Fields) = layout.query_async(connection).await?;
+    if fields.0.is_some() {
+        return Ok(Layout { was_absent: wrote_partitions, placement: placement(fields) });
+    }
+    let placement = match known {
+        Some(placement) => placement.clone(),
+        None => Placement::Keyed(PlacementKey::random()),
     };
-    Ok(Layout { was_absent: wrote_version || wrote_partitions, fits })
+    write(connection, keys, &placement).await
+}
+
+/// Writes an absent layout, unless another server writes it first.
+async fn write(
+    connection: &mut MultiplexedConnection,
+    keys: &Keys,
+    new: &Placement,
+) -> RedisResult<Layout> {
+    let key = keys.layout();
+    let mut layout = pipe();
+    // The key before the version: a version 2 without a key is an error.
+    if let Placement::Keyed(secret) = new {
+        layout.cmd("HSETNX").arg(&key).arg("key").arg(secret.to_secret_text()).ignore();
+    }
+    layout.cmd("HSETNX").arg(&key).arg("version").arg(new.version()).ignore();
+    layout.cmd("HMGET").arg(&key).arg("version").arg("partitions").arg("key");
+    let (fields,): (Fields,) = layout.query_async(connection).await?;
+    Ok(Layout { was_absent: true, placement: placement(fields) })
+}
+
+/// Returns the placement that a layout names.
+pub(crate) fn placement((version, partitions, key): Fields) -> Result<Placement, LayoutMismatch> {
+    let is_whole = partitions.as_deref() == Some(Partition::COUNT);
+    match version.as_deref() {
+        Some("1") if is_whole => Ok(Placement::Plain),
+        Some("2") if is_whole => {
+            let key = key.as_deref().and_then(PlacementKey::parse);
+            key.map(Placement::Keyed).ok_or(LayoutMismatch::NoKey)
+        }
+        _ => Err(LayoutMismatch::Other {
+            version: version.unwrap_or_default(),
+            partitions: partitions.unwrap_or_default(),
+        }),
+    }
+}
+
+/// The placement that Redis's layout named last.
+#[derive(Debug, Default)]
+pub(crate) struct KnownLayout(ArcSwapOption<Placement>);
+
+impl KnownLayout {
+    /// Returns the placement. Before the first connection, when nothing is called, it is plain.
+    pub(crate) fn placement(&self) -> Arc<Placement> {
+        self.0.load_full().unwrap_or_else(|| Arc::new(Placement::Plain))
+    }
+
+    /// Returns the placement, if a layout was read.
+    pub(crate) fn known(&self) -> Option<Arc<Placement>> {
+        self.0.load_full()
+    }
+
+    /// Sets what was read.
+    pub(crate) fn set(&self, placement: Placement) {
+        let known = self.0.load();
+        if known.as_deref() != Some(&placement) {
+            tracing::info!(version = placement.version(), "layout of keys in Redis");
+            self.0.store(Some(Arc::new(placement)));
+        }
+    }
+
+    /// Reads the layout again, after a script found another version than it was called with. Returns
+    /// whether it was absent: then Redis was flushed.
+    pub(crate) async fn reread(
+        &self,
+        connection: &mut MultiplexedConnection,
+        keys: &Keys,
+    ) -> Result<bool, StoreError> {
+        let known = self.known();
+        let Layout { was_absent, placement } =
+            check(connection, keys, known.as_deref()).await.map_err(classify)?;
+        self.set(placement.map_err(|mismatch| StoreError::unavailable(mismatch.to_string()))?);
+        Ok(was_absent)
+    }
 }

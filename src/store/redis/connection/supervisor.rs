@@ -178,11 +178,14 @@ impl<C: Connect> Supervisor<C> {
     }
 
     async fn check_layout(&self, connection: &mut MultiplexedConnection) -> Result<(), Failure> {
-        let Layout { was_absent, fits } = layout::check(connection, &self.parts.keys).await?;
+        let known = self.parts.layout.known();
+        let Layout { was_absent, placement } =
+            layout::check(connection, &self.parts.keys, known.as_deref()).await?;
         if was_absent {
             self.parts.clear_denials();
         }
-        fits.map_err(Failure::Layout)
+        self.parts.layout.set(placement.map_err(Failure::Layout)?);
+        Ok(())
     }
 
     /// Clears the denials if Redis would not deny again. After a flush only the first server finds the

@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::domain::{CALL_USER_OBJECTS_MAX_BYTES, Outcome, Users};
-use crate::store::redis::errors::{classify, lost_script};
+use crate::store::redis::errors::{classify, is_layout_change, lost_script};
 use crate::store::redis::marks::script_call::{MarkReadScript, TracedMark};
 use crate::store::redis::parts::StoreParts;
 use crate::store::redis::settings::ReplicasAck;
@@ -30,6 +30,9 @@ const GROUP_MAX_MARKS: usize = 64;
 
 /// Script calls in flight if each is followed by a WAIT for replicas.
 const WAITS_IN_FLIGHT_MAX: usize = 16;
+
+/// How often marks are sent again that were not run, since the layout had changed.
+pub(crate) const LAYOUT_ATTEMPTS: usize = 3;
 
 /// Sends the marks of one partition.
 pub(crate) struct GroupCommit {
@@ -93,8 +96,60 @@ impl GroupCommit {
         result?.unwrap_or_else(|| Err(StoreError::missing_result()))
     }
 
-    /// Sends marks in one script call, which applies them in order.
+    /// Sends marks in one script call, which applies them in order. Marks that were not run, since the
+    /// layout had changed, are sent again.
     pub(crate) async fn run_script(
+        &self,
+        marks: &[TracedMark],
+        users: &Users,
+    ) -> Result<Vec<MarkResult>, StoreError> {
+        let results = self.run_script_once(marks, users).await;
+        let is_rare = match &results {
+            Ok(results) => results.iter().any(is_layout_change),
+            failed => is_layout_change(failed),
+        };
+        if !is_rare {
+            return results;
+        }
+        // Boxed: a layout changes once in its life.
+        Box::pin(self.run_again(marks, users, results)).await
+    }
+
+    async fn run_again(
+        &self,
+        marks: &[TracedMark],
+        users: &Users,
+        results: Result<Vec<MarkResult>, StoreError>,
+    ) -> Result<Vec<MarkResult>, StoreError> {
+        let mut results =
+            results.or_else(|all| marks.iter().map(|_| Ok(Err(all.clone()))).collect())?;
+        for _ in 0..LAYOUT_ATTEMPTS {
+            let open: Vec<usize> = (0..marks.len())
+                .filter(|n| results.get(*n).is_some_and(is_layout_change))
+                .collect();
+            if open.is_empty() {
+                break;
+            }
+            let StoreParts { connections, layout, keys, .. } = &self.parts;
+            if layout.reread(&mut connections.calls()?, keys).await? {
+                self.parts.clear_denials();
+            }
+            let again: Vec<TracedMark> =
+                open.iter().filter_map(|n| marks.get(*n)).copied().collect();
+            let answers = match self.run_script_once(&again, users).await {
+                Err(failed) => vec![Err(failed); open.len()],
+                Ok(answers) => answers,
+            };
+            for (n, answer) in open.into_iter().zip(answers) {
+                if let Some(result) = results.get_mut(n) {
+                    *result = answer;
+                }
+            }
+        }
+        Ok(results)
+    }
+
+    async fn run_script_once(
         &self,
         marks: &[TracedMark],
         users: &Users,
@@ -103,12 +158,13 @@ impl GroupCommit {
         let generation = self.parts.denials.generation();
         let sent_at = Instant::now();
         let script = &self.script.script;
+        let (keys, placement) = (&self.parts.keys, self.parts.layout.placement());
         let by_digest =
-            self.script.add_arguments(script.by_digest(), &self.parts.keys, marks, users);
+            self.script.add_arguments(script.by_digest(), keys, &placement, marks, users);
         let reply = match self.send(&mut connection, by_digest).await {
             Err(error) if lost_script(&error) => {
                 let by_source =
-                    self.script.add_arguments(script.by_source(), &self.parts.keys, marks, users);
+                    self.script.add_arguments(script.by_source(), keys, &placement, marks, users);
                 self.send(&mut connection, by_source).await
             }
             sent => sent,

@@ -9,6 +9,7 @@ use redis::{Cmd, Value};
 use crate::domain::{Mark, Outcome, RateLimit, ReadCursor, UserId, Users};
 use crate::store::redis::errors::{classify_text, unexpected};
 use crate::store::redis::keys::Keys;
+use crate::store::redis::placement::Placement;
 use crate::store::redis::scripts::{Script, integer, text};
 use crate::store::redis::stream_limit::StreamLimit;
 use crate::store::{MarkResult, StoreError};
@@ -46,16 +47,18 @@ impl MarkReadScript {
         &self,
         mut call: Cmd,
         keys: &Keys,
+        placement: &Placement,
         marks: &[TracedMark],
         users: &Users,
     ) -> Cmd {
         let is_batch = marks.windows(2).all(|two| two[0].mark.reader == two[1].mark.reader);
         let each = if is_batch { marks.len().max(1) } else { 1 };
         let readers = marks.chunks(each);
-        call.arg(1 + 2 * readers.len()).arg(keys.stream());
+        call.arg(2 + 2 * readers.len()).arg(keys.layout()).arg(keys.stream());
         for TracedMark { mark, .. } in marks.iter().step_by(each) {
             call.arg(keys.quota(mark.reader)).arg(keys.cursors(mark.reader));
         }
+        call.arg(placement.version());
         call.arg(self.rate_limit.calls).arg(self.rate_limit.window_ms);
         call.arg(self.stream_limit.entries());
         let are_traced = marks.iter().any(|traced| traced.traceparent.is_some());

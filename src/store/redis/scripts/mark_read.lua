@@ -1,17 +1,19 @@
 -- Marks messages as read: for each mark quota, comparison, cursor and event in one atomic step.
--- `prelude.lua`, `quota.lua`, `buckets.lua`, `cursor.lua` and `batch.lua` are joined before it and
--- have the functions that it calls.
+-- `prelude.lua`, `quota.lua`, `buckets.lua`, `moves.lua`, `cursor.lua` and `batch.lua` are joined
+-- before it and have the functions that it calls.
 --
--- KEYS[1]       the stream of events
+-- KEYS[1]       the layout
+-- KEYS[2]       the stream of events
 -- then          of each reader:
 --   the quota     string with an expiry: calls used in the window, decimal
 --   the cursors   hash: <recipient> -> message ID,
 --                       -<recipient> -> ms since 1970 of the last advance;
---                 or buckets -> N, and such hashes in <key>:0 .. <key>:N-1
--- ARGV[1..3]    calls served in a window, the window's ms, the stream's approximate length (0: any)
--- ARGV[4]       marks of each reader
--- ARGV[5]       values of each mark: 2, or 3 with traceparents
--- ARGV[6..7]    how many user objects follow, and how many bucket hints
+--                 or their number, and such hashes (buckets.lua)
+-- ARGV[1]       the layout's version
+-- ARGV[2..4]    calls served in a window, the window's ms, the stream's approximate length (0: any)
+-- ARGV[5]       marks of each reader
+-- ARGV[6]       values of each mark: 2, or 3 with traceparents
+-- ARGV[7..8]    how many user objects follow, and how many bucket hints
 -- then          of each object: user ID, JSON object. A user without one appears with the ID alone
 -- then          of each hint: user ID of the reader, bucket count, which may be stale
 -- then          of each reader: user ID; of each of its marks: recipient, message ID, traceparent
@@ -27,23 +29,32 @@
 --   'over_quota', reset_at_ms, ttl_ms                          the quota is used up
 --   'error', text                                              nothing of this mark was written
 --
+-- LAYOUT begins the text if the layout has another version than the server knows; of a batch it is
+-- the error of the whole call, of which nothing was written.
+--
 -- Last come new bucket hints: reader, bucket count, of each reader whose buckets were counted.
 --
 -- The first write is the quota's, which a full Redis refuses; a Redis that accepts it accepts the
 -- others. The next write of a mark is XADD, and what follows it cannot fail. This is the twin of
 -- `advances` in src/domain/mark.rs and of `event_payload` in src/domain/event.rs.
 
-local find, STREAM = string.find, KEYS[1]
-local LIMIT, WINDOW_MS = tonumber(ARGV[1]), tonumber(ARGV[2])
-local MARKS, VALUES = tonumber(ARGV[4]), tonumber(ARGV[5])
+local find, STREAM = string.find, KEYS[2]
+local LIMIT, WINDOW_MS = tonumber(ARGV[2]), tonumber(ARGV[3])
+local MARKS, VALUES = tonumber(ARGV[5]), tonumber(ARGV[6])
 
-local arg = 8
+-- A mark alone needs the version only if its cursor is not in the reader's own hash.
+if MARKS > 1 then
+  local done, problem = pcall(buckets)
+  if not done then return {err = problem} end
+end
+
+local arg = 9
 local objects, hints = {}, {}
-for _ = 1, tonumber(ARGV[6]) do
+for _ = 1, tonumber(ARGV[7]) do
   objects[ARGV[arg]] = ARGV[arg + 1]
   arg = arg + 2
 end
-for _ = 1, tonumber(ARGV[7]) do
+for _ = 1, tonumber(ARGV[8]) do
   hints[ARGV[arg]] = tonumber(ARGV[arg + 1])
   arg = arg + 2
 end
@@ -53,7 +64,7 @@ local counted = {}
 local clock
 
 -- Appends an event. The first one of a call trims the stream for all of them.
-local trim_to = ARGV[3]
+local trim_to = ARGV[4]
 local function publish(...)
   if trim_to == '0' then return call('XADD', STREAM, '*', ...) end
   call('XADD', STREAM, 'MAXLEN', '~', trim_to, '*', ...)
@@ -63,12 +74,16 @@ end
 -- Applies one mark. Returns nothing if the cursor advanced; otherwise the cursor's message, and
 -- when it last advanced.
 local function mark(batch, key, reader, recipient, message, traceparent)
-  local known, home, count
+  local known, home, count, old_count
   if batch then
     known, home, count = batch.messages[recipient], batch.homes[recipient], batch.count
   end
   if known == nil then
-    known, home, count = read_cursor(key, recipient, hints[reader])
+    known, home, count, old_count = read_cursor(key, recipient, hints[reader])
+    if old_count and old_count > 0 and (count == 0 or not has_moved) then
+      move_some(key, count, old_count)
+      known, home, count = read_cursor(key, recipient)
+    end
     if count and count > 0 then counted[reader] = count end
   end
   local plan
@@ -129,10 +144,10 @@ local function mark(batch, key, reader, recipient, message, traceparent)
 end
 
 local replies, n = {0}, 1
-for key = 2, #KEYS, 2 do
+for key = 3, #KEYS, 2 do
   local quota, cursors, reader = KEYS[key], KEYS[key + 1], ARGV[arg]
   arg = arg + 1
-  local used, reset_at_ms, has_expiry, taken = take(quota, ARGV[4], LIMIT, WINDOW_MS)
+  local used, reset_at_ms, has_expiry, taken = take(quota, ARGV[5], LIMIT, WINDOW_MS)
   local batch = MARKS > 1 and used
     and first_cursor_and_batch(MARKS, VALUES).begin_batch(cursors, arg)
   local served = 0

@@ -35,7 +35,15 @@ macro_rules! join {
 impl Script {
     /// Creates the script that marks messages as read.
     pub(crate) fn mark_read() -> Self {
-        join!("prelude.lua", "quota.lua", "buckets.lua", "cursor.lua", "batch.lua", "mark_read.lua")
+        join!(
+            "prelude.lua",
+            "quota.lua",
+            "buckets.lua",
+            "moves.lua",
+            "cursor.lua",
+            "batch.lua",
+            "mark_read.lua"
+        )
     }
 
     /// Creates the script that reads cursors.
@@ -52,7 +60,19 @@ impl Script {
 
     /// Creates the script that reads a page of a reader's cursors.
     pub(crate) fn list_cursors() -> Self {
-        join!("prelude.lua", "quota.lua", "read_quota.lua", "buckets.lua", "list_cursors.lua")
+        join!(
+            "prelude.lua",
+            "quota.lua",
+            "read_quota.lua",
+            "buckets.lua",
+            "moves.lua",
+            "list_cursors.lua"
+        )
+    }
+
+    /// Creates the script that moves some of a reader's cursors to the current placement.
+    pub(crate) fn move_reader() -> Self {
+        join!("prelude.lua", "buckets.lua", "moves.lua", "move_reader.lua")
     }
 
     /// Creates the script that takes reads from a read quota.
@@ -142,12 +162,13 @@ mod tests {
 
     use super::*;
 
-    fn scripts() -> [Script; 5] {
+    fn scripts() -> [Script; 6] {
         [
             Script::mark_read(),
             Script::read_states(),
             Script::list_cursors(),
             Script::take_reads(),
+            Script::move_reader(),
             Script::use_nonce(),
         ]
     }

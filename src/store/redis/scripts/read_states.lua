@@ -1,21 +1,23 @@
 -- Reads cursors, for one of the caller's read quota.
 --
--- KEYS[1]       the caller's read quota
--- KEYS[1+n]     of cursor n: the cursors of its reader
--- ARGV[1..2]    reads served in a window, the window's ms
--- ARGV[2+n]     of cursor n: the recipient, canonical decimal
+-- KEYS[1]       the layout
+-- KEYS[2]       the caller's read quota
+-- KEYS[2+n]     of cursor n: the cursors of its reader
+-- ARGV[1]       the layout's version
+-- ARGV[2..3]    reads served in a window, the window's ms
+-- ARGV[3+n]     of cursor n: the recipient, canonical decimal
 --
 -- Reply: that of read_quota.lua; where the read was served, then a list with each cursor:
 -- {message, read_at_ms}, or {} if it was never set.
 
 local function read_states(reply)
   local cursors = {}
-  for n = 1, #KEYS - 1 do
-    local key, recipient = KEYS[1 + n], ARGV[2 + n]
+  for n = 1, #KEYS - 2 do
+    local key, recipient = KEYS[2 + n], ARGV[3 + n]
     local message, home = read_cursor(key, recipient)
     cursors[n] = message and {message, tonumber(read_time(message, home, recipient))} or {}
   end
   reply[4] = cursors
 end
 
-return read_for_one(KEYS[1], read_states)
+return read_for_one(KEYS[2], read_states)

@@ -13,6 +13,7 @@ use crate::store::HealthReceiver;
 use crate::store::redis::connection::fake::{
     self, Command, FakeRedis, RATE_LIMIT, Reachable, Reply, Resp,
 };
+use crate::store::redis::placement::{Placement, PlacementKey};
 use crate::store::redis::scripts::{self, Script};
 
 /// A supervisor and the simulated Redis that it is connected to.
@@ -187,7 +188,7 @@ async fn it_connects_checks_the_layout_and_is_ready_once_probed() {
     let setup = Setup::new();
     setup.intercept(|command| match (command.name(), command.connection) {
         ("SCRIPT", 0) => Some(fake::after(ms(100), Resp::text("0"))),
-        ("HSETNX", 1) => Some(fake::after(ms(200), Resp::integer(0))),
+        ("HSETNX", 1) => Some(fake::after(ms(400), Resp::integer(0))),
         _ => None,
     });
     setup.run();
@@ -196,8 +197,9 @@ async fn it_connects_checks_the_layout_and_is_ready_once_probed() {
     assert_eq!(setup.calls().await, None);
     assert!(setup.parts.connections.tail().is_err());
     sleep(ms(2)).await;
-    let layout = ["version", "partitions"].map(|field| (field.to_owned(), "1".to_owned()));
-    assert_eq!(setup.state().layout, HashMap::from(layout));
+    let layout = setup.state().layout.clone();
+    assert_eq!((layout["version"].as_str(), layout["partitions"].as_str()), ("2", "1"));
+    assert!(PlacementKey::parse(&layout["key"]).is_some());
     assert_eq!(setup.calls().await, Some(0));
     assert!(setup.parts.connections.tail().is_ok());
 
@@ -208,7 +210,9 @@ async fn it_connects_checks_the_layout_and_is_ready_once_probed() {
     let received = setup.state().received.clone();
     let by_calls = received.iter().filter(|command| command.connection == 0);
     let names: Vec<_> = by_calls.map(Command::name).collect();
-    assert_eq!(names, ["SCRIPT", "SCRIPT", "SCRIPT", "HSETNX", "HSETNX", "HMGET", "PING"]);
+    let (load, read) = (["SCRIPT"; 3], ["HSETNX", "HMGET"]);
+    let write = ["HSETNX", "HSETNX", "HMGET", "PING"];
+    assert_eq!(names, [&load[..], &read, &write].concat());
     // Nothing else is sent on the connection that blocks.
     assert!(received.iter().all(|command| command.connection < 2));
 }
@@ -344,7 +348,7 @@ async fn new_connections_that_are_refused_too_are_not_used() {
 
 /// What is wrong with a Redis that has four partitions of the second version.
 const MISMATCH: &str = "Redis has layout version \"2\" in \"4\" partitions, this server needs \
-                        version \"1\" in \"1\"";
+                        version \"1\" or \"2\" in \"1\"";
 
 fn other_layout() -> HashMap<String, String> {
     [("version", "2"), ("partitions", "4")]
@@ -395,7 +399,63 @@ async fn an_absent_layout_clears_the_denials() {
     setup.state().layout.clear();
     sleep(ms(1000)).await;
     assert!(!setup.is_denied());
-    assert_eq!(setup.state().layout.len(), 2);
+    assert_eq!(setup.state().layout.len(), 3);
+}
+
+fn layout(fields: &[(&str, &str)]) -> HashMap<String, String> {
+    fields.iter().map(|(field, value)| ((*field).to_owned(), (*value).to_owned())).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_layout_of_version_1_is_left_alone_and_followed_to_version_2() {
+    let setup = Setup::new();
+    let first = layout(&[("version", "1"), ("partitions", "1")]);
+    setup.state().layout = first.clone();
+    setup.run();
+    setup.wait_until_ready().await;
+    sleep(ms(3000)).await;
+    assert_eq!(setup.state().layout, first);
+    assert_eq!(*setup.parts.layout.placement(), Placement::Plain);
+
+    let key = PlacementKey::random();
+    let text = key.to_secret_text();
+    setup.state().layout = layout(&[("version", "2"), ("partitions", "1"), ("key", &text)]);
+    sleep(ms(1001)).await;
+    assert_eq!(*setup.parts.layout.placement(), Placement::Keyed(key));
+    assert!(setup.calls().await.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_layout_is_written_again_as_it_was() {
+    for first in [
+        layout(&[("version", "1"), ("partitions", "1")]),
+        layout(&[("version", "2"), ("partitions", "1"), ("key", &"0123456789abcd".repeat(4))]),
+    ] {
+        let setup = Setup::new();
+        setup.state().layout = first.clone();
+        setup.run();
+        setup.wait_until_ready().await;
+        setup.state().layout.clear();
+        sleep(ms(1001)).await;
+        assert_eq!(setup.state().layout, first);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn version_2_without_a_valid_key_is_refused_and_the_key_not_shown() {
+    for key in [None, Some("0123456789abcdef"), Some("")] {
+        let setup = Setup::new();
+        setup.state().layout = layout(&[("version", "2"), ("partitions", "1")]);
+        if let Some(key) = key {
+            setup.state().layout.insert("key".to_owned(), key.to_owned());
+        }
+        let before = setup.state().layout.clone();
+        let mismatch = timeout(ms(1000), setup.run()).await.expect("the run ends").unwrap();
+        let text = mismatch.to_string();
+        assert!(text.contains("without a valid placement key"), "{text}");
+        assert!(key.is_none_or(|key| key.is_empty() || !text.contains(key)), "{text}");
+        assert_eq!(setup.state().layout, before);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,239 @@
+//! Changes of a Redis's layout, which operators make (`docs/production.md`, "Upgrade").
+
+use std::fmt;
+
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, RedisError, Value, cmd, pipe};
+
+use super::connection::address::RedisAddress;
+use super::connection::layout::{DOWNGRADING, Fields, LayoutMismatch, placement};
+use super::errors::{classify, lost_script};
+use super::keys::{Keys, Partition};
+use super::placement::{Placement, PlacementKey};
+use super::reads::{fill_move, parse_move};
+use super::scripts::Script;
+use crate::domain::UserId;
+use crate::store::StoreError;
+
+/// Keys that one step of SCAN looks at.
+const SCAN_COUNT: usize = 1000;
+
+/// The version of the keyed placement.
+const KEYED: &str = "2";
+
+/// Sets another version and a key, if the layout still has the version that was read. An absent key is
+/// added, a present one kept; an empty one is removed.
+const CHANGE: &str = "
+    if redis.call('HGET', KEYS[1], 'version') ~= ARGV[1] then return 0 end
+    if ARGV[3] == '' then
+        redis.call('HDEL', KEYS[1], 'key')
+    elseif ARGV[3] ~= 'keep' then
+        redis.call('HSETNX', KEYS[1], 'key', ARGV[3])
+    end
+    redis.call('HSET', KEYS[1], 'version', ARGV[2])
+    return 1";
+
+/// Why a layout was not changed.
+#[derive(Debug)]
+pub enum AdminError {
+    /// The layout is not one that the command changes.
+    Layout(LayoutMismatch),
+    /// Redis could not be reached, or refused.
+    Failed(String),
+}
+
+impl fmt::Display for AdminError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Layout(mismatch) => mismatch.fmt(f),
+            Self::Failed(problem) => f.write_str(problem),
+        }
+    }
+}
+
+impl From<RedisError> for AdminError {
+    fn from(error: RedisError) -> Self {
+        Self::Failed(classify(error).to_string())
+    }
+}
+
+impl From<StoreError> for AdminError {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+/// What a downgrade has done so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Progress {
+    /// Keys that were looked at.
+    pub keys: u64,
+    /// Readers whose cursors were moved.
+    pub readers: u64,
+    /// Those cursors.
+    pub cursors: u64,
+}
+
+/// Changes the layout of one Redis.
+pub struct LayoutAdmin {
+    connection: MultiplexedConnection,
+    keys: Keys,
+}
+
+impl fmt::Debug for LayoutAdmin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LayoutAdmin").finish_non_exhaustive()
+    }
+}
+
+impl LayoutAdmin {
+    /// Connects.
+    ///
+    /// # Errors
+    ///
+    /// [`AdminError::Failed`] with the cause.
+    pub async fn connect(address: &RedisAddress) -> Result<Self, AdminError> {
+        let client = address.client().map_err(AdminError::Failed)?;
+        let config = redis::AsyncConnectionConfig::new().set_response_timeout(None);
+        let connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        // Names of the stream and of user objects do not matter here.
+        let keys = Keys::new(Partition::Only, String::new(), String::new());
+        Ok(Self { connection, keys })
+    }
+
+    /// Writes version 2 and a new key in place of version 1. Returns whether the version was another.
+    ///
+    /// # Errors
+    ///
+    /// [`AdminError`]; then nothing has changed, or everything.
+    pub async fn upgrade(&mut self) -> Result<bool, AdminError> {
+        let fields = self.fields().await?;
+        let from = match fields.0.as_deref() {
+            Some(version) if version == Placement::Plain.version() || version == DOWNGRADING => {
+                version.to_owned()
+            }
+            _ => return placement(fields).map(|_| false).map_err(AdminError::Layout),
+        };
+        let (_, partitions, key) = fields;
+        let key = key.unwrap_or_else(|| PlacementKey::random().to_secret_text());
+        // The partitions, and a key that is there already, must be valid.
+        let new = placement((Some(KEYED.to_owned()), partitions, Some(key.clone())));
+        let new = new.map_err(AdminError::Layout)?;
+        if !self.change(&from, new.version(), &key).await? {
+            return Err(changed_meanwhile());
+        }
+        Ok(true)
+    }
+
+    /// Moves all readers back to the placement of version 1, and then writes that version. No server
+    /// accepts the layout until this is complete; what is interrupted goes on when it is run again.
+    /// Returns whether the version was another.
+    ///
+    /// # Errors
+    ///
+    /// [`AdminError`].
+    pub async fn downgrade(
+        &mut self,
+        mut report: impl FnMut(Progress),
+    ) -> Result<Option<Progress>, AdminError> {
+        let fields = self.fields().await?;
+        match fields.0.as_deref() {
+            Some(DOWNGRADING) => {}
+            Some(KEYED) => {
+                placement(fields).map_err(AdminError::Layout)?;
+                if !self.change(KEYED, DOWNGRADING, "keep").await? {
+                    return Err(changed_meanwhile());
+                }
+            }
+            _ => return placement(fields).map(|_| None).map_err(AdminError::Layout),
+        }
+        let progress = self.move_all(&mut report).await?;
+        if !self.change(DOWNGRADING, Placement::Plain.version(), "").await? {
+            return Err(changed_meanwhile());
+        }
+        Ok(Some(progress))
+    }
+
+    async fn move_all(
+        &mut self,
+        report: &mut impl FnMut(Progress),
+    ) -> Result<Progress, AdminError> {
+        let (script, prefix) = (Script::move_reader(), self.keys.cursors_prefix());
+        let (mut progress, mut scan) = (Progress::default(), 0_u64);
+        loop {
+            let mut step = cmd("SCAN");
+            step.arg(scan).arg("MATCH").arg(format!("{prefix}*")).arg("COUNT").arg(SCAN_COUNT);
+            let (next, found): (u64, Vec<String>) =
+                step.arg("TYPE").arg("hash").query_async(&mut self.connection).await?;
+            progress.keys += u64::try_from(found.len()).unwrap_or(u64::MAX);
+            let mut open: Vec<UserId> =
+                found.iter().filter_map(|key| key.strip_prefix(&prefix)?.parse().ok()).collect();
+            let mut is_first = true;
+            while !open.is_empty() {
+                let moved = self.move_some(&script, &open).await?;
+                let mut left = Vec::new();
+                for (reader, (cursors, more)) in open.into_iter().zip(moved) {
+                    progress.cursors += cursors;
+                    progress.readers += u64::from(is_first && (cursors > 0 || more));
+                    if more {
+                        left.push(reader);
+                    }
+                }
+                (open, is_first) = (left, false);
+                report(progress);
+            }
+            scan = next;
+            if scan == 0 {
+                return Ok(progress);
+            }
+        }
+    }
+
+    /// Moves some cursors of each of these readers. Returns how many, and whether more are left.
+    async fn move_some(
+        &mut self,
+        script: &Script,
+        readers: &[UserId],
+    ) -> Result<Vec<(u64, bool)>, AdminError> {
+        let mut results = Vec::with_capacity(readers.len());
+        for readers in readers.chunks(100) {
+            let calls = |call: fn(&Script) -> Cmd| {
+                let mut calls = pipe();
+                for reader in readers {
+                    calls.add_command(fill_move(call(script), &self.keys, DOWNGRADING, *reader));
+                }
+                calls
+            };
+            let connection = &mut self.connection.clone();
+            let replies: Result<Vec<Value>, RedisError> =
+                calls(Script::by_digest).query_async(connection).await;
+            let replies = match replies {
+                Err(error) if lost_script(&error) => {
+                    calls(Script::by_source).query_async(connection).await
+                }
+                replies => replies,
+            };
+            for reply in replies.map_err(|error| script.locate(classify(error)))? {
+                let moved = parse_move(&reply)?;
+                results.push((moved.cursors, moved.more));
+            }
+        }
+        Ok(results)
+    }
+
+    async fn fields(&mut self) -> Result<Fields, AdminError> {
+        let mut read = cmd("HMGET");
+        read.arg(self.keys.layout()).arg("version").arg("partitions").arg("key");
+        Ok(read.query_async(&mut self.connection).await?)
+    }
+
+    async fn change(&mut self, from: &str, to: &str, key: &str) -> Result<bool, AdminError> {
+        let mut change = cmd("EVAL");
+        change.arg(CHANGE).arg(1).arg(self.keys.layout()).arg(from).arg(to).arg(key);
+        Ok(change.query_async(&mut self.connection).await?)
+    }
+}
+
+fn changed_meanwhile() -> AdminError {
+    AdminError::Failed("the layout was changed meanwhile: run the command again".to_owned())
+}
