@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use markread::domain::{Conversation, Mark, Outcome, RateLimit, ReadOutcome, UserId};
+use markread::store::redis::{LayoutAdmin, RedisAddress, RedisFiles};
 use markread_harness::Redis;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -146,9 +147,9 @@ async fn read_all(
         loop {
             let outcome = subject.store().list_cursors(reader, after, 2).await.unwrap();
             let ReadOutcome::Served { read, .. } = outcome else { panic!("over quota") };
-            after = read.cursors.last().map(|cursor| cursor.recipient);
+            after = read.next;
             all.extend(read.cursors.iter().map(|cursor| cursor.recipient.get()));
-            if !read.more {
+            if after.is_none() {
                 break;
             }
         }
@@ -159,6 +160,14 @@ async fn read_all(
     (read, listed)
 }
 
+/// Empties Redis, and lets the next store find this version of the layout.
+async fn empty(redis: &Redis, version: u8) {
+    redis.run::<()>("FLUSHALL").await;
+    if version == 1 {
+        redis.run::<()>("HSET markread:layout version 1 partitions 1").await;
+    }
+}
+
 #[test]
 fn the_embedded_store_and_redis_are_twins() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -166,14 +175,92 @@ fn the_embedded_store_and_redis_are_twins() {
     let config = Config { cases: 200, failure_persistence: None, ..Config::default() };
     let held = TestRunner::new(config).run(&(lists(), stored()), |(lists, stored)| {
         runtime.block_on(async {
-            redis.run::<()>("FLUSHALL").await;
-            // A new store for each case, since a store caches users and denials.
-            let on_redis =
-                run(&Subject::on(Arc::clone(&redis), LIMIT).await, &lists, &stored).await;
             let in_memory = run(&Subject::memory(LIMIT), &lists, &stored).await;
-            prop_assert_eq!(on_redis, in_memory);
+            for version in [1, 2] {
+                empty(&redis, version).await;
+                // A new store for each case, since a store caches users and denials.
+                let subject = Subject::on(Arc::clone(&redis), LIMIT).await;
+                let on_redis = run(&subject, &lists, &stored).await;
+                prop_assert_eq!(&on_redis, &in_memory, "layout version {}", version);
+                let found: String = redis.run("HGET markread:layout version").await;
+                prop_assert_eq!(found, version.to_string());
+            }
             Ok(())
         })
     });
     held.unwrap();
+}
+
+/// Marks of one reader in many conversations, some of them batches; the recipients are picked to share
+/// buckets of the plain placement, or not.
+fn many() -> impl Strategy<Value = Vec<Vec<Mark>>> {
+    let recipient = prop_oneof![
+        1..400_u64,
+        (0..400_u64).prop_map(|n| 1 + n * 2_147_483_647),
+        (0..400_u64).prop_map(|n| 1 + n * 256 * 2_147_483_647),
+        Just(i64::MAX.cast_unsigned()),
+    ];
+    let mark = (recipient, 1..5_u64).prop_map(|(to, id)| mark(7, to, id));
+    let batch = prop_oneof![1..2_usize, 2..10_usize, 50..150_usize];
+    let marks = batch.prop_flat_map(move |size| prop::collection::vec(mark.clone(), size));
+    prop::collection::vec(marks, 1..20)
+}
+
+/// The upgrade comes before the list of this number; past the last one there is none.
+#[test]
+fn the_twins_agree_on_many_conversations_before_and_after_an_upgrade() {
+    const MANY: RateLimit = RateLimit { calls: 1_000_000, ..LIMIT };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let redis = Arc::new(runtime.block_on(Redis::start()));
+    let address = RedisAddress::new(&redis.url(), None, RedisFiles::default()).unwrap();
+    let config = Config { cases: 60, failure_persistence: None, ..Config::default() };
+    let held = TestRunner::new(config).run(&(many(), 1..3_u8, 0..20_usize), |case| {
+        let (lists, version, upgrade_before) = case;
+        runtime.block_on(async {
+            let in_memory = Subject::memory(MANY);
+            empty(&redis, version).await;
+            let on_redis = Subject::on(Arc::clone(&redis), MANY).await;
+            for (n, marks) in lists.iter().enumerate() {
+                if n == upgrade_before {
+                    LayoutAdmin::connect(&address).await.unwrap().upgrade().await.unwrap();
+                }
+                let mut answers = Vec::new();
+                for subject in [&in_memory, &on_redis] {
+                    let outcomes = subject.store().mark_read_all(marks, None).await.unwrap();
+                    let timeless =
+                        outcomes.iter().map(|outcome| timeless(outcome.as_ref().unwrap()));
+                    answers.push(timeless.collect::<Vec<_>>());
+                }
+                prop_assert_eq!(&answers[0], &answers[1], "list {}", n);
+            }
+            let mut expected = BTreeMap::new();
+            for mark in lists.iter().flatten() {
+                let known = expected.entry(mark.recipient.get()).or_default();
+                *known = mark.last_read_event_id.get().max(*known);
+            }
+            prop_assert_eq!(&listed(&on_redis, 30).await, &expected);
+            let in_redis = redis.cursors(7).await;
+            prop_assert_eq!(&in_redis.into_iter().collect::<BTreeMap<_, _>>(), &expected);
+            Ok(())
+        })
+    });
+    held.unwrap();
+}
+
+/// The message of each recipient on all pages of reader 7.
+async fn listed(subject: &Subject, limit: usize) -> BTreeMap<u64, u64> {
+    let reader = UserId::try_from(7).unwrap();
+    let (mut all, mut after) = (BTreeMap::new(), None);
+    loop {
+        let outcome = subject.store().list_cursors(reader, after, limit).await.unwrap();
+        let ReadOutcome::Served { read, .. } = outcome else { panic!("over quota") };
+        for cursor in read.cursors {
+            let other = all.insert(cursor.recipient.get(), cursor.last_read_event_id.get());
+            assert_eq!(other, None, "a cursor is on one page only");
+        }
+        after = read.next;
+        if after.is_none() {
+            return all;
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! The `markread` binary under test.
 
 use std::env::{current_exe, var_os};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use tokio::process::Command;
@@ -29,7 +29,12 @@ pub fn path() -> PathBuf {
 /// Returns a command that runs the binary without the environment variables that would configure
 /// it. The process ends with the test.
 pub fn command(args: &[&str]) -> Command {
-    let mut command = Command::new(path());
+    command_of(&path(), args)
+}
+
+/// The same as [`command`], with another binary, such as one of an earlier version.
+pub fn command_of(binary: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(binary);
     let names = std::env::vars().map(|(name, _)| name);
     let ours = names.filter(|name| {
         name.starts_with("MARKREAD_") || name.starts_with("OTEL_") || name == "RUST_LOG"

@@ -9,6 +9,8 @@ use nix::unistd::Pid;
 use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
 use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
@@ -195,6 +197,38 @@ impl Redis {
         let stats: String = self.run("INFO commandstats").await;
         let line = stats.lines().find(|line| line.starts_with(&format!("cmdstat_{command}:")));
         line.map_or(0, |line| line.split(['=', ',']).nth(1).unwrap().parse().unwrap())
+    }
+
+    /// The commands that scripts run during some work, as MONITOR shows them.
+    pub async fn script_commands<T>(&self, work: impl Future<Output = T>) -> (T, Vec<Vec<String>>) {
+        const END: &str = "the work has ended";
+        let monitor = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
+        let mut monitor = BufReader::new(monitor);
+        monitor.get_mut().write_all(b"MONITOR\r\n").await.unwrap();
+        let mut line = String::new();
+        monitor.read_line(&mut line).await.unwrap();
+        assert_eq!(line, "+OK\r\n");
+        let read = async {
+            let mut commands = Vec::new();
+            loop {
+                let mut line = String::new();
+                monitor.read_line(&mut line).await.unwrap();
+                if line.contains(END) {
+                    return commands;
+                }
+                if let Some((_, words)) = line.split_once(" lua] ") {
+                    let words = words.trim().trim_matches('"').split("\" \"");
+                    commands.push(words.map(str::to_owned).collect());
+                }
+            }
+        };
+        let work = async {
+            let done = work.await;
+            let mut end = redis::cmd("ECHO");
+            end.arg(END).query_async::<()>(&mut self.connection().await).await.unwrap();
+            done
+        };
+        tokio::join!(work, read)
     }
 
     /// All keys in order, with their values as `DUMP` returns them.

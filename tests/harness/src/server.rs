@@ -1,5 +1,6 @@
 //! A real `markread serve` process, on ports that the system chooses.
 
+use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,7 +16,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::binary::command;
+use crate::binary::{command_of, path};
 use crate::caller::{Caller, Credentials};
 use crate::{Redis, eventually};
 
@@ -61,11 +62,21 @@ impl Server {
 
     /// The same as [`Server::on_in`], on the Redis at this URL.
     pub async fn at(url: &str, flags: &[&str], variables: &[(&str, &str)]) -> Self {
+        Self::of_binary(&path(), url, flags, variables).await
+    }
+
+    /// The same as [`Server::at`], with another binary, such as one of an earlier version.
+    pub async fn of_binary(
+        binary: &Path,
+        url: &str,
+        flags: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let secret = dir.path().join("secret");
         std::fs::write(&secret, SECRET).unwrap();
         let own = ["--redis-url", url, "--jwt-secret-file", secret.to_str().unwrap()];
-        Self::spawn_in(&[&own, flags].concat(), false, variables).await
+        Self::spawn_binary(binary, &[&own, flags].concat(), false, variables).await
     }
 
     /// Starts a server with the embedded store, and waits until it is ready.
@@ -82,7 +93,16 @@ impl Server {
 
     /// The same as [`Server::spawn`], with these environment variables.
     pub async fn spawn_in(flags: &[&str], dev: bool, variables: &[(&str, &str)]) -> Self {
-        let mut process = command(&["serve", "--listen", "127.0.0.1:0"])
+        Self::spawn_binary(&path(), flags, dev, variables).await
+    }
+
+    async fn spawn_binary(
+        binary: &Path,
+        flags: &[&str],
+        dev: bool,
+        variables: &[(&str, &str)],
+    ) -> Self {
+        let mut process = command_of(binary, &["serve", "--listen", "127.0.0.1:0"])
             .args(["--ops-listen", "127.0.0.1:0", "--log-format", "json"])
             .args(flags)
             .envs(variables.iter().copied())

@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use markread::domain::{Conversation, Outcome, Quota, RateLimit, ReadCursor, ReadOutcome, UserId};
+use markread::domain::{
+    Conversation, CursorPage, ListOrder, ListPosition, Outcome, Quota, RateLimit, ReadCursor,
+    ReadOutcome, UserId,
+};
 use markread_harness::{MESSAGE, READER, RECIPIENT};
 
 use crate::stores::{LIMIT, READ_LIMIT, Subject, behaviours, mark};
@@ -162,10 +165,11 @@ async fn pages(
         let outcome = subject.store().list_cursors(user(READER), after, limit).await.unwrap();
         let (read, _) = served(outcome);
         assert!(read.cursors.len() <= limit);
-        assert!(!read.more || read.cursors.len() == limit, "a page that is not the last is full");
-        after = read.cursors.last().map(|cursor| cursor.recipient);
+        let is_last = read.next.is_none();
+        assert!(is_last || read.cursors.len() == limit, "a page that is not the last is full");
+        after = read.next;
         all.extend(read.cursors);
-        if !read.more {
+        if is_last {
             break;
         }
         meanwhile(page).await;
@@ -213,9 +217,10 @@ async fn pages_are_complete_while_others_are_marked(subject: Subject) {
 async fn a_page_of_nothing_is_the_last(subject: Subject) {
     assert!(pages(&subject, 100, async |_| {}).await.is_empty());
     subject.mark_one(mark(READER, 5, 1)).await;
-    let outcome = subject.store().list_cursors(user(READER), Some(user(5)), 100).await.unwrap();
+    let after = Some(ListPosition::after(ListOrder::Plain, user(5)));
+    let outcome = subject.store().list_cursors(user(READER), after, 100).await.unwrap();
     let (page, _) = served(outcome);
-    assert!(page.cursors.is_empty() && !page.more, "{page:?}");
+    assert_eq!(page, CursorPage { cursors: Vec::new(), next: None });
 }
 
 async fn the_newest_entries_are_returned_in_order(subject: Subject) {

@@ -14,7 +14,7 @@ use crate::store::redis::keys::{Keys, Partition};
 use crate::store::redis::placement::{Placement, PlacementKey};
 
 /// The version while `markread admin downgrade-layout` is under way. No server accepts it.
-pub(crate) const DOWNGRADING: &str = "2 to 1";
+pub(crate) const DOWNGRADING: &str = "2-to-1";
 
 /// Redis has cursors in a layout in which this server would not find them.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,10 +1,23 @@
--- First cursors of conversations, and batches: several marks of one reader.
+-- First cursors of conversations, moves, and batches: several marks of one reader.
 
 -- Created on first use: most marks are single and move a cursor that exists, and creating functions
 -- costs each call.
-local rare
+local rare, has_moved
 local function first_cursor_and_batch(marks, values_per_mark)
   if rare then return rare end
+
+  -- Moves some cursors of a reader, once in a script, and returns the counts after it. If the move
+  -- fails, nothing is moved, and what is there is still found.
+  local function move_some(key, count, old_count)
+    if old_count == 0 or has_moved and count > 0 then return count, old_count end
+    if has_moved then
+      call('HSET', key, buckets().current.field, 2)
+    else
+      has_moved = true
+      pcall(moves().move, key)
+    end
+    return buckets().counts_of(key)
+  end
 
   -- Starts a batch. Its cursors are read before the first mark, with one command for each hash, and
   -- written after the last. For each conversation it has the cursor (`messages`), its hash
@@ -79,7 +92,7 @@ local function first_cursor_and_batch(marks, values_per_mark)
   end
 
   rare = {
-    begin_batch = begin_batch, write_behind = write_behind,
+    move_some = move_some, begin_batch = begin_batch, write_behind = write_behind,
     plan_first_cursor = plan_first_cursor, write_first_cursor = write_first_cursor,
   }
   return rare

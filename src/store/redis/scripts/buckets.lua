@@ -9,7 +9,7 @@
 --   version     current   old, from which cursors are moved (moves.lua)
 --   '1'         plain     none
 --   '2'         keyed     plain
---   '2 to 1'    plain     keyed: `markread admin downgrade-layout` is under way
+--   '2-to-1'    plain     keyed: `markread admin downgrade-layout` is under way
 --
 -- Every script has the layout in KEYS[1], and in ARGV[1] the version that its server has read.
 
@@ -56,7 +56,7 @@ local function buckets()
     {field = 'keyed_buckets', left = 'keyed_buckets_left', key = '%s:k%d', hash_of = keyed_hash}
   local current, old = plain, nil
   if ARGV[1] == '2' then current, old = keyed, plain end
-  if ARGV[1] == '2 to 1' then old = keyed end
+  if ARGV[1] == '2-to-1' then old = keyed end
 
   local level_of, m
   local function level(count)

@@ -12,7 +12,7 @@
 -- ARGV[4]       the place, below 2^31
 -- ARGV[5]       how many cursors to read
 -- ARGV[6..8]    where a large hash was left: bucket count at that time (empty: nowhere), HSCAN's
---               cursor, and the recipient up to which the next step of HSCAN has been read (0: none)
+--               cursor, and the recipient up to which its next step has been read (0: none)
 --
 -- Reply: that of read_quota.lua; where the read was served, then
 --   more                1 if more cursors follow, else 0; 2 if nothing was read, since cursors are
@@ -24,8 +24,8 @@
 local START, WANTED = tonumber(ARGV[4]), tonumber(ARGV[5])
 local PLACES = 2147483648
 
--- Hashes that one call reads; steps of HSCAN; and the last cursors of a page, for which a step is of
--- one slot, so that few are read in vain.
+-- Hashes that one call reads; steps of HSCAN; and the last cursors of a page, for which a step is
+-- of one slot, so that few are read in vain.
 local READ_MAX, STEPS_MAX, LAST = 512, 256, 16
 
 local function reversed(number, below)
@@ -55,8 +55,8 @@ local function read_part(hash, count)
     local fields, found, values = step[2], {}, {}
     for n = 1, #fields, 2 do
       local recipient = fields[n]
-      if string.find(recipient, '^[1-9]') and is_before(done_until, recipient)
-        and not messages[recipient] then
+      local is_new = is_before(done_until, recipient) and not messages[recipient]
+      if is_new and string.find(recipient, '^[1-9]') then
         found[#found + 1] = recipient
         values[recipient] = fields[n + 1]
       end

@@ -81,7 +81,7 @@ local function mark(batch, key, reader, recipient, message, traceparent)
   if known == nil then
     known, home, count, old_count = read_cursor(key, recipient, hints[reader])
     if old_count and old_count > 0 and (count == 0 or not has_moved) then
-      move_some(key, count, old_count)
+      first_cursor_and_batch(MARKS, VALUES).move_some(key, count, old_count)
       known, home, count = read_cursor(key, recipient)
     end
     if count and count > 0 then counted[reader] = count end

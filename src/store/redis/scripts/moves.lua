@@ -161,17 +161,3 @@ local function moves()
   }
   return move_functions
 end
-
--- Moves some cursors of a reader, once in a script, and returns the counts after it. If the move
--- fails, nothing is moved, and what is there is still found.
-local has_moved
-local function move_some(key, count, old_count)
-  if old_count == 0 or has_moved and count > 0 then return count, old_count end
-  if has_moved then
-    call('HSET', key, buckets().current.field, 2)
-  else
-    has_moved = true
-    pcall(moves().move, key)
-  end
-  return buckets().counts_of(key)
-end
