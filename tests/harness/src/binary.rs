@@ -35,6 +35,13 @@ pub fn command(args: &[&str]) -> Command {
 /// The same as [`command`], with another binary, such as one of an earlier version.
 pub fn command_of(binary: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(binary);
+    without_settings(&mut command).args(args);
+    command
+}
+
+/// Removes the environment variables that would configure the binary from a command. Its process ends
+/// with the test.
+pub fn without_settings(command: &mut Command) -> &mut Command {
     let names = std::env::vars().map(|(name, _)| name);
     let ours = names.filter(|name| {
         name.starts_with("MARKREAD_") || name.starts_with("OTEL_") || name == "RUST_LOG"
@@ -42,6 +49,5 @@ pub fn command_of(binary: &Path, args: &[&str]) -> Command {
     ours.for_each(|name| {
         command.env_remove(name);
     });
-    command.args(args).stdin(Stdio::null()).kill_on_drop(true);
-    command
+    command.stdin(Stdio::null()).kill_on_drop(true)
 }

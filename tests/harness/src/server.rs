@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
-use tokio::process::Child;
+use tokio::process::{Child, Command};
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::HealthCheckRequest;
@@ -102,10 +102,18 @@ impl Server {
         dev: bool,
         variables: &[(&str, &str)],
     ) -> Self {
-        let mut process = command_of(binary, &["serve", "--listen", "127.0.0.1:0"])
-            .args(["--ops-listen", "127.0.0.1:0", "--log-format", "json"])
+        let mut command = command_of(binary, &[]);
+        command.envs(variables.iter().copied());
+        Self::started_by(command, flags, dev).await
+    }
+
+    /// The same as [`Server::spawn`], with a command that runs a `markread` binary with the arguments
+    /// that are added to it.
+    pub async fn started_by(mut command: Command, flags: &[&str], dev: bool) -> Self {
+        let mut process = command
+            .args(["serve", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"])
+            .args(["--log-format", "json"])
             .args(flags)
-            .envs(variables.iter().copied())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -190,6 +198,11 @@ impl Server {
     /// Sends a signal to the process.
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.id().try_into().unwrap()), signal).unwrap();
+    }
+
+    /// Whether the process has not ended.
+    pub fn is_running(&mut self) -> bool {
+        self.process.try_wait().unwrap().is_none()
     }
 
     /// Waits until the process exits.

@@ -1,0 +1,384 @@
+//! HTTP/2 by hand, for an attacker who sends what no library sends and reads only what it likes.
+
+use std::collections::HashSet;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use markread_harness::wire::PREFACE;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::Mutex;
+use tokio::task::AbortHandle;
+use tokio::time::sleep;
+
+pub(crate) const DATA: u8 = 0;
+pub(crate) const HEADERS: u8 = 1;
+pub(crate) const PRIORITY: u8 = 2;
+pub(crate) const RST_STREAM: u8 = 3;
+pub(crate) const SETTINGS: u8 = 4;
+pub(crate) const PING: u8 = 6;
+pub(crate) const GOAWAY: u8 = 7;
+pub(crate) const WINDOW_UPDATE: u8 = 8;
+pub(crate) const CONTINUATION: u8 = 9;
+
+pub(crate) const ACK: u8 = 1;
+pub(crate) const END_STREAM: u8 = 1;
+pub(crate) const END_HEADERS: u8 = 4;
+
+/// The code of a GOAWAY for a client that costs too much.
+pub(crate) const ENHANCE_YOUR_CALM: u32 = 11;
+
+/// The setting of a stream's first window.
+const INITIAL_WINDOW_SIZE: u16 = 4;
+
+/// What a connection's window is widened by at its start, to its maximum.
+const WIDEN: u32 = 0x7fff_ffff - 65_535;
+
+/// The address that attacks come from, so that a bound per peer tells them from the neighbour.
+const ATTACKER: &str = "127.0.0.2:0";
+
+/// A frame.
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// An integer of HPACK with a prefix of seven bits.
+fn put_length(block: &mut Vec<u8>, length: usize) {
+    let Some(mut rest) = length.checked_sub(127) else {
+        block.push(u8::try_from(length).unwrap());
+        return;
+    };
+    block.push(127);
+    while rest >= 128 {
+        block.push(u8::try_from(rest % 128).unwrap() | 128);
+        rest /= 128;
+    }
+    block.push(u8::try_from(rest).unwrap());
+}
+
+/// Headers as HPACK literals that are not indexed.
+pub(crate) fn literals(headers: &[(&str, &str)]) -> Vec<u8> {
+    let mut block = Vec::new();
+    for (name, value) in headers {
+        block.push(0);
+        for text in [name, value] {
+            put_length(&mut block, text.len());
+            block.extend_from_slice(text.as_bytes());
+        }
+    }
+    block
+}
+
+/// A kind of gRPC call, encoded once.
+#[derive(Clone)]
+pub(crate) struct Call {
+    block: Vec<u8>,
+    body: Vec<u8>,
+}
+
+impl Call {
+    /// A call with this `authorization` and body; the body has gRPC's prefix already.
+    pub(crate) fn new(path: &str, authorization: Option<&str>, body: &[u8]) -> Self {
+        Self::post(path, "application/grpc", authorization, body)
+    }
+
+    /// A POST of any content.
+    pub(crate) fn post(
+        path: &str,
+        content_type: &str,
+        authorization: Option<&str>,
+        body: &[u8],
+    ) -> Self {
+        let mut headers = vec![
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":path", path),
+            (":authority", "markread"),
+            ("content-type", content_type),
+            ("te", "trailers"),
+        ];
+        headers.extend(authorization.map(|value| ("authorization", value)));
+        Self { block: literals(&headers), body: body.to_vec() }
+    }
+
+    /// HEADERS and DATA that end the request.
+    pub(crate) fn complete(&self, stream: u32) -> Vec<u8> {
+        let head = frame(HEADERS, END_HEADERS, stream, &self.block);
+        [head, frame(DATA, END_STREAM, stream, &self.body)].concat()
+    }
+
+    /// The same frames, with more of the request to come.
+    pub(crate) fn begun(&self, stream: u32) -> Vec<u8> {
+        let head = frame(HEADERS, END_HEADERS, stream, &self.block);
+        [head, frame(DATA, 0, stream, &self.body)].concat()
+    }
+
+    /// HEADERS only, with the request to come.
+    pub(crate) fn head(&self, stream: u32) -> Vec<u8> {
+        frame(HEADERS, END_HEADERS, stream, &self.block)
+    }
+}
+
+/// What the server has sent on a connection so far.
+#[derive(Default)]
+pub(crate) struct Seen {
+    frames: [AtomicUsize; 10],
+    /// Streams that were answered to their end.
+    ended: AtomicUsize,
+    /// Streams that were reset before that.
+    reset: AtomicUsize,
+    data_bytes: AtomicU64,
+    /// The code of its GOAWAY, plus one.
+    goaway: AtomicU32,
+    closed: AtomicBool,
+}
+
+impl Seen {
+    /// Frames of a kind.
+    pub(crate) fn count(&self, kind: u8) -> usize {
+        self.frames[usize::from(kind)].load(Relaxed)
+    }
+
+    /// Bytes in DATA frames.
+    pub(crate) fn data_bytes(&self) -> u64 {
+        self.data_bytes.load(Relaxed)
+    }
+
+    /// Streams that were answered to their end.
+    pub(crate) fn ended(&self) -> usize {
+        self.ended.load(Relaxed)
+    }
+
+    /// Streams that were answered or reset.
+    pub(crate) fn done(&self) -> usize {
+        self.ended() + self.reset.load(Relaxed)
+    }
+
+    /// The code of its GOAWAY.
+    pub(crate) fn goaway(&self) -> Option<u32> {
+        self.goaway.load(Relaxed).checked_sub(1)
+    }
+
+    /// Whether the connection has ended.
+    pub(crate) fn closed(&self) -> bool {
+        self.closed.load(Relaxed)
+    }
+
+    /// Whether the server has ended the connection, or said that it does.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.closed() || self.goaway().is_some_and(|code| code != 0)
+    }
+
+    /// Counts a frame. `answered` are the streams that have ended; a server may reset one of them yet,
+    /// to say that it wants no more of the request.
+    fn note(&self, head: [u8; 9], payload: &[u8], answered: &mut HashSet<[u8; 4]>) {
+        let [_, _, _, kind, flags, stream @ ..] = head;
+        if let Some(count) = self.frames.get(usize::from(kind)) {
+            count.fetch_add(1, Relaxed);
+        }
+        match kind {
+            DATA => {
+                self.data_bytes.fetch_add(payload.len() as u64, Relaxed);
+            }
+            GOAWAY => {
+                let code = payload[4..8].try_into().unwrap();
+                self.goaway.store(u32::from_be_bytes(code).wrapping_add(1), Relaxed);
+            }
+            RST_STREAM if !answered.contains(&stream) => {
+                self.reset.fetch_add(1, Relaxed);
+            }
+            _ => {}
+        }
+        if matches!(kind, DATA | HEADERS) && flags & END_STREAM != 0 {
+            answered.insert(stream);
+            self.ended.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+/// How an attacker reads.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// Everything, and answers PING and SETTINGS.
+    All,
+    /// The same, and widens the stream's window by what it received, frame by frame.
+    ByDrops,
+    /// Nothing.
+    Nothing,
+}
+
+/// A connection of an attacker, closed when it is dropped.
+pub(crate) struct Connection {
+    write: Arc<Mutex<OwnedWriteHalf>>,
+    pub(crate) seen: Arc<Seen>,
+    reader: Option<AbortHandle>,
+    _unread: Option<OwnedReadHalf>,
+    next: u32,
+}
+
+/// Opens a TCP connection from the attackers' address.
+pub(crate) async fn connect(address: &str) -> io::Result<TcpStream> {
+    connect_from(ATTACKER, address).await
+}
+
+/// Opens a TCP connection from an address.
+pub(crate) async fn connect_from(own: &str, address: &str) -> io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(own.parse().unwrap())?;
+    let stream = socket.connect(address.parse().unwrap()).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+impl Connection {
+    /// Opens a connection whose streams have this window.
+    pub(crate) async fn open(address: &str, window: u32, reading: Reading) -> io::Result<Self> {
+        Self::open_on(connect(address).await?, window, reading).await
+    }
+
+    /// The same as [`Connection::open`], on a TCP connection.
+    pub(crate) async fn open_on(
+        stream: TcpStream,
+        window: u32,
+        reading: Reading,
+    ) -> io::Result<Self> {
+        let mut setting = INITIAL_WINDOW_SIZE.to_be_bytes().to_vec();
+        setting.extend_from_slice(&window.to_be_bytes());
+        let (settings, widen) =
+            (frame(SETTINGS, 0, 0, &setting), frame(WINDOW_UPDATE, 0, 0, &WIDEN.to_be_bytes()));
+        Self::over(stream, &[PREFACE, &settings, &widen].concat(), reading).await
+    }
+
+    /// Starts on a TCP connection with these bytes.
+    pub(crate) async fn over(
+        stream: TcpStream,
+        start: &[u8],
+        reading: Reading,
+    ) -> io::Result<Self> {
+        let (read, mut write) = stream.into_split();
+        write.write_all(start).await?;
+        let (write, seen) = (Arc::new(Mutex::new(write)), Arc::<Seen>::default());
+        let (reader, unread) = if reading == Reading::Nothing {
+            (None, Some(read))
+        } else {
+            let reading = run(read, Arc::clone(&write), Arc::clone(&seen), reading);
+            (Some(tokio::spawn(reading).abort_handle()), None)
+        };
+        Ok(Self { write, seen, reader, _unread: unread, next: 1 })
+    }
+
+    /// The number of the next stream.
+    pub(crate) fn stream(&mut self) -> u32 {
+        self.next += 2;
+        self.next - 2
+    }
+
+    /// Sends bytes.
+    pub(crate) async fn send(&self, bytes: &[u8]) -> io::Result<()> {
+        self.write.lock().await.write_all(bytes).await
+    }
+
+    /// Begins calls; `encode` returns the frames of one.
+    pub(crate) async fn begin(
+        &mut self,
+        count: usize,
+        encode: impl Fn(u32) -> Vec<u8>,
+    ) -> io::Result<()> {
+        let calls: Vec<Vec<u8>> = (0..count).map(|_| encode(self.stream())).collect();
+        self.send(&calls.concat()).await
+    }
+
+    /// Sends the same bytes again and again, until then or until it is cut. Returns how often.
+    pub(crate) async fn repeat(&self, bytes: &[u8], until: Instant) -> usize {
+        let mut times = 0;
+        while Instant::now() < until && !self.seen.is_cut() {
+            if self.send(bytes).await.is_err() {
+                self.seen.closed.store(true, Relaxed);
+                break;
+            }
+            times += 1;
+        }
+        times
+    }
+
+    /// Makes calls until then, so many at once.
+    pub(crate) async fn flood(&mut self, call: &Call, at_once: usize, until: Instant) {
+        self.flood_up_to(usize::MAX, call, at_once, until).await;
+    }
+
+    /// The same as [`Connection::flood`], with no more calls than these.
+    pub(crate) async fn flood_up_to(
+        &mut self,
+        most: usize,
+        call: &Call,
+        at_once: usize,
+        until: Instant,
+    ) {
+        let (mut begun, before) = (0, self.seen.done());
+        while Instant::now() < until && !self.seen.is_cut() {
+            let done = self.seen.done() - before;
+            if done >= most {
+                break;
+            }
+            let free = at_once.saturating_sub(begun - done.min(begun)).min(most - begun);
+            if free == 0 {
+                sleep(Duration::from_millis(1)).await;
+                continue;
+            }
+            if self.begin(free, |stream| call.complete(stream)).await.is_err() {
+                break;
+            }
+            begun += free;
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // Its half of the socket would keep the connection open.
+        if let Some(reader) = &self.reader {
+            reader.abort();
+        }
+    }
+}
+
+async fn run(
+    mut read: OwnedReadHalf,
+    write: Arc<Mutex<OwnedWriteHalf>>,
+    seen: Arc<Seen>,
+    reading: Reading,
+) {
+    let mut buffer = BytesMut::with_capacity(64 * 1024);
+    let mut answered = HashSet::new();
+    while read.read_buf(&mut buffer).await.unwrap_or(0) > 0 {
+        let mut answers = Vec::new();
+        while let Some(head) = buffer.first_chunk::<9>().copied() {
+            let [a, b, c, kind, flags, stream @ ..] = head;
+            let length = u32::from_be_bytes([0, a, b, c]) as usize;
+            if buffer.len() < 9 + length {
+                break;
+            }
+            let whole = buffer.split_to(9 + length);
+            let payload = &whole[9..];
+            seen.note(head, payload, &mut answered);
+            answers.extend(match kind {
+                SETTINGS if flags & ACK == 0 => frame(SETTINGS, ACK, 0, &[]),
+                PING if flags & ACK == 0 => frame(PING, ACK, 0, payload),
+                DATA if reading == Reading::ByDrops && length > 0 && flags & END_STREAM == 0 => {
+                    let more = u32::try_from(length).unwrap().to_be_bytes();
+                    frame(WINDOW_UPDATE, 0, u32::from_be_bytes(stream), &more)
+                }
+                _ => continue,
+            });
+        }
+        if !answers.is_empty() && write.lock().await.write_all(&answers).await.is_err() {
+            break;
+        }
+    }
+    seen.closed.store(true, Relaxed);
+}
