@@ -38,6 +38,9 @@ const INITIAL_WINDOW_SIZE: u16 = 4;
 /// What a connection's window is widened by at its start, to its maximum.
 const WIDEN: u32 = 0x7fff_ffff - 65_535;
 
+/// The longest wait for a server's settings.
+const GREETING_MAX: Duration = Duration::from_millis(300);
+
 /// The address that attacks come from, so that a bound per peer tells them from the neighbour.
 const ATTACKER: &str = "127.0.0.2:0";
 
@@ -208,16 +211,13 @@ pub(crate) enum Reading {
     All,
     /// The same, and widens the stream's window by what it received, frame by frame.
     ByDrops,
-    /// Nothing.
-    Nothing,
 }
 
 /// A connection of an attacker, closed when it is dropped.
 pub(crate) struct Connection {
     write: Arc<Mutex<OwnedWriteHalf>>,
     pub(crate) seen: Arc<Seen>,
-    reader: Option<AbortHandle>,
-    _unread: Option<OwnedReadHalf>,
+    reader: AbortHandle,
     next: u32,
 }
 
@@ -251,7 +251,13 @@ impl Connection {
         setting.extend_from_slice(&window.to_be_bytes());
         let (settings, widen) =
             (frame(SETTINGS, 0, 0, &setting), frame(WINDOW_UPDATE, 0, 0, &WIDEN.to_be_bytes()));
-        Self::over(stream, &[PREFACE, &settings, &widen].concat(), reading).await
+        let one = Self::over(stream, &[PREFACE, &settings, &widen].concat(), reading).await?;
+        // More than 64 KiB of requests need the window that comes with the server's settings.
+        let began = Instant::now();
+        while one.seen.count(SETTINGS) == 0 && began.elapsed() < GREETING_MAX {
+            sleep(Duration::from_millis(1)).await;
+        }
+        Ok(one)
     }
 
     /// Starts on a TCP connection with these bytes.
@@ -263,13 +269,9 @@ impl Connection {
         let (read, mut write) = stream.into_split();
         write.write_all(start).await?;
         let (write, seen) = (Arc::new(Mutex::new(write)), Arc::<Seen>::default());
-        let (reader, unread) = if reading == Reading::Nothing {
-            (None, Some(read))
-        } else {
-            let reading = run(read, Arc::clone(&write), Arc::clone(&seen), reading);
-            (Some(tokio::spawn(reading).abort_handle()), None)
-        };
-        Ok(Self { write, seen, reader, _unread: unread, next: 1 })
+        let reading = run(read, Arc::clone(&write), Arc::clone(&seen), reading);
+        let reader = tokio::spawn(reading).abort_handle();
+        Ok(Self { write, seen, reader, next: 1 })
     }
 
     /// The number of the next stream.
@@ -341,9 +343,7 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         // Its half of the socket would keep the connection open.
-        if let Some(reader) = &self.reader {
-            reader.abort();
-        }
+        self.reader.abort();
     }
 }
 

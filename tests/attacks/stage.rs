@@ -23,6 +23,9 @@ const AFTER: Duration = Duration::from_millis(1000);
 /// The time for what an attack has left to be gone.
 const SETTLE: Duration = Duration::from_millis(400);
 
+/// The same, for a server that gives memory back before it serves everybody again.
+const SETTLE_LIMITED: Duration = Duration::from_secs(2);
+
 /// An attack that is not over by then has failed.
 const ATTACK_MAX: Duration = Duration::from_secs(20);
 
@@ -146,7 +149,7 @@ impl Stage {
     /// Measures what is left to measure and ends everything.
     pub(crate) async fn end(mut self, case: &Case) -> Outcome {
         if self.neighbour.is_some() {
-            sleep(SETTLE).await;
+            sleep(if case.is_limited { SETTLE_LIMITED } else { SETTLE }).await;
             self.enter(Phase::After);
             sleep(AFTER).await;
         }

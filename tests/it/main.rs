@@ -17,6 +17,7 @@ mod docs;
 mod drain;
 mod examples;
 mod faults;
+mod h2spec;
 mod harness;
 mod http_edge;
 mod identity;

@@ -71,6 +71,14 @@ install_grpcurl() {
         build_go tests/tools grpcurl/grpcurl=github.com/fullstorydev/grpcurl/cmd/grpcurl
 }
 
+# Installs the h2spec of tests/tools/h2spec/go.mod.
+install_h2spec() {
+    need go "Go 1.24 or later, to build h2spec"
+    install h2spec "the conformance test of HTTP/2 (10 s)" \
+        tests/tools/h2spec/go.mod tests/tools/h2spec/go.sum -- \
+        build_go tests/tools/h2spec h2spec/h2spec=github.com/summerwind/h2spec/cmd/h2spec
+}
+
 # Installs both helms and helm-docs of tests/tools/helm/go.mod.
 install_helm() {
     need go "Go 1.26 or later, to build helm"
