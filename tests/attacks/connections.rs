@@ -22,7 +22,7 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-async fn open_count(all: &[Connection]) -> usize {
+fn open_count(all: &[Connection]) -> usize {
     all.iter().filter(|one| !one.seen.closed()).count()
 }
 
@@ -43,7 +43,7 @@ async fn of_one_peer(stage: Arc<Stage>) {
         let many = open("127.0.0.2:0", 3 * MOST).await;
         let twin = open("127.0.0.3:0", MOST).await;
         sleep(Duration::from_secs(2)).await;
-        let (left, of_twin) = (open_count(&many).await, open_count(&twin).await);
+        let (left, of_twin) = (open_count(&many), open_count(&twin));
         stage.check(left <= MOST, format!("of 300 connections {MOST} stay: {left} did"));
         stage.check(of_twin == MOST, format!("of {MOST} connections all stay: {of_twin} did"));
     };
@@ -63,7 +63,7 @@ async fn only_the_preface(stage: Arc<Stage>) {
             twins.push(Connection::open(stage.address(), WINDOW, Reading::All).await.unwrap());
         }
         sleep(Duration::from_secs(4)).await;
-        let (left, of_twins) = (open_count(&silent).await, open_count(&twins).await);
+        let (left, of_twins) = (open_count(&silent), open_count(&twins));
         stage.check(left == 0, format!("connections that have not begun are closed: {left} left"));
         stage.check(of_twins == 10, format!("those that have stay: {of_twins} of 10"));
     };
@@ -85,7 +85,7 @@ async fn idle(stage: Arc<Stage>) {
         }
         sleep(Duration::from_secs(6)).await;
         let left = idle.iter().filter(|one| !one.seen.closed()).count();
-        let of_twins = open_count(&twins).await;
+        let of_twins = open_count(&twins);
         stage.check(left == 0, format!("idle connections are closed: {left} of 200 left"));
         stage.check(of_twins == 5, format!("those with a watch stay: {of_twins} of 5"));
     };

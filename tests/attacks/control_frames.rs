@@ -43,7 +43,8 @@ pub(crate) fn cases() -> Vec<Case> {
 }
 
 /// Sends the same frame on a hundred connections, as fast as the server reads. Bound: a budget of
-/// control frames for each connection, past which it is ended, at best with ENHANCE_YOUR_CALM.
+/// control frames for each connection, past which it is ended, at best with
+/// `ENHANCE_YOUR_CALM`.
 async fn flood(stage: Arc<Stage>, one: fn(u32) -> Vec<u8>) {
     // A watch, so that the connection is in use and has a stream.
     let watch = watch(ATTACKER, "");
@@ -131,7 +132,7 @@ async fn refused_header_lists(stage: Arc<Stage>) {
 }
 
 /// A hundred readers of pages whose windows are one byte, so that each byte is a DATA frame and asks
-/// for a WINDOW_UPDATE.
+/// for a `WINDOW_UPDATE`.
 async fn windows_of_one_byte(stage: Arc<Stage>) {
     let caller = stage.server.caller(ATTACKER);
     let marks: Vec<_> = (1..=500).map(|recipient| (recipient, MESSAGE)).collect();

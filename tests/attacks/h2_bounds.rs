@@ -65,8 +65,8 @@ fn hpack_bomb(one: &mut Connection) -> (Vec<u8>, Vec<u8>) {
     head.extend_from_slice(&[0x40, 1, b'a']);
     head.extend_from_slice(&value);
     head.extend_from_slice(&vec![b'x'; length]);
-    // The first entry of the dynamic table.
-    head.extend_from_slice(&[0x80 | 62; 8000]);
+    // Entry 62, the first of the dynamic table.
+    head.extend_from_slice(&[0xbe; 8000]);
     let stream = one.stream();
     (frame(HEADERS, END_HEADERS, stream, &head), Vec::new())
 }

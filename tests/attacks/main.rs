@@ -78,7 +78,9 @@ async fn run(words: &[String]) -> ExitCode {
         filters.is_empty() || filters.iter().any(|filter| case.name.contains(*filter))
     });
     if words.iter().any(|word| word == "--list") {
-        cases.iter().for_each(|case| println!("{}", case.name));
+        for case in &cases {
+            println!("{}", case.name);
+        }
         return ExitCode::SUCCESS;
     }
     let binary = Binary::new(release_binary()).await;

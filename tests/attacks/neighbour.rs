@@ -107,7 +107,9 @@ impl Neighbour {
         self.shared.stop.store(true, Relaxed);
         self.thread.join().unwrap();
         let mut figures = self.shared.figures.lock().unwrap().clone();
-        figures.iter_mut().for_each(|figures| figures.times_ms.sort_by(f64::total_cmp));
+        for figures in &mut figures {
+            figures.times_ms.sort_by(f64::total_cmp);
+        }
         figures
     }
 }

@@ -76,9 +76,8 @@ async fn marks(stage: Arc<Stage>) {
 async fn settle(caller: Caller, recipient: u64) -> (String, usize) {
     let mut again = 0;
     loop {
-        let refusal = match caller.mark(recipient, MESSAGE).await {
-            Ok(_) => return ("OK".to_owned(), again),
-            Err(refusal) => refusal,
+        let Err(refusal) = caller.mark(recipient, MESSAGE).await else {
+            return ("OK".to_owned(), again);
         };
         if refusal.reason != "CONCURRENCY_LIMIT_EXCEEDED" {
             return (refusal.reason, again);

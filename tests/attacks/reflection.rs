@@ -79,11 +79,11 @@ async fn ask_without_reading(address: String, requests: Bytes) -> Option<()> {
     driven.spawn(connection);
     let mut held = Vec::new();
     for _ in 0..STREAMS_OF_CONNECTION {
-        let head = http::Request::post(format!("http://{address}{REFLECTION}"))
+        let request = http::Request::post(format!("http://{address}{REFLECTION}"))
             .header("content-type", "application/grpc")
             .header("te", "trailers");
         let mut client = client.clone().ready().await.ok()?;
-        let (answer, mut body) = client.send_request(head.body(()).unwrap(), false).ok()?;
+        let (answer, mut body) = client.send_request(request.body(()).unwrap(), false).ok()?;
         body.send_data(requests.clone(), false).ok()?;
         held.push((answer, body));
     }

@@ -18,7 +18,7 @@ use crate::process::MemoryWatch;
 
 /// How long the neighbour is measured before and after an attack.
 const ALONE: Duration = Duration::from_millis(1200);
-const AFTER: Duration = Duration::from_millis(1000);
+const AFTER: Duration = Duration::from_secs(1);
 
 /// The time for what an attack has left to be gone.
 const SETTLE: Duration = Duration::from_millis(400);

@@ -44,6 +44,7 @@ def main(base_url, auth_json, last_read_event_id, recipient_id, *flags):
             "codes": [item["code"] for item in errors],
             "messages": [item["message"] for item in errors],
             "rate_limit": rate_limit(response),
+            "retry_after": response.headers.get("retry-after"),
         }
     return {"ok": True, "status": response.status_code, "rate_limit": rate_limit(response)}
 

@@ -37,6 +37,7 @@ def main(base_url, auth_json, last_read_event_id, recipient_id):
             "codes": error.api_codes,
             "messages": error.api_messages,
             "rate_limit": rate_limit(error.response),
+            "retry_after": error.response.headers.get("retry-after"),
         }
         if isinstance(error, tweepy.TooManyRequests):
             outcome["reset_time"] = error.reset_time

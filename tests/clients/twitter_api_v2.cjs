@@ -42,6 +42,7 @@ async function main([baseUrl, authJson, lastReadEventId, recipientId]) {
       codes: errors.map(({ code }) => code),
       messages: errors.map(({ message }) => message),
       rate_limit: error.rateLimit ?? null,
+      retry_after: error.headers['retry-after'] ?? null,
       is_rate_limit_error: error.rateLimitError,
     };
   }

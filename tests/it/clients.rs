@@ -1,13 +1,18 @@
 //! Real client libraries of Twitter's v1.1 API, as published, pointed at a server. Each makes one
 //! mark and prints what its library made of the answer (`tests/clients`).
 
-use markread_harness::caller::Credentials;
+use std::time::Duration;
+
+use markread_harness::caller::{Caller, Credentials};
 use markread_harness::certificates::Authority;
+use markread_harness::tls::TlsClient;
 use markread_harness::tools::{self, output, tool};
 use markread_harness::{MESSAGE, READER, RECIPIENT, Redis, Server};
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 use tokio::process::Command;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 /// How many marks the reader has.
 const QUOTA: u64 = 2;
@@ -31,25 +36,36 @@ struct Endpoint {
 
 impl Endpoint {
     async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// The same as [`Endpoint::start`], with more flags.
+    async fn start_with(flags: &[&str]) -> Self {
         let authority = Authority::new().await;
         let certificate = authority.issue("server", "IP:127.0.0.1").await;
         let credentials = NamedTempFile::new().unwrap();
         std::fs::write(&credentials, CREDENTIALS).unwrap();
         let redis = Redis::start().await;
         let quota = QUOTA.to_string();
-        let flags = [
+        let own = [
             ["--oauth1-credentials-file", credentials.path().to_str().unwrap()],
             ["--tls-cert", &certificate.chain],
             ["--tls-key", &certificate.key],
             ["--rate-limit", &quota],
         ]
         .concat();
-        let server = Server::on_with(&redis, &flags).await;
+        let server = Server::on_with(&redis, &[own.as_slice(), flags].concat()).await;
         Self { redis, server, authority, _credentials: credentials }
     }
 
     fn url(&self) -> String {
         format!("https://{}", self.server.address)
+    }
+
+    /// A user of gRPC, with a connection of its own.
+    fn caller(&self, user: u64) -> Caller {
+        let client = TlsClient::new(&self.authority, None);
+        client.caller(&self.server.address, Credentials::token_of(user))
     }
 
     fn ca(&self) -> String {
@@ -125,6 +141,10 @@ fn assert_refused(result: &Value, error: &str, status: u16, code: u16) {
     assert_eq!((&result["error"], &result["status"]), (&json!(error), &json!(status)), "{result}");
     assert_eq!(result["codes"], json!([code]), "{result}");
     assert!(!result["messages"][0].as_str().unwrap().is_empty(), "{result}");
+    if [429, 503].contains(&status) {
+        let seconds = result["retry_after"].as_str().and_then(|seconds| seconds.parse().ok());
+        assert!(seconds.is_some_and(|seconds: u64| seconds >= 1), "{result}");
+    }
 }
 
 /// Leads a client through refusals that cost nothing, to the end of its quota and beyond.
@@ -201,6 +221,53 @@ fn garbage() -> Value {
 
 fn token() -> Value {
     bearer(Credentials::token_of(READER))
+}
+
+/// Leads a client past the edge guard and past the calls that a reader may have waiting.
+async fn lead_past_the_bounds(client: Client, errors: &Errors) {
+    let (message, recipient) = (MESSAGE.to_string(), RECIPIENT.to_string());
+    let at = Endpoint::start_with(&["--edge-rate", "1", "--edge-burst", "1"]).await;
+    let other = at.caller(RECIPIENT);
+    let mut busy = JoinSet::new();
+    busy.spawn(async move {
+        // Takes each call that the guard allows meanwhile.
+        loop {
+            let _ = other.mark(READER, MESSAGE).await;
+            sleep(Duration::from_millis(20)).await;
+        }
+    });
+    let result = client.mark(&at, &token(), &message, &recipient).await;
+    assert_refused(&result, errors.too_many_requests, 429, 88);
+    drop(busy);
+
+    let flags = ["--reader-concurrency", "1", "--call-timeout", "20s"];
+    let at = Endpoint::start_with(&flags).await;
+    at.redis.freeze();
+    // One is under way, and all that may wait do.
+    let mut waiting = JoinSet::new();
+    for _ in 0..5 {
+        let caller = at.caller(READER);
+        for _ in 0..210 {
+            let caller = caller.clone();
+            waiting.spawn(async move { caller.mark(RECIPIENT, MESSAGE).await });
+        }
+    }
+    let refused = waiting.join_next().await.unwrap().unwrap().unwrap_err();
+    assert_eq!(refused.reason, "CONCURRENCY_LIMIT_EXCEEDED");
+    let result = client.mark(&at, &token(), &message, &recipient).await;
+    assert_refused(&result, errors.too_many_requests, 429, 88);
+    assert_eq!(result["retry_after"], "1", "less than a second, rounded up: {result}");
+    at.redis.thaw();
+}
+
+#[tokio::test]
+async fn twitter_api_v2_is_told_when_to_come_again() {
+    lead_past_the_bounds(Client::TwitterApiV2, &TWITTER_API_V2).await;
+}
+
+#[tokio::test]
+async fn tweepy_is_told_when_to_come_again() {
+    lead_past_the_bounds(Client::Tweepy, &TWEEPY).await;
 }
 
 #[tokio::test]
