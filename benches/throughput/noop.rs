@@ -11,7 +11,8 @@ use hyper_util::service::TowerToHyperService;
 use markread::cli::config::ServeConfig;
 use markread::cli::{self, Command};
 use markread::domain::{
-    self, Conversation, CursorPage, Mark, Nonce, Outcome, Position, Quota, ReadOutcome, UserId,
+    self, Conversation, CursorPage, ListPosition, Mark, Nonce, Outcome, Position, Quota,
+    ReadOutcome, UserId,
 };
 use markread::edge::answer::insert_rate_limit;
 use markread::edge::grpc::MESSAGE_MAX_BYTES;
@@ -256,7 +257,7 @@ impl Cursors for AtOnce {
     async fn list_cursors(
         &self,
         _: UserId,
-        _: Option<UserId>,
+        _: Option<ListPosition>,
         _: usize,
     ) -> Result<ReadOutcome<CursorPage>, StoreError> {
         Err(not_of_this_store())
