@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::domain::UserId;
 use crate::telemetry::metrics::{Bound, count_refused};
@@ -23,10 +23,10 @@ const HEAVY_MAX: usize = 2;
 /// Calls of a reader that wait for a place.
 const WAITING_MAX: usize = 1024;
 
-/// Calls beyond [`WAITING_MAX`] that wait too, as long as a burst takes to be worked off: 1,500 marks
-/// that arrive within milliseconds are all answered by the quota.
+/// Calls beyond [`WAITING_MAX`] that wait too while the queue moves, and how long it may stand still.
+/// So 1,500 marks that arrive within milliseconds are all answered by the quota.
 const BURST_MAX: usize = 512;
-const BURST_WAIT: Duration = Duration::from_millis(100);
+const STANDSTILL_MAX: Duration = Duration::from_millis(500);
 
 /// Open watches of a reader.
 const WATCHES_MAX: usize = 64;
@@ -65,6 +65,8 @@ struct Reader {
     places: Semaphore,
     heavy_places: Semaphore,
     waiting: AtomicUsize,
+    /// Calls that have waited and got a place: it rises while the queue moves.
+    moved: AtomicUsize,
     watches: AtomicUsize,
 }
 
@@ -135,25 +137,28 @@ impl Readers {
     ) -> Result<CallPlace, NoPlace> {
         let visit = self.visit(id);
         let waiting = Waiting::new(&visit.reader.waiting);
-        let ahead = waiting.others();
-        if ahead >= WAITING_MAX + BURST_MAX {
+        if waiting.others() >= WAITING_MAX + BURST_MAX {
             return Err(NoPlace::TooMany);
         }
-        {
-            let mut place = std::pin::pin!(visit.reader.take_place(weight));
-            if ahead >= WAITING_MAX {
-                let until = deadline.min(Instant::now() + BURST_WAIT);
-                let in_time = timeout_at(until, &mut place).await;
-                if in_time.is_err() && waiting.others() >= WAITING_MAX {
+        let entered = {
+            let place = timeout_at(deadline, visit.reader.take_place(weight));
+            let mut place = std::pin::pin!(place);
+            loop {
+                if waiting.others() < WAITING_MAX {
+                    break place.await;
+                }
+                let moved = visit.reader.moved.load(Ordering::Relaxed);
+                if let Ok(entered) = timeout(STANDSTILL_MAX, &mut place).await {
+                    break entered;
+                }
+                let stands_still = visit.reader.moved.load(Ordering::Relaxed) == moved;
+                if stands_still && waiting.others() >= WAITING_MAX {
                     return Err(NoPlace::TooMany);
                 }
-                if in_time.is_err() {
-                    timeout_at(deadline, place).await.map_err(|_| NoPlace::Late)?;
-                }
-            } else {
-                timeout_at(deadline, place).await.map_err(|_| NoPlace::Late)?;
             }
-        }
+        };
+        entered.map_err(|_| NoPlace::Late)?;
+        visit.reader.moved.fetch_add(1, Ordering::Relaxed);
         drop(waiting);
         Ok(CallPlace { weight, visit })
     }
@@ -176,6 +181,7 @@ impl Readers {
                 places: Semaphore::new(self.places),
                 heavy_places: Semaphore::new(HEAVY_MAX),
                 waiting: AtomicUsize::new(0),
+                moved: AtomicUsize::new(0),
                 watches: AtomicUsize::new(0),
             }),
         });

@@ -114,31 +114,47 @@ async fn places_free_the_memory_of_their_reader() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_1025th_that_waits_is_refused_unless_the_queue_moves_at_once() {
+async fn the_1025th_that_waits_is_refused_unless_the_queue_moves() {
     let readers = readers();
     let mut places = fill(&readers, 1);
     let waiters = wait_for(&readers, 1, Weight::Light, WAITING_MAX).await;
-    let (mut beyond, began) =
-        (wait_for(&readers, 1, Weight::Light, BURST_MAX).await, Instant::now());
-    // Nobody knows yet whether the queue moves.
-    assert_eq!(finished(&beyond), 0);
-    let one_more = readers.enter(reader(1), Weight::Light, later()).await;
+    let mut beyond = wait_for(&readers, 1, Weight::Light, BURST_MAX).await;
+    let one_more = readers.enter(reader(1), Weight::Light, later());
+    let one_more = tokio::time::timeout(Duration::ZERO, one_more).await.expect("at once");
     assert_eq!(one_more.unwrap_err(), NoPlace::TooMany);
-    assert_eq!(began.elapsed(), Duration::ZERO);
-    drop(places.drain(..10));
-    sleep(ms(50)).await;
-    // The first ten have ended too, when their tasks did.
-    assert_eq!(finished(&waiters), 10);
-    sleep(ms(60)).await;
-    assert_eq!(finished(&beyond), BURST_MAX - 10, "ten are among the first 1,024 now");
-    beyond.retain(|waiter| !waiter.is_finished());
-    sleep(ms(1800)).await;
-    assert_eq!(finished(&beyond), 0);
-    sleep(ms(200)).await;
-    for waiter in beyond {
-        assert_eq!(waiter.await.unwrap().unwrap_err(), NoPlace::Late);
+    // As long as it moves, all of them wait; each that gets a place lets the next one in.
+    for _ in 0..5 {
+        places.pop();
+        sleep(ms(200)).await;
+        assert_eq!(finished(&beyond), 0);
     }
+    // It stands still, with five among the first 1,024.
+    assert_eq!(finished(&waiters), 5);
+    sleep(ms(990)).await;
+    assert_eq!(finished(&beyond), BURST_MAX - 5);
+    beyond.retain(|waiter| !waiter.is_finished());
+    drop(places);
+    settle().await;
+    assert!(finished(&waiters) > 5, "those that wait are served later");
+    for waiter in beyond {
+        waiter.abort();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_waits_until_its_deadline_is_late() {
+    let readers = readers();
+    let places = fill(&readers, 1);
+    let (mut waiters, began) = (wait_for(&readers, 1, Weight::Light, 2).await, Instant::now());
+    let late = waiters.remove(0).await.unwrap();
+    assert_eq!(late.unwrap_err(), NoPlace::Late);
+    assert_eq!(began.elapsed(), ms(1999));
     drop(waiters);
+    // One millisecond earlier it is served.
+    let mut waiters = wait_for(&readers, 1, Weight::Light, 1).await;
+    sleep(ms(1998)).await;
+    drop(places);
+    waiters.remove(0).await.unwrap().unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -172,7 +188,7 @@ async fn a_call_that_is_given_up_while_it_waits_leaves_the_queue() {
     for waiter in &waiters[..BURST_MAX] {
         waiter.abort();
     }
-    sleep(ms(150)).await;
+    sleep(ms(1100)).await;
     let refused = finished(&waiters[BURST_MAX..]);
     assert_eq!(refused, 0, "those that were beyond the bound have moved up");
     drop(places.pop());

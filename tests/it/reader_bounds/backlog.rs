@@ -11,12 +11,15 @@ use crate::answers::assert_denied;
 use crate::read_side::reads_used;
 use crate::read_side::watch::watcher::Watcher;
 
+/// A debug build on a busy machine takes longer than the default to start its memory of events.
+const SLOW: [&str; 2] = ["--call-timeout", "30s"];
+
 const LIMIT: Duration = Duration::from_secs(60);
 
 #[tokio::test]
 async fn nothing_is_read_for_watchers_that_hung_up() {
     let redis = Redis::start().await;
-    let server = Server::on(&redis).await;
+    let server = Server::on_with(&redis, &SLOW).await;
     fill_stream(&redis, 200_000).await;
     let mut watches = Vec::new();
     for reader in 1..=100 {
@@ -44,7 +47,7 @@ async fn nothing_is_read_for_watchers_that_hung_up() {
 #[tokio::test]
 async fn a_backlog_costs_a_read_for_each_thousand_entries_beyond_the_servers_memory() {
     let redis = Redis::start().await;
-    let server = Server::on(&redis).await;
+    let server = Server::on_with(&redis, &SLOW).await;
     // A server starts with the newest 10,000 in memory.
     fill_stream(&redis, 25_000).await;
     server.caller(READER).mark(1, 1).await.unwrap();
@@ -64,7 +67,7 @@ async fn a_backlog_costs_a_read_for_each_thousand_entries_beyond_the_servers_mem
 #[tokio::test]
 async fn a_backlog_beyond_the_read_quota_ends_the_watch() {
     let redis = Redis::start().await;
-    let server = Server::on_with(&redis, &["--read-rate-limit", "12"]).await;
+    let server = Server::on_with(&redis, &[&SLOW[..], &["--read-rate-limit", "12"]].concat()).await;
     fill_stream(&redis, 30_000).await;
     let denied = Watcher::after(&server, READER, "0-0").await.end().await;
     assert_denied(&denied, Code::ResourceExhausted, "RATE_LIMIT_EXCEEDED");
@@ -73,7 +76,8 @@ async fn a_backlog_beyond_the_read_quota_ends_the_watch() {
     assert_denied(&denied, Code::ResourceExhausted, "RATE_LIMIT_EXCEEDED");
 
     // The same backlog within the quota.
-    let server = Server::on_with(&redis, &["--read-rate-limit", "100"]).await;
+    let server =
+        Server::on_with(&redis, &[&SLOW[..], &["--read-rate-limit", "100"]].concat()).await;
     server.caller(READER + 1).mark(1, 1).await.unwrap();
     let mut watch = Watcher::after(&server, READER + 1, "0-0").await;
     watch.event().await;

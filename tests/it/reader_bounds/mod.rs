@@ -1,11 +1,13 @@
 //! What one reader may have under way: calls, pages and batches, watches, and scans of the backlog.
 
-use markread_harness::raw::OpenCall;
-use markread_harness::{Raw, Redis, Server};
+use std::time::Duration;
+
+use markread_harness::caller::{Credentials, Refusal, number};
+use markread_harness::raw::{self, OpenCall};
+use markread_harness::{Raw, Redis, Server, eventually};
 use tonic::Code;
 
 use crate::answers::{assert_denied, retry_delay};
-use markread_harness::caller::{Credentials, Refusal, number};
 
 mod backlog;
 mod bursts;
@@ -17,6 +19,18 @@ mod watches;
 async fn begin(raw: &Raw, method: &str, reader: u64) -> OpenCall {
     let path = format!("/markread.v1.MarkReadService/{method}");
     raw.begin(raw.grpc(&path, &Credentials::token_of(reader))).await.unwrap()
+}
+
+/// Waits until a call of the method finds no place.
+async fn places_are_taken(raw: &Raw, method: &str, reader: u64) {
+    let path = format!("/markread.v1.MarkReadService/{method}");
+    eventually("no place is free", Duration::from_secs(3), async || {
+        let head = raw.grpc(&path, &Credentials::token_of(reader)).header("grpc-timeout", "50m");
+        // An invalid mark and a page cost no quota of marks.
+        let answer = raw.send(head, raw::frame(b"")).await.unwrap();
+        (answer.grpc_status().code() == Code::DeadlineExceeded).then_some(())
+    })
+    .await;
 }
 
 #[track_caller]
