@@ -497,6 +497,32 @@ async fn denials_are_compared_with_redis_at_each_probe() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn denied_reads_are_compared_with_redis_too() {
+    let setup = Setup::ready().await;
+    settle().await;
+    let denials = &setup.parts.read_denials;
+    let deny = || {
+        let until = std::time::Instant::now() + Duration::from_secs(3600);
+        denials.insert(reader(), RATE_LIMIT.quota(100, 0), Some(until), denials.generation());
+    };
+    setup.state().quota = Some(RATE_LIMIT.calls);
+    deny();
+    sleep(ms(2000)).await;
+    assert!(denials.get(reader()).is_some());
+    setup.state().quota = None;
+    sleep(ms(1000)).await;
+    assert!(denials.get(reader()).is_none());
+    let received = setup.state().received.clone();
+    assert!(received.iter().any(|command| command.words == ["GET", "markread:read_quota:7"]));
+
+    deny();
+    setup.state().quota = Some(RATE_LIMIT.calls);
+    setup.state().layout.clear();
+    sleep(ms(1000)).await;
+    assert!(denials.get(reader()).is_none(), "a flush clears them");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_connect_that_hangs_is_given_up_after_2_s() {
     let setup = Setup::new();
     setup.redis.set_reachable(Reachable::Hangs);
