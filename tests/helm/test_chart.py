@@ -114,6 +114,7 @@ def test_the_values_everything_render_every_kind():
         "Deployment",
         "GRPCRoute",
         "HorizontalPodAutoscaler",
+        "Job",
         "NetworkPolicy",
         "Pod",
         "PodDisruptionBudget",

@@ -109,3 +109,35 @@ securityContext:
 {{- define "markread.host" -}}
 {{ include "markread.fullname" . }}.{{ .Release.Namespace }}.svc
 {{- end -}}
+
+{{- /* Egress rules that every pod with a connection to Redis needs. */ -}}
+{{- define "markread.egressToRedis" -}}
+{{- $out := .Values.networkPolicy.egress -}}
+# DNS
+- ports:
+    - port: 53
+      protocol: UDP
+    - port: 53
+      protocol: TCP
+  {{- with $out.dns }}
+  to:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- if .Values.redis.embedded.enabled }}
+# Redis
+- ports:
+    - port: 6379
+  to:
+    - podSelector:
+        matchLabels:
+          {{- include "markread.selectorLabels" (list . "redis") | nindent 10 }}
+{{- else if not (hasPrefix "unix://" .Values.redis.url) }}
+# Redis
+- ports:
+    - port: {{ include "markread.port" (list .Values.redis.url 6379) }}
+  {{- with $out.redis }}
+  to:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- end }}
+{{- end -}}
