@@ -43,7 +43,7 @@ pub enum Command {
     /// Call a server as a client, and expect this status.
     Client(Box<ClientConfig>, ClientCommand, Code),
     /// Change what is in Redis.
-    Admin(RedisAddress, AdminCommand),
+    Admin(Box<RedisAddress>, AdminCommand),
     /// Check that a server is serving.
     Healthcheck(HealthcheckConfig),
 }
@@ -90,7 +90,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Exit> 
         CliCommand::State(args) => args.validate(),
         CliCommand::Watch(args) => args.validate(),
         CliCommand::Admin(args) => {
-            args.validate().map(|(address, command)| Command::Admin(address, command))
+            args.validate().map(|(address, command)| Command::Admin(Box::new(address), command))
         }
         CliCommand::Healthcheck(args) => args.validate(),
     };

@@ -66,10 +66,11 @@ async fn run_reader(
     let mut known: HashMap<u64, u64> = HashMap::new();
     let mut round = 0;
     while !stop.load(Ordering::Relaxed) {
-        let caller = |n: u64| &callers[usize::try_from(n % callers.len() as u64).unwrap()];
+        let caller = |n: u64| &callers[usize::try_from(n).unwrap() % callers.len()];
         round += 1;
         let message = MESSAGE + first_message + round;
-        let recipient = 1 + round * 7 % 3_000 * if reader % 2 == 0 { 2_147_483_647 } else { 1 };
+        let recipient =
+            1 + round * 7 % 3_000 * if reader.is_multiple_of(2) { 2_147_483_647 } else { 1 };
         let answer = caller(round).mark(recipient, message).await.unwrap();
         assert!(answer.cursor.last_read_event_id >= message);
         known.insert(recipient, message);

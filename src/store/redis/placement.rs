@@ -2,7 +2,7 @@
 //! in `scripts/buckets.lua`; here are the twins of its hash functions, which give the order of pages, and
 //! the layout's version that names the rule.
 
-use std::fmt;
+use std::fmt::{self, Write};
 
 use crate::domain::{ListOrder, UserId};
 
@@ -48,7 +48,12 @@ impl PlacementKey {
 
     /// Returns the text for the layout key. It must not be logged.
     pub(crate) fn to_secret_text(&self) -> String {
-        self.0.iter().map(|limb| format!("{limb:0digits$x}", digits = Self::LIMB_DIGITS)).collect()
+        let mut text = String::with_capacity(Self::LIMBS * Self::LIMB_DIGITS);
+        for limb in self.0 {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{limb:0digits$x}", digits = Self::LIMB_DIGITS);
+        }
+        text
     }
 }
 
