@@ -171,39 +171,67 @@ fn marks(criterion: &mut Criterion) {
 }
 
 /// From the bytes of the request to those of the answer. The HTTP/2 client is the only part that is
-/// not the server's.
+/// not the server's. A call that the guard stops must not cost more than one without credentials.
 fn whole_call(criterion: &mut Criterion) {
     let runtime = runtime();
-    let client = runtime.block_on(connection());
     let token = token();
-    let message = Cell::new(FIRST_MESSAGE);
-    criterion.bench_function("a whole call, embedded store", |bencher| {
-        bencher.to_async(&runtime).iter(async || {
-            let request = head().header(TE, "trailers").header(AUTHORIZATION, &token);
-            let mut client = client.clone().ready().await.unwrap();
-            let (answer, mut body) = client.send_request(request.body(()).unwrap(), false).unwrap();
-            body.send_data(frame(&self::request(next(&message))), true).unwrap();
-            let mut answer = answer.await.unwrap().into_body();
-            while let Some(data) = answer.data().await {
-                answer.flow_control().release_capacity(data.unwrap().len()).unwrap();
-            }
-            assert_eq!(answer.trailers().await.unwrap().unwrap()["grpc-status"], "0");
+    let all = EdgeRate { rate: 1_000_000_000, burst: 1_000_000_000 };
+    let one = EdgeRate { rate: 1, burst: 1 };
+    let calls = [
+        ("a whole call, embedded store", all, Some(&token), "0"),
+        ("a whole call without credentials", all, None, "16"),
+        ("a whole call that the guard stops", one, Some(&token), "8"),
+    ];
+    for (name, edge_rate, token, status) in calls {
+        let client = runtime.block_on(connection(edge_rate));
+        let message = Cell::new(FIRST_MESSAGE);
+        if status == "8" {
+            runtime.block_on(call(&client, token, next(&message)));
+        }
+        criterion.bench_function(name, |bencher| {
+            bencher.to_async(&runtime).iter(async || {
+                let answered = call(&client, token, next(&message)).await;
+                // A call a second is served by the guard of one.
+                assert!(answered == status || status == "8" && answered == "0", "{answered:?}");
+            });
         });
-    });
+    }
+}
+
+/// Marks, and returns the status.
+async fn call(
+    client: &SendRequest<Bytes>,
+    token: Option<&HeaderValue>,
+    message: u64,
+) -> HeaderValue {
+    let mut request = head().header(TE, "trailers");
+    if let Some(token) = token {
+        request = request.header(AUTHORIZATION, token);
+    }
+    let mut client = client.clone().ready().await.unwrap();
+    let (answer, mut body) = client.send_request(request.body(()).unwrap(), false).unwrap();
+    body.send_data(frame(&self::request(message)), true).unwrap();
+    let (head, mut answer) = answer.await.unwrap().into_parts();
+    if let Some(status) = head.headers.get("grpc-status") {
+        return status.clone();
+    }
+    while let Some(data) = answer.data().await {
+        answer.flow_control().release_capacity(data.unwrap().len()).unwrap();
+    }
+    answer.trailers().await.unwrap().unwrap()["grpc-status"].clone()
 }
 
 /// Connects a client to an edge in memory.
-async fn connection() -> SendRequest<Bytes> {
+async fn connection(edge_rate: EdgeRate) -> SendRequest<Bytes> {
     let lifecycle = Lifecycle::default();
     let identity = identity();
     let store = store();
     let sources =
         Sources { phase: lifecycle.watch(), store: store.health(), keys: identity.start() };
     let (health, _) = health::service(sources).await;
-    let edge_rate = Some(EdgeRate { rate: 1_000_000_000, burst: 1_000_000_000 });
     let config = EdgeConfig {
         call_timeout: CALL_TIMEOUT,
-        edge_rate,
+        edge_rate: Some(edge_rate),
         identity,
         reflection: ReflectionAccess::On,
         reader_concurrency: Some(32),

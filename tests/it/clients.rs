@@ -14,6 +14,8 @@ use tokio::process::Command;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+mod health;
+
 /// How many marks the reader has.
 const QUOTA: u64 = 2;
 

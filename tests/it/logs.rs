@@ -44,8 +44,8 @@ async fn hundreds_of_calls_leave_a_handful_of_lines_and_no_id() {
     http1(&server.address, "nonsense\r\n\r\n").await;
 
     let log = server.log();
-    // At most one line a second says that calls fail.
-    assert!(log.len() - before <= 15, "{}", log.join("\n"));
+    // One line a minute says that calls fail, and one that the server listens may be late.
+    assert!(log.len() - before <= 3, "{}", log.join("\n"));
     for line in &log {
         serde_json::from_str::<Value>(line).expect(line);
         assert!(!contains_id(line, &[READER, RECIPIENT, MESSAGE, FAILING]), "{line}");
