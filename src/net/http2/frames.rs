@@ -53,10 +53,19 @@ struct State {
     /// What this poll may still read.
     poll_frames: u32,
     poll_bytes: u32,
-    /// Whether the budget is exceeded, and whether that was told.
+    /// Whether the budget is exceeded.
     exceeded: bool,
-    told: bool,
+    told: Option<News>,
     progress: Progress,
+}
+
+/// What a connection has to look at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum News {
+    /// The first frame is complete.
+    Begun,
+    /// The budget is exceeded.
+    Exceeded,
 }
 
 /// What a connection has read.
@@ -77,7 +86,7 @@ impl Meter {
             poll_frames: POLL_MAX_FRAMES,
             poll_bytes: POLL_MAX_BYTES,
             exceeded: false,
-            told: false,
+            told: None,
             progress: Progress { last_read: now, begun: false },
         })))
     }
@@ -86,12 +95,18 @@ impl Meter {
         self.lock().progress
     }
 
-    /// Returns whether the budget is exceeded, once.
-    pub(super) fn take_exceeded(&self) -> bool {
+    /// Returns what was not told yet: each once.
+    pub(super) fn take_news(&self) -> Option<News> {
         let mut state = self.lock();
-        let is_news = state.exceeded && !state.told;
-        state.told |= is_news;
-        is_news
+        let State { exceeded, progress: Progress { begun, .. }, told, .. } = &mut *state;
+        let news = if *exceeded {
+            News::Exceeded
+        } else if *begun {
+            News::Begun
+        } else {
+            return None;
+        };
+        (told.replace(news) != Some(news)).then_some(news)
     }
 
     /// Begins a poll of the connection.

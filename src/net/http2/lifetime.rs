@@ -60,6 +60,8 @@ pub(super) struct Facts {
     pub(super) last_read: Instant,
     /// Since when it has no stream; `None` while it has one.
     pub(super) idle_since: Option<Instant>,
+    /// Since when all that its streams wait for is that their last frames leave.
+    pub(super) finished_since: Option<Instant>,
     pub(super) draining: bool,
     pub(super) memory_critical: bool,
 }
@@ -72,8 +74,8 @@ pub(super) enum Due {
     GoAway(Option<Bound>),
     /// The streams that are open end.
     EndStreams,
-    /// The last GOAWAY; the connection is closed once it is sent.
-    Shutdown,
+    /// The last GOAWAY, for a bound or for none; the connection is closed once it is sent.
+    Shutdown(Option<Bound>),
     /// The connection is closed without another frame.
     Close,
 }
@@ -114,6 +116,10 @@ impl Lifetime {
         if let Some(due) = self.keep_alive(facts) {
             return Some(due);
         }
+        if self.unsent_by(facts).is_some_and(|by| now >= by) {
+            self.shut_down(now);
+            return Some(Due::Shutdown(Some(Bound::SendTimeout)));
+        }
         match self.stage {
             Stage::Open => self.leave(facts),
             Stage::Leaving { end: Some(end), .. } if now >= end && facts.idle_since.is_none() => {
@@ -124,11 +130,11 @@ impl Lifetime {
                 if facts.idle_since.is_some_and(|idle| now >= idle.max(since) + LINGER) =>
             {
                 self.shut_down(now);
-                Some(Due::Shutdown)
+                Some(Due::Shutdown(None))
             }
             Stage::Ending { until } if now >= until || facts.idle_since.is_some() => {
                 self.shut_down(now);
-                Some(Due::Shutdown)
+                Some(Due::Shutdown(None))
             }
             _ => None,
         }
@@ -140,7 +146,7 @@ impl Lifetime {
         match self.pinged {
             Some(pinged) if now >= pinged + self.limits.keepalive_timeout => {
                 self.shut_down(now);
-                Some(Due::Shutdown)
+                Some(Due::Shutdown(None))
             }
             None if now >= facts.last_read + self.limits.keepalive_interval => {
                 self.pinged = Some(now);
@@ -148,6 +154,12 @@ impl Lifetime {
             }
             _ => None,
         }
+    }
+
+    /// Returns when the last frames of finished answers must have left. They have left their streams, so
+    /// that a client which shrinks its windows after the fact would hold them for ever.
+    fn unsent_by(&self, facts: &Facts) -> Option<Instant> {
+        Some(facts.finished_since? + self.limits.send?)
     }
 
     fn leave(&mut self, facts: &Facts) -> Option<Due> {
@@ -175,17 +187,19 @@ impl Lifetime {
 
     /// Returns when to look again, if nothing is heard before.
     pub(super) fn next(&self, facts: &Facts) -> Instant {
-        let Facts { now, idle_since, .. } = *facts;
+        let idle_since = facts.idle_since;
         let alive = match self.pinged {
             Some(pinged) => pinged + self.limits.keepalive_timeout,
             None => facts.last_read + self.limits.keepalive_interval,
         };
+        let alive = self.unsent_by(facts).map_or(alive, |by| by.min(alive));
         match self.stage {
+            // The caller looks when it has begun.
             Stage::Starting { until } | Stage::Closing { until } => until,
             Stage::Open => {
                 // Where it has a stream now, it is not idle too long before then.
-                let idle = self.limits.idle.map(|limit| idle_since.unwrap_or(now) + limit);
-                let pressure = facts.memory_critical.then_some(now + PRESSURE_INTERVAL);
+                let idle = self.limits.idle.map(|limit| idle_since.unwrap_or(facts.now) + limit);
+                let pressure = facts.memory_critical.then_some(facts.now + PRESSURE_INTERVAL);
                 [self.expires, idle, pressure].into_iter().flatten().fold(alive, Instant::min)
             }
             Stage::Leaving { since, end } => {
@@ -238,6 +252,7 @@ mod tests {
                 begun: true,
                 last_read: start,
                 idle_since: Some(start),
+                finished_since: None,
                 draining: false,
                 memory_critical: false,
             };
@@ -290,7 +305,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_idle_connection_is_closed_though_it_answers_pings() {
-        let expected = [(300, Due::GoAway(Some(Bound::IdleTimeout))), (305, Due::Shutdown)];
+        let expected = [(300, Due::GoAway(Some(Bound::IdleTimeout))), (305, Due::Shutdown(None))];
         let mut idle = Connection::new(LIMITS);
         assert_eq!(idle.until(305)[..], expected);
         // One with a stream is not idle, nor is one where it is off.
@@ -313,7 +328,7 @@ mod tests {
         let expected = [
             (1800, Due::GoAway(None)),
             (1830, Due::EndStreams),
-            (1831, Due::Shutdown),
+            (1831, Due::Shutdown(None)),
             (1832, Due::Close),
         ];
         assert_eq!(old.until(4000), expected);
@@ -324,21 +339,32 @@ mod tests {
         let mut ended = Connection::with_a_stream(LIMITS);
         assert_eq!(ended.until(1810), [(1800, Due::GoAway(None))]);
         ended.facts.idle_since = Some(ended.facts.now);
-        assert_eq!(ended.until(1816), [(1815, Due::Shutdown), (1816, Due::Close)]);
+        assert_eq!(ended.until(1816), [(1815, Due::Shutdown(None)), (1816, Due::Close)]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_answers_no_ping_is_closed() {
         let mut dead = Connection::with_a_stream(LIMITS);
         dead.answers = false;
-        assert_eq!(dead.until(100), [(60, Due::Ping), (80, Due::Shutdown), (81, Due::Close)]);
+        assert_eq!(dead.until(100), [(60, Due::Ping), (80, Due::Shutdown(None)), (81, Due::Close)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn finished_answers_that_do_not_leave_end_the_connection() {
+        let limits = Limits { send: Some(seconds(30)), ..LIMITS };
+        let mut stuck = Connection::with_a_stream(limits);
+        stuck.facts.finished_since = Some(stuck.start);
+        assert_eq!(stuck.until(30), [(30, Due::Shutdown(Some(Bound::SendTimeout)))]);
+        let mut off = Connection::with_a_stream(LIMITS);
+        off.facts.finished_since = Some(off.start);
+        assert_eq!(off.until(1000), []);
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_drain_waits_for_streams_and_not_for_idle_connections() {
         for (idle, expected) in [
             (false, &[(0, Due::GoAway(None))][..]),
-            (true, &[(0, Due::GoAway(None)), (5, Due::Shutdown)]),
+            (true, &[(0, Due::GoAway(None)), (5, Due::Shutdown(None))]),
         ] {
             let mut connection = Connection::with_a_stream(LIMITS);
             connection.facts.draining = true;

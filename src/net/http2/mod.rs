@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use self::frames::{Meter, MeteredIo, Progress};
+use self::frames::{Meter, MeteredIo, News, Progress};
 use self::lifetime::{Due, Facts, Lifetime};
 use self::respond::Respond;
 use super::body::RequestBody;
@@ -123,7 +123,8 @@ where
     let (unsent, end) = Default::default();
     let shared = Arc::new(Shared { settings, meter, unsent, end });
     let now = Instant::now();
-    let mut connection = Connection { h2, pings, service, shared, idle_since: Some(now) };
+    let mut connection =
+        Connection { h2, pings, service, shared, idle_since: Some(now), finished_since: None };
     let age = limits.connection_age.map(jittered);
     let mut lifetime = Lifetime::new(limits, now, begun_by, age);
     let mut alarm = pin!(sleep_until(lifetime.next(&connection.facts(&notices))));
@@ -176,7 +177,9 @@ struct Connection<T, S> {
     pings: Option<PingPong>,
     service: S,
     shared: Arc<Shared>,
+    /// Since when it has no stream, or only streams whose tasks have ended.
     idle_since: Option<Instant>,
+    finished_since: Option<Instant>,
 }
 
 impl<T, S> Connection<T, S>
@@ -200,14 +203,24 @@ where
         }
         if self.h2.has_streams() {
             self.idle_since = None;
+            // Only the connection itself holds what it shares with the tasks of its streams.
+            if Arc::strong_count(&self.shared) > 1 {
+                self.finished_since = None;
+            } else {
+                self.finished_since.get_or_insert_with(Instant::now);
+            }
         } else if self.idle_since.is_none() {
-            self.idle_since = Some(Instant::now());
+            (self.idle_since, self.finished_since) = (Some(Instant::now()), None);
             if is_leaving {
                 return Poll::Ready(Event::Look);
             }
         }
-        // h2 has handled what was read, and reads no more.
-        if self.shared.meter.take_exceeded() { Poll::Ready(Event::Exceeded) } else { Poll::Pending }
+        match self.shared.meter.take_news() {
+            None => Poll::Pending,
+            Some(News::Begun) => Poll::Ready(Event::Look),
+            // h2 has handled what was read, and reads no more.
+            Some(News::Exceeded) => Poll::Ready(Event::Exceeded),
+        }
     }
 
     /// Begins a call, on a task of its own: it may panic, or take another thread.
@@ -221,8 +234,9 @@ where
     fn facts(&self, notices: &watch::Receiver<Notice>) -> Facts {
         let Progress { last_read, begun } = self.shared.meter.progress();
         let Notice { draining, memory_critical } = *notices.borrow();
-        let (now, idle_since) = (Instant::now(), self.idle_since);
-        Facts { now, begun, last_read, idle_since, draining, memory_critical }
+        let Self { idle_since, finished_since, .. } = *self;
+        let now = Instant::now();
+        Facts { now, begun, last_read, idle_since, finished_since, draining, memory_critical }
     }
 
     fn act(&mut self, due: Due) {
@@ -243,7 +257,10 @@ where
                 count_refused(Bound::ConnectionAge);
                 self.shared.end_of_streams().cancel();
             }
-            Due::Shutdown => self.h2.abrupt_shutdown(Reason::NO_ERROR),
+            Due::Shutdown(bound) => {
+                bound.into_iter().for_each(count_refused);
+                self.h2.abrupt_shutdown(Reason::NO_ERROR);
+            }
             Due::Close => {}
         }
     }

@@ -353,6 +353,15 @@ async fn a_client_that_sent_only_the_preface_is_closed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_due_before_the_handshake_timeout_is_done_in_time() {
+    let limits = Limits { idle: Some(Duration::from_secs(2)), ..LIMITS };
+    let client = Setup::new(limits).client().await;
+    let began = Instant::now();
+    client.ended.await.unwrap().unwrap();
+    assert_eq!(began.elapsed().as_secs(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_request_of_any_length_is_read() {
     let client = Setup::new(LIMITS).client().await;
     for (length, announced) in [(None, "None"), (Some("200000"), "Some(200000)")] {
