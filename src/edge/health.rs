@@ -146,3 +146,24 @@ impl Stream for OnlyWatch {
         Pin::new(&mut self.updates).poll_next(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tonic_health::server::HealthReporter;
+
+    use super::*;
+    use crate::net::peer::ClientAuth;
+
+    #[tokio::test]
+    async fn a_peer_makes_health_calls_at_a_rate() {
+        let health = Health::new(HealthService::from_health_reporter(HealthReporter::new()));
+        let [peer, other] = ["192.0.2.1", "192.0.2.2"].map(|address| Peer {
+            address: address.parse().unwrap(),
+            client_auth: ClientAuth::Plaintext,
+        });
+        let served = (0..10_000).take_while(|_| health.admit(peer).is_ok()).count();
+        assert!((2000..9000).contains(&served), "{served}");
+        assert!(matches!(health.admit(peer), Err(Refusal::EdgeLimited(_))));
+        assert_eq!(health.admit(other), Ok(()));
+    }
+}

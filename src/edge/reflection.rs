@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use ::http::header::CONTENT_TYPE;
-use ::http::{HeaderMap, HeaderValue, Request, Response};
+use ::http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame};
 use http_body_util::{BodyExt, Full};
@@ -73,11 +73,13 @@ impl Reflection {
             ReflectionVersion::V1 => &self.v1,
             ReflectionVersion::V1Alpha => &self.v1alpha,
         };
+        let path = request.uri().clone();
         let requests =
             WholeMessages::new(request.into_body(), MESSAGE_MAX_BYTES, request_bytes.begin());
         let answers = Answers {
             requests,
             service: service.clone(),
+            path,
             answer: None,
             patience: stream.patience(),
             _stream: stream,
@@ -98,8 +100,9 @@ fn builder() -> Builder<'static> {
 }
 
 /// Asks tonic's service a single request. Returns the answer with its head.
-async fn ask(service: BoxService, message: Bytes) -> Result<Bytes, Status> {
+async fn ask(service: BoxService, path: Uri, message: Bytes) -> Result<Bytes, Status> {
     let mut request = Request::new(Full::new(message));
+    (*request.method_mut(), *request.uri_mut()) = (Method::POST, path);
     request.headers_mut().insert(CONTENT_TYPE, CONTENT_TYPE_GRPC);
     let Ok(response) = service.oneshot(request).await;
     let (head, body) = response.into_parts();
@@ -123,6 +126,7 @@ pin_project! {
         #[pin]
         requests: WholeMessages<B>,
         service: BoxService,
+        path: Uri,
         answer: Option<AnswerFuture>,
         patience: Patience,
         _stream: UnidentifiedStream,
@@ -161,7 +165,8 @@ where
                     if let Err(refusal) = payload(&message, MESSAGE_MAX_BYTES) {
                         break status(refusal);
                     }
-                    *this.answer = Some(Box::pin(ask(this.service.clone(), message)));
+                    *this.answer =
+                        Some(Box::pin(ask(this.service.clone(), this.path.clone(), message)));
                 }
                 Poll::Ready(Some(Err(error))) => {
                     break status(read_problem(error));

@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::OwnedWriteHalf;
 use tonic_health::pb::health_check_response::ServingStatus;
 
-use super::{LIMIT, assert_refusal, refused_by};
+use super::{LIMIT, assert_refusal, memory_kib, refused_by};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -20,13 +20,6 @@ const MEMORY_LIMIT: u64 = 64 * MIB;
 const STREAMS: u32 = 250;
 const CONNECTIONS: usize = 24;
 const METADATA_BYTES: usize = 14_000;
-
-/// The anonymous memory of a process.
-fn anonymous_bytes(process: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let kib = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
-    kib.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
-}
 
 /// The HEADERS frame of a call to `MarkRead` with metadata; the message is still to come.
 fn head_with_metadata(stream: u32) -> Vec<u8> {
@@ -77,7 +70,7 @@ async fn near_the_limit_calls_are_refused_and_later_accepted_again() {
     let (held, ()) = tokio::join!(hold_calls(&server), healthy);
     let denied = caller.mark(RECIPIENT, MESSAGE).await.unwrap_err();
     assert_refusal(&denied, "OVERLOADED");
-    let used = anonymous_bytes(server.id());
+    let used = memory_kib(&server) * 1024;
     assert!(used < MEMORY_LIMIT, "{used} bytes");
     let form = format!("last_read_event_id={MESSAGE}&recipient_id={RECIPIENT}");
     let post = format!(

@@ -7,7 +7,13 @@ use markread_harness::caller::{Credentials, Refusal};
 use markread_harness::raw::OpenCall;
 use markread_harness::{READER, Raw, Server};
 
+mod health;
+mod logs;
 mod memory;
+mod ops_port;
+mod reflection;
+mod requests;
+mod start;
 
 /// Longer than anything takes, even on a slow machine.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -33,4 +39,11 @@ fn assert_refusal(denied: &Refusal, reason: &str) {
     assert_eq!((denied.code, denied.reason.as_str()), (tonic::Code::ResourceExhausted, reason));
     let delay = denied.details.retry_info().unwrap().retry_delay.unwrap();
     assert!(delay >= Duration::from_secs(1), "{delay:?}");
+}
+
+/// The anonymous memory of a server, in KiB.
+fn memory_kib(server: &Server) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.id())).unwrap();
+    let kib = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    kib.trim().trim_end_matches(" kB").parse().unwrap()
 }
