@@ -42,7 +42,7 @@ impl Form {
     ///
     /// [`Refusal::WrongContentType`], [`Refusal::MessageTooLarge`], [`Refusal::MalformedHttp`], or
     /// [`Refusal::Overloaded`] if incomplete requests hold too much memory.
-    pub async fn read<B>(head: &Parts, body: B, held: HeldBytes) -> Result<Self, Refusal>
+    pub async fn read<B>(head: &Parts, body: B, share: HeldBytes) -> Result<Self, Refusal>
     where
         B: Body<Data = Bytes>,
     {
@@ -53,7 +53,7 @@ impl Form {
         if head.version == Version::HTTP_11 && head.headers.get_all(HOST).iter().count() != 1 {
             return Err(Refusal::MalformedHttp("an HTTP/1.1 request must have one host header"));
         }
-        let body = read_body(&head.headers, body, held).await?;
+        let body = read_body(&head.headers, body, share).await?;
         Ok(Self::new(head.uri.query().unwrap_or_default().as_bytes(), &body))
     }
 
@@ -104,7 +104,7 @@ fn is_framed_once(headers: &HeaderMap) -> bool {
 async fn read_body<B>(
     headers: &HeaderMap,
     body: B,
-    mut held: HeldBytes,
+    mut share: HeldBytes,
 ) -> Result<BytesMut, Refusal>
 where
     B: Body<Data = Bytes>,
@@ -131,7 +131,7 @@ where
         if whole.len() + data.len() > BODY_MAX_BYTES {
             return Err(TOO_LARGE);
         }
-        held.add(data.len())?;
+        share.add(data.len())?;
         whole.extend_from_slice(&data);
     }
     Ok(whole)

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use markread_harness::caller::Credentials;
 use markread_harness::operator::Operator;
+use markread_harness::raw::frame;
 use markread_harness::{Raw, Server, eventually};
 use prost::Message;
 use tokio::time::sleep;
@@ -75,17 +77,14 @@ async fn half_sent_requests_are_few() {
         assert_refusal(&refused, "EDGE_LIMIT_EXCEEDED");
     }
     // A request in one piece waits for nobody.
-    let head = || raw.grpc(CHECK, &markread_harness::caller::Credentials::Nothing);
-    let frame = markread_harness::raw::frame(&request("").encode_to_vec());
-    let answer = raw.send(head(), frame.clone()).await.unwrap();
+    let whole = frame(&request("").encode_to_vec());
+    let answer = raw.send(raw.grpc(CHECK, &Credentials::Nothing), whole.clone()).await.unwrap();
     assert_eq!(answer.grpc_status().code(), Code::Ok);
-    let mut whole = held.pop().unwrap();
-    whole.body.send_data(markread_harness::raw::frame(&[]).into(), true).unwrap();
     drop(held);
     eventually("a half-sent request is accepted again", LIMIT, async || {
         let mut call = begin(&raw, CHECK).await;
         sleep(Duration::from_millis(50)).await;
-        call.body.send_data(frame.clone().into(), true).ok()?;
+        call.body.send_data(whole.clone().into(), true).ok()?;
         (call.answer().await.ok()?.grpc_status().code() == Code::Ok).then_some(())
     })
     .await;

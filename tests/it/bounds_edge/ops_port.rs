@@ -34,8 +34,8 @@ async fn it_answers_without_file_descriptors() {
     })
     .await;
     for _ in 0..20 {
-        let (head, body) = http1(&server.ops, GET).await.expect("it answers");
-        assert!(head.contains(" 200 ") && body == "ok\n", "{head}");
+        let (status_line, body) = http1(&server.ops, GET).await.expect("it answers");
+        assert!(status_line.contains(" 200 ") && body == "ok\n", "{status_line}");
     }
     drop(held);
     let caller = server.caller(READER);

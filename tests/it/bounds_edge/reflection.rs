@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use markread_harness::caller::Credentials;
 use markread_harness::operator::{Operator, grpcurl};
+use markread_harness::raw::frame;
 use markread_harness::{READER, Raw, Redis, Server, eventually};
 use prost::Message;
 use tokio::time::sleep;
@@ -16,7 +17,7 @@ use super::{LIMIT, REFLECTION, assert_refusal, begin, memory_kib, refused_by};
 fn ask(symbol: &str) -> Vec<u8> {
     let request = MessageRequest::FileContainingSymbol(symbol.to_owned());
     let request = ServerReflectionRequest { message_request: Some(request), host: String::new() };
-    markread_harness::raw::frame(&request.encode_to_vec())
+    frame(&request.encode_to_vec())
 }
 
 #[tokio::test]
@@ -100,9 +101,9 @@ async fn answers_that_nobody_reads_are_not_made() {
 async fn bad_requests_of_a_stream_are_told() {
     let server = Server::dev(&[]).await;
     let raw = Raw::to(&server).await;
-    let too_long = markread_harness::raw::frame(&[0; 4097]);
+    let too_long = frame(&[0; 4097]);
     let compressed = [&[1], &ask("x")[1..]].concat();
-    let garbage = markread_harness::raw::frame(&[0xff; 10]);
+    let garbage = frame(&[0xff; 10]);
     for (bytes, code) in [
         (too_long, Code::ResourceExhausted),
         (compressed, Code::Unimplemented),

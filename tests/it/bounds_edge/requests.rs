@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use markread_harness::caller::Credentials;
-use markread_harness::raw::{MARK_READ, OpenCall, frame};
+use markread_harness::raw::{MARK_READ, OpenCall, frame, request};
 use markread_harness::{MESSAGE, READER, RECIPIENT, Raw, Server, eventually};
 use tokio::time::sleep;
 use tonic::Code;
@@ -44,7 +44,7 @@ async fn incomplete_requests_share_a_budget() {
     let limit = ["--memory-limit", "64MiB", "--call-timeout", "10m"];
     let server = Server::dev(&limit).await;
     let raw = Raw::to(&server).await;
-    let half = [&[0, 0, 1, 0, 0][..], &[0; 60_000]].concat();
+    let half = [&[0, 0, 1, 0, 0][..], &vec![0; 60_000]].concat();
     let held = half_sent(&raw, 100, &half).await;
     eventually("one too many is refused", LIMIT, async || {
         (refused_by(&server, "request_bytes").await >= 1.0).then_some(())
@@ -65,7 +65,7 @@ async fn incomplete_requests_share_a_budget() {
     }
     assert!(refused > 0 && kept.len() > 30, "{refused} refused, {} kept", kept.len());
     // A request that is complete at once needs no share.
-    let whole = frame(&markread_harness::raw::request(RECIPIENT, MESSAGE));
+    let whole = frame(&request(RECIPIENT, MESSAGE));
     let marked = raw.send(raw.grpc(MARK_READ, &Credentials::UserId(READER)), whole).await.unwrap();
     assert_eq!(marked.grpc_status().code(), Code::Ok);
     // Those that were hung up give theirs back.
