@@ -49,21 +49,21 @@ impl OpsPort {
     ///
     /// The system's, such as that the port is in use.
     pub fn bind(address: SocketAddr) -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
         let socket = std::net::TcpListener::bind(address)?;
         socket.set_nonblocking(true)?;
-        let socket = {
-            let _entered = runtime.enter();
-            TcpListener::from_std(socket)?
-        };
         let address = socket.local_addr()?;
         let (pages, receiver) = oneshot::channel();
+        // Built last: a runtime may not be dropped in another one, as it would be if something else failed.
+        let runtime = Builder::new_current_thread().enable_all().build()?;
         thread::Builder::new().name("ops".to_owned()).spawn(move || {
             runtime.block_on(async {
                 // Without pages the process exits.
                 let Ok((pages, metrics)) = receiver.await else { return };
                 tokio::spawn(metrics::run_upkeep(metrics));
-                Acceptor::new(socket).serve(pages).await;
+                match TcpListener::from_std(socket) {
+                    Ok(socket) => Acceptor::new(socket).serve(pages).await,
+                    Err(error) => tracing::error!(%error, "--ops-listen is not served"),
+                }
             });
         })?;
         Ok(Self { address, pages })
