@@ -17,13 +17,13 @@ const BUDGET_FRAMES: u32 = 1000;
 const REFILL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Frames that come with a call: HEADERS, DATA with a message's head of its own, empty DATA, PING and two
-/// WINDOW_UPDATE for it, RST_STREAM, and one CONTINUATION.
+/// `WINDOW_UPDATE` for it, `RST_STREAM`, and one CONTINUATION.
 const FRAMES_PER_CALL: u32 = 8;
 
-/// Frames that answer a frame of DATA: two WINDOW_UPDATE, PING and SETTINGS to estimate the bandwidth.
+/// Frames that answer a frame of DATA: two `WINDOW_UPDATE`, PING and SETTINGS to estimate the bandwidth.
 const FRAMES_PER_DATA: u32 = 4;
 
-/// Bytes of a piece of DATA for which it allows a frame. A window of 64 bytes, with WINDOW_UPDATE for
+/// Bytes of a piece of DATA for which it allows a frame. A window of 64 bytes, with `WINDOW_UPDATE` for
 /// stream and connection, sustains itself; one of a few bytes does not.
 const BYTES_PER_FRAME: usize = 32;
 

@@ -159,7 +159,7 @@ where
 async fn changed(notices: &mut watch::Receiver<Notice>) {
     if notices.changed().await.is_err() {
         // The listener is gone, and with it all notices.
-        pending().await
+        pending::<()>().await;
     }
 }
 

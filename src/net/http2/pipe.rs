@@ -174,7 +174,7 @@ where
                 return Poll::Ready(Err(Ended));
             }
         }
-        let stall = this.stall.get_or_insert_with(|| Stall::new(this.shared, unsent));
+        let stall = this.stall.get_or_insert_with(|| Box::new(Stall::new(this.shared, unsent)));
         count_refused(ready!(stall.poll_patience(this.shared, cx)));
         this.stream.send_reset(Reason::ENHANCE_YOUR_CALM);
         Poll::Ready(Err(Ended))
@@ -182,10 +182,10 @@ where
 }
 
 impl Stall {
-    fn new(shared: &Arc<Shared>, unsent: usize) -> Box<Self> {
+    fn new(shared: &Arc<Shared>, unsent: usize) -> Self {
         let since = Instant::now();
         let timer = Box::pin(sleep(SHORT_PATIENCE.min(shared.send_timeout())));
-        Box::new(Self { since, timer, _unsent: shared.hold_unsent(unsent) })
+        Self { since, timer, _unsent: shared.hold_unsent(unsent) }
     }
 
     /// Ready once the client is not waited for any longer, with the bound that says so.
@@ -202,7 +202,7 @@ impl Stall {
             {
                 return Poll::Ready(bound);
             }
-            let pause = (limit - waited).min(SHORT_PATIENCE);
+            let pause = limit.saturating_sub(waited).min(SHORT_PATIENCE);
             self.timer.as_mut().reset(Instant::now() + pause);
         }
     }
