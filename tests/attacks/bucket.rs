@@ -44,7 +44,7 @@ async fn read_pages(stage: Arc<Stage>, recipient: fn(u64) -> u64) {
     }
     let page = page(ATTACKER, 1);
     let attack = async {
-        let (mut loops, until) = (JoinSet::new(), until(Duration::from_secs(4)));
+        let (mut loops, until) = (JoinSet::new(), until(Duration::from_secs(3)));
         for _ in 0..4 {
             let window = 65_535;
             let mut one = Connection::open(stage.address(), window, Reading::All).await.unwrap();

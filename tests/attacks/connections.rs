@@ -62,7 +62,7 @@ async fn only_the_preface(stage: Arc<Stage>) {
         for _ in 0..10 {
             twins.push(Connection::open(stage.address(), WINDOW, Reading::All).await.unwrap());
         }
-        sleep(Duration::from_secs(4)).await;
+        sleep(Duration::from_secs(3)).await;
         let (left, of_twins) = (open_count(&silent), open_count(&twins));
         stage.check(left == 0, format!("connections that have not begun are closed: {left} left"));
         stage.check(of_twins == 10, format!("those that have stay: {of_twins} of 10"));
@@ -83,7 +83,7 @@ async fn idle(stage: Arc<Stage>) {
             twin.begin(1, |stream| watch.complete(stream)).await.unwrap();
             twins.push(twin);
         }
-        sleep(Duration::from_secs(6)).await;
+        sleep(Duration::from_secs(5)).await;
         let left = idle.iter().filter(|one| !one.seen.closed()).count();
         let of_twins = open_count(&twins);
         stage.check(left == 0, format!("idle connections are closed: {left} of 200 left"));

@@ -16,7 +16,7 @@ use crate::http2::{
 use crate::stage::{Stage, until};
 
 const CONNECTIONS: usize = 100;
-const LASTS: Duration = Duration::from_secs(4);
+const LASTS: Duration = Duration::from_secs(3);
 
 /// Who was cut comes again, as often as this.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -168,7 +168,7 @@ async fn twins(stage: Arc<Stage>) {
         pings.begin(1, |stream| watch.complete(stream)).await.unwrap();
         let mut drops = Connection::open(address, 64, Reading::ByDrops).await.unwrap();
         let mut updates = Connection::open(address, 65_535, Reading::All).await.unwrap();
-        let until = until(Duration::from_secs(6));
+        let until = until(Duration::from_secs(5));
         let receiving = async {
             drops.flood(&page, 1, until).await;
             drops.seen.done()

@@ -17,7 +17,7 @@ use crate::stage::Stage;
 
 const CONNECTIONS: usize = 40;
 const STREAMS: usize = 250;
-const HELD: Duration = Duration::from_secs(4);
+const HELD: Duration = Duration::from_secs(3);
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![

@@ -14,6 +14,8 @@ use crate::stage::{Stage, until};
 /// Calls of each kind.
 const CALLS: usize = 30_000;
 
+const ROUNDS: usize = 3;
+
 /// What a refusal may cost more than an unauthenticated call: what two runs of one differ by.
 const TOLERANCE: f64 = 1.1;
 
@@ -31,7 +33,7 @@ async fn refusals(stage: Arc<Stage>) {
         let passed = cpu_micros(&stage, "127.0.0.2:0", &anonymous).await;
         let refused = cpu_micros(&stage, "127.0.0.2:0", &anonymous).await;
         let served = cpu_micros(&stage, "127.0.0.3:0", &served).await;
-        stage.check(
+        stage.check_time(
             refused <= TOLERANCE * passed,
             format!(
                 "a refusal costs no more than an unauthenticated call: {refused:.1} µs of CPU, \
@@ -46,13 +48,18 @@ async fn refusals(stage: Arc<Stage>) {
     stage.attack(attack).await;
 }
 
-/// The server's CPU for one of these calls, of many.
+/// The server's CPU for one of these calls, in the best of some rounds: everything else only adds.
 async fn cpu_micros(stage: &Stage, own: &str, call: &Call) -> f64 {
     let stream = connect_from(own, stage.address()).await.unwrap();
     let mut one = Connection::open_on(stream, 65_535, Reading::All).await.unwrap();
-    let before = cpu_seconds(stage.server.id());
-    one.flood_up_to(CALLS, call, 200, until(Duration::from_secs(6))).await;
-    let seconds = cpu_seconds(stage.server.id()) - before;
-    stage.check(one.seen.done() >= CALLS, "all calls are answered");
-    1e6 * seconds / one.seen.done() as f64
+    let mut least = f64::INFINITY;
+    for _ in 0..ROUNDS {
+        let before = (cpu_seconds(stage.server.id()), one.seen.done());
+        one.flood_up_to(CALLS / ROUNDS, call, 200, until(Duration::from_secs(2))).await;
+        let seconds = cpu_seconds(stage.server.id()) - before.0;
+        let calls = one.seen.done() - before.1;
+        stage.check(calls == CALLS / ROUNDS, "all calls are answered");
+        least = least.min(1e6 * seconds / calls as f64);
+    }
+    least
 }

@@ -37,7 +37,7 @@ async fn watches(stage: Arc<Stage>) {
         let mut twin = Connection::open(stage.address(), WINDOW, Reading::All).await.unwrap();
         twin.begin(1, |stream| all.complete(stream)).await.unwrap();
         twin.begin(1, |stream| service.complete(stream)).await.unwrap();
-        sleep(Duration::from_secs(3)).await;
+        sleep(Duration::from_secs(2)).await;
         let open: usize = held.iter().map(|one| OPENED - one.seen.done()).sum();
         stage.check(open == held.len(), format!("of 2500 watches 10 are kept: {open} were"));
         let answered = twin.seen.count(DATA);
@@ -71,7 +71,7 @@ async fn half_sent(stage: Arc<Stage>) {
 /// Eight connections check the health as fast as they are answered, from one peer. Bound: the guard of
 /// Health/Check.
 async fn checks(stage: Arc<Stage>) {
-    const LASTS: Duration = Duration::from_secs(4);
+    const LASTS: Duration = Duration::from_secs(3);
     const OK_PER_SECOND: usize = 5000;
     let check = health(HEALTH_CHECK, "");
     let attack = async {

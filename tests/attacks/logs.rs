@@ -58,7 +58,7 @@ async fn handshakes(stage: Arc<Stage>) {
             };
             let _ = stream.write_all(start).await;
         }
-        sleep(Duration::from_secs(2)).await;
+        sleep(Duration::from_secs(1)).await;
     };
     stage.attack(attack).await;
     check(&stage, before);

@@ -54,6 +54,7 @@ use std::time::Instant;
 
 use case::Case;
 use cgroup::Cgroup;
+use report::Verdict;
 use stage::{Binary, Stage};
 
 /// Attackers yield to the server and its neighbour: they would have machines of their own.
@@ -88,8 +89,12 @@ async fn run(words: &[String]) -> ExitCode {
     report::head();
     let mut broken = Vec::new();
     for case in &cases {
-        let outcome = run_case(&binary, case).await;
-        if !report::row(case, &outcome) {
+        let mut verdict = report::row(case, &run_case(&binary, case).await);
+        if verdict == Verdict::Slow {
+            println!("    once more, since something else may have been slow");
+            verdict = report::row(case, &run_case(&binary, case).await);
+        }
+        if verdict != Verdict::Ok {
             broken.push(case.name.as_str());
         }
     }

@@ -41,7 +41,7 @@ async fn pages(stage: Arc<Stage>) {
             let _ = one.begin(250, |stream| page.complete(stream)).await;
             held.push(one);
         }
-        sleep(Duration::from_secs(4)).await;
+        sleep(Duration::from_secs(3)).await;
         held
     };
     stage.attack(attack).await;

@@ -20,7 +20,7 @@ use crate::stage::Stage;
 const STREAMS_OF_CONNECTION: usize = 8;
 const STREAMS: usize = 512;
 
-const HELD: Duration = Duration::from_secs(3);
+const HELD: Duration = Duration::from_secs(2);
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -48,7 +48,7 @@ async fn long_streams(stage: Arc<Stage>) {
             let address = stage.address().to_owned();
             connections.spawn(ask_without_reading(address, requests.clone()));
         }
-        sleep(Duration::from_secs(4)).await;
+        sleep(Duration::from_secs(3)).await;
     };
     stage.attack(attack).await;
 }
@@ -66,7 +66,7 @@ async fn many_streams(stage: Arc<Stage>) {
             let _ = one.begin(250, |stream| call.begun(stream)).await;
             held.push(one);
         }
-        sleep(Duration::from_secs(6)).await;
+        sleep(Duration::from_secs(5)).await;
     };
     stage.attack(attack).await;
 }

@@ -5,7 +5,7 @@ use crate::neighbour::Figures;
 use crate::stage::{Finding, Outcome};
 
 /// Where the neighbour's p50 is less, a ratio would measure the machine's noise.
-const P50_LEAST_MS: f64 = 2.0;
+const P50_LEAST_MS: f64 = 3.0;
 
 /// What a server may use that is given 512 MiB.
 pub(crate) const LIMIT_MIB: u64 = 512;
@@ -20,14 +20,30 @@ pub(crate) fn head() {
     );
 }
 
-/// Prints the row of an attack with what it broke, and returns whether it broke nothing.
-pub(crate) fn row(case: &Case, outcome: &Outcome) -> bool {
+/// How an attack ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It broke no limit.
+    Ok,
+    /// It broke none but one of time.
+    Slow,
+    /// It broke a limit.
+    Broken,
+}
+
+/// Prints the row of an attack with what it broke.
+pub(crate) fn row(case: &Case, outcome: &Outcome) -> Verdict {
     let ms = |figures: &Figures, share| {
         figures.quantile_ms(share).map_or("-".to_owned(), |ms| format!("{ms:.1} ms"))
     };
     let limits = limits(case, outcome);
     let findings = outcome.findings.iter().chain(&limits);
     let broken: Vec<&Finding> = findings.filter(|finding| !finding.holds).collect();
+    let verdict = match broken.as_slice() {
+        [] => Verdict::Ok,
+        broken if broken.iter().all(|finding| finding.is_time) => Verdict::Slow,
+        _ => Verdict::Broken,
+    };
     println!(
         "{:<50} {:>9} {:>9} {:>9} {:>9} {:>8} {:>8}  {}",
         case.name,
@@ -37,7 +53,7 @@ pub(crate) fn row(case: &Case, outcome: &Outcome) -> bool {
         ms(&outcome.after, 0.5),
         outcome.attack.refused(),
         outcome.peaks[1] / MIB,
-        if broken.is_empty() { "ok" } else { "BROKEN" },
+        if verdict == Verdict::Ok { "ok" } else { "BROKEN" },
     );
     for finding in &broken {
         println!("    not so: {}", finding.what);
@@ -46,40 +62,35 @@ pub(crate) fn row(case: &Case, outcome: &Outcome) -> bool {
     for finding in outcome.findings.iter().filter(|one| one.holds && one.what.contains(':')) {
         println!("    {}", finding.what);
     }
-    broken.is_empty()
+    verdict
 }
 
 fn limits(case: &Case, outcome: &Outcome) -> Vec<Finding> {
     let [before, during] = outcome.peaks;
     if case.is_limited {
         let holds = during <= LIMIT_MIB * MIB;
-        return vec![Finding { holds, what: format!("at most {LIMIT_MIB} MiB are used") }];
+        return vec![Finding::new(holds, format!("at most {LIMIT_MIB} MiB are used"))];
     }
     let grown = during.saturating_sub(before) / MIB;
-    let mut limits = vec![Finding {
-        holds: grown <= case.memory_mib,
-        what: format!("it adds at most {} MiB, got {grown}", case.memory_mib),
-    }];
+    let what = format!("it adds at most {} MiB, got {grown}", case.memory_mib);
+    let mut limits = vec![Finding::new(grown <= case.memory_mib, what)];
     if !case.neighbour {
         return limits;
     }
     let alone = outcome.alone.quantile_ms(0.5).unwrap_or(f64::NAN);
     let limit = case.p50_times * alone.max(P50_LEAST_MS);
     for (when, figures) in [("during", &outcome.attack), ("after", &outcome.after)] {
-        limits.push(Finding {
-            holds: figures.quantile_ms(0.5).is_some_and(|p50| p50 <= limit),
-            what: format!("others' p50 {when} it is at most {limit:.1} ms"),
-        });
+        let holds = figures.quantile_ms(0.5).is_some_and(|p50| p50 <= limit);
+        let what = format!("others' p50 {when} it is at most {limit:.1} ms");
+        limits.push(Finding::of_time(holds, what));
     }
     let refused = outcome.attack.refused();
-    limits.push(Finding {
-        holds: refused <= case.refusals,
-        what: format!(
-            "at most {} calls of others are refused, got {refused} of {}, {:?}",
-            case.refusals,
-            refused + outcome.attack.served(),
-            outcome.attack.refused
-        ),
-    });
+    let what = format!(
+        "at most {} calls of others are refused, got {refused} of {}, {:?}",
+        case.refusals,
+        refused + outcome.attack.served(),
+        outcome.attack.refused
+    );
+    limits.push(Finding::new(refused <= case.refusals, what));
     limits
 }

@@ -66,6 +66,19 @@ impl Binary {
 pub(crate) struct Finding {
     pub(crate) holds: bool,
     pub(crate) what: String,
+    /// Whether something else on the machine may be to blame, so that a second run decides.
+    pub(crate) is_time: bool,
+}
+
+impl Finding {
+    pub(crate) fn new(holds: bool, what: impl Into<String>) -> Self {
+        Self { holds, what: what.into(), is_time: false }
+    }
+
+    /// One that depends on how long something took.
+    pub(crate) fn of_time(holds: bool, what: impl Into<String>) -> Self {
+        Self { is_time: true, ..Self::new(holds, what) }
+    }
 }
 
 /// Everything that an attack meets.
@@ -124,7 +137,12 @@ impl Stage {
 
     /// Notes whether something holds that the attack has looked at.
     pub(crate) fn check(&self, holds: bool, what: impl Into<String>) {
-        self.findings.lock().unwrap().push(Finding { holds, what: what.into() });
+        self.findings.lock().unwrap().push(Finding::new(holds, what));
+    }
+
+    /// The same as [`Stage::check`], for what depends on a time.
+    pub(crate) fn check_time(&self, holds: bool, what: impl Into<String>) {
+        self.findings.lock().unwrap().push(Finding::of_time(holds, what));
     }
 
     /// Measures the neighbour alone, during the attack, and after it. The attack is over when its
@@ -158,10 +176,10 @@ impl Stage {
         let lives = self.server.is_running();
         let killed = self.memory.has_killed();
         let how = if killed { ", killed at 3 GiB" } else { "" };
-        findings.push(Finding { holds: lives, what: format!("the process lives{how}") });
+        findings.push(Finding::new(lives, format!("the process lives{how}")));
         if case.neighbour {
             let served = after.refused() == 0 && after.served() > 0;
-            findings.push(Finding { holds: served, what: "everybody is served after it".into() });
+            findings.push(Finding::new(served, "everybody is served after it"));
         }
         self.memory.stop();
         // Its payloads are not looked at: there may be hundreds of thousands.

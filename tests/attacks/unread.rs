@@ -18,7 +18,7 @@ const STREAMS: usize = 250;
 
 /// Longer than the `--send-timeout` of these attacks, with what a busy machine adds.
 const SEND_TIMEOUT: &str = "--send-timeout 2s";
-const CUT_WITHIN: Duration = Duration::from_secs(7);
+const CUT_WITHIN: Duration = Duration::from_secs(6);
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -50,7 +50,7 @@ async fn hold(stage: &Stage, call: &Call, held_for: Duration) {
 /// valid item is refused as a whole.
 async fn invalid_batches(stage: Arc<Stage>) {
     let batch = invalid_batch(ATTACKER);
-    stage.attack(hold(&stage, &batch, Duration::from_secs(6))).await;
+    stage.attack(hold(&stage, &batch, Duration::from_secs(5))).await;
 }
 
 /// What one of them is answered with.
@@ -83,13 +83,13 @@ async fn fill(stage: &Stage, count: u64) {
 async fn pages(stage: Arc<Stage>) {
     fill(&stage, 1000).await;
     let page = page(ATTACKER, 1000);
-    stage.attack(hold(&stage, &page, Duration::from_secs(4))).await;
+    stage.attack(hold(&stage, &page, Duration::from_secs(3))).await;
 }
 
 /// 10,000 answers with 500 states each.
 async fn unread_states(stage: Arc<Stage>) {
     let states = states(ATTACKER);
-    stage.attack(hold(&stage, &states, Duration::from_secs(4))).await;
+    stage.attack(hold(&stage, &states, Duration::from_secs(3))).await;
 }
 
 /// Ten connections on which nothing moves. Bound: `--send-timeout`, after which their streams are reset
