@@ -66,8 +66,7 @@ async fn flood(stage: Arc<Stage>, one: fn(u32) -> Vec<u8>) {
                     }
                     let frames = one(1).repeat(1000);
                     opened.repeat(&frames, until).await;
-                    sleep(Duration::from_millis(50)).await;
-                    cut &= opened.seen.is_cut();
+                    cut &= opened.is_cut_soon().await;
                     calm |= opened.seen.goaway() == Some(ENHANCE_YOUR_CALM);
                     sleep(AGAIN.saturating_sub(begun.elapsed())).await;
                 }
@@ -118,8 +117,7 @@ async fn refused_header_lists(stage: Arc<Stage>) {
                         // The reader has its turn, which notices the end.
                         yield_now().await;
                     }
-                    sleep(Duration::from_millis(50)).await;
-                    cut &= opened.seen.is_cut();
+                    cut &= opened.is_cut_soon().await;
                     sleep(AGAIN.saturating_sub(begun.elapsed())).await;
                 }
                 cut

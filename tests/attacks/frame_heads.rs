@@ -12,12 +12,12 @@ use tokio::time::sleep;
 
 use crate::calls::{ATTACKER, HEALTH_CHECK, LARGEST_FRAME_HEAD, REFLECTION, token};
 use crate::case::{Case, case};
-use crate::http2::{Call, Connection, Reading};
+use crate::http2::{self, Call};
 use crate::stage::Stage;
 
 const CONNECTIONS: usize = 40;
 const STREAMS: usize = 250;
-const HELD: Duration = Duration::from_secs(3);
+const HELD: Duration = Duration::from_secs(4);
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -31,15 +31,8 @@ pub(crate) fn cases() -> Vec<Case> {
 async fn hold(stage: Arc<Stage>, path: &str, user: Option<u64>) {
     let call = Call::new(path, user.map(token).as_deref(), &LARGEST_FRAME_HEAD);
     let attack = async {
-        let mut held = Vec::new();
-        for _ in 0..CONNECTIONS {
-            let window = u32::from(u16::MAX);
-            let Ok(mut one) = Connection::open(stage.address(), window, Reading::All).await else {
-                continue;
-            };
-            let _ = one.begin(STREAMS, |stream| call.begun(stream)).await;
-            held.push(one);
-        }
+        let many = [CONNECTIONS, STREAMS];
+        let held = http2::hold(stage.address(), many, 65_535, |stream| call.begun(stream)).await;
         sleep(HELD).await;
         held
     };

@@ -92,8 +92,7 @@ async fn flood(stage: Arc<Stage>, frames: Frames) {
                     if !repeated.is_empty() {
                         one.repeat(&repeated, until).await;
                     }
-                    sleep(Duration::from_millis(100)).await;
-                    all_cut &= one.seen.is_cut() || one.seen.done() > 0;
+                    all_cut &= one.is_cut_soon().await || one.seen.done() > 0;
                     sleep(AGAIN.saturating_sub(begun.elapsed())).await;
                 }
                 all_cut
@@ -128,8 +127,7 @@ async fn rapid_reset(stage: Arc<Stage>) {
                         }
                         sleep(Duration::from_millis(1)).await;
                     }
-                    sleep(Duration::from_millis(50)).await;
-                    all_cut &= one.seen.is_cut();
+                    all_cut &= one.is_cut_soon().await;
                     sleep(AGAIN.saturating_sub(begun.elapsed())).await;
                 }
                 all_cut

@@ -41,6 +41,9 @@ const WIDEN: u32 = 0x7fff_ffff - 65_535;
 /// The longest wait for a server's settings.
 const GREETING_MAX: Duration = Duration::from_millis(300);
 
+/// How long a server may take to notice what it has been sent.
+const CUT_MAX: Duration = Duration::from_millis(500);
+
 /// The address that attacks come from, so that a bound per peer tells them from the neighbour.
 const ATTACKER: &str = "127.0.0.2:0";
 
@@ -125,6 +128,24 @@ impl Call {
     pub(crate) fn head(&self, stream: u32) -> Vec<u8> {
         frame(HEADERS, END_HEADERS, stream, &self.block)
     }
+}
+
+/// Opens connections whose streams have this window, then begins so many calls on each, as `encode`
+/// returns their frames.
+pub(crate) async fn hold(
+    address: &str,
+    [connections, calls]: [usize; 2],
+    window: u32,
+    encode: impl Fn(u32) -> Vec<u8>,
+) -> Vec<Connection> {
+    let mut held = Vec::new();
+    for _ in 0..connections {
+        held.extend(Connection::open(address, window, Reading::All).await);
+    }
+    for one in &mut held {
+        let _ = one.begin(calls, &encode).await;
+    }
+    held
 }
 
 /// What the server has sent on a connection so far.
@@ -306,6 +327,15 @@ impl Connection {
             times += 1;
         }
         times
+    }
+
+    /// Waits for the server to cut it, and returns whether it has.
+    pub(crate) async fn is_cut_soon(&self) -> bool {
+        let began = Instant::now();
+        while !self.seen.is_cut() && began.elapsed() < CUT_MAX {
+            sleep(Duration::from_millis(5)).await;
+        }
+        self.seen.is_cut()
     }
 
     /// Makes calls until then, so many at once.

@@ -13,7 +13,7 @@ use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 
 use crate::calls::REFLECTION;
 use crate::case::{Case, case};
-use crate::http2::{Call, Connection, Reading, connect};
+use crate::http2::{self, Call, Connection, Reading, connect};
 use crate::stage::Stage;
 
 /// Most streams of a connection, and of all connections.
@@ -58,15 +58,9 @@ async fn many_streams(stage: Arc<Stage>) {
     // Less than a connection's window, all together.
     let call = Call::new(REFLECTION, None, &requests(100));
     let attack = async {
-        let mut held = Vec::new();
-        for _ in 0..40 {
-            let Ok(mut one) = Connection::open(stage.address(), 1, Reading::All).await else {
-                continue;
-            };
-            let _ = one.begin(250, |stream| call.begun(stream)).await;
-            held.push(one);
-        }
-        sleep(Duration::from_secs(5)).await;
+        let begun = |stream| call.begun(stream);
+        let _held = http2::hold(stage.address(), [40, 250], 1, begun).await;
+        sleep(Duration::from_secs(6)).await;
     };
     stage.attack(attack).await;
 }

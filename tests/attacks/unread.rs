@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::calls::{ATTACKER, invalid_batch, mark, page, states, watch};
 use crate::case::{Case, case};
-use crate::http2::{Call, Connection, DATA, Reading};
+use crate::http2::{self, Call, Connection, DATA, Reading};
 use crate::stage::Stage;
 
 const CONNECTIONS: usize = 40;
@@ -35,14 +35,8 @@ pub(crate) fn cases() -> Vec<Case> {
 
 /// Makes calls on many connections whose streams take one byte, and holds them.
 async fn hold(stage: &Stage, call: &Call, held_for: Duration) {
-    let mut held = Vec::new();
-    for _ in 0..CONNECTIONS {
-        let Ok(mut one) = Connection::open(stage.address(), 1, Reading::All).await else {
-            continue;
-        };
-        let _ = one.begin(STREAMS, |stream| call.complete(stream)).await;
-        held.push(one);
-    }
+    let many = [CONNECTIONS, STREAMS];
+    let _held = http2::hold(stage.address(), many, 1, |stream| call.complete(stream)).await;
     sleep(held_for).await;
 }
 

@@ -44,7 +44,7 @@ impl Endpoint {
     /// The same as [`Endpoint::start`], with more flags.
     async fn start_with(flags: &[&str]) -> Self {
         let authority = Authority::new().await;
-        let certificate = authority.issue("server", "IP:127.0.0.1").await;
+        let certificate = authority.issue("server", "IP:127.0.0.1,DNS:localhost").await;
         let credentials = NamedTempFile::new().unwrap();
         std::fs::write(&credentials, CREDENTIALS).unwrap();
         let redis = Redis::start().await;
