@@ -29,6 +29,7 @@ mod cgroup;
 mod connections;
 mod control_frames;
 mod frame_heads;
+mod frames;
 mod guard;
 mod h2_bounds;
 mod health;
