@@ -63,7 +63,8 @@ pub async fn serve(config: ServeConfig) -> Result<(), ServeError> {
     let memory_limit = MemoryLimit::find(config.memory_limit);
     let pressure = MemoryPressure::default();
     let mut signals = Signals::new().map_err(|error| failed("signals", error))?;
-    let listener = bind("--listen", listen, limits)?.with_tls(tls.clone());
+    let listener = bind("--listen", listen, limits)?;
+    let listener = listener.with_tls(tls.clone()).with_pressure(pressure.clone());
     let ops = OpsPort::bind(ops_listen)
         .map_err(|error| failed(&format!("--ops-listen {ops_listen}"), error))?;
     let page = metrics::install().map_err(|error| failed("metrics", error))?;

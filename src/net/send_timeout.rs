@@ -115,7 +115,7 @@ mod tests {
         let write = async { stream.write_all(&[0; 26]).await };
         let read = async {
             for _ in 0..10 {
-                tokio::time::sleep(LIMIT - Duration::from_secs(1)).await;
+                tokio::time::sleep(LIMIT.mul_f64(0.9)).await;
                 theirs.read_u8().await.unwrap();
             }
         };

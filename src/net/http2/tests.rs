@@ -100,7 +100,7 @@ impl Client {
 
 /// A streaming answer that obeys its control.
 struct Updates {
-    updates: mpsc::Receiver<Bytes>,
+    queue: mpsc::Receiver<Bytes>,
     control: StreamControl,
     ended: bool,
 }
@@ -120,7 +120,7 @@ impl http_body::Body for Updates {
             self.ended = true;
             return Poll::Ready(Some(Ok(Frame::trailers(status("14")))));
         }
-        let update = ready!(self.updates.poll_recv(cx));
+        let update = ready!(self.queue.poll_recv(cx));
         // The end comes also while the client does not read.
         assert!(update.is_none() || !self.control.is_stalled());
         self.ended = update.is_none();
@@ -138,9 +138,9 @@ async fn answer(
     request: Request<RequestBody>,
     updates: Option<mpsc::Receiver<Bytes>>,
 ) -> Result<Response<Body>, Infallible> {
-    if let Some(updates) = updates {
+    if let Some(queue) = updates {
         let control = StreamControl::default();
-        let body = Updates { updates, control: control.clone(), ended: false };
+        let body = Updates { queue, control: control.clone(), ended: false };
         let mut response = Response::new(body.boxed_unsync());
         response.extensions_mut().insert(control);
         return Ok(response);
@@ -189,7 +189,7 @@ async fn an_answer_that_is_read_slowly_is_waited_for() {
     while let Some(data) = slow.data().await {
         let count = data.unwrap().len();
         read += count;
-        sleep(SEND_TIMEOUT - Duration::from_secs(1)).await;
+        sleep(SEND_TIMEOUT.mul_f64(0.9)).await;
         slow.flow_control().release_capacity(count).unwrap();
     }
     assert_eq!(read, 6400);

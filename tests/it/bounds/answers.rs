@@ -105,20 +105,21 @@ async fn a_client_that_takes_no_byte_is_closed() {
     let head = "GET /nothing HTTP/1.1\r\nhost: x\r\n\r\n";
     // More answers than the buffers of both kernels hold.
     let mut deaf = connect_with_small_buffers(&server).await;
-    let mut sent = 0;
+    let many = head.repeat(100);
+    let mut count = 0;
     let ended = async {
         while refused(&server, "send_timeout").await < 0.5 {
-            let write = deaf.write(head.repeat(100).as_bytes());
+            let write = deaf.write(many.as_bytes());
             // A write that waits may wait for a busy server.
             if let Ok(written) = timeout(Duration::from_millis(200), write).await {
-                sent += written.unwrap_or_default();
+                count += written.unwrap_or_default();
             }
         }
     };
     timeout(LIMIT, ended).await.expect("it is closed");
     // One that reads gets as many answers.
     let (mut read, mut write) = connect_with_small_buffers(&server).await.into_split();
-    let requests = sent / head.len();
+    let requests = count / head.len();
     let last = "GET /nothing HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     let send = async {
         write.write_all(head.repeat(requests).as_bytes()).await.unwrap();

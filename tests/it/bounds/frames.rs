@@ -58,7 +58,8 @@ async fn a_flood_of_control_frames_is_told_to_calm_down() {
     assert!((refused(&server, "control_frames").await - 5.0).abs() < 0.5);
 }
 
-/// Reads pages of cursors through windows of a few bytes; each piece of an answer takes a WINDOW_UPDATE.
+/// Reads pages of cursors through windows of a few bytes; each piece of an answer takes a
+/// `WINDOW_UPDATE`.
 async fn read_through(server: &Server, window_bytes: u32) -> Result<usize, h2::Error> {
     const LIST: &str = "/markread.v1.MarkReadService/ListReadCursors";
     let stream = TcpStream::connect(&server.address).await.unwrap();
@@ -124,8 +125,8 @@ fn large_head(stream: u32) -> Vec<u8> {
         ]);
         block.extend([b'x'; VALUE_BYTES]);
     }
-    // The newest entry of the dynamic table, five times: over 16 KiB.
-    block.extend([0x80 | 62; 5]);
+    // The newest entry of the dynamic table (index 62), five times: over 16 KiB.
+    block.extend([0xbe; 5]);
     let [_, length @ ..] = u32::try_from(block.len()).unwrap().to_be_bytes();
     [&length[..], &[1, 5], &stream.to_be_bytes(), &block].concat()
 }
