@@ -15,6 +15,7 @@ use self::call::{CallFuture, MethodFuture};
 use self::deadline::Deadline;
 use self::guard::{EdgeRate, Guard};
 use self::health::Health;
+use self::places::Place;
 use self::reflection::Reflection;
 pub use self::reflection::ReflectionAccess;
 use self::request_bytes::RequestBytes;
@@ -185,7 +186,10 @@ impl Edge {
             Ok(caller) => caller,
             Err(refusal) => return Answer::refused(arrival.route, refusal),
         };
-        let place = match self.place(rpc, caller.reader, arrival.deadline.server).await {
+        let light = matches!(rpc, Rpc::MarkRead | Rpc::GetReadState);
+        let place = || self.place(rpc, caller.reader, arrival.deadline.server);
+        // A light call takes its place when its message is complete, which is small; another before.
+        let heavy = match if light { Ok(Place::None) } else { place().await } {
             Ok(place) => place,
             Err(refusal) => return Answer::refused(arrival.route, refusal),
         };
@@ -194,8 +198,12 @@ impl Edge {
         let mut marks = MarkOutcomes::None;
         let response = match rpc {
             Rpc::MarkRead => {
-                grpc::unary(request, |message| {
-                    grpc::marks::mark_read(service, arrival, caller, message, &mut marks)
+                grpc::unary(request, async |message| {
+                    let _place = place().await.map_err(|refusal| {
+                        marks = MarkOutcomes::One(answer::table::row(&refusal).outcome);
+                        answer::grpc::status(refusal)
+                    })?;
+                    grpc::marks::mark_read(service, arrival, caller, message, &mut marks).await
                 })
                 .await
             }
@@ -206,8 +214,9 @@ impl Edge {
                 .await
             }
             Rpc::GetReadState => {
-                grpc::unary(request, |message| {
-                    grpc::reads::get_read_state(service, arrival, caller, message)
+                grpc::unary(request, async |message| {
+                    let _place = place().await.map_err(answer::grpc::status)?;
+                    grpc::reads::get_read_state(service, arrival, caller, message).await
                 })
                 .await
             }
@@ -225,14 +234,18 @@ impl Edge {
             }
             Rpc::WatchMarkReadEvents => {
                 let watch = grpc::streaming(request, |message| {
-                    grpc::watch::watch(service, arrival, caller, place, message)
+                    grpc::watch::watch(service, arrival, caller, heavy, message)
                 })
                 .await;
                 UntilDrain::wrap(watch, &self.lifecycle)
             }
         };
         match grpc::message_problem(&response) {
-            Some(refusal) => Answer::refused(arrival.route, refusal),
+            Some(problem) => {
+                // The reader's concurrency comes first here too.
+                let busy = if light { place().await.err() } else { None };
+                Answer::refused(arrival.route, busy.unwrap_or(problem))
+            }
             None => Answer { response, marks },
         }
     }

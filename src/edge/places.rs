@@ -1,5 +1,8 @@
-//! Places among the calls and watches of a reader. A request takes one after identity and before its
-//! message is read.
+//! Places among the calls and watches of a reader, which a request takes after identity.
+//!
+//! A mark or a state takes its place when its small message is complete, so that half-sent calls keep no
+//! place from whole ones. A page or a batch takes it before its message is read: messages of those that
+//! wait would be memory.
 
 use tokio::time::Instant;
 

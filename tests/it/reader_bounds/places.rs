@@ -15,11 +15,15 @@ use crate::read_side::reads_used;
 
 const ONE: [&str; 4] = ["--reader-concurrency", "1", "--call-timeout", "3s"];
 
-/// Takes the one place of a reader.
+/// Takes the one place of a reader: a page takes it before its message has come.
 async fn hold(raw: &Raw) -> OpenCall {
-    let held = begin(raw, "MarkRead", READER).await;
+    let held = begin(raw, "ListReadCursors", READER).await;
     places_are_taken(raw, "MarkRead", READER).await;
     held
+}
+
+fn page() -> Vec<u8> {
+    raw::frame(&ListReadCursorsRequest::default().encode_to_vec())
 }
 
 /// Makes a call right after one that keeps the one place until its own timeout, a tenth of a second
@@ -30,7 +34,7 @@ async fn without_place<T>(
     is_refused: impl Fn(&T) -> bool,
 ) -> T {
     for _ in 0..5 {
-        let _held = begin(raw, "MarkRead", READER).await;
+        let _held = begin(raw, "ListReadCursors", READER).await;
         let answer = call().await;
         if is_refused(&answer) {
             return answer;
@@ -69,9 +73,27 @@ async fn a_call_that_gets_no_place_in_time_is_refused() {
     let waiting = tokio::spawn(async move { caller.mark(RECIPIENT, 1).await });
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert!(!waiting.is_finished());
-    held.body.send_data(raw::frame(&raw::request(RECIPIENT, 2)).into(), true).unwrap();
-    assert!(held.answer().await.unwrap().marked().unwrap().advanced);
-    assert!(!waiting.await.unwrap().unwrap().advanced, "it came second");
+    held.body.send_data(page().into(), true).unwrap();
+    assert_eq!(held.answer().await.unwrap().grpc_status().code(), Code::Ok);
+    assert!(waiting.await.unwrap().unwrap().advanced);
+}
+
+#[tokio::test]
+async fn a_mark_whose_message_does_not_come_takes_no_place() {
+    let redis = Redis::start().await;
+    let server = Server::on_with(&redis, &ONE).await;
+    let raw = Raw::to(&server).await;
+    let mut half = Vec::new();
+    for _ in 0..100 {
+        half.push(begin(&raw, "MarkRead", READER).await);
+    }
+    for message in 1..=10 {
+        assert!(server.caller(READER).mark(RECIPIENT, message).await.unwrap().advanced);
+    }
+    for call in half {
+        let refusal = call.answer().await.unwrap().refusal();
+        assert_denied(&refusal, Code::DeadlineExceeded, "DEADLINE_EXCEEDED");
+    }
 }
 
 #[tokio::test]
@@ -155,8 +177,7 @@ async fn two_pages_at_a_time_and_light_calls_pass_those_that_wait() {
     server.caller(READER + 1).page(0, "").await.unwrap();
     assert!(waiting.iter().all(|page| !page.is_finished()));
     // One that ends lets all others through, one at a time.
-    let page = raw::frame(&ListReadCursorsRequest::default().encode_to_vec());
-    first.body.send_data(page.into(), true).unwrap();
+    first.body.send_data(page().into(), true).unwrap();
     first.answer().await.unwrap();
     for page in waiting {
         page.await.unwrap().unwrap();
