@@ -70,7 +70,7 @@ async fn the_keys_in_redis_are_as_documented() {
     let cursors_ttl: i64 = redis.run(&format!("TTL markread:cursors:{READER}")).await;
     assert_eq!(cursors_ttl, -1, "cursors never expire");
     let layout: Vec<String> = redis.run("HMGET markread:layout version partitions").await;
-    assert_eq!(layout, ["1", "1"]);
+    assert_eq!(layout, ["2", "1"]);
 }
 
 #[tokio::test]
@@ -235,7 +235,7 @@ async fn every_server_forgets_denials_when_redis_is_flushed() {
         .await;
     }
     let layout: Vec<String> = redis.run("HMGET markread:layout version partitions").await;
-    assert_eq!(layout, ["1", "1"]);
+    assert_eq!(layout, ["2", "1"]);
 }
 
 #[tokio::test]
