@@ -163,6 +163,8 @@ async fn servers_follow_the_upgrade_while_they_run() {
     let listed = caller.page(1_000, "").await.unwrap().into_inner();
     assert_eq!((listed.cursors.len(), listed.next_page_token.as_str()), (801, ""));
     assert_eq!(redis.cursors(READER).await.len(), 801);
+    let fields: Vec<String> = redis.run(&format!("HKEYS markread:cursors:{READER}")).await;
+    assert_eq!(fields, ["keyed_buckets"], "moved before the server's next probe");
     let key: String = redis.run("HGET markread:layout key").await;
     let log = server.log().join("\n");
     let (_, ready) = server.get("/readyz").await;
