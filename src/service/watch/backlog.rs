@@ -199,18 +199,18 @@ impl Waiting {
             Ok(_) => after >= start,
             Err(_) => true,
         };
-        let (passed, left): (Vec<_>, Vec<_>) =
+        let (met, left): (Vec<_>, Vec<_>) =
             self.requests.drain(..).partition(|request| passes(request.after));
         self.requests = left;
         let served: HashSet<UserId> =
-            passed.iter().filter(|one| one.after == start).map(|one| one.user).collect();
+            met.iter().filter(|one| one.after == start).map(|one| one.user).collect();
         // A user with many backlogs does not have more turns than one with a single backlog.
         for request in self.requests.iter_mut().filter(|one| served.contains(&one.user)) {
             self.last_turn += 1;
             request.turn = self.last_turn;
         }
         let mut delivered = 0;
-        for Request { user, after, reply, .. } in passed {
+        for Request { user, after, reply, .. } in met {
             let piece = read.as_ref().map_err(StoreError::clone).map(|(entries, lost)| {
                 Piece::new(entries, *lost && after == start, user, after, after == start)
             });

@@ -320,22 +320,19 @@ impl Hub {
             if *unpaid >= payable {
                 self.pay(user, unpaid).await?;
             }
-            let missed = match in_ring {
-                Some(missed) => {
-                    position = missed.last().map_or(position, |event| event.position);
-                    missed
+            let missed = if let Some(missed) = in_ring {
+                position = missed.last().map_or(position, |event| event.position);
+                missed
+            } else {
+                let piece = self.backlog.read(user, position).await.map_err(Update::Failed)?;
+                if piece.gap {
+                    metrics::count_watch_gaps(1);
+                    let _ = watcher.updates.send(Update::Gap).await;
                 }
-                None => {
-                    let piece = self.backlog.read(user, position).await.map_err(Update::Failed)?;
-                    if piece.gap {
-                        metrics::count_watch_gaps(1);
-                        let _ = watcher.updates.send(Update::Gap).await;
-                    }
-                    *unpaid += piece.entries;
-                    // If there is nothing more, the ring has all there is.
-                    position = piece.reached.unwrap_or_else(|| self.state().floor.max(position));
-                    piece.events
-                }
+                *unpaid += piece.entries;
+                // If there is nothing more, the ring has all there is.
+                position = piece.reached.unwrap_or_else(|| self.state().floor.max(position));
+                piece.events
             };
             for event in missed {
                 // It fails once the watcher has left, which ends the task.

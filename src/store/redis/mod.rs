@@ -83,6 +83,7 @@ impl Cursors for RedisStore {
 }
 
 /// When a read was sent to Redis, for the denial that may be its answer.
+#[derive(Clone, Copy)]
 struct Asked {
     at: Instant,
     generation: Generation,
