@@ -91,7 +91,7 @@ async fn a_cursor_that_was_never_set_is_none(subject: Subject) {
 async fn what_was_scanned_is_taken_from_the_read_quota(subject: Subject) {
     let store = subject.store();
     let take = async |reads| store.take_reads(user(READER), reads).await.unwrap();
-    let (_, quota) = served(take(READ_LIMIT.calls - 2).await);
+    let ((), quota) = served(take(READ_LIMIT.calls - 2).await);
     assert_eq!((quota.limit, quota.remaining), (READ_LIMIT.calls, 2));
     // As many as are left, and those are taken.
     let ReadOutcome::OverQuota { quota, retry_after } = take(3).await else { panic!("3 of 2") };

@@ -34,16 +34,16 @@ async fn of_1500_marks_at_once_exactly_the_quota_is_served() {
     // A debug build on a busy machine takes longer than the default.
     let server = Server::on_with(&redis, &["--call-timeout", "20s"]).await;
     for reader in 1..=4 {
-        let mut served = 0;
+        let mut count = 0;
         for answer in start(&server, reader, 1500).join_all().await {
             match answer {
-                Ok(_) => served += 1,
+                Ok(_) => count += 1,
                 Err(denied) => {
                     assert_denied(&denied, Code::ResourceExhausted, "RATE_LIMIT_EXCEEDED");
                 }
             }
         }
-        assert_eq!(served, 1000);
+        assert_eq!(count, 1000);
         assert_eq!(redis.used(reader).await, Some(1000));
     }
     assert!(refused(&server, "reader_concurrency").await.abs() < 0.5);

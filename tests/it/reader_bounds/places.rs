@@ -142,14 +142,14 @@ async fn identity_is_looked_at_before_and_the_message_after_the_place() {
     for message in [&large, &bad] {
         let call = async || {
             let nobody = raw.grpc(MARK_READ, &Credentials::Nothing);
-            let (answer, nobodys, served) = tokio::join!(
+            let (answer, nobodys, others) = tokio::join!(
                 raw.mark_read(READER, message.clone()),
                 raw.send(nobody, large.clone()),
                 other.mark(RECIPIENT, MESSAGE)
             );
             let nobodys = nobodys.unwrap().refusal();
             assert_denied(&nobodys, Code::Unauthenticated, "CREDENTIALS_MISSING");
-            served.unwrap();
+            others.unwrap();
             answer
         };
         assert_too_many(&without_place(&raw, call, is_busy).await.refusal());

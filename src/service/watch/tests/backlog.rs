@@ -6,7 +6,7 @@ use super::*;
 const IN_RING: u64 = 10_000;
 
 /// A log with this many entries beyond the ring, none of which concerns a watcher.
-async fn log_beyond_the_ring(entries: u64) -> Setup {
+fn log_beyond_the_ring(entries: u64) -> Setup {
     let setup = Setup::new();
     setup.log.publish(entries + IN_RING, 8, 9);
     setup
@@ -32,7 +32,7 @@ async fn caught_up(setup: &Setup, watchers: usize) -> Duration {
 
 #[tokio::test(start_paused = true)]
 async fn watchers_at_one_position_share_the_reads() {
-    let setup = log_beyond_the_ring(100_000).await;
+    let setup = log_beyond_the_ring(100_000);
     // A read is under way when most of them come.
     let _watches = resume_all(&setup, 101..=150).await;
     caught_up(&setup, 50).await;
@@ -42,7 +42,7 @@ async fn watchers_at_one_position_share_the_reads() {
 
 #[tokio::test(start_paused = true)]
 async fn a_watcher_joins_a_scan_that_reaches_its_position() {
-    let setup = log_beyond_the_ring(100_000).await;
+    let setup = log_beyond_the_ring(100_000);
     let _first = setup.resume(alice(), Position::START).await;
     let _ahead = setup.resume(user(2), position(90_000)).await;
     caught_up(&setup, 2).await;
@@ -52,7 +52,7 @@ async fn a_watcher_joins_a_scan_that_reaches_its_position() {
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_read_for_watchers_that_have_left() {
-    let setup = log_beyond_the_ring(300_000).await;
+    let setup = log_beyond_the_ring(300_000);
     let watches = resume_all(&setup, 101..=356).await;
     sleep(ms(100)).await;
     let reads = || setup.log.count_reads(Read::Entries);
@@ -74,7 +74,7 @@ async fn nothing_is_read_for_watchers_that_have_left() {
 
 #[tokio::test(start_paused = true)]
 async fn a_read_that_hangs_is_given_up_when_its_watchers_have_left() {
-    let setup = log_beyond_the_ring(50_000).await;
+    let setup = log_beyond_the_ring(50_000);
     let watches = resume_all(&setup, 101..=110).await;
     settle().await;
     setup.log.set_mode(Mode::Hangs);
@@ -90,7 +90,7 @@ async fn a_read_that_hangs_is_given_up_when_its_watchers_have_left() {
 
 #[tokio::test(start_paused = true)]
 async fn a_short_backlog_does_not_wait_for_long_ones() {
-    let setup = log_beyond_the_ring(300_000).await;
+    let setup = log_beyond_the_ring(300_000);
     let _long = resume_all(&setup, 101..=300).await;
     sleep(ms(200)).await;
     let _short = setup.resume(alice(), position(270_000)).await;
@@ -105,7 +105,7 @@ async fn a_short_backlog_does_not_wait_for_long_ones() {
 
 #[tokio::test(start_paused = true)]
 async fn short_backlogs_without_end_do_not_stop_a_long_one() {
-    let setup = log_beyond_the_ring(50_000).await;
+    let setup = log_beyond_the_ring(50_000);
     let _long = setup.resume(alice(), Position::START).await;
     let began = Instant::now();
     while !setup.hub.state().watchers.contains_key(&alice()) {
@@ -118,7 +118,7 @@ async fn short_backlogs_without_end_do_not_stop_a_long_one() {
 
 #[tokio::test(start_paused = true)]
 async fn a_reader_with_many_backlogs_has_one_share() {
-    let setup = log_beyond_the_ring(100_000).await;
+    let setup = log_beyond_the_ring(100_000);
     let mut many = Vec::new();
     for nth in 0..60 {
         many.push(setup.resume(user(5), position(1_000 + 700 * nth)).await);
@@ -152,7 +152,7 @@ async fn a_watcher_that_does_not_read_holds_up_no_other() {
 #[tokio::test(start_paused = true)]
 async fn each_thousand_entries_beyond_the_ring_cost_one_read() {
     for (behind, price) in [(999, 0), (1_000, 1), (25_499, 25), (30_000, 30)] {
-        let setup = log_beyond_the_ring(40_000).await;
+        let setup = log_beyond_the_ring(40_000);
         let _watch = setup.resume(alice(), position(40_000 - behind)).await;
         caught_up(&setup, 1).await;
         sleep(ms(10)).await;
@@ -161,7 +161,7 @@ async fn each_thousand_entries_beyond_the_ring_cost_one_read() {
         assert!((price..=price + 1).contains(&paid), "{paid} for {behind}");
     }
     // What is in the ring costs nothing.
-    let setup = log_beyond_the_ring(40_000).await;
+    let setup = log_beyond_the_ring(40_000);
     let _watch = setup.resume(alice(), position(40_000)).await;
     caught_up(&setup, 1).await;
     assert_eq!(setup.log.paid(alice()), 0);
@@ -169,7 +169,7 @@ async fn each_thousand_entries_beyond_the_ring_cost_one_read() {
 
 #[tokio::test(start_paused = true)]
 async fn a_watcher_that_leaves_pays_for_what_was_read() {
-    let setup = log_beyond_the_ring(300_000).await;
+    let setup = log_beyond_the_ring(300_000);
     let watch = setup.resume(alice(), Position::START).await;
     while setup.log.count_reads(Read::Entries) < 15 {
         sleep(ms(1)).await;
@@ -182,7 +182,7 @@ async fn a_watcher_that_leaves_pays_for_what_was_read() {
 
 #[tokio::test(start_paused = true)]
 async fn a_watch_ends_where_the_read_quota_does() {
-    let setup = log_beyond_the_ring(300_000).await;
+    let setup = log_beyond_the_ring(300_000);
     setup.log.set_left(25);
     let mut watch = setup.resume(alice(), Position::START).await;
     let Update::OverQuota { quota, .. } = watch.expect().await else { panic!("over quota") };
@@ -195,7 +195,7 @@ async fn a_watch_ends_where_the_read_quota_does() {
     assert_eq!(setup.log.count_reads(Read::Entries), reads);
 
     // One that has enough left is served.
-    let setup = log_beyond_the_ring(300_000).await;
+    let setup = log_beyond_the_ring(300_000);
     setup.log.set_left(301);
     let _watch = setup.resume(alice(), Position::START).await;
     caught_up(&setup, 1).await;
@@ -223,7 +223,7 @@ async fn a_watcher_that_trimming_overtakes_gets_a_gap() {
 #[tokio::test(start_paused = true)]
 async fn reads_are_as_large_as_entries_allow() {
     for (bytes, limit) in [(370, 500), (5_000, 52), (33_000, 7), (1_000_000, 1)] {
-        let setup = log_beyond_the_ring(5_000).await;
+        let setup = log_beyond_the_ring(5_000);
         setup.log.set_entry_bytes(bytes);
         let _watch = setup.resume(alice(), Position::START).await;
         caught_up(&setup, 1).await;

@@ -99,14 +99,14 @@ async fn a_call_that_is_not_served_has_not_used_its_nonce() {
         }
     }
     assert_eq!(nonces(&redis).await, [""; 0]);
-    let served = reader().call(&server.address).sign();
-    served.send().await.assert_served("within the quota");
+    let used = reader().call(&server.address).sign();
+    used.send().await.assert_served("within the quota");
     let call = reader().call(&server.address).sign();
     // Another server does not know of the denial yet.
     let other = file.serve(&redis, &["--rate-limit", "1"]).await;
     for address in [&server.address, &server.address, &other.address, &other.address] {
         call.send_to(address).await.assert_refused(429, 88, "beyond the quota");
-        served.send_to(address).await.assert_refused(429, 88, "a replay, beyond the quota");
+        used.send_to(address).await.assert_refused(429, 88, "a replay, beyond the quota");
     }
     assert_eq!(nonces(&redis).await.len(), 1);
 
