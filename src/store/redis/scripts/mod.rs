@@ -37,6 +37,7 @@ impl Script {
     pub(crate) fn mark_read() -> Self {
         join!(
             "prelude.lua",
+            "clock.lua",
             "quota.lua",
             "buckets.lua",
             "moves.lua",
@@ -50,6 +51,7 @@ impl Script {
     pub(crate) fn read_states() -> Self {
         join!(
             "prelude.lua",
+            "clock.lua",
             "quota.lua",
             "read_quota.lua",
             "buckets.lua",
@@ -62,6 +64,7 @@ impl Script {
     pub(crate) fn list_cursors() -> Self {
         join!(
             "prelude.lua",
+            "clock.lua",
             "quota.lua",
             "read_quota.lua",
             "buckets.lua",

@@ -1,4 +1,4 @@
--- The start of every script: shared locals, and Redis's clock.
+-- The start of every script: shared locals.
 --
 -- A script is isolated, but nothing is rolled back. So whatever can fail does so before the first
 -- write that would not be given back, and the work of one mark is guarded by `pcall`, so that one
@@ -10,18 +10,8 @@
 -- created anew in each call of a script. So rare paths are in functions of their own that are
 -- created on first use.
 
-local call, try = redis.call, redis.pcall
+local call = redis.call
 local KEYS, ARGV, tonumber = KEYS, ARGV, tonumber
-
--- Redis's clock in ms since 1970. It is read at most once in a script, and only where it is needed.
-local clock_ms
-local function now_ms()
-  if not clock_ms then
-    local time = redis.call('TIME')
-    clock_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-  end
-  return clock_ms
-end
 
 -- Returns whether a text is a canonical whole number that a float holds exactly.
 local function is_count(text)

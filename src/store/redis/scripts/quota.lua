@@ -1,5 +1,7 @@
 -- A reader's quota, of marks or of reads: a string with an expiry, the calls used in the window.
 
+local try = redis.pcall
+
 -- Takes calls before it is known which of them are served. Returns what was used before, when the
 -- window ends, whether the key has that expiry, and how many calls were taken; or nil and an error.
 local function take(key, calls, limit, window_ms)
