@@ -80,12 +80,12 @@ impl Script {
 
     /// Creates the script that takes reads from a read quota.
     pub(crate) fn take_reads() -> Self {
-        join!("prelude.lua", "quota.lua", "take_reads.lua")
+        join!("prelude.lua", "clock.lua", "quota.lua", "take_reads.lua")
     }
 
     /// Creates the script that uses a nonce.
     pub(crate) fn use_nonce() -> Self {
-        join!("prelude.lua", "use_nonce.lua")
+        join!("prelude.lua", "clock.lua", "use_nonce.lua")
     }
 
     fn new(source: &'static str, parts: &'static [(&'static str, &'static str)]) -> Self {

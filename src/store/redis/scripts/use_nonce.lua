@@ -10,7 +10,7 @@
 --   'over_quota', reset_at_ms, ttl_ms            the quota is used up, and the nonce is not used
 
 -- A value that is not a count is an error of the mark that follows.
-local used = try('GET', KEYS[1])
+local used = redis.pcall('GET', KEYS[1])
 if type(used) == 'string' and is_count(used) and tonumber(used) >= tonumber(ARGV[1]) then
   local reset_at_ms = call('PEXPIRETIME', KEYS[1])
   if reset_at_ms < 0 then
