@@ -142,7 +142,7 @@ behaviours! {
     an_empty_list_is_nothing_to_do(LIMIT);
     racing_marks_end_at_the_greatest(RateLimit { calls: 100_000, ..LIMIT });
     an_event_shows_users_as_they_are_stored(LIMIT);
-    a_call_carries_4_mib_of_user_objects_and_the_other_users_ids(LIMIT);
+    a_call_carries_1_mib_of_user_objects_and_the_other_users_ids(LIMIT);
     a_nonce_is_used_once(LIMIT);
     a_reader_over_quota_uses_no_nonce(RateLimit { calls: 1, ..LIMIT });
     a_window_serves_its_calls_and_no_more(RateLimit { calls: 3, ..LIMIT });
@@ -262,8 +262,8 @@ async fn an_event_shows_users_as_they_are_stored(subject: Subject) {
     subject.put_user(1, format!("\r\n {object}\t").as_bytes()).await;
     subject.put_user(2, b"[]").await;
     subject.put_user(3, b"{\"id\":").await;
-    subject.put_user(4, object_of(64 * 1024).as_bytes()).await;
-    subject.put_user(5, object_of(64 * 1024 + 1).as_bytes()).await;
+    subject.put_user(4, object_of(USER_OBJECT_MAX_BYTES).as_bytes()).await;
+    subject.put_user(5, object_of(USER_OBJECT_MAX_BYTES + 1).as_bytes()).await;
     subject.put_user(6, b"{\"a\":\"\xff\"}").await;
     for recipient in [1, 2, 3, 5, 6, 7] {
         subject.mark_one(mark(1, recipient, 1)).await;
@@ -278,14 +278,14 @@ async fn an_event_shows_users_as_they_are_stored(subject: Subject) {
     subject.mark_one(mark(4, 2, 1)).await;
     let payloads = subject.payloads().await;
     assert!(
-        users_of(payloads.last().unwrap()).len() > 64 * 1024,
+        users_of(payloads.last().unwrap()).len() > USER_OBJECT_MAX_BYTES,
         "the largest object that is included"
     );
 }
 
-async fn a_call_carries_4_mib_of_user_objects_and_the_other_users_ids(subject: Subject) {
+async fn a_call_carries_1_mib_of_user_objects_and_the_other_users_ids(subject: Subject) {
     const FIT: u64 = 64;
-    let object = object_of(64 * 1024);
+    let object = object_of(USER_OBJECT_MAX_BYTES);
     for user in 1..=FIT + 2 {
         subject.put_user(user, object.as_bytes()).await;
     }
