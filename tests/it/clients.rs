@@ -26,6 +26,13 @@ const CREDENTIALS: &str = r#"
     access_token = "2244994945-token"
     access_token_secret = "the token's secret + more"
     user_id = "2244994945"
+
+    [[credential]]
+    consumer_key = "consumer"
+    consumer_secret = "the consumer's secret & more"
+    access_token = "3805104374-token"
+    access_token_secret = "another token's secret"
+    user_id = "3805104374"
 "#;
 
 /// A server behind TLS, which most clients insist on.
@@ -112,6 +119,13 @@ fn signed() -> Value {
     })
 }
 
+fn signed_for_the_recipient() -> Value {
+    let mut auth = signed();
+    auth["access_token"] = json!("3805104374-token");
+    auth["access_token_secret"] = json!("another token's secret");
+    auth
+}
+
 fn signed_by_another() -> Value {
     let mut auth = signed();
     auth["consumer_secret"] = json!("another consumer's secret");
@@ -181,16 +195,16 @@ async fn lead_through_every_answer(client: Client, auth: &Value, forged: &Value,
     assert_eq!(reset, window_ms.div_ceil(1000), "the end of the window: {result}");
 
     at.redis.kill().await;
-    // While Redis is down, a remembered denial is still answered; a signature needs Redis for its
-    // nonce.
-    if auth == &signed() {
-        let result = client.mark(&at, auth, &message, &recipient).await;
-        assert_refused(&result, errors.unavailable, 503, 130);
+    // While Redis is down, a remembered denial is still answered, and others are not.
+    let result = client.mark(&at, auth, &message, &recipient).await;
+    assert_refused(&result, errors.too_many_requests, 429, 88);
+    let other = if auth == &signed() {
+        signed_for_the_recipient()
     } else {
-        let other = bearer(Credentials::token_of(RECIPIENT));
-        let result = client.mark(&at, &other, &message, &recipient).await;
-        assert_refused(&result, errors.unavailable, 503, 130);
-    }
+        bearer(Credentials::token_of(RECIPIENT))
+    };
+    let result = client.mark(&at, &other, &message, &recipient).await;
+    assert_refused(&result, errors.unavailable, 503, 130);
 }
 
 const TWITTER_API_V2: Errors = Errors {
