@@ -7,6 +7,7 @@ mod flags;
 mod links;
 mod metrics;
 mod proto;
+mod threats;
 
 fn contract() -> &'static str {
     include_str!("../../docs/contract.md")
