@@ -71,5 +71,16 @@ def copy(folder, change=lambda text: text):
     return folder
 
 
+def parent(folder, values):
+    """Makes a chart with this one as its part, and these values."""
+    copy(folder / "charts/markread")
+    (folder / "Chart.yaml").write_text(
+        "apiVersion: v2\nname: parent\nversion: 1.0.0\n"
+        "dependencies:\n  - {name: markread, version: 0.1.0, condition: markread.enabled}\n"
+    )
+    (folder / "values.yaml").write_text(yaml.safe_dump(values))
+    return folder
+
+
 def ids(file):
     return file.name.removesuffix("-values.yaml") if isinstance(file, Path) else None

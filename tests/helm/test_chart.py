@@ -179,16 +179,6 @@ def test_each_service_selects_its_own_pods_only():
         assert selected == [wanted[service["metadata"]["name"]]]
 
 
-def test_names_stay_short_enough():
-    objects = chart.render(chart.ci("embedded"), release="a" * 53)
-    assert max(len(each["metadata"]["name"]) for each in objects) <= 63
-    # A StatefulSet adds a hash of ten characters and a hyphen to its name, in a label.
-    assert (
-        max(len(each["metadata"]["name"]) for each in objects if each["kind"] == "StatefulSet")
-        <= 63 - 11
-    )
-
-
 @pytest.mark.parametrize(
     ("drain_delay", "drain", "seconds"),
     [("5s", "20s", 30), ("0s", "0s", 5), ("1m30s", "500ms", 96), ("1h", "2ms1m", 3666)],
@@ -276,15 +266,9 @@ def test_a_new_chart_version_alone_restarts_no_pod(tmp_path):
 
 @every_helm
 def test_it_works_as_a_subchart_with_condition_and_globals(tmp_path, binary):
-    parent = tmp_path / "parent"
-    chart.copy(parent / "charts/markread")
-    (parent / "Chart.yaml").write_text(
-        "apiVersion: v2\nname: parent\nversion: 1.0.0\n"
-        "dependencies:\n  - {name: markread, version: 0.1.0, condition: markread.enabled}\n"
-    )
     values = yaml.safe_load(chart.ci("jwt-secret").read_text())
     values = {"global": {"imageRegistry": "example.com"}, "markread": values | {"enabled": True}}
-    (parent / "values.yaml").write_text(yaml.safe_dump(values))
+    parent = chart.parent(tmp_path / "parent", values)
     kinds = {each["kind"] for each in chart.render(chart=parent, binary=binary)}
     assert "Deployment" in kinds
     assert chart.render(chart=parent, binary=binary, markread__enabled="false") == []

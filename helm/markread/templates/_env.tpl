@@ -11,7 +11,7 @@
 - name: MARKREAD_REDIS_USERNAME
   valueFrom:
     secretKeyRef:
-      name: {{ .existingSecret }}
+      name: {{ .existingSecret | quote }}
       key: {{ .secretKeys.username | quote }}
 {{- end }}
 {{- end }}

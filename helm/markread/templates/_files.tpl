@@ -9,28 +9,28 @@ The Secrets that the server reads as files: a list of
 {{- define "markread.secretFiles" -}}
 {{- with .Values.auth.jwt.secret }}{{ if .existingSecret }}
 - name: jwt-secret
-  secret: {{ .existingSecret }}
+  secret: {{ .existingSecret | quote }}
   once: true
   items:
     - {key: {{ .secretKeys.secret | quote }}, path: secret, env: MARKREAD_JWT_SECRET_FILE}
 {{- end }}{{ end }}
 {{- with .Values.auth.jwt.publicKey }}{{ if .existingSecret }}
 - name: jwt-public-key
-  secret: {{ .existingSecret }}
+  secret: {{ .existingSecret | quote }}
   once: true
   items:
     - {key: {{ .secretKeys.publicKey | quote }}, path: public-key.pem, env: MARKREAD_JWT_PUBLIC_KEY_FILE}
 {{- end }}{{ end }}
 {{- with .Values.auth.oauth1 }}{{ if .existingSecret }}
 - name: oauth1
-  secret: {{ .existingSecret }}
+  secret: {{ .existingSecret | quote }}
   once: false
   items:
     - {key: {{ .secretKeys.credentials | quote }}, path: credentials.toml, env: MARKREAD_OAUTH1_CREDENTIALS_FILE}
 {{- end }}{{ end }}
 {{- with .Values.tls }}{{ if .existingSecret }}
 - name: tls
-  secret: {{ .existingSecret }}
+  secret: {{ .existingSecret | quote }}
   once: false
   items:
     - {key: {{ .secretKeys.certificate | quote }}, path: tls.crt, env: MARKREAD_TLS_CERT}
@@ -38,7 +38,7 @@ The Secrets that the server reads as files: a list of
 {{- end }}{{ end }}
 {{- with .Values.tls.clientCA }}{{ if .existingSecret }}
 - name: client-ca
-  secret: {{ .existingSecret }}
+  secret: {{ .existingSecret | quote }}
   once: false
   items:
     - {key: {{ .secretKeys.ca | quote }}, path: ca.crt, env: MARKREAD_CLIENT_CA}
@@ -51,21 +51,21 @@ The Secrets that the server reads as files: a list of
     - {key: password, path: password, env: MARKREAD_REDIS_PASSWORD_FILE}
 {{- else }}{{ with .Values.redis }}{{ if .existingSecret }}
 - name: redis
-  secret: {{ .existingSecret }}
+  secret: {{ .existingSecret | quote }}
   once: {{ ne .secretKeys.username "" }} # The user name is in the environment.
   items:
     - {key: {{ .secretKeys.password | quote }}, path: password, env: MARKREAD_REDIS_PASSWORD_FILE}
 {{- end }}{{ end }}{{ end }}
 {{- with .Values.redis.tls.ca }}{{ if .existingSecret }}
 - name: redis-ca
-  secret: {{ .existingSecret }}
+  secret: {{ .existingSecret | quote }}
   once: false
   items:
     - {key: {{ .secretKeys.ca | quote }}, path: ca.crt, env: MARKREAD_REDIS_CA}
 {{- end }}{{ end }}
 {{- with .Values.redis.tls.certificate }}{{ if .existingSecret }}
 - name: redis-certificate
-  secret: {{ .existingSecret }}
+  secret: {{ .existingSecret | quote }}
   once: false
   items:
     - {key: {{ .secretKeys.certificate | quote }}, path: tls.crt, env: MARKREAD_REDIS_CERT}
@@ -77,7 +77,7 @@ The Secrets that the server reads as files: a list of
 {{- define "markread.secretVolume" -}}
 - name: {{ .name }}
   secret:
-    secretName: {{ .secret }}
+    secretName: {{ .secret | quote }}
     defaultMode: 0440
     items:
       {{- range .items }}

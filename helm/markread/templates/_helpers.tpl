@@ -1,12 +1,17 @@
 {{- define "markread.name" -}}
-{{- default .Chart.Name .Values.nameOverride | trunc 46 | trimSuffix "-" -}}
+{{- include "markread.cut" (list (default .Chart.Name .Values.nameOverride) 46) -}}
 {{- end -}}
 
 {{- /* 46 characters leave room for suffixes: a StatefulSet adds a hash to its name, in a label. */ -}}
 {{- define "markread.fullname" -}}
 {{- $name := default .Chart.Name .Values.nameOverride -}}
 {{- $both := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
-{{- default $both .Values.fullnameOverride | trunc 46 | trimSuffix "-" -}}
+{{- include "markread.cut" (list (default $both .Values.fullnameOverride) 46) -}}
+{{- end -}}
+
+{{- /* Cuts a name or the value of a label, which must end in a letter or a digit: takes (list "text" length). */ -}}
+{{- define "markread.cut" -}}
+{{- trunc (index . 1) (index . 0) | regexFind "^.*[A-Za-z0-9]" -}}
 {{- end -}}
 
 {{- define "markread.serviceAccountName" -}}
@@ -17,8 +22,8 @@
 {{- /* Labels that select the pods of a component: takes (list $ "component"). They must never change. */ -}}
 {{- define "markread.selectorLabels" -}}
 {{- $root := index . 0 -}}
-app.kubernetes.io/name: {{ include "markread.name" $root }}
-app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/name: {{ include "markread.name" $root | quote }}
+app.kubernetes.io/instance: {{ $root.Release.Name | quote }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 
@@ -26,10 +31,10 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- define "markread.labels" -}}
 {{- $root := index . 0 -}}
 {{ include "markread.selectorLabels" . }}
-app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+app.kubernetes.io/version: {{ include "markread.cut" (list ($root.Chart.AppVersion | replace "+" "_") 63) | quote }}
 app.kubernetes.io/managed-by: {{ $root.Release.Service }}
-app.kubernetes.io/part-of: {{ include "markread.name" $root }}
-helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+app.kubernetes.io/part-of: {{ include "markread.name" $root | quote }}
+helm.sh/chart: {{ include "markread.cut" (list (printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_") 63) }}
 {{- with $root.Values.commonLabels }}
 {{ toYaml . }}
 {{- end }}

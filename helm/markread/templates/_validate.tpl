@@ -2,6 +2,11 @@
 {{- define "markread.problems" -}}
 {{- $problems := list -}}
 
+{{- $name := include "markread.fullname" . -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) -}}
+  {{- $problems = append $problems (printf "the name %s, made from the release's name, cannot name a Service: it must begin with a letter and contain only lower-case letters, digits and hyphens; set fullnameOverride or choose another release name" $name) -}}
+{{- end -}}
+
 {{- with .Values.auth -}}
   {{- $jwt := list -}}
   {{- if .jwt.secret.existingSecret }}{{ $jwt = append $jwt "auth.jwt.secret.existingSecret" }}{{ end -}}

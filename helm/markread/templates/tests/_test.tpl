@@ -16,16 +16,16 @@ must be refused. */ -}}
 {{- $way := include "markread.testWay" . -}}
 {{- if eq $way "signed" }}
 - name: jwt-secret
-  secret: {{ .Values.auth.jwt.secret.existingSecret }}
+  secret: {{ .Values.auth.jwt.secret.existingSecret | quote }}
   items: [{key: {{ .Values.auth.jwt.secret.secretKeys.secret | quote }}, path: secret}]
 {{- else if eq $way "given" }}
 - name: token
-  secret: {{ .Values.tests.token.existingSecret }}
+  secret: {{ .Values.tests.token.existingSecret | quote }}
   items: [{key: {{ .Values.tests.token.secretKeys.token | quote }}, path: token}]
 {{- end }}
 {{- with include "markread.testCASecret" . }}
 - name: server-ca
-  secret: {{ . }}
+  secret: {{ . | quote }}
   items: [{key: {{ $.Values.tests.tls.ca.secretKeys.ca | quote }}, path: ca.crt}]
 {{- end }}
 {{- end -}}
