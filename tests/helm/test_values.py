@@ -8,17 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import yaml
 
 import chart
+import defaults
+from defaults import FREE, VALUES
 
-VALUES = yaml.safe_load((chart.CHART / "values.yaml").read_text())
 SCHEMA = json.loads((chart.CHART / "values.schema.json").read_text())
-# Maps whose keys the user chooses. Each counts as one value.
-FREE = {
-    ("podSecurityContext",),
-    ("securityContext",),
-    ("resources",),
-    ("redis", "embedded", "resources"),
-    ("metrics", "dashboard", "labels"),
-}
 
 
 def leaves(values, path=()):
