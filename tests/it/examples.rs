@@ -1,10 +1,9 @@
 //! The programs in `examples/` work with real servers.
 
 use std::path::Path;
-use std::time::Duration;
 
 use markread_harness::tools::{self, file, output};
-use markread_harness::{MESSAGE, READER, RECIPIENT, Redis, Server};
+use markread_harness::{MESSAGE, READER, Server};
 use tokio::process::Command;
 
 /// The line that both clients print.
@@ -34,28 +33,4 @@ async fn the_python_client_marks_and_watches() {
     let mut example = Command::new(tools::python());
     example.arg(file("examples/mark_and_watch.py")).arg(&server.address).env("PYTHONPATH", into);
     assert_eq!(output(example).await, format!("advanced: True\n{}", marked()));
-}
-
-#[tokio::test]
-async fn a_consumer_takes_over_what_a_dead_one_had_taken() {
-    let redis = Redis::start().await;
-    redis.put_user(READER, br#"{"name":"Ada"}"#).await;
-    let server = Server::on(&redis).await;
-    for message in 1..=3 {
-        server.caller(READER).mark(RECIPIENT, message).await.unwrap();
-    }
-    // A consumer that takes two events and disappears.
-    let stream = "direct_message_mark_read_events";
-    redis.run::<()>(&format!("XGROUP CREATE {stream} receipts 0")).await;
-    let take = format!("XREADGROUP GROUP receipts dead COUNT 2 STREAMS {stream} >");
-    redis.run::<redis::Value>(&take).await;
-    tokio::time::sleep(Duration::from_millis(2_100)).await;
-
-    let mut consumer = Command::new(tools::python());
-    consumer.arg(file("examples/consume.py")).args([&redis.url(), "living", "3"]);
-    let line = |message: u64| format!("Ada read up to {message} of {RECIPIENT}\n");
-    assert_eq!(output(consumer).await, [line(1), line(2), line(3)].concat());
-    let pending: (u64, redis::Value, redis::Value, redis::Value) =
-        redis.run(&format!("XPENDING {stream} receipts")).await;
-    assert_eq!(pending.0, 0, "every event is acknowledged");
 }

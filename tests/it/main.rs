@@ -13,6 +13,7 @@ mod bounds;
 mod bounds_edge;
 mod clients;
 mod command_line;
+mod consumer;
 mod docs;
 mod drain;
 mod examples;
