@@ -113,6 +113,19 @@ def test_a_section_may_be_empty_in_a_parent_chart(tmp_path, binary):
     assert chart.one(objects, "Service")["spec"]["ports"][0]["port"] == 50051
 
 
+@every_helm
+def test_the_values_themselves_are_left_as_they_are(tmp_path, binary):
+    """helm may store them after rendering; a parent chart's templates see them then, as they come last."""
+    parent = chart.parent(tmp_path / "parent", {"markread": given("jwt-secret")})
+    (parent / "templates").mkdir()
+    (parent / "templates/values.yaml").write_text("kind: Values\nkeys: {{ keys .Values.markread | toJson }}\n")
+    options = ["--set-json=markread.service=null"]
+    objects = chart.render(chart=parent, binary=binary, options=options)
+    (seen,) = [each["keys"] for each in objects if each["kind"] == "Values"]
+    assert "image" in seen and "service" not in seen
+    assert [each for each in objects if each["kind"] == "Service"]
+
+
 def test_maps_of_the_user_are_left_out_when_they_are_empty():
     objects = chart.render(chart.ci("jwt-secret"), resources="null", securityContext="null")
     container = chart.container(chart.one(objects, "Deployment"))

@@ -1,9 +1,12 @@
 {{- /*
 Gives every value that is missing its default of values.yaml. helm itself drops the default of a key that is left
 empty (`service:`), and has none of a new chart for `helm upgrade --reuse-values`. Every template begins with this.
+The values become a copy, so that helm stores those that the user gave.
 */ -}}
 {{- define "markread.defaults" -}}
-{{- include "markread.fill" (list .Values (.Files.Get "files/defaults.yaml" | fromYaml)) -}}
+{{- $values := deepCopy .Values -}}
+{{- include "markread.fill" (list $values (.Files.Get "files/defaults.yaml" | fromYaml)) -}}
+{{- $_ := set . "Values" $values -}}
 {{- end -}}
 
 {{- /* Sets what a map lacks to what another one has: takes (list map defaults). Unlike with `merge`, false and 0 stay. */ -}}
