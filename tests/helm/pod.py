@@ -2,12 +2,13 @@
 environment and mounted files, on ports of this machine."""
 
 import os
+import random
 import re
 import socket
 import subprocess
 import time
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import chart
 
@@ -16,9 +17,12 @@ GRPCURL = os.environ["MARKREAD_TEST_GRPCURL"]
 
 
 def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """Returns a port outside the system's ephemeral range, so that no other socket takes it meanwhile."""
+    while True:
+        port = random.randrange(10_000, 32_000)
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("0.0.0.0", port))
+            return port
 
 
 class Pod:
