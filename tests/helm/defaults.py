@@ -1,4 +1,4 @@
-"""The defaults that templates fill in (`files/defaults.yaml`): `python tests/helm/defaults.py` writes them."""
+"""Writes `files/defaults.yaml`, the defaults that templates fill in, when it is run."""
 
 from pathlib import Path
 

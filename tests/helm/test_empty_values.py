@@ -52,7 +52,7 @@ def with_null(values, path):
 
 @lru_cache
 def output(text, **how):
-    """Returns what helm makes of values, without lines with the embedded Valkey's random password."""
+    """Returns what helm makes of values, without lines with Valkey's random password."""
     with NamedTemporaryFile("w", suffix=".yaml") as file:
         file.write(text)
         file.flush()
@@ -94,7 +94,7 @@ def test_all_values_that_are_not_set_may_be_empty(base, binary):
 @every_helm
 @every_base
 def test_values_of_an_older_release_are_completed(base, binary, tmp_path):
-    """`helm upgrade --reuse-values` gives a new chart the values of the old one, not its own defaults."""
+    """`helm upgrade --reuse-values` gives a new chart the values of the old one only."""
     newer = chart.copy(tmp_path / "newer")
     values = VALUES
     for path in SECTIONS + SINGLE:
@@ -115,10 +115,11 @@ def test_a_section_may_be_empty_in_a_parent_chart(tmp_path, binary):
 
 @every_helm
 def test_the_values_themselves_are_left_as_they_are(tmp_path, binary):
-    """helm may store them after rendering; a parent chart's templates see them then, as they come last."""
+    """A parent chart's templates, which come last, see what helm may store."""
     parent = chart.parent(tmp_path / "parent", {"markread": given("jwt-secret")})
     (parent / "templates").mkdir()
-    (parent / "templates/values.yaml").write_text("kind: Values\nkeys: {{ keys .Values.markread | toJson }}\n")
+    keys = "kind: Values\nkeys: {{ keys .Values.markread | toJson }}\n"
+    (parent / "templates/values.yaml").write_text(keys)
     options = ["--set-json=markread.service=null"]
     objects = chart.render(chart=parent, binary=binary, options=options)
     (seen,) = [each["keys"] for each in objects if each["kind"] == "Values"]
