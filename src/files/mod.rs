@@ -6,7 +6,9 @@ use std::path::Path;
 mod pem;
 mod watcher;
 
-pub use self::pem::{certificates, read_certificates, read_client_identity, read_private_key};
+pub use self::pem::{
+    certificates, private_key, read_certificates, read_client_identity, read_private_key,
+};
 pub use self::watcher::FileWatcher;
 
 /// Reads a file that a flag names.
@@ -28,10 +30,33 @@ pub fn problem(flag: &str, file: &Path, what: &str) -> String {
     format!("{flag} {} {what}", file.display())
 }
 
-/// Removes one newline from the end of a secret: editors add it.
+/// Removes one newline, LF or CRLF, from the end of a secret: editors add it.
 pub fn without_newline(mut contents: Vec<u8>) -> Vec<u8> {
-    if contents.last() == Some(&b'\n') {
-        contents.pop();
-    }
+    let secret = contents.strip_suffix(b"\n").unwrap_or(&contents);
+    let is_crlf = secret.len() < contents.len() && secret.ends_with(b"\r");
+    contents.truncate(secret.len() - usize::from(is_crlf));
     contents
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_newline_is_not_part_of_a_secret() {
+        for (contents, secret) in [
+            ("secret", "secret"),
+            ("secret\n", "secret"),
+            ("secret\r\n", "secret"),
+            ("secret\n\n", "secret\n"),
+            ("secret\r\n\r\n", "secret\r\n"),
+            ("secret\r", "secret\r"),
+            ("\r\n", ""),
+            ("\n", ""),
+            ("", ""),
+        ] {
+            let stripped = without_newline(contents.into());
+            assert_eq!(String::from_utf8(stripped).unwrap(), secret, "{contents:?}");
+        }
+    }
 }

@@ -14,6 +14,24 @@ pub fn certificates(pem: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
     certificates.ok().filter(|certificates| !certificates.is_empty())
 }
 
+/// Parses the one private key in PEM text.
+///
+/// # Errors
+///
+/// If there is none, it is malformed, or there are several: the problem, as the end of a sentence.
+pub fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
+    let keys: Result<Vec<_>, _> = PrivateKeyDer::pem_slice_iter(pem).collect();
+    let mut keys = keys.unwrap_or_default();
+    match (keys.pop(), keys.len()) {
+        (Some(key), 0) => Ok(key),
+        (None, _) => Err("contains no PEM private key".to_owned()),
+        // Which one is meant cannot be known.
+        (Some(_), others) => {
+            Err(format!("contains {} PEM private keys: it must contain one", others + 1))
+        }
+    }
+}
+
 /// Reads a file of certificates that a flag names. Returns its text.
 ///
 /// # Errors
@@ -27,7 +45,7 @@ pub fn read_certificates(flag: &str, file: &Path) -> Result<Vec<u8>, String> {
 ///
 /// # Errors
 ///
-/// As [`read`], or if it contains no private key.
+/// As [`read`], or if it does not contain one private key.
 pub fn read_private_key(flag: &str, file: &Path) -> Result<Vec<u8>, String> {
     read_key(flag, file).map(|(pem, _)| pem)
 }
@@ -37,7 +55,7 @@ pub fn read_private_key(flag: &str, file: &Path) -> Result<Vec<u8>, String> {
 ///
 /// # Errors
 ///
-/// As [`read`], or if a file contains no certificate or no key, or if they do not belong together.
+/// As [`read`], or if a file does not contain certificates or one key, or if they do not belong together.
 pub fn read_client_identity(
     (cert_flag, cert_file): (&str, &Path),
     (key_flag, key_file): (&str, &Path),
@@ -53,8 +71,7 @@ pub fn read_client_identity(
 
 fn read_key(flag: &str, file: &Path) -> Result<(Vec<u8>, PrivateKeyDer<'static>), String> {
     let pem = read(flag, file)?;
-    let key = PrivateKeyDer::from_pem_slice(&pem)
-        .map_err(|_| problem(flag, file, "contains no PEM private key"))?;
+    let key = private_key(&pem).map_err(|what| problem(flag, file, &what))?;
     Ok((pem, key))
 }
 

@@ -41,6 +41,64 @@ async fn the_password_file_is_read_for_each_connection() {
 }
 
 #[tokio::test]
+async fn one_newline_is_not_part_of_the_password() {
+    let files = Files::new();
+    let redis = Redis::start().await;
+    redis.run::<()>("ACL SETUSER markread on >first ~* &* +@all").await;
+    for newline in ["", "\n", "\r\n"] {
+        let password = files.write("password", format!("first{newline}"));
+        let flags = ["--redis-username", "markread", "--redis-password-file", &password];
+        let server = Server::on_with(&redis, &flags).await;
+        server.caller(READER).mark(RECIPIENT, MESSAGE).await.unwrap();
+        // A file that loses its password is named, once a new connection reads it.
+        for (contents, problem) in
+            [("", "is empty"), ("\n", "only a newline"), ("\r\n", "only a newline")]
+        {
+            files.write("password", contents);
+            redis.run::<u64>("CLIENT KILL USER markread").await;
+            eventually("the file is named", NOTICED, async || {
+                let (status, cause) = server.get("/readyz").await;
+                let named = cause.contains("--redis-password-file") && cause.contains(problem);
+                (status == 503 && named).then_some(())
+            })
+            .await;
+        }
+        files.write("password", format!("first{newline}"));
+        server.wait_until_ready().await;
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_redis_does_not_have_is_named() {
+    let redis = Redis::start().await;
+    for database in ["16", "99"] {
+        let server = Server::at(&format!("{}/{database}", redis.url()), &[], &[]).await;
+        eventually("the page says why", NOTICED, async || {
+            let (status, cause) = server.get("/readyz").await;
+            let named = cause.contains("--redis-url names a database") && cause.contains(database);
+            assert!(!cause.contains("invalid value") && !cause.contains("wrong value"), "{cause}");
+            (status == 503 && named).then_some(())
+        })
+        .await;
+        let denied = server.caller(READER).mark(RECIPIENT, MESSAGE).await.unwrap_err();
+        assert_eq!(denied.reason, "STORE_UNAVAILABLE");
+    }
+    let server = Server::at(&format!("{}/15", redis.url()), &[], &[]).await;
+    server.wait_until_ready().await;
+    server.caller(READER).mark(RECIPIENT, MESSAGE).await.unwrap();
+
+    let cluster = Redis::with(&["--cluster-enabled", "yes"]).await;
+    let server = Server::at(&format!("{}/1", cluster.url()), &[], &[]).await;
+    eventually("the page says why", NOTICED, async || {
+        let (status, cause) = server.get("/readyz").await;
+        let named =
+            cause.contains("--redis-url names a database") && cause.contains("cluster mode");
+        (status == 503 && named).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn redis_over_tls_is_verified_and_sees_a_certificate() {
     let (servers, clients) = (Authority::new().await, Authority::new().await);
     let own = servers.issue("redis", "DNS:localhost").await;
@@ -77,6 +135,7 @@ async fn invalid_redis_settings_are_refused_in_one_line() {
     let secret = files.secret();
     let (password, text, empty) =
         (files.write("password", "pw"), files.write("text", "no PEM"), files.write("empty", ""));
+    let (line, crlf) = (files.write("line", "\n"), files.write("crlf", "\r\n"));
     let authority = Authority::new().await;
     let [one, other] =
         [authority.issue("one", "DNS:x").await, authority.issue("two", "DNS:y").await];
@@ -85,6 +144,8 @@ async fn invalid_redis_settings_are_refused_in_one_line() {
         (plain, &["--redis-username", "u"][..], ["--redis-username", "--redis-password-file"]),
         (plain, &["--redis-password-file", "/no"], ["--redis-password-file", "cannot be read"]),
         (plain, &["--redis-password-file", &empty], ["--redis-password-file", "is empty"]),
+        (plain, &["--redis-password-file", &line], ["--redis-password-file", "only a newline"]),
+        (plain, &["--redis-password-file", &crlf], ["--redis-password-file", "only a newline"]),
         ("redis://:p@h", &["--redis-password-file", &password], ["--redis-url", "remove one"]),
         (
             "redis://u@h",

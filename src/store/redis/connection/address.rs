@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{
-    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo,
-    IntoConnectionInfo, ProtocolVersion, RedisResult, TlsCertificates,
+    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, ErrorKind,
+    IntoConnectionInfo, ProtocolVersion, RedisError, RedisResult, TlsCertificates,
 };
 
 use super::supervisor::Connect;
@@ -28,7 +28,7 @@ pub struct RedisAddress {
 /// Files with secrets and certificates, so that none is in the URL.
 #[derive(Clone, Debug, Default)]
 pub struct RedisFiles {
-    /// `--redis-password-file`, whose last newline is not part of the password.
+    /// `--redis-password-file`, whose last newline (LF or CRLF) is not part of the password.
     pub password: Option<PathBuf>,
     /// `--redis-ca`: the CAs of Redis's certificate, PEM. Default: the system's.
     pub ca: Option<PathBuf>,
@@ -98,6 +98,9 @@ impl RedisAddress {
         let mut info = self.info.clone();
         if let Some(file) = &self.files.password {
             let password = without_newline(read(PASSWORD_FILE, file)?);
+            if password.is_empty() {
+                return Err(problem(PASSWORD_FILE, file, "contains only a newline"));
+            }
             let password = String::from_utf8(password)
                 .map_err(|_| problem(PASSWORD_FILE, file, "is not UTF-8 text"))?;
             let settings = info.redis_settings().clone().set_password(password);
@@ -122,8 +125,20 @@ impl Connect for RedisAddress {
         client: &Client,
         config: &AsyncConnectionConfig,
     ) -> RedisResult<MultiplexedConnection> {
-        client.get_multiplexed_async_connection_with_config(config).await
+        let connected = client.get_multiplexed_async_connection_with_config(config).await;
+        let database = client.get_connection_info().redis_settings().db();
+        connected.map_err(|error| name_missing_database(error, database))
     }
+}
+
+/// Replaces Redis's refusal of `SELECT`, which would look like a wrong value in the store.
+fn name_missing_database(error: RedisError, database: i64) -> RedisError {
+    if !error.to_string().contains("refused to switch database") {
+        return error;
+    }
+    let problem = "--redis-url names a database that Redis refuses";
+    let detail = format!("{database} ({})", error.detail().unwrap_or("no reason given"));
+    (ErrorKind::InvalidClientConfig, problem, detail).into()
 }
 
 /// Small commands are sent at once, and a machine that is gone is noticed.
