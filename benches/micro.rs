@@ -31,8 +31,9 @@ use markread::edge::deadline::Deadline;
 use markread::edge::guard::EdgeRate;
 use markread::edge::routing::{Protocol, Route};
 use markread::edge::{Edge, EdgeConfig, ReflectionAccess};
-use markread::identity::jwt::{self, ExpectedClaims, Secret, Verifier};
+use markread::identity::jwt::{self, ExpectedClaims, Secret};
 use markread::identity::keys::Keys;
+use markread::identity::verifier::Verifier;
 use markread::identity::{Bearer, Credentials, Identity};
 use markread::net::lifecycle::Lifecycle;
 use markread::net::listener::{Limits, serve_stream};
@@ -273,7 +274,7 @@ fn metrics_of_process() -> Arc<Metrics> {
 }
 
 fn identity() -> Identity {
-    let keys = Keys::single(Verifier::with_secret(&secret(), &ExpectedClaims::default()));
+    let keys = Keys::single(Verifier::with_secret(&secret()), ExpectedClaims::default());
     Identity::Required { bearer: Some(Bearer::Configured(keys)), oauth1: None }
 }
 

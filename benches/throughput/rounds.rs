@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use markread::identity::jwt::{ExpectedClaims, Secret, Verifier};
+use markread::identity::jwt::{ExpectedClaims, Secret};
 use markread::identity::keys::Keys;
+use markread::identity::verifier::Verifier;
 use markread::identity::{Bearer, Credentials, Identity};
 use markread::net::peer::ClientAuth;
 use markread_harness::server::SECRET;
@@ -162,7 +163,7 @@ async fn expect_advances(server: &Server, workloads: &[Workload]) {
 async fn authentication_us() -> f64 {
     const TIMES: usize = 200_000;
     let secret = Secret::from_file_contents(SECRET.into()).unwrap();
-    let keys = Keys::single(Verifier::with_secret(&secret, &ExpectedClaims::default()));
+    let keys = Keys::single(Verifier::with_secret(&secret), ExpectedClaims::default());
     let identity = Identity::Required { bearer: Some(Bearer::Configured(keys)), oauth1: None };
     let callers: Vec<http::HeaderMap> = workloads::tokens()
         .map(|token| [(http::header::AUTHORIZATION, token)].into_iter().collect())

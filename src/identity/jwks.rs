@@ -28,9 +28,13 @@ use crate::telemetry::LogThrottle;
 /// Time between refreshes (`docs/contract.md`, "Identity").
 const REFRESH_INTERVAL: Duration = Duration::from_secs(300);
 
-/// Time between attempts before the first set, and after a failed refresh.
+/// Time between attempts while the source is away: before the first set, and after it.
 const FIRST_INTERVAL: Duration = Duration::from_secs(1);
 const RETRY_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Time to the next attempt after an answer without a usable key: doubled each time, up to
+/// [`RETRY_INTERVAL`].
+const UNUSABLE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Longest time of a fetch.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -66,6 +70,22 @@ pub enum KeysState {
     Available,
     /// None have been fetched yet, with the reason.
     NeverFetched(String),
+}
+
+/// Why no keys were fetched.
+enum Problem {
+    /// The source did not answer with a set.
+    Away(String),
+    /// The answer is not a set with a usable key.
+    Unusable(String),
+}
+
+impl Problem {
+    fn cause(&self) -> &str {
+        match self {
+            Self::Away(cause) | Self::Unusable(cause) => cause,
+        }
+    }
 }
 
 impl Jwks {
@@ -141,68 +161,77 @@ impl Jwks {
 
     /// Fetches the set, for ever.
     pub async fn run(self: Arc<Self>) {
+        let mut next = Instant::now();
+        let mut unusable_interval = UNUSABLE_INTERVAL;
         loop {
-            let next = Instant::now() + self.fetch().await;
-            loop {
-                tokio::select! {
-                    () = sleep_until(next) => break,
-                    () = self.refresh_requested.notified() => {}
-                }
-                let began = Instant::now();
-                if self.request_limiter.check().is_ok() {
-                    self.fetch().await;
-                }
+            let requested = tokio::select! {
+                () = sleep_until(next) => false,
+                () = self.refresh_requested.notified() => true,
+            };
+            let began = Instant::now();
+            if !requested || self.request_limiter.check().is_ok() {
+                let fetched = self.fetch().await;
+                let interval = match fetched {
+                    Ok(()) => REFRESH_INTERVAL,
+                    Err(Problem::Unusable(_)) => unusable_interval,
+                    Err(Problem::Away(_)) if self.keys.load().is_none() => FIRST_INTERVAL,
+                    Err(Problem::Away(_)) => RETRY_INTERVAL,
+                };
+                unusable_interval = match fetched {
+                    Err(Problem::Unusable(_)) => RETRY_INTERVAL.min(unusable_interval * 2),
+                    _ => UNUSABLE_INTERVAL,
+                };
+                next = Instant::now() + interval;
+            }
+            if requested {
                 self.refreshed.send_replace(began);
             }
         }
     }
 
-    /// Fetches once and returns the time until the next fetch. A new set replaces the current one; if
-    /// there is none, the current one stays.
-    async fn fetch(&self) -> Duration {
+    /// Fetches once. A new set replaces the current one; if there is none that is usable, the current one
+    /// stays.
+    async fn fetch(&self) -> Result<(), Problem> {
         let fetched = timeout(FETCH_TIMEOUT, self.get()).await;
         let fetched = fetched.unwrap_or_else(|_| Err("no answer in time".to_owned()));
-        let keys = fetched.and_then(|set| Ok(Keys::from_set(&set, &self.expected)?));
-        match keys {
-            Ok(keys) => {
-                self.replace(keys);
-                REFRESH_INTERVAL
-            }
-            Err(cause) if self.keys.load().is_some() => {
-                if let Some(suppressed) = self.failure_log.permit() {
-                    tracing::warn!(
-                        ?cause,
-                        suppressed,
-                        "--jwt-jwks-url: no keys fetched, the current ones stay"
-                    );
-                }
-                RETRY_INTERVAL
-            }
-            Err(cause) => {
-                let state = KeysState::NeverFetched(cause.clone());
-                if self.state.send_replace(state.clone()) != state {
-                    tracing::warn!(
-                        ?cause,
-                        "--jwt-jwks-url: no keys fetched, tokens cannot be verified"
-                    );
-                }
-                FIRST_INTERVAL
-            }
-        }
+        let keys = fetched
+            .map_err(Problem::Away)
+            .and_then(|set| Keys::from_set(&set, &self.expected).map_err(Problem::Unusable));
+        keys.map(|keys| self.replace(keys)).inspect_err(|problem| self.log(problem.cause()))
     }
 
     fn replace(&self, keys: Keys) {
         let keys = Arc::new(keys);
         let before = self.keys.swap(Some(Arc::clone(&keys)));
-        if before.is_none_or(|before| !before.ids().eq(keys.ids())) {
+        let left_out = keys.left_out();
+        if before.is_none_or(|before| !before.ids().eq(keys.ids()) || before.left_out() != left_out)
+        {
             let ids: Vec<_> = keys.ids().collect();
-            tracing::info!(?ids, "--jwt-jwks-url: keys fetched");
+            tracing::info!(?ids, left_out, "--jwt-jwks-url: keys fetched");
         }
         self.state.send_if_modified(|state| {
             let first = *state != KeysState::Available;
             *state = KeysState::Available;
             first
         });
+    }
+
+    /// Logs that no keys were fetched, and says so where there have been none yet.
+    fn log(&self, cause: &str) {
+        let text = if self.keys.load().is_some() {
+            "--jwt-jwks-url: no keys fetched, the current ones stay"
+        } else {
+            self.state.send_if_modified(|state| {
+                let new = KeysState::NeverFetched(cause.to_owned());
+                let changed = *state != new;
+                *state = new;
+                changed
+            });
+            "--jwt-jwks-url: no keys fetched, tokens cannot be verified"
+        };
+        if let Some(suppressed) = self.failure_log.permit() {
+            tracing::warn!(?cause, suppressed, "{text}");
+        }
     }
 
     async fn get(&self) -> Result<Bytes, String> {

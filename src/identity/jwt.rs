@@ -1,22 +1,27 @@
 //! Bearer tokens: JWTs (RFC 7519) whose `sub` is the reader's user ID in decimal.
 //!
-//! The accepted algorithms follow from the key, never from a token's header.
+//! They are parsed here rather than by `jsonwebtoken`, which ignores `crit`, accepts a list in `iss`, and
+//! refuses times that it cannot count to. Signatures are verified by [`super::verifier`].
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::errors::{Error, ErrorKind};
-use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm};
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, encode};
-use serde::{Deserialize, Serialize};
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
 
-use crate::domain::{Flaw, Refusal, UserId};
+use super::invalid_token;
+use crate::domain::{Refusal, UserId};
 use crate::files::without_newline;
 
 /// Leeway for `exp` and `nbf`, in seconds: how far clocks may differ.
-const LEEWAY_SECONDS: u64 = 30;
+const LEEWAY_SECONDS: f64 = 30.0;
+
+/// The last second of the year 9999. Later times count as this one, which clocks and timers can represent.
+const END_OF_TIME_SECONDS: f64 = 253_402_300_799.0;
 
 /// Shortest HS256 secret, in bytes (RFC 7518 section 3.2: as long as the hash).
 pub const SECRET_MIN_BYTES: usize = 32;
@@ -26,7 +31,7 @@ pub const SECRET_MIN_BYTES: usize = 32;
 pub struct Secret(Vec<u8>);
 
 impl Secret {
-    /// Creates it from a file's contents, without one newline at their end.
+    /// Creates it from a file's contents, without one newline (LF or CRLF) at their end.
     ///
     /// # Errors
     ///
@@ -41,18 +46,16 @@ impl Secret {
         }
         Ok(Self(contents))
     }
+
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(…)")
     }
-}
-
-/// Verifies tokens with one key.
-pub struct Verifier {
-    key: DecodingKey,
-    validation: Validation,
 }
 
 /// Claims that are checked besides the signature and the times.
@@ -64,96 +67,6 @@ pub struct ExpectedClaims {
     pub audience: Option<String>,
 }
 
-impl Verifier {
-    /// Creates a verifier of HS256 tokens.
-    pub fn with_secret(secret: &Secret, expected: &ExpectedClaims) -> Self {
-        Self::new(DecodingKey::from_secret(&secret.0), Algorithm::HS256, expected)
-    }
-
-    /// Creates a verifier with a PEM public key, for its one algorithm: RS256 for RSA, ES256 for P-256,
-    /// `EdDSA` for Ed25519.
-    ///
-    /// # Errors
-    ///
-    /// If the text is not such a key: the problem, as the end of a sentence.
-    pub fn with_public_key(pem: &[u8], expected: &ExpectedClaims) -> Result<Self, String> {
-        type FromPem = fn(&[u8]) -> Result<DecodingKey, Error>;
-        let kinds: [(FromPem, Algorithm); 3] = [
-            (DecodingKey::from_rsa_pem, Algorithm::RS256),
-            (DecodingKey::from_ec_pem, Algorithm::ES256),
-            (DecodingKey::from_ed_pem, Algorithm::EdDSA),
-        ];
-        let (key, algorithm) = kinds
-            .into_iter()
-            .find_map(|(from_pem, algorithm)| Some((from_pem(pem).ok()?, algorithm)))
-            .filter(|(_, algorithm)| can_verify(pem, *algorithm))
-            .ok_or("contains no PEM public key of RSA (at least 2048 bits), P-256 or Ed25519")?;
-        Ok(Self::new(key, algorithm, expected))
-    }
-
-    /// Creates a verifier with a key of a JWK set (RFC 7517), for its one algorithm: RS256 for RSA, ES256
-    /// for P-256, `EdDSA` for Ed25519. Returns `None` if the key is for something else.
-    pub fn with_jwk(jwk: &Jwk, expected: &ExpectedClaims) -> Option<Self> {
-        let (algorithm, name) = match &jwk.algorithm {
-            AlgorithmParameters::RSA(rsa) if rsa_bytes(&rsa.n)? >= RSA_MIN_BYTES => {
-                (Algorithm::RS256, KeyAlgorithm::RS256)
-            }
-            AlgorithmParameters::EllipticCurve(curve) if curve.curve == EllipticCurve::P256 => {
-                (Algorithm::ES256, KeyAlgorithm::ES256)
-            }
-            AlgorithmParameters::OctetKeyPair(pair) if pair.curve == EllipticCurve::Ed25519 => {
-                (Algorithm::EdDSA, KeyAlgorithm::EdDSA)
-            }
-            _ => return None,
-        };
-        if jwk.common.key_algorithm.is_some_and(|stated| stated != name) {
-            return None;
-        }
-        Some(Self::new(DecodingKey::from_jwk(jwk).ok()?, algorithm, expected))
-    }
-
-    /// Returns the one algorithm that it accepts.
-    pub fn algorithm(&self) -> Option<Algorithm> {
-        self.validation.algorithms.first().copied()
-    }
-
-    fn new(key: DecodingKey, algorithm: Algorithm, expected: &ExpectedClaims) -> Self {
-        let mut validation = Validation::new(algorithm);
-        validation.leeway = LEEWAY_SECONDS;
-        validation.validate_nbf = true;
-        validation.validate_aud = expected.audience.is_some();
-        if let Some(audience) = &expected.audience {
-            validation.set_audience(&[audience]);
-            validation.required_spec_claims.insert("aud".to_owned());
-        }
-        if let Some(issuer) = &expected.issuer {
-            validation.set_issuer(&[issuer]);
-            validation.required_spec_claims.insert("iss".to_owned());
-        }
-        Self { key, validation }
-    }
-
-    /// Verifies a token.
-    ///
-    /// # Errors
-    ///
-    /// [`Refusal::CredentialsInvalid`] if the token is invalid, [`Refusal::UserContextRequired`] if it
-    /// is valid, but its `sub` is not a user ID.
-    pub fn verify(&self, token: &str) -> Result<VerifiedClaims, Refusal> {
-        let claims = decode::<Claims>(token, &self.key, &self.validation)
-            .map_err(|error| Refusal::CredentialsInvalid(Flaw::Token(problem(&error))))?
-            .claims;
-        let user = claims
-            .sub
-            .as_str()
-            .and_then(|sub| sub.parse().ok())
-            .ok_or(Refusal::UserContextRequired("the token's sub is not a user ID"))?;
-        let expiry = Duration::try_from_secs_f64(claims.exp).unwrap_or_default();
-        let expires_at = UNIX_EPOCH.checked_add(expiry + Duration::from_secs(LEEWAY_SECONDS));
-        Ok(VerifiedClaims { user, expires_at: expires_at.unwrap_or(UNIX_EPOCH) })
-    }
-}
-
 /// The claims of a valid token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VerifiedClaims {
@@ -163,57 +76,137 @@ pub struct VerifiedClaims {
     pub expires_at: SystemTime,
 }
 
-impl fmt::Debug for Verifier {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Verifier").field("validation", &self.validation).finish_non_exhaustive()
-    }
-}
-
-/// Returns whether tokens can be verified with a key that parses. Parsing alone accepts some private
-/// keys, other curves, and RSA keys that are too short (RFC 7518 section 3.3).
-fn can_verify(pem: &[u8], algorithm: Algorithm) -> bool {
-    /// Object identifier of P-256, 1.2.840.10045.3.1.7, in DER (RFC 5480).
-    const P256: [u8; 10] = [0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
-    let Ok(pem) = pem::parse(pem) else { return false };
-    let der = pem.contents();
-    pem.tag().ends_with("PUBLIC KEY")
-        && match algorithm {
-            Algorithm::RS256 => der.len() > RSA_MIN_BYTES,
-            Algorithm::ES256 => der.windows(P256.len()).any(|window| window == P256),
-            _ => true,
-        }
-}
-
-/// Shortest RSA modulus, in bytes (RFC 7518 section 3.3).
-const RSA_MIN_BYTES: usize = 2048 / 8;
-
-/// Returns the length in bytes of a modulus in base64url (RFC 7518 section 6.3.1.1: no leading zero bytes).
-fn rsa_bytes(modulus: &str) -> Option<usize> {
-    Some(URL_SAFE_NO_PAD.decode(modulus).ok()?.iter().skip_while(|byte| **byte == 0).count())
+/// A token in the compact form (RFC 7515 section 7.1), whose signature is not verified yet.
+pub(super) struct Token<'a> {
+    head: Head,
+    /// What the signature covers.
+    pub(super) signed: &'a str,
+    pub(super) signature: &'a str,
+    claims: &'a str,
 }
 
 #[derive(Deserialize)]
-struct Claims {
-    /// Seconds since 1970, which may have a fraction (RFC 7519 section 2, `NumericDate`).
-    exp: f64,
-    /// Of any type, since a valid token without a user ID is refused in another way than an invalid one.
-    #[serde(default)]
-    sub: serde_json::Value,
+struct Head {
+    alg: Algorithm,
+    kid: Option<String>,
+    #[serde(default, deserialize_with = "present")]
+    crit: bool,
 }
 
-fn problem(error: &Error) -> &'static str {
-    match error.kind() {
-        ErrorKind::ExpiredSignature => "the token has expired",
-        ErrorKind::ImmatureSignature => "the token is not valid yet",
-        ErrorKind::InvalidIssuer => "the token has another issuer",
-        ErrorKind::InvalidAudience => "the token is for another audience",
-        ErrorKind::MissingRequiredClaim(_) => "the token lacks a required claim",
-        ErrorKind::InvalidSignature => "the token's signature does not match",
-        ErrorKind::InvalidAlgorithm | ErrorKind::InvalidAlgorithmName => {
-            "the token is signed with another algorithm"
+/// Returns true for a member of any value, null included.
+fn present<'de, D: Deserializer<'de>>(value: D) -> Result<bool, D::Error> {
+    IgnoredAny::deserialize(value).map(|_| true)
+}
+
+/// The claims that are checked. Each is parsed only when it is checked, so that an unusual one of another
+/// type does not make the token malformed. A claim that is null counts as absent.
+#[derive(Deserialize)]
+struct Claims {
+    exp: Option<Box<RawValue>>,
+    nbf: Option<Box<RawValue>>,
+    iss: Option<Box<RawValue>>,
+    aud: Option<Box<RawValue>>,
+    sub: Option<Box<RawValue>>,
+}
+
+const MALFORMED: Refusal = invalid_token("the token is malformed");
+const MISSING_CLAIM: Refusal = invalid_token("the token lacks a required claim");
+
+impl<'a> Token<'a> {
+    /// Parses a token.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::CredentialsInvalid`] if it is malformed, or its header has `crit`: that names extensions
+    /// which must be understood (RFC 7515 section 4.1.11), and none is.
+    pub(super) fn parse(text: &'a str) -> Result<Self, Refusal> {
+        let (signed, signature) = text.rsplit_once('.').ok_or(MALFORMED)?;
+        let (head, claims) = signed.split_once('.').ok_or(MALFORMED)?;
+        let head: Head = parse_part(head)?;
+        if head.crit {
+            return Err(invalid_token(
+                "the token's header has crit, and no extension is supported",
+            ));
         }
-        _ => "the token is malformed",
+        Ok(Self { head, signed, signature, claims })
     }
+
+    /// Returns the `kid` of its header.
+    pub(super) fn key_id(&self) -> Option<&str> {
+        self.head.kid.as_deref()
+    }
+
+    /// Returns the `alg` of its header, which only chooses among keys.
+    pub(super) fn algorithm(&self) -> Algorithm {
+        self.head.alg
+    }
+
+    /// Checks the claims. The signature must have been verified.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::CredentialsInvalid`] if one is invalid, [`Refusal::UserContextRequired`] if all others
+    /// are valid, but `sub` is not a user ID.
+    pub(super) fn check_claims(
+        &self,
+        expected: &ExpectedClaims,
+    ) -> Result<VerifiedClaims, Refusal> {
+        let Claims { exp, nbf, iss, aud, sub } = parse_part(self.claims)?;
+        let now = SystemTime::now();
+        let expires_at = time(&exp.ok_or(MISSING_CLAIM)?, LEEWAY_SECONDS)?;
+        if expires_at <= now {
+            return Err(invalid_token("the token has expired"));
+        }
+        if let Some(nbf) = nbf
+            && time(&nbf, -LEEWAY_SECONDS)? > now
+        {
+            return Err(invalid_token("the token is not valid yet"));
+        }
+        expected.check(iss.as_deref(), aud.as_deref())?;
+        let user = sub.and_then(|sub| parse::<String>(&sub)?.parse().ok());
+        let user = user.ok_or(Refusal::UserContextRequired("the token's sub is not a user ID"))?;
+        Ok(VerifiedClaims { user, expires_at })
+    }
+}
+
+impl ExpectedClaims {
+    /// Checks `iss`, which is one string (RFC 7519 section 4.1.1), and `aud`, which is one or a list.
+    fn check(&self, iss: Option<&RawValue>, aud: Option<&RawValue>) -> Result<(), Refusal> {
+        const NOT_TEXT: Refusal = invalid_token("the token's iss is not text");
+        let issuer = iss.map(|iss| parse::<String>(iss).ok_or(NOT_TEXT)).transpose()?;
+        if let Some(expected) = &self.issuer
+            && issuer.ok_or(MISSING_CLAIM)? != *expected
+        {
+            return Err(invalid_token("the token has another issuer"));
+        }
+        let Some(expected) = &self.audience else { return Ok(()) };
+        let aud = aud.ok_or(MISSING_CLAIM)?;
+        let audiences = parse(aud).or_else(|| parse::<String>(aud).map(|one| vec![one]));
+        match audiences {
+            Some(audiences) if audiences.contains(expected) => Ok(()),
+            _ => Err(invalid_token("the token is for another audience")),
+        }
+    }
+}
+
+fn parse_part<T: DeserializeOwned>(part: &str) -> Result<T, Refusal> {
+    let json = URL_SAFE_NO_PAD.decode(part).map_err(|_| MALFORMED)?;
+    serde_json::from_slice(&json).map_err(|_| MALFORMED)
+}
+
+fn parse<T: DeserializeOwned>(claim: &RawValue) -> Option<T> {
+    serde_json::from_str(claim.get()).ok()
+}
+
+/// Parses a `NumericDate` (RFC 7519 section 2): seconds since 1970, which may have a fraction and be of any
+/// size. Adds the leeway.
+fn time(date: &RawValue, leeway_seconds: f64) -> Result<SystemTime, Refusal> {
+    // serde_json refuses numbers beyond a double's range. Here they are infinite.
+    let is_number =
+        |text: &&str| text.starts_with(|first: char| first == '-' || first.is_ascii_digit());
+    let seconds = Some(date.get()).filter(is_number).and_then(|text| text.parse::<f64>().ok());
+    let seconds = seconds.ok_or(MALFORMED)? + leeway_seconds;
+    Ok(UNIX_EPOCH + Duration::from_secs_f64(seconds.clamp(0.0, END_OF_TIME_SECONDS)))
 }
 
 #[derive(Serialize)]

@@ -4,32 +4,34 @@ use std::fmt;
 use std::time::SystemTime;
 
 use aws_lc_rs::digest::SHA256_OUTPUT_LEN;
-use jsonwebtoken::jwk::{CommonParameters, Jwk, KeyOperations, PublicKeyUse};
-use jsonwebtoken::{Header, decode_header};
 use quick_cache::sync::Cache;
-use serde::Deserialize;
 
-use super::jwt::{ExpectedClaims, VerifiedClaims, Verifier};
-use super::sha256;
-use crate::domain::{Flaw, Refusal};
+use super::jwk_set;
+use super::jwt::{ExpectedClaims, Token, VerifiedClaims};
+use super::verifier::Verifier;
+use super::{invalid_token, sha256};
+use crate::domain::Refusal;
 
 /// Verified tokens that are cached, at about 200 bytes each.
 const CACHED_TOKENS: usize = 50_000;
 
-/// Most keys of a set. A larger set is refused.
-const KEYS_MAX: usize = 1000;
+/// Most keys that one token is tried with: those with the same `kid`, or all if it has none.
+const TRIED_KEYS: usize = 4;
 
 /// Immutable keys. A changed set is a new value, so that its cache of verified tokens starts empty.
 pub struct Keys {
-    keys: Vec<Key>,
+    usable: Vec<Key>,
+    /// What a set had besides them, in words; `None` for the one key of the settings.
+    left_out: Option<String>,
+    expected: ExpectedClaims,
     /// By the token's SHA-256, since a token is a secret and may be long.
     verified: Cache<[u8; SHA256_OUTPUT_LEN], VerifiedClaims>,
 }
 
-struct Key {
-    /// Its `kid` in the set; `None` for the one key of the settings.
-    id: Option<String>,
-    verifier: Verifier,
+/// A key, with its `kid` in a set.
+pub(super) struct Key {
+    pub(super) id: Option<String>,
+    pub(super) verifier: Verifier,
 }
 
 /// Result of checking a token.
@@ -43,36 +45,32 @@ pub enum Check {
 
 impl Keys {
     /// Creates it for the one key of the settings, whatever `kid` a token has.
-    pub fn single(verifier: Verifier) -> Self {
-        Self::new(vec![Key { id: None, verifier }])
+    pub fn single(verifier: Verifier, expected: ExpectedClaims) -> Self {
+        Self::new(vec![Key { id: None, verifier }], None, expected)
     }
 
-    /// Parses a JWK set (RFC 7517 section 5). Keys that cannot verify tokens are skipped.
+    /// Parses a JWK set (RFC 7517 section 5). Keys that cannot verify tokens are left out.
     ///
     /// # Errors
     ///
-    /// If the text is not a JWK set.
-    pub fn from_set(set: &[u8], expected: &ExpectedClaims) -> Result<Self, &'static str> {
-        let set: Set = serde_json::from_slice(set).map_err(|_| "it is not a JWK set")?;
-        if set.keys.len() > KEYS_MAX {
-            return Err("it has more than 1000 keys");
-        }
-        let keys = set.keys.into_iter().filter_map(|jwk| {
-            let jwk: Jwk = serde_json::from_value(jwk).ok()?;
-            let verifier =
-                Verifier::with_jwk(&jwk, expected).filter(|_| may_verify(&jwk.common))?;
-            Some(Key { id: Some(jwk.common.key_id.unwrap_or_default()), verifier })
-        });
-        Ok(Self::new(keys.collect()))
+    /// If the text is not a JWK set, or it holds no usable key. The text quotes nothing of the set.
+    pub fn from_set(set: &[u8], expected: &ExpectedClaims) -> Result<Self, String> {
+        let (keys, left_out) = jwk_set::parse(set)?;
+        Ok(Self::new(keys, Some(left_out.to_string()), expected.clone()))
     }
 
-    fn new(keys: Vec<Key>) -> Self {
-        Self { keys, verified: Cache::new(CACHED_TOKENS) }
+    fn new(usable: Vec<Key>, left_out: Option<String>, expected: ExpectedClaims) -> Self {
+        Self { usable, left_out, expected, verified: Cache::new(CACHED_TOKENS) }
     }
 
-    /// Returns the `kid` of each key.
+    /// Returns the `kid` of each key that has one.
     pub fn ids(&self) -> impl Iterator<Item = &str> {
-        self.keys.iter().filter_map(|key| key.id.as_deref())
+        self.usable.iter().filter_map(|key| key.id.as_deref())
+    }
+
+    /// Returns how many keys of the set were left out, and why, in words.
+    pub fn left_out(&self) -> &str {
+        self.left_out.as_deref().unwrap_or_default()
     }
 
     /// Checks a token.
@@ -84,48 +82,43 @@ impl Keys {
             }
             self.verified.remove(&digest);
         }
-        let Some(key) = self.key_for(token) else { return Check::UnknownKey };
-        let verified = key.and_then(|key| key.verifier.verify(token));
+        let verified = match Token::parse(token) {
+            Ok(token) if self.named_by(&token).next().is_none() => return Check::UnknownKey,
+            Ok(token) => self.verify(&token),
+            Err(malformed) => Err(malformed),
+        };
         if let Ok(verified) = verified {
             self.verified.insert(digest, verified);
         }
         Check::Done(verified)
     }
 
-    /// Returns the key that a token names by `kid` and `alg`; `alg` only chooses among keys, each of
-    /// which accepts one algorithm. A token without `kid` is checked with the only key there is.
-    fn key_for(&self, token: &str) -> Option<Result<&Key, Refusal>> {
-        const AMBIGUOUS: Refusal = Refusal::CredentialsInvalid(Flaw::Token(
-            "the token names no key, and there are several",
-        ));
-        if let [key @ Key { id: None, .. }] = &self.keys[..] {
-            return Some(Ok(key));
-        }
-        let Ok(Header { kid, alg, .. }) = decode_header(token) else {
-            return Some(Err(Refusal::CredentialsInvalid(Flaw::Token("the token is malformed"))));
-        };
-        let Some(kid) = kid else {
-            return Some(if let [key] = &self.keys[..] { Ok(key) } else { Err(AMBIGUOUS) });
-        };
-        let mut named = self.keys.iter().filter(|key| key.id.as_deref() == Some(&kid)).peekable();
-        let first = *named.peek()?;
-        Some(Ok(named.find(|key| key.verifier.algorithm() == Some(alg)).unwrap_or(first)))
+    /// Returns the keys that a token names: without `kid`, all of them.
+    fn named_by(&self, token: &Token<'_>) -> impl Iterator<Item = &Key> {
+        let id = token.key_id().filter(|_| self.left_out.is_some());
+        self.usable.iter().filter(move |key| id.is_none_or(|id| key.id.as_deref() == Some(id)))
     }
-}
 
-/// Returns whether a key may verify signatures (`use` and `key_ops`, RFC 7517 sections 4.2 and 4.3).
-fn may_verify(jwk: &CommonParameters) -> bool {
-    jwk.public_key_use.as_ref().is_none_or(|purpose| *purpose == PublicKeyUse::Signature)
-        && jwk.key_operations.as_ref().is_none_or(|all| all.contains(&KeyOperations::Verify))
+    /// Verifies a token with the keys that it names and that fit its `alg`.
+    fn verify(&self, token: &Token<'_>) -> Result<VerifiedClaims, Refusal> {
+        let mut fitting = self
+            .named_by(token)
+            .map(|key| &key.verifier)
+            .filter(|verifier| verifier.algorithm() == token.algorithm())
+            .take(TRIED_KEYS)
+            .peekable();
+        if fitting.peek().is_none() {
+            return Err(invalid_token("the token is signed with another algorithm"));
+        }
+        if !fitting.any(|verifier| verifier.verify(token)) {
+            return Err(invalid_token("the token's signature does not match"));
+        }
+        token.check_claims(&self.expected)
+    }
 }
 
 impl fmt::Debug for Keys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Keys").field("count", &self.keys.len()).finish_non_exhaustive()
+        f.debug_struct("Keys").field("count", &self.usable.len()).finish_non_exhaustive()
     }
-}
-
-#[derive(Deserialize)]
-struct Set {
-    keys: Vec<serde_json::Value>,
 }

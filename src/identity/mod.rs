@@ -17,10 +17,12 @@ use self::oauth1::{OAuth1, SignedRequest};
 use crate::domain::{Flaw, Nonce, Refusal, UserId};
 use crate::net::peer::ClientAuth;
 
+mod jwk_set;
 pub mod jwks;
 pub mod jwt;
 pub mod keys;
 pub mod oauth1;
+pub mod verifier;
 
 const USER_ID: HeaderName = HeaderName::from_static("x-user-id");
 
@@ -152,7 +154,7 @@ fn always_available() -> watch::Receiver<KeysState> {
     watch::Sender::new(KeysState::Available).subscribe()
 }
 
-fn invalid_token(problem: &'static str) -> Refusal {
+const fn invalid_token(problem: &'static str) -> Refusal {
     Refusal::CredentialsInvalid(Flaw::Token(problem))
 }
 

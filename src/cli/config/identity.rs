@@ -7,11 +7,11 @@ use http::uri::Scheme;
 
 use super::validate::read_secret;
 use crate::cli::args::ServeArgs;
-use crate::files::{problem, read};
+use crate::files::{private_key, problem, read};
 use crate::identity::jwks::Jwks;
-use crate::identity::jwt::Verifier;
 use crate::identity::keys::Keys;
 use crate::identity::oauth1::{OAuth1, Origin};
+use crate::identity::verifier::Verifier;
 use crate::identity::{Bearer, Identity};
 use crate::net::tls::{Tls, TlsFiles};
 
@@ -44,14 +44,14 @@ impl ServeArgs {
         }
         let expected = self.expected.expected();
         if let Some(file) = &self.jwt_secret_file {
-            let verifier = Verifier::with_secret(&read_secret(file)?, &expected);
-            return Ok(Some(Bearer::Configured(Keys::single(verifier))));
+            let verifier = Verifier::with_secret(&read_secret(file)?);
+            return Ok(Some(Bearer::Configured(Keys::single(verifier, expected))));
         }
         if let Some(file) = &self.jwt_public_key_file {
             const FLAG: &str = "--jwt-public-key-file";
-            let verifier = Verifier::with_public_key(&read(FLAG, file)?, &expected)
+            let verifier = Verifier::with_public_key(&read(FLAG, file)?)
                 .map_err(|what| problem(FLAG, file, &what))?;
-            return Ok(Some(Bearer::Configured(Keys::single(verifier))));
+            return Ok(Some(Bearer::Configured(Keys::single(verifier, expected))));
         }
         if let Some(url) = &self.jwt_jwks_url {
             let jwks = Jwks::new(jwks_url(url)?, expected);
@@ -88,15 +88,18 @@ impl ServeArgs {
                         client certificates"
                 .to_owned());
         }
-        if self.trusted_client.iter().any(|name| name.trim().is_empty()) {
-            return Err("--trusted-client is empty: it must be a DNS name or a URI".to_owned());
-        }
         match (&self.tls_cert, &self.tls_key, &self.client_ca) {
             (Some(cert), Some(key), client_ca) => {
                 let client_ca = client_ca.clone();
                 let files = TlsFiles { cert: cert.clone(), key: key.clone(), client_ca };
-                let contents = files.by_flag().into_iter().map(|(flag, file)| read(flag, file));
-                let contents = contents.collect::<Result<_, _>>()?;
+                let contents = files.by_flag().into_iter().map(|(flag, file)| {
+                    let contents = read(flag, file)?;
+                    if flag == "--tls-key" {
+                        private_key(&contents).map_err(|what| problem(flag, file, &what))?;
+                    }
+                    Ok(contents)
+                });
+                let contents = contents.collect::<Result<_, String>>()?;
                 Ok(Some(Arc::new(Tls::new(files, contents, self.trusted_client.clone())?)))
             }
             (None, None, None) => Ok(None),

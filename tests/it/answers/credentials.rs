@@ -190,6 +190,7 @@ async fn a_token_without_a_user_lacks_the_user_context() {
     assert_invalid(mark(&server, with_claims(expired)).await, "expired");
     assert_untouched(&redis, READER).await;
     assert_eq!(redis.run::<Vec<String>>("KEYS *").await, ["markread:layout"]);
+    mark(&server, with_claims(json!({ "sub": READER.to_string() }))).await.unwrap();
 }
 
 #[tokio::test]

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use markread_harness::caller::Credentials;
 use markread_harness::server::SECRET;
@@ -33,6 +35,19 @@ pub(crate) fn shared_key() -> EncodingKey {
 
 pub(crate) fn signed(algorithm: Algorithm, claims: &Value, key: &EncodingKey) -> String {
     encode(&Header::new(algorithm), claims, key).unwrap()
+}
+
+/// A token of these texts, JSON or not, signed like any other.
+pub(crate) fn signed_texts(
+    algorithm: Algorithm,
+    header: &str,
+    claims: &str,
+    key: &EncodingKey,
+) -> Credentials {
+    let [header, claims] = [header, claims].map(|part| BASE64_URL_SAFE_NO_PAD.encode(part));
+    let unsigned = format!("{header}.{claims}");
+    let signature = jsonwebtoken::crypto::sign(unsigned.as_bytes(), key, algorithm).unwrap();
+    bearer(&format!("{unsigned}.{signature}"))
 }
 
 pub(crate) fn bearer(token: &str) -> Credentials {

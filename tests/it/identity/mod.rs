@@ -1,5 +1,6 @@
 //! Who calls, and how they prove it: "Identity" and "HTTP" in `docs/contract.md`.
 
+mod claims;
 mod edge;
 mod flags;
 mod jwks;

@@ -2,21 +2,15 @@
 
 use std::slice;
 
-use base64::Engine;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use markread_harness::caller::Credentials;
-use markread_harness::{READER, Redis, openssl};
+use markread_harness::{READER, Redis, Server, openssl};
 use serde_json::{Value, json};
 
-use super::{Key, Source, serve, set, set_of};
+use super::{Key, Source, base64url, from_base64url, serve, set, set_of};
 use crate::answers::assert_untouched;
 use crate::answers::credentials::{assert_invalid, mark};
-use crate::answers::tokens::{KeyPair, bearer, claims};
-
-fn base64(bytes: impl AsRef<[u8]>) -> String {
-    BASE64_URL_SAFE_NO_PAD.encode(bytes)
-}
+use crate::answers::tokens::{KeyPair, bearer, claims, shared_key, signed_texts};
 
 /// A token of the reader with this algorithm and key ID, signed with this key.
 fn forged(algorithm: Algorithm, id: &str, key: &EncodingKey) -> Credentials {
@@ -26,14 +20,17 @@ fn forged(algorithm: Algorithm, id: &str, key: &EncodingKey) -> Credentials {
 
 /// The part of a token that is signed.
 fn unsigned(header: &Value) -> String {
-    format!("{}.{}", base64(header.to_string()), base64(claims(json!({})).to_string()))
+    format!("{}.{}", base64url(header.to_string()), base64url(claims(json!({})).to_string()))
 }
 
 #[tokio::test]
 async fn an_rsa_public_key_is_not_accepted_as_an_hmac_secret() {
     let redis = Redis::start().await;
     let rsa = Key::rsa("rsa").await;
-    for jwk in [rsa.jwk(), rsa.jwk_with(json!({ "alg": null }))] {
+    // The same token with the secret of a server that has one.
+    let with_secret = Server::on(&redis).await;
+    mark(&with_secret, forged(Algorithm::HS256, "rsa", &shared_key())).await.unwrap();
+    for (used, jwk) in (1..).zip([rsa.jwk(), rsa.jwk_with(json!({ "alg": null }))]) {
         let source = Source::of(&set_of(slice::from_ref(&jwk))).await;
         let server = serve(&redis, &source, &[]).await;
         let modulus = jwk["n"].as_str().unwrap();
@@ -42,7 +39,7 @@ async fn an_rsa_public_key_is_not_accepted_as_an_hmac_secret() {
             ("PEM", pem.clone()),
             ("PEM without its newline", pem.trim_ascii_end().to_vec()),
             ("DER", rsa.pair.public_der().await),
-            ("modulus", BASE64_URL_SAFE_NO_PAD.decode(modulus).unwrap()),
+            ("modulus", from_base64url(modulus)),
             ("modulus in base64", modulus.as_bytes().to_vec()),
             ("JWK", jwk.to_string().into_bytes()),
         ] {
@@ -56,7 +53,8 @@ async fn an_rsa_public_key_is_not_accepted_as_an_hmac_secret() {
             let token = forged(algorithm, "rsa", &rsa.private());
             assert_invalid(mark(&server, token).await, "another algorithm");
         }
-        assert_untouched(&redis, READER).await;
+        assert_eq!(redis.used(READER).await, Some(used), "a refused call takes no quota");
+        mark(&server, forged(Algorithm::RS256, "rsa", &rsa.private())).await.unwrap();
     }
 }
 
@@ -68,34 +66,42 @@ async fn keys_that_a_token_brings_itself_are_not_trusted() {
     let source = Source::of(&set(&[&key])).await;
     let server = serve(&redis, &source, &[]).await;
 
+    let url = forgers_source.url();
+    let headers = [
+        json!({}),
+        json!({ "jwk": forger.jwk() }),
+        json!({ "jku": url }),
+        json!({ "x5u": url }),
+        json!({ "x5c": ["AA=="] }),
+    ];
+    let token = |own: &Value, signer: &Key| {
+        let mut header = json!({ "typ": "JWT", "alg": "ES256", "kid": "key" });
+        header.as_object_mut().unwrap().extend(own.as_object().unwrap().clone());
+        let claims = claims(json!({})).to_string();
+        signed_texts(Algorithm::ES256, &header.to_string(), &claims, &signer.private())
+    };
+    for own in &headers {
+        assert_invalid(mark(&server, token(own, &forger)).await, &own.to_string());
+    }
+    // Even the issuer's own signature does not make up for an extension that is not understood.
+    let critical = json!({ "crit": ["x-exp"], "x-exp": 1 });
+    assert_invalid(mark(&server, token(&critical, &key)).await, "crit");
     for algorithm in ["none", "None", "NONE", ""] {
         for kid in [json!("key"), json!(null)] {
             let unsigned = unsigned(&json!({ "typ": "JWT", "alg": algorithm, "kid": kid }));
-            for signature in ["", "AA"] {
+            let signature =
+                jsonwebtoken::crypto::sign(unsigned.as_bytes(), &key.private(), Algorithm::ES256);
+            for signature in ["", "AA", &signature.unwrap()] {
                 let token = bearer(&format!("{unsigned}.{signature}"));
                 assert_invalid(mark(&server, token).await, algorithm);
             }
         }
     }
-    let url = forgers_source.url();
-    for (what, own) in [
-        ("nothing", json!({})),
-        ("jwk", json!({ "jwk": forger.jwk() })),
-        ("jku", json!({ "jku": url })),
-        ("x5u", json!({ "x5u": url })),
-        ("crit", json!({ "crit": ["exp"] })),
-    ] {
-        let mut header = json!({ "typ": "JWT", "alg": "ES256", "kid": "key" });
-        header.as_object_mut().unwrap().extend(own.as_object().unwrap().clone());
-        let unsigned = unsigned(&header);
-        let key = forger.private();
-        let signature =
-            jsonwebtoken::crypto::sign(unsigned.as_bytes(), &key, Algorithm::ES256).unwrap();
-        assert_invalid(mark(&server, bearer(&format!("{unsigned}.{signature}"))).await, what);
+    assert_untouched(&redis, READER).await;
+    for own in headers.iter().chain([&json!({ "x-exp": 1 })]) {
+        mark(&server, token(own, &key)).await.unwrap();
     }
     assert_eq!(forgers_source.fetches(), 0);
-    assert_untouched(&redis, READER).await;
-    mark(&server, key.token()).await.unwrap();
 }
 
 #[tokio::test]
@@ -107,7 +113,7 @@ async fn a_verified_token_is_remembered_with_its_signature() {
     let Credentials::Authorization(good) = key.token() else { panic!("a token") };
     mark(&server, Credentials::Authorization(good.clone())).await.unwrap();
     let (unsigned, _) = good.rsplit_once('.').unwrap();
-    for signature in [base64([0; 64]), String::new()] {
+    for signature in [base64url([0; 64]), String::new()] {
         let token = Credentials::Authorization(format!("{unsigned}.{signature}"));
         assert_invalid(mark(&server, token).await, "another signature");
     }
@@ -119,7 +125,7 @@ async fn signed_by_openssl(pair: &KeyPair, id: &str) -> Credentials {
     std::fs::write(pair.dir().join("text"), &unsigned).unwrap();
     openssl(pair.dir(), "dgst -sha256 -sign private -out signature text").await;
     let signature = std::fs::read(pair.dir().join("signature")).unwrap();
-    bearer(&format!("{unsigned}.{}", base64(signature)))
+    bearer(&format!("{unsigned}.{}", base64url(signature)))
 }
 
 #[tokio::test]
@@ -136,12 +142,12 @@ async fn keys_of_other_kinds_are_ignored() {
     // The end of a public key's DER: 128 bytes of modulus, 5 of the exponent 65537.
     let der = short.public_der().await;
     let modulus = &der[der.len() - 133..der.len() - 5];
-    let oct = |id: &str| json!({ "kty": "oct", "kid": id, "k": base64(SECRET), "alg": "HS256" });
-    let short_jwk = json!({ "kty": "RSA", "kid": "short", "n": base64(modulus), "e": "AQAB" });
+    let oct = |id: &str| json!({ "kty": "oct", "kid": id, "k": base64url(SECRET), "alg": "HS256" });
+    let short_jwk = json!({ "kty": "RSA", "kid": "short", "n": base64url(modulus), "e": "AQAB" });
     let source = Source::of(&set_of(&[
         oct("good"),
         oct("secret"),
-        json!({ "kty": "oct", "kid": "bare", "k": base64(SECRET) }),
+        json!({ "kty": "oct", "kid": "bare", "k": base64url(SECRET) }),
         short_jwk,
         p384.jwk(),
         p384.jwk_with(json!({ "kid": "p384-bare", "alg": null })),
@@ -176,4 +182,11 @@ async fn keys_of_other_kinds_are_ignored() {
     assert_untouched(&redis, READER).await;
     mark(&server, good.token()).await.unwrap();
     mark(&server, signed_by_openssl(&good.pair, "good").await).await.unwrap();
+
+    // The same keys, published for tokens.
+    let source = Source::of(&set(&[&encrypts, &wraps, &rs512])).await;
+    let server = serve(&redis, &source, &[]).await;
+    for key in [&encrypts, &wraps, &rs512] {
+        mark(&server, key.token()).await.expect(&key.id);
+    }
 }

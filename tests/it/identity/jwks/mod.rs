@@ -1,5 +1,7 @@
 //! Tokens whose keys are fetched from `--jwt-jwks-url`.
 
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use markread_harness::caller::Credentials;
@@ -9,12 +11,14 @@ use serde_json::{Value, json};
 use crate::answers::tokens::{KeyPair, bearer, claims};
 
 mod absence;
+mod choice;
 mod forgeries;
 mod rotation;
 mod source;
 mod tokens;
 mod trash;
 mod unknown_keys;
+mod unusable;
 
 use source::Source;
 
@@ -75,6 +79,14 @@ impl Key {
         let header = Header { kid: id.map(str::to_owned), ..Header::new(self.algorithm) };
         bearer(&encode(&header, &claims(changes), &self.private()).unwrap())
     }
+}
+
+fn base64url(bytes: impl AsRef<[u8]>) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(bytes)
+}
+
+fn from_base64url(text: &str) -> Vec<u8> {
+    BASE64_URL_SAFE_NO_PAD.decode(text).unwrap()
 }
 
 /// A key set of these keys.

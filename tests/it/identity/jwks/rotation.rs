@@ -104,16 +104,3 @@ async fn a_key_replaced_under_its_id_is_refused() {
     assert_invalid(mark(&server, verified).await, "signed by the replaced key");
     mark(&server, new.token()).await.unwrap();
 }
-
-#[tokio::test]
-async fn the_last_key_is_refused_after_its_removal_too() {
-    let redis = Redis::start().await;
-    let key = Key::ed25519("last").await;
-    let source = Source::of(&set(&[&key])).await;
-    let server = serve(&redis, &source, &[]).await;
-    mark(&server, key.token()).await.unwrap();
-    source.publishes(&set(&[]));
-    // An unknown key ID causes a fetch.
-    assert_invalid(mark(&server, key.token_named(Some("new"), json!({}))).await, "unknown");
-    assert_invalid(mark(&server, key.token()).await, "removed");
-}
