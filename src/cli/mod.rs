@@ -8,12 +8,11 @@ use std::io::{Write, stderr, stdout};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
 use clap::error::{ContextKind, ErrorKind};
 use tokio::runtime::Builder;
 use tonic::Code;
 
-use self::args::{Cli, CliCommand};
+use self::args::CliCommand;
 use self::commands::admin::{self, AdminCommand};
 use self::commands::client::{self, ClientCommand};
 use self::commands::healthcheck::{HealthcheckConfig, healthcheck};
@@ -82,7 +81,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 ///
 /// [`Exit`], if no command is to be run.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Exit> {
-    let cli = Cli::try_parse_from(args).map_err(|error| exit(&error))?;
+    let args: Vec<_> = args.into_iter().collect();
+    let cli = args::parse(&args).map_err(|error| exit(&error))?;
     let command = match cli.command {
         CliCommand::Serve(args) => args.validate().map(|config| Command::Serve(Box::new(config))),
         CliCommand::Token(args) => args.validate().map(Command::Token),
@@ -160,7 +160,7 @@ fn administer(address: &RedisAddress, command: AdminCommand) -> ExitCode {
 fn print(text: &str) -> ExitCode {
     match writeln!(stdout(), "{text}") {
         Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
+        Err(error) => fail(1, format!("output failed: {error}")),
     }
 }
 

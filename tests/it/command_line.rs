@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use markread_harness::binary::command;
@@ -13,6 +13,7 @@ use markread_harness::{READER, RECIPIENT, Redis, Server, openssl};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
+mod empty;
 mod messages;
 mod tokens;
 
@@ -140,6 +141,22 @@ async fn a_file_without_a_key_is_refused() {
     let [private, p384, rsa] =
         ["private", "p384.pub", "rsa.pub"].map(|name| text(&files.path(name)));
     let garbage = "-----BEGIN PUBLIC KEY-----\nbm8ga2V5\n-----END PUBLIC KEY-----\n";
+    openssl(dir, "pkey -in private -pubout -out public").await;
+    let [public, secret_key] =
+        ["public", "private"].map(|name| std::fs::read_to_string(files.path(name)).unwrap());
+    for (pem, count) in [
+        (format!("{public}{public}"), 2),
+        (public.repeat(3), 3),
+        (format!("{public}{secret_key}"), 2),
+        (format!("{secret_key}{public}"), 2),
+    ] {
+        let file = files.write("several", pem);
+        let words = ["--jwt-public-key-file", &format!("contains {count} PEM keys"), "one public"];
+        assert_refused(&["--jwt-public-key-file", &file], &words).await;
+    }
+    // The key is accepted: the error is about another flag.
+    let one = files.write("one", format!("a comment\n{public}\n"));
+    assert_refused(&["--jwt-public-key-file", &one, "--stream", ""], &["--stream"]).await;
     for file in [private, p384, rsa, files.secret(), files.write("garbage", garbage)] {
         let right = ["--jwt-public-key-file", "PEM public key", "RSA", "P-256", "Ed25519"];
         assert_refused(&["--jwt-public-key-file", &file], &right).await;
@@ -149,25 +166,46 @@ async fn a_file_without_a_key_is_refused() {
 #[tokio::test]
 async fn a_secret_of_32_bytes_and_a_newline_is_accepted() {
     let files = Files::new();
-    let secret = files.write("secret", "x".repeat(32) + "\n");
-    let token = run(&["token", "--user", "1", "--jwt-secret-file", &secret], &[]).await;
-    assert!(token.status.success());
-    // The secret is accepted: the error is about another flag.
-    assert_refused(&["--jwt-secret-file", &secret, "--stream", ""], &["--stream"]).await;
+    for newline in ["\n", "\r\n"] {
+        let secret = files.write("secret", "x".repeat(32) + newline);
+        let token = run(&["token", "--user", "1", "--jwt-secret-file", &secret], &[]).await;
+        assert!(token.status.success());
+        // The secret is accepted: the error is about another flag.
+        assert_refused(&["--jwt-secret-file", &secret, "--stream", ""], &["--stream"]).await;
+        // The newline does not count.
+        let short = files.write("short", "x".repeat(31) + newline);
+        assert_refused(&["--jwt-secret-file", &short], &["31 bytes", "at least 32"]).await;
+    }
+}
+
+#[tokio::test]
+async fn output_that_cannot_be_written_is_said() {
+    let files = Files::new();
+    let secret = files.secret();
+    let token = ["token", "--user", "1", "--jwt-secret-file", &secret];
+    for args in [&token[..], &["--help"], &["--version"], &["serve", "--help"]] {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let child = command(args).stdout(full).stderr(Stdio::piped()).spawn().unwrap();
+        let output = timeout(LIMIT, child.wait_with_output()).await.unwrap().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        let line = String::from_utf8(output.stderr).unwrap();
+        assert!(line.starts_with("markread: output failed: No space left"), "{args:?}: {line}");
+        assert_eq!(line.lines().count(), 1, "{line}");
+    }
 }
 
 #[tokio::test]
 async fn an_invalid_redis_url_is_refused_without_its_password() {
     let files = Files::new();
     let secret = files.secret();
-    for url in ["http://x", "x", "", "redis://:hunter2@host:port", "redis://u:hunter2@[::/0"] {
+    for url in ["http://x", "x", "redis://:hunter2@host:port", "redis://u:hunter2@[::/0"] {
         let args = ["serve", "--jwt-secret-file", &secret, "--redis-url", url];
         for line in [
             refused(2, &args, &[]).await,
             refused(2, &args[..3], &[("MARKREAD_REDIS_URL", url)]).await,
         ] {
             assert!(line.contains("--redis-url"), "{line}");
-            assert!(url.is_empty() || line.contains("redis://host:port"), "{line}");
+            assert!(line.contains("redis://host:port"), "{line}");
             assert!(!line.contains("hunter2"), "{line}");
         }
     }

@@ -12,10 +12,12 @@ pub(in crate::cli) use self::admin::{AdminArgs, LayoutArgs};
 pub(in crate::cli) use self::client::{
     ClientArgs, ExpectArgs, HealthcheckArgs, MarkArgs, StateArgs, WatchArgs,
 };
+pub(in crate::cli) use self::empty::parse;
 pub(in crate::cli) use self::serve::{RedisArgs, ServeArgs};
 
 mod admin;
 mod client;
+mod empty;
 mod serve;
 
 /// Longest duration: clocks can count that far.

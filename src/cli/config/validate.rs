@@ -116,9 +116,6 @@ impl ServeArgs {
             });
         }
         let address = redis_address(self.redis_url.as_deref(), &self.redis)?;
-        if self.stream.is_empty() {
-            return Err("--stream is empty: it must be the name of a key".to_owned());
-        }
         Ok(Backend::Redis(Box::new(RedisConfig {
             address,
             stream: self.stream.clone(),
