@@ -102,15 +102,17 @@ fn serve(mut config: ServeConfig) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(1, error),
     };
-    let traces = config.traces.take().map(|traces| {
+    let settings = std::mem::replace(&mut config.traces, Ok(None));
+    let traces = settings.and_then(|settings| {
         let _entered = runtime.enter();
-        Traces::start(traces)
+        let traces = settings.map(Traces::start).transpose();
+        traces.map_err(|error| format!("OTEL_EXPORTER_OTLP_*: {error}"))
     });
-    let traces = match traces.transpose() {
-        Ok(traces) => traces,
-        Err(error) => return fail(2, format!("OTEL_EXPORTER_OTLP_*: {error}")),
-    };
-    telemetry::init(config.log_format, traces.as_ref());
+    telemetry::init(config.log_format, traces.as_ref().ok().and_then(Option::as_ref));
+    let traces = traces.unwrap_or_else(|problem| {
+        tracing::warn!(problem, "calls are not traced");
+        None
+    });
     let served = runtime.block_on(serve::serve(config));
     // After the drain, while the runtime can still send.
     if let Some(traces) = traces {

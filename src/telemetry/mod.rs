@@ -17,11 +17,12 @@ mod call;
 mod export;
 mod log_throttle;
 pub mod metrics;
+mod otlp_http;
 mod panics;
 mod traceparent;
 
 pub use self::call::{CallIds, in_call};
-pub use self::export::{Traces, TracesConfig};
+pub use self::export::{CollectorTls, OtlpProtocol, Traces, TracesConfig};
 pub use self::log_throttle::LogThrottle;
 pub use self::traceparent::{Traceparent, tracestate};
 

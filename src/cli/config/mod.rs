@@ -44,8 +44,9 @@ pub struct ServeConfig {
     pub worker_threads: usize,
     /// Format of log lines; `None`: text on a terminal, otherwise JSON.
     pub log_format: Option<LogFormat>,
-    /// The collector of spans; `None` if calls are not traced.
-    pub traces: Option<TracesConfig>,
+    /// The collector of spans; `None` if calls are not traced. An error is a variable that cannot be
+    /// used: clusters set them for all their services, so it is logged and calls are not traced.
+    pub traces: Result<Option<TracesConfig>, String>,
 }
 
 /// A store, with its settings.

@@ -1,15 +1,15 @@
 //! OpenTelemetry's variables, `OTEL_*`. The SDK reads most of them itself, and uses its default if one is
-//! invalid; here an invalid one stops the start.
+//! invalid; here an invalid one turns traces off, with a warning that names it.
 
 use std::borrow::Cow;
 use std::ffi::OsString;
 use std::path::Path;
+use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Uri};
-use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 
 use crate::files;
-use crate::telemetry::TracesConfig;
+use crate::telemetry::{CollectorTls, OtlpProtocol, TracesConfig};
 
 const SAMPLERS: [&str; 6] = [
     "always_on",
@@ -28,6 +28,9 @@ const NUMBERS: [(&str, u64); 5] = [
     ("OTEL_EXPORTER_OTLP_TIMEOUT", 3_600_000),
     ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", 3_600_000),
 ];
+
+/// Longest time of an export, unless it is set.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Reads the settings of traces. Returns `None` if traces are off, as they are without an endpoint.
 pub(super) fn read(
@@ -50,8 +53,17 @@ pub(super) fn read(
     };
     let tls = if scheme == "https" { Some(environment.tls()?) } else { None };
     environment.check()?;
+    let protocol = environment.protocol()?;
+    // Only the endpoint of all signals is a base (OTLP exporter specification).
+    let endpoint = match protocol {
+        OtlpProtocol::Http if !name.contains("TRACES") => {
+            format!("{}/v1/traces", endpoint.trim_end_matches('/'))
+        }
+        _ => endpoint,
+    };
+    let timeout = environment.timeout()?;
     let resource = environment.resource()?;
-    Ok(Some(TracesConfig { endpoint, tls, resource }))
+    Ok(Some(TracesConfig { endpoint, protocol, tls, timeout, resource }))
 }
 
 struct Environment<'a> {
@@ -90,12 +102,11 @@ impl Environment<'_> {
 
     /// Checks the variables that the SDK reads itself.
     fn check(&self) -> Result<(), String> {
-        for (name, allowed) in [("PROTOCOL", ["grpc"]), ("COMPRESSION", ["none"])] {
-            if let Some((name, value)) = self.of_traces(name)?
-                && !allowed.contains(&value.as_str())
-            {
-                return Err(unsupported(&name, &value, &allowed));
-            }
+        let compressions = ["none", "gzip"];
+        if let Some((name, value)) = self.of_traces("COMPRESSION")?
+            && !compressions.contains(&value.as_str())
+        {
+            return Err(unsupported(&name, &value, &compressions));
         }
         self.one_of("OTEL_TRACES_SAMPLER", &SAMPLERS)?;
         self.check_sampled_ratio()?;
@@ -116,6 +127,23 @@ impl Environment<'_> {
             ));
         }
         Ok(())
+    }
+
+    fn protocol(&self) -> Result<OtlpProtocol, String> {
+        let protocols = [("grpc", OtlpProtocol::Grpc), ("http/protobuf", OtlpProtocol::Http)];
+        let Some((name, value)) = self.of_traces("PROTOCOL")? else {
+            return Ok(OtlpProtocol::Grpc);
+        };
+        let protocol = protocols.iter().find(|(known, _)| *known == value);
+        protocol
+            .map(|(_, protocol)| *protocol)
+            .ok_or_else(|| unsupported(&name, &value, &protocols.map(|(known, _)| known)))
+    }
+
+    /// Reads the time of one export. [`Self::check`] has checked it.
+    fn timeout(&self) -> Result<Duration, String> {
+        let value = self.of_traces("TIMEOUT")?.and_then(|(_, value)| value.parse().ok());
+        Ok(value.map_or(DEFAULT_TIMEOUT, Duration::from_millis))
     }
 
     /// Reads the resource attributes. The SDK would not decode their values.
@@ -145,25 +173,21 @@ impl Environment<'_> {
             Some(ratio) if !ratio.parse().is_ok_and(|ratio: f64| (0.0..=1.0).contains(&ratio)) => {
                 Err(format!("{NAME} {ratio:?} is not a ratio: it must be a number from 0 to 1"))
             }
-            Some(_) => Ok(()),
-            None => Err(format!("{NAME} is missing: {sampler} needs a number from 0 to 1")),
+            // Without it the ratio is 1.0 (OpenTelemetry specification).
+            Some(_) | None => Ok(()),
         }
     }
 
     /// Reads the TLS settings for the collector.
-    fn tls(&self) -> Result<ClientTlsConfig, String> {
-        let ca = self.file("CERTIFICATE", files::read_certificates)?;
+    fn tls(&self) -> Result<CollectorTls, String> {
+        let ca = self.file("CERTIFICATE", files::read_certificates)?.map(|(_, pem)| pem);
         let certificate = self.file("CLIENT_CERTIFICATE", files::read_certificates)?;
         let key = self.file("CLIENT_KEY", files::read_private_key)?;
-        let tls = match ca {
-            Some((_, pem)) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)),
-            None => ClientTlsConfig::new().with_native_roots(),
-        };
         match (certificate, key) {
-            (Some((_, certificate)), Some((_, key))) => {
-                Ok(tls.identity(Identity::from_pem(certificate, key)))
+            (Some((_, chain)), Some((_, key))) => {
+                Ok(CollectorTls { ca, certificate: Some((chain, key)) })
             }
-            (None, None) => Ok(tls),
+            (None, None) => Ok(CollectorTls { ca, certificate: None }),
             (Some((name, _)), None) => {
                 Err(format!("{name} must be set together with OTEL_EXPORTER_OTLP_CLIENT_KEY"))
             }
@@ -251,9 +275,9 @@ mod tests {
             ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "collector:4317", "http://host:port"),
             ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "ftp://collector", "http://host:port"),
             ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://", "http://host:port"),
-            ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", "grpc"),
-            ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json", "grpc"),
-            ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip", "none"),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "http", "grpc, http/protobuf"),
+            ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json", "grpc, http/protobuf"),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd", "none, gzip"),
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s", "3600000"),
             ("OTEL_EXPORTER_OTLP_HEADERS", "hunter2", "name=value"),
             ("OTEL_EXPORTER_OTLP_HEADERS", "a b=hunter2", "name=value"),
@@ -263,7 +287,6 @@ mod tests {
             ("OTEL_RESOURCE_ATTRIBUTES", "a=hunter2%ff", "name=value"),
             ("OTEL_TRACES_EXPORTER", "zipkin", "otlp, none"),
             ("OTEL_TRACES_SAMPLER", "sometimes", "parentbased_always_on"),
-            ("OTEL_TRACES_SAMPLER", "traceidratio", "0 to 1"),
             ("OTEL_BSP_MAX_QUEUE_SIZE", "0", "1 to 100000"),
             ("OTEL_BSP_MAX_QUEUE_SIZE", "99999999999", "1 to 100000"),
             ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "-1", "1 to 100000"),
@@ -271,7 +294,7 @@ mod tests {
         ];
         for (name, value, takes) in table {
             let problem = read_from(&[ENDPOINT, (name, value)]).expect_err(value);
-            assert!(problem.starts_with(name) || problem.contains("_ARG"), "{problem}");
+            assert!(problem.starts_with(name), "{problem}");
             assert!(problem.contains(takes) && !problem.contains("hunter2"), "{problem}");
         }
     }
@@ -283,6 +306,31 @@ mod tests {
             let sampler = ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio");
             let config = read_from(&[ENDPOINT, sampler, ("OTEL_TRACES_SAMPLER_ARG", part)]);
             assert_eq!(config.is_ok(), good, "{part}");
+        }
+        assert!(read_from(&[ENDPOINT, ("OTEL_TRACES_SAMPLER", "traceidratio")]).is_ok());
+    }
+
+    #[test]
+    fn the_endpoint_of_all_signals_is_a_base_over_http() {
+        let http = ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf");
+        let own = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://other:4318/spans");
+        let slash = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318/otlp/");
+        let timeout = ("OTEL_EXPORTER_OTLP_TIMEOUT", "250");
+        let table: [(Variables<'_>, _, _, _); 4] = [
+            (&[ENDPOINT], OtlpProtocol::Grpc, "http://collector:4317", 10_000),
+            (&[ENDPOINT, http], OtlpProtocol::Http, "http://collector:4317/v1/traces", 10_000),
+            (
+                &[slash, http, timeout],
+                OtlpProtocol::Http,
+                "http://collector:4318/otlp/v1/traces",
+                250,
+            ),
+            (&[slash, own, http], OtlpProtocol::Http, "http://other:4318/spans", 10_000),
+        ];
+        for (variables, protocol, endpoint, timeout_ms) in table {
+            let config = read_from(variables).unwrap().unwrap();
+            assert_eq!((config.protocol, &*config.endpoint), (protocol, endpoint), "{variables:?}");
+            assert_eq!(config.timeout, Duration::from_millis(timeout_ms), "{variables:?}");
         }
     }
 

@@ -59,7 +59,7 @@ impl ServeArgs {
             drain: self.drain,
             worker_threads: usize::try_from(self.worker_threads).unwrap_or(usize::MAX),
             log_format: self.log_format,
-            traces: traces::read(&|name| std::env::var_os(name))?,
+            traces: traces::read(&|name| std::env::var_os(name)),
         })
     }
 

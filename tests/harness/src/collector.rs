@@ -20,6 +20,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// A collector process, or the port that one will listen on.
 pub struct Collector {
     port: u16,
+    http_port: u16,
     dir: TempDir,
     process: Option<Child>,
     lines: Arc<Mutex<Vec<String>>>,
@@ -77,7 +78,13 @@ impl Collector {
     /// A collector that has not been started.
     pub fn down() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        Self { port: free_port(), dir, process: None, lines: Arc::default() }
+        Self {
+            port: free_port(),
+            http_port: free_port(),
+            dir,
+            process: None,
+            lines: Arc::default(),
+        }
     }
 
     /// Starts it; `tls` is added to the configuration of its receiver.
@@ -97,7 +104,8 @@ impl Collector {
         });
         self.process = Some(process);
         eventually("the collector listens", LIMIT, async || {
-            TcpStream::connect(("127.0.0.1", self.port)).await.ok()
+            TcpStream::connect(("127.0.0.1", self.port)).await.ok()?;
+            TcpStream::connect(("127.0.0.1", self.http_port)).await.ok()
         })
         .await;
     }
@@ -105,13 +113,14 @@ impl Collector {
     fn config(&self, tls: &str) -> String {
         format!(
             "receivers:\n  otlp:\n    protocols:\n      grpc:\n        \
+             endpoint: 127.0.0.1:{}\n        {tls}\n      http:\n        \
              endpoint: 127.0.0.1:{}\n        {tls}\n\
              exporters:\n  debug:\n    verbosity: detailed\n    use_internal_logger: false\n    \
              output_paths: [stderr]\n    sampling_initial: 1000000\n\
              service:\n  telemetry:\n    metrics:\n      level: none\n    \
              logs:\n      level: error\n  \
              pipelines:\n    traces:\n      receivers: [otlp]\n      exporters: [debug]\n",
-            self.port
+            self.port, self.http_port
         )
     }
 
@@ -123,6 +132,11 @@ impl Collector {
     /// The same as a URL without TLS.
     pub fn url(&self) -> String {
         format!("http://{}", self.address())
+    }
+
+    /// Where it takes spans over plain HTTP, as a URL without TLS.
+    pub fn http_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.http_port)
     }
 
     /// The spans received so far.

@@ -21,6 +21,7 @@ async fn write_files(dir: &Path) {
         ("bytes", vec![0xff]),
         ("short", vec![b'x'; 31]),
         ("secret", vec![b'x'; 32]),
+        ("newline", b"\r\n".to_vec()),
         ("cred.toml", credential.into()),
         ("cred2.toml", format!("{credential}{secrets}user_id = \"x\"\n").into()),
     ] {
@@ -29,6 +30,8 @@ async fn write_files(dir: &Path) {
     let new = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1";
     openssl(dir, &format!("{new} -subj /CN=a -keyout key.pem -out cert.pem")).await;
     openssl(dir, &format!("{new} -subj /CN=b -keyout other.key -out other.pem")).await;
+    let keys = ["key.pem", "other.key"].map(|name| std::fs::read(dir.join(name)).unwrap());
+    std::fs::write(dir.join("keys.pem"), keys.concat()).unwrap();
 }
 
 /// Runs `NAME=value… markread argument…` in a directory. Returns the exit status and standard error.

@@ -22,6 +22,8 @@ async fn mark(server: &Server, message: u64) {
 async fn leaves(mut server: Server) -> Vec<String> {
     server.signal(Signal::SIGTERM);
     let status = server.exit(EXIT).await;
+    // Its last lines are read by another task.
+    tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(status.code(), Some(0), "{status}\n{}", server.log().join("\n"));
     server.log()
 }
@@ -90,6 +92,74 @@ async fn remaining_spans_are_sent_at_the_exit() {
 }
 
 #[tokio::test]
+async fn spans_are_sent_by_each_protocol_and_compression() {
+    let (redis, collector) = (Redis::start().await, Collector::start().await);
+    let http = ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf");
+    let gzip = ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip");
+    let base = collector.http_url();
+    let (with_slash, own) = (format!("{base}/"), format!("{base}/v1/traces"));
+    let own = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", own.as_str());
+    let mut spans = 0;
+    for (message, (url, variables)) in (MESSAGE..).zip([
+        (&collector.url(), &[gzip][..]),
+        (&base, &[http]),
+        (&base, &[http, gzip]),
+        (&with_slash, &[http]),
+        // It is used as it is, whatever the other one says.
+        (&collector.url(), &[http, own]),
+    ]) {
+        let server = server(&redis, url, variables).await;
+        mark(&server, message).await;
+        leaves(server).await;
+        spans += 3;
+        collector.trace(TRACE, spans).await;
+    }
+}
+
+#[tokio::test]
+async fn a_collector_over_http_may_be_absent_or_silent() {
+    let redis = Redis::start().await;
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let absent = Collector::down().http_url();
+    for url in [absent, format!("http://{}", silent.local_addr().unwrap())] {
+        let http = [("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")];
+        let server = server(&redis, &url, &http).await;
+        for message in 1..=20 {
+            mark(&server, message).await;
+        }
+        let log = leaves(server).await;
+        assert!(count_of(&log, "lost") >= 1, "{}", log.join("\n"));
+        assert_eq!(count_of(&log, "panicked"), 0, "{}", log.join("\n"));
+    }
+}
+
+#[tokio::test]
+async fn a_collector_over_https_sees_a_client_certificate() {
+    let authority = Authority::new().await;
+    let collectors = authority.issue("collector", "IP:127.0.0.1").await;
+    let clients = authority.issue("client", "DNS:markread").await;
+    let ca = authority.file();
+    let collector = Collector::behind_tls(&collectors.chain, &collectors.key, &ca).await;
+    let redis = Redis::start().await;
+    let url = collector.http_url().replace("http://", "https://");
+    let variables = [
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", ca.as_str()),
+        ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", &clients.chain),
+        ("OTEL_EXPORTER_OTLP_CLIENT_KEY", &clients.key),
+    ];
+    let known = server(&redis, &url, &variables).await;
+    mark(&known, MESSAGE).await;
+    collector.trace(TRACE, 3).await;
+    for unknown in [&variables[..1], &variables[..2]] {
+        let stranger = server(&redis, &url, unknown).await;
+        mark(&stranger, MESSAGE + 1).await;
+        let log = leaves(stranger).await;
+        assert_eq!(collector.spans().len(), 3, "{}", log.join("\n"));
+    }
+}
+
+#[tokio::test]
 async fn a_collector_behind_tls_sees_a_client_certificate() {
     let authority = Authority::new().await;
     let collectors = authority.issue("collector", "IP:127.0.0.1").await;
@@ -121,13 +191,20 @@ async fn headers_of_the_exporter_are_never_logged() {
         ("RUST_LOG", "trace"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=hunter2,authorization=Bearer%20hunter3"),
     ];
-    let server = server(&redis, &collector.url(), &headers).await;
-    mark(&server, MESSAGE).await;
-    collector.trace(TRACE, 3).await;
+    let http = [&headers[..], &[("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")]].concat();
+    let servers = [
+        server(&redis, &collector.url(), &headers).await,
+        server(&redis, &collector.http_url(), &http).await,
+    ];
+    for (server, spans) in servers.iter().zip([3, 6]) {
+        mark(server, MESSAGE + spans).await;
+        collector.trace(TRACE, spans.try_into().unwrap()).await;
+    }
     drop(collector);
-    mark(&server, MESSAGE + 1).await;
-    let log = leaves(server).await;
-    for line in log {
-        assert!(!line.contains("hunter"), "{line}");
+    for server in servers {
+        mark(&server, MESSAGE + 10).await;
+        for line in leaves(server).await {
+            assert!(!line.contains("hunter"), "{line}");
+        }
     }
 }

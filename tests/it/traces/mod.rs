@@ -8,7 +8,7 @@ use tonic::Request;
 mod calls;
 mod collectors;
 mod context;
-mod settings;
+pub(crate) mod settings;
 
 /// The caller's trace and span.
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";

@@ -3,38 +3,131 @@
 use std::time::Duration;
 
 use markread_harness::collector::Collector;
-use markread_harness::{READER, RECIPIENT, Redis, eventually};
+use markread_harness::{READER, RECIPIENT, Redis, Server, eventually};
+use serde_json::Value;
 
 use super::{TRACE, sampled, server, with};
-use crate::command_line::refused;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
 const ENDPOINT: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4317");
 
+/// Starts a server with these variables, which serves calls without traces. Returns the problem that its
+/// one warning names.
+pub(crate) async fn warned(variables: &[(&str, &str)]) -> String {
+    let server = Server::spawn_in(&["--dev"], true, variables).await;
+    server.wait_until_ready().await;
+    server.caller(READER).mark(RECIPIENT, 1).await.unwrap();
+    let log = server.log();
+    let lines = log.iter().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let warnings: Vec<_> = lines.filter(|line| line["message"] == "calls are not traced").collect();
+    let [warning] = &warnings[..] else { panic!("not one warning: {log:#?}") };
+    assert_eq!(warning["level"], "WARN");
+    assert!(log.iter().all(|line| !line.contains("hunter2")), "{log:#?}");
+    warning["problem"].as_str().unwrap().to_owned()
+}
+
+/// A cluster may set these variables for all of its services.
 #[tokio::test]
-async fn an_invalid_variable_stops_the_start_with_one_line() {
-    let table = [
-        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "127.0.0.1:4317", "http://host:port"),
-        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", "it must be grpc"),
-        ("OTEL_TRACES_SAMPLER", "sometimes", "parentbased_always_on"),
-        ("OTEL_TRACES_EXPORTER", "zipkin", "otlp, none"),
-        ("OTEL_BSP_MAX_QUEUE_SIZE", "none", "1 to 100000"),
-        ("OTEL_EXPORTER_OTLP_HEADERS", "hunter2", "name=value"),
-        ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip", "it must be none"),
-    ];
-    for (name, value, takes) in table {
-        let line = refused(2, &["serve", "--dev"], &[ENDPOINT, (name, value)]).await;
-        assert!(line.contains(name) && line.contains(takes), "{line}");
-        assert!(!line.contains("hunter2"), "{line}");
-    }
-    let tls = [("OTEL_EXPORTER_OTLP_ENDPOINT", "https://127.0.0.1:4317")];
-    for (name, words) in [
-        ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/absent cannot be read"),
-        ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/absent cannot be read"),
+async fn an_invalid_variable_is_one_warning_and_no_traces() {
+    let https = ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://127.0.0.1:4317");
+    let ratio = ("OTEL_TRACES_SAMPLER", "traceidratio");
+    for (variables, problem) in [
+        (
+            &[("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317")][..],
+            "OTEL_EXPORTER_OTLP_ENDPOINT is not a URL: it must be http://host:port or https://host:port",
+        ),
+        (
+            &[ENDPOINT, ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json")],
+            "OTEL_EXPORTER_OTLP_PROTOCOL \"http/json\" is not supported: it must be one of grpc, \
+             http/protobuf",
+        ),
+        (
+            &[ENDPOINT, ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "zstd")],
+            "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION \"zstd\" is not supported: it must be one of none, \
+             gzip",
+        ),
+        (
+            &[ENDPOINT, ("OTEL_TRACES_SAMPLER", "jaeger_remote\n")],
+            "OTEL_TRACES_SAMPLER \"jaeger_remote\\n\" is not supported: it must be one of always_on, \
+             always_off, traceidratio, parentbased_always_on, parentbased_always_off, \
+             parentbased_traceidratio",
+        ),
+        (
+            &[ENDPOINT, ratio, ("OTEL_TRACES_SAMPLER_ARG", "2")],
+            "OTEL_TRACES_SAMPLER_ARG \"2\" is not a ratio: it must be a number from 0 to 1",
+        ),
+        (
+            &[("OTEL_TRACES_EXPORTER", "zipkin")],
+            "OTEL_TRACES_EXPORTER \"zipkin\" is not supported: it must be one of otlp, none",
+        ),
+        (
+            &[ENDPOINT, ("OTEL_BSP_MAX_QUEUE_SIZE", "none")],
+            "OTEL_BSP_MAX_QUEUE_SIZE \"none\" is invalid: it must be an integer from 1 to 100000",
+        ),
+        (
+            &[ENDPOINT, ("OTEL_EXPORTER_OTLP_HEADERS", "hunter2")],
+            "OTEL_EXPORTER_OTLP_HEADERS is not a list of headers: it must be name=value,name=value",
+        ),
+        (
+            &[ENDPOINT, ("OTEL_RESOURCE_ATTRIBUTES", "hunter2")],
+            "OTEL_RESOURCE_ATTRIBUTES is not a list: it must be name=value,name=value, percent-encoded",
+        ),
+        (
+            &[https, ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/absent")],
+            "OTEL_EXPORTER_OTLP_CERTIFICATE /absent cannot be read: No such file or directory (os \
+             error 2)",
+        ),
+        (
+            &[https, ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/absent")],
+            "OTEL_EXPORTER_OTLP_CLIENT_KEY /absent cannot be read: No such file or directory (os \
+             error 2)",
+        ),
     ] {
-        let line = refused(2, &["serve", "--dev"], &[tls[0], (name, "/absent")]).await;
-        assert!(line.contains(name) && line.contains(words), "{line}");
+        assert_eq!(warned(variables).await, problem);
+    }
+}
+
+/// What the OpenTelemetry specification names is supported, or means its default.
+#[tokio::test]
+async fn a_standard_variable_is_no_warning() {
+    for variables in [
+        &[][..],
+        &[("OTEL_TRACES_SAMPLER", "traceidratio")],
+        &[("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")],
+        &[("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")],
+        &[("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")],
+        &[
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
+        ],
+        &[("OTEL_EXPORTER_OTLP_PROTOCOL", ""), ("OTEL_EXPORTER_OTLP_COMPRESSION", "")],
+        &[("OTEL_TRACES_SAMPLER", ""), ("OTEL_TRACES_SAMPLER_ARG", "")],
+        &[("OTEL_BSP_MAX_QUEUE_SIZE", ""), ("OTEL_EXPORTER_OTLP_HEADERS", "")],
+        &[("OTEL_METRICS_EXPORTER", "prometheus"), ("OTEL_PROPAGATORS", "b3")],
+    ] {
+        let variables = [&[ENDPOINT], variables].concat();
+        let server = Server::spawn_in(&["--dev"], true, &variables).await;
+        server.wait_until_ready().await;
+        let log = server.log().join("\n");
+        assert!(!log.contains("not traced"), "{variables:?}: {log}");
+    }
+}
+
+#[tokio::test]
+async fn a_sampled_ratio_is_all_unless_it_is_set() {
+    let (redis, collector) = (Redis::start().await, Collector::start().await);
+    for (n, variables) in (1..).zip([
+        &[("OTEL_TRACES_SAMPLER", "traceidratio")][..],
+        &[("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"), ("OTEL_TRACES_SAMPLER_ARG", "")],
+    ]) {
+        let server = server(&redis, &collector.url(), variables).await;
+        let before = collector.spans().len();
+        server.caller(READER).mark(RECIPIENT, n).await.unwrap();
+        eventually("the call's spans", LIMIT, async || {
+            (collector.spans().len() > before).then_some(())
+        })
+        .await;
     }
 }
 
