@@ -16,7 +16,7 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 use tonic_health::server::{HealthService, WatchStream};
 
 use super::answer::Body;
-use super::grpc::{self, WholeMessages};
+use super::grpc;
 use super::guard::{EdgeRate, Guard};
 use super::request_bytes::RequestBytes;
 use super::routing::HealthMethod;
@@ -66,12 +66,8 @@ impl Health {
         request_bytes: &RequestBytes,
         unidentified: &UnidentifiedStreams,
     ) -> Result<Response<Body>, Refusal> {
+        let request = grpc::message_request(request, MESSAGE_MAX_BYTES, request_bytes.begin());
         let (head, body) = request.into_parts();
-        let body = grpc::OneMessage::new(WholeMessages::new(
-            body,
-            MESSAGE_MAX_BYTES,
-            request_bytes.begin(),
-        ));
         let mut body = pin!(body.collect());
         let collected = match poll_fn(|cx| Poll::Ready(body.as_mut().poll(cx))).await {
             Poll::Ready(collected) => collected,

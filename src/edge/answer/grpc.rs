@@ -19,6 +19,9 @@ const DOMAIN: &str = "markread";
 /// The trailer that gRPC's own retries obey (gRFC A6).
 const RETRY_PUSHBACK: &str = "grpc-retry-pushback-ms";
 
+/// What a client may compress with, told where it did (gRPC's protocol, "Compression").
+const ACCEPT_ENCODING: &str = "grpc-accept-encoding";
+
 /// Encoded answers to calls that the guard stops, by the seconds of their delay. They come in floods, and
 /// details are encoded three times: as messages, as base64, and as headers.
 static EDGE_LIMITED: [OnceLock<HeaderMap>; 4] = [const { OnceLock::new() }; 4];
@@ -66,6 +69,9 @@ pub fn status(refusal: Refusal) -> Status {
             metadata.insert(RETRY_PUSHBACK, delay_ms.into());
         }
         (_, None) => {}
+    }
+    if let Refusal::Compressed = refusal {
+        metadata.insert(ACCEPT_ENCODING, MetadataValue::from_static("identity"));
     }
     let message = message(&refusal);
     // These answers are gRPC's own: they have no details.

@@ -2,7 +2,7 @@
 
 use std::future::{Ready, ready};
 
-use ::http::{Request, Response};
+use ::http::{HeaderName, Request, Response};
 use prost::Message;
 use tokio_util::either::Either;
 use tonic::server::{ServerStreamingService, UnaryService};
@@ -28,6 +28,9 @@ pub const MESSAGE_MAX_BYTES: usize = 64 * 1024;
 
 /// Content type of the paths of gRPC, in words.
 pub const CONTENT_TYPE: &str = "application/grpc over HTTP/2";
+
+/// The header that names how a request's messages may be compressed.
+const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 
 /// Translates tonic's refusal of a message that it could not read: tonic's carries no details.
 pub(super) fn message_problem(response: &Response<Body>) -> Option<Refusal> {
@@ -58,9 +61,16 @@ fn code_problem(code: Code) -> Option<Refusal> {
 /// A request whose one message is shown when it has arrived.
 pub(super) type MessageRequest = Request<OneMessage<RequestBody>>;
 
-/// Prepares a request to be read, with its share of the memory for incomplete requests.
-pub(super) fn message_request(request: Request<RequestBody>, held: HeldBytes) -> MessageRequest {
-    request.map(|body| OneMessage::new(WholeMessages::new(body, MESSAGE_MAX_BYTES, held)))
+/// Prepares a request to be read, with its share of the memory for incomplete requests. tonic does not see
+/// `grpc-encoding`: by that header alone it would refuse a message that is not compressed.
+pub(super) fn message_request(
+    mut request: Request<RequestBody>,
+    max_bytes: usize,
+    held: HeldBytes,
+) -> MessageRequest {
+    let encoding = request.headers_mut().remove(ENCODING);
+    let has_encoding = encoding.is_some_and(|encoding| encoding != "identity");
+    request.map(|body| OneMessage::new(WholeMessages::new(body, max_bytes, held), has_encoding))
 }
 
 /// Reads the request's one message, lets `handle` answer it, and writes the answer.

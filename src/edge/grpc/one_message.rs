@@ -7,22 +7,29 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Body, Frame};
 use pin_project_lite::pin_project;
+use tonic::Status;
 
 use super::whole_messages::{BodyError, WholeMessages};
 
+/// The flag of a compressed message.
+const COMPRESSED: u8 = 1;
+
 pin_project! {
-    /// Shows the message once it is complete, and fails if there is more than one.
+    /// Shows the message once it is complete, and fails if it is compressed or there is more than one.
     #[derive(Debug)]
     pub(in crate::edge) struct OneMessage<B> {
         #[pin]
         messages: WholeMessages<B>,
+        has_encoding: bool,
         shown: bool,
     }
 }
 
 impl<B> OneMessage<B> {
-    pub(in crate::edge) fn new(messages: WholeMessages<B>) -> Self {
-        Self { messages, shown: false }
+    /// Takes the messages of a request. With an encoding, a message may be compressed: its flag decides,
+    /// since clients announce one for messages that they then send as they are.
+    pub(super) fn new(messages: WholeMessages<B>, has_encoding: bool) -> Self {
+        Self { messages, has_encoding, shown: false }
     }
 }
 
@@ -43,7 +50,12 @@ where
             if *this.shown { this.messages.poll_end(cx) } else { this.messages.poll_only(cx) };
         let next = ready!(next);
         *this.shown = true;
-        Poll::Ready(next.map(|message| message.map(Frame::data)))
+        Poll::Ready(next.map(|message| match message? {
+            message if *this.has_encoding && message.first() == Some(&COMPRESSED) => {
+                Err(Status::unimplemented("compressed").into())
+            }
+            message => Ok(Frame::data(message)),
+        }))
     }
 }
 
@@ -64,7 +76,7 @@ mod tests {
             .collect();
         let body = StreamBody::new(tokio_stream::iter(frames));
         let messages = WholeMessages::new(body, 100, RequestBytes::new(None).begin());
-        OneMessage::new(messages).collect().await.is_ok()
+        OneMessage::new(messages, false).collect().await.is_ok()
     }
 
     #[tokio::test]

@@ -135,15 +135,46 @@ async fn a_message_of_5_mib_is_too_large_sent_or_only_announced() {
 async fn a_compressed_message_is_not_inflated() {
     let target = Target::start().await;
     let raw = target.raw().await;
-    for encoding in ["gzip", "deflate", "zstd", "nonsense"] {
-        let head = raw.grpc(MARK_READ, &reader()).header("grpc-encoding", encoding);
-        let status = raw.send(head, flagged(1)).await.unwrap().grpc_status();
-        assert_eq!(status.code(), Code::Unimplemented, "as the gRPC protocol says");
+    let mut served = 0;
+    for encoding in ["gzip", "deflate", "zstd", "nonsense", "identity"] {
+        let call = |frame| {
+            let head = raw.grpc(MARK_READ, &reader()).header("grpc-encoding", encoding);
+            let raw = raw.clone();
+            async move { raw.send(head, frame).await.unwrap() }
+        };
+        let answer = call(flagged(1)).await;
+        if encoding == "identity" {
+            // The flag contradicts the header.
+            assert_invalid(&answer.refusal(), encoding);
+        } else {
+            // As the gRPC protocol says, with what would be accepted.
+            assert_eq!(answer.grpc_status().code(), Code::Unimplemented, "{encoding}");
+            let accepted = answer.head.get("grpc-accept-encoding");
+            assert_eq!(accepted.unwrap(), "identity", "{encoding}");
+        }
+        // Clients announce an encoding for messages that they send as they are.
+        let answer = call(valid_frame()).await;
+        assert_eq!(answer.grpc_status().code(), Code::Ok, "{encoding}");
+        served += 1;
     }
-    let head = raw.grpc(MARK_READ, &reader()).header("grpc-encoding", "identity");
-    let status = raw.send(head, valid_frame()).await.unwrap().grpc_status();
-    assert_eq!(status.code(), Code::Ok);
-    target.assert_unharmed_after(1).await;
+    target.assert_unharmed_after(served).await;
+}
+
+/// Health is asked by clients with the same settings.
+#[tokio::test]
+async fn health_is_answered_whatever_encoding_is_announced() {
+    let target = Target::start().await;
+    let raw = target.raw().await;
+    let check = |flag: u8| {
+        let head = raw.grpc("/grpc.health.v1.Health/Check", &reader());
+        let (raw, head) = (raw.clone(), head.header("grpc-encoding", "gzip"));
+        async move { raw.send(head, vec![flag, 0, 0, 0, 0]).await.unwrap() }
+    };
+    assert_eq!(check(0).await.grpc_status().code(), Code::Ok);
+    let answer = check(1).await;
+    assert_eq!(answer.grpc_status().code(), Code::Unimplemented);
+    assert_eq!(answer.head["grpc-accept-encoding"], "identity");
+    target.assert_unharmed_after(0).await;
 }
 
 /// Sends calls whose bodies stop half way, on one connection, until the call timeout ends them.
