@@ -193,7 +193,8 @@ impl Edge {
             Ok(place) => place,
             Err(refusal) => return Answer::refused(arrival.route, refusal),
         };
-        let request = grpc::message_request(request, grpc::MESSAGE_MAX_BYTES, self.request_bytes.begin());
+        let request =
+            grpc::message_request(request, grpc::MESSAGE_MAX_BYTES, self.request_bytes.begin());
         let (service, arrival) = (&self.service, &arrival);
         let mut marks = MarkOutcomes::None;
         let response = match rpc {

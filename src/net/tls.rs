@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::CertificateDer;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -15,7 +14,7 @@ use tokio_rustls::server::TlsStream;
 use webpki::EndEntityCert;
 
 use super::peer::ClientAuth;
-use crate::files::{FileWatcher, certificates};
+use crate::files::{FileWatcher, certificates, private_key};
 
 /// The files of a server with TLS.
 #[derive(Clone, Debug)]
@@ -111,8 +110,8 @@ impl TlsFiles {
         let chain = certificates(cert).ok_or_else(|| {
             format!("--tls-cert {} contains no PEM certificate", self.cert.display())
         })?;
-        let key = PrivateKeyDer::from_pem_slice(key)
-            .map_err(|_| format!("--tls-key {} contains no PEM private key", self.key.display()))?;
+        let key =
+            private_key(key).map_err(|what| format!("--tls-key {} {what}", self.key.display()))?;
         let config = match (client_ca.first(), &self.client_ca) {
             (Some(client_ca), Some(path)) => {
                 let about = |problem| format!("--client-ca {} {problem}", path.display());
