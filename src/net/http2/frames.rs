@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::net::first_bytes::PREFACE;
 
-/// Control frames at once, and the time in which one more is allowed.
+/// Control frames at once, and the time in which one more is allowed. A long one counts as several.
 const BUDGET_FRAMES: u32 = 1000;
 const REFILL_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -27,6 +27,10 @@ const FRAMES_PER_DATA: u32 = 4;
 /// stream and connection, sustains itself; one of a few bytes does not.
 const BYTES_PER_FRAME: usize = 32;
 
+/// Bytes of a control frame that count as another frame. A long header list costs more to decode, also one
+/// that is refused; a call pays for its own.
+const COUNTED_BYTES: u32 = 512;
+
 /// DATA from this size on is no control frame: flow control bounds it.
 const SMALL_DATA_BYTES: u32 = 256;
 
@@ -39,7 +43,9 @@ const READ_MAX_BYTES: u32 = 4 * 1024;
 
 const FRAME_HEAD_BYTES: usize = 9;
 const DATA: u8 = 0;
+const SETTINGS: u8 = 4;
 const END_STREAM: u8 = 1;
+const ACK: u8 = 1;
 
 /// What a connection has read, and what it may still read. Clones share it.
 #[derive(Clone, Debug)]
@@ -62,7 +68,7 @@ struct State {
 /// What a connection has to look at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum News {
-    /// The first frame is complete.
+    /// The client's SETTINGS, which every connection begins with, are complete.
     Begun,
     /// The budget is exceeded.
     Exceeded,
@@ -73,7 +79,7 @@ pub(super) enum News {
 pub(super) struct Progress {
     /// When it has read something.
     pub(super) last_read: Instant,
-    /// Whether the first frame, SETTINGS, is complete.
+    /// Whether the client's SETTINGS are complete.
     pub(super) begun: bool,
 }
 
@@ -115,9 +121,10 @@ impl Meter {
         (state.poll_frames, state.poll_bytes) = (POLL_MAX_FRAMES, POLL_MAX_BYTES);
     }
 
-    /// Adds to the budget what a call of the service allows.
-    pub(super) fn count_call(&self) {
-        self.lock().allow(FRAMES_PER_CALL);
+    /// Adds to the budget what a call of the service allows, whose header list has this size.
+    pub(super) fn count_call(&self, header_bytes: usize) {
+        let header_bytes = u32::try_from(header_bytes).unwrap_or(u32::MAX);
+        self.lock().allow(FRAMES_PER_CALL + header_bytes.div_ceil(COUNTED_BYTES));
     }
 
     /// Adds to the budget what DATA that is sent allows. A piece that a small window cut counts by its
@@ -140,7 +147,7 @@ impl State {
 
     fn count_read(&mut self, bytes: usize, found: Found, now: Instant) {
         self.progress.last_read = now;
-        self.progress.begun |= found.complete;
+        self.progress.begun |= found.settings;
         self.poll_bytes = self.poll_bytes.saturating_sub(u32::try_from(bytes).unwrap_or(u32::MAX));
         self.poll_frames = self.poll_frames.saturating_sub(found.frames);
         let intervals = (now - self.refilled).as_millis() / REFILL_INTERVAL.as_millis();
@@ -162,8 +169,8 @@ struct Found {
     frames: u32,
     /// Those of `frames` that the budget is for.
     control: u32,
-    /// Whether a frame is complete.
-    complete: bool,
+    /// Whether the client's SETTINGS are complete.
+    settings: bool,
 }
 
 /// Finds frames in a connection's bytes, however they are cut.
@@ -173,13 +180,19 @@ struct Scanner {
     head_bytes: usize,
     /// What is missing of the frame, or of the preface.
     missing_bytes: usize,
-    preface: bool,
 }
 
 impl Scanner {
     fn new() -> Self {
         let head = [0; FRAME_HEAD_BYTES];
-        Self { head, head_bytes: 0, missing_bytes: PREFACE.len(), preface: true }
+        Self { head, head_bytes: 0, missing_bytes: PREFACE.len() }
+    }
+
+    /// Returns whether the last frame is complete and has settings. An acknowledgement of the server's has
+    /// none.
+    fn has_settings(&self) -> bool {
+        let [_, _, _, kind, flags, ..] = self.head;
+        self.missing_bytes == 0 && kind == SETTINGS && flags & ACK == 0
     }
 
     fn scan(&mut self, mut bytes: &[u8]) -> Found {
@@ -189,9 +202,7 @@ impl Scanner {
                 let skipped = self.missing_bytes.min(bytes.len());
                 self.missing_bytes -= skipped;
                 bytes = &bytes[skipped..];
-                if self.missing_bytes == 0 {
-                    found.complete |= !std::mem::take(&mut self.preface);
-                }
+                found.settings |= self.has_settings();
                 continue;
             }
             let count = (FRAME_HEAD_BYTES - self.head_bytes).min(bytes.len());
@@ -206,8 +217,8 @@ impl Scanner {
                 let is_free =
                     kind == DATA && (flags & END_STREAM > 0 || length >= SMALL_DATA_BYTES);
                 found.frames += 1;
-                found.control += u32::from(!is_free);
-                found.complete |= length == 0;
+                found.control += if is_free { 0 } else { 1 + length / COUNTED_BYTES };
+                found.settings |= self.has_settings();
             }
         }
         found
@@ -303,6 +314,12 @@ mod tests {
         [&head[..], &vec![0; length.into()]].concat()
     }
 
+    /// HEADERS of this length.
+    fn head(length: u16) -> Vec<u8> {
+        let [a, b] = length.to_be_bytes();
+        [&[0, a, b, 1, 4, 0, 0, 0, 1][..], &vec![0; length.into()]].concat()
+    }
+
     fn frames(bytes: &[u8]) -> (u32, u32) {
         let found = scanner_after_preface().scan(bytes);
         (found.frames, found.control)
@@ -337,7 +354,7 @@ mod tests {
     fn frames_are_found_however_they_are_cut() {
         let sent = [&PREFACE[..], &frame(4, 0, 6), &frame(DATA, 0, 20), &frame(4, 1, 0)].concat();
         let whole = Scanner::new().scan(&sent);
-        assert_eq!(whole, Found { frames: 3, control: 3, complete: true });
+        assert_eq!(whole, Found { frames: 3, control: 3, settings: true });
         for size in 1..sent.len() {
             let mut scanner = Scanner::new();
             let found = sent.chunks(size).map(|chunk| scanner.scan(chunk));
@@ -348,14 +365,17 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_has_begun_with_the_end_of_its_first_frame() {
+    fn a_connection_has_begun_with_the_end_of_its_settings() {
         let settings = frame(4, 0, 6);
         let mut scanner = scanner_after_preface();
         for byte in &settings[..settings.len() - 1] {
-            assert!(!scanner.scan(&[*byte]).complete);
+            assert!(!scanner.scan(&[*byte]).settings);
         }
-        assert!(scanner.scan(&settings[settings.len() - 1..]).complete);
-        assert!(scanner_after_preface().scan(&frame(4, 0, 0)).complete);
+        assert!(scanner.scan(&settings[settings.len() - 1..]).settings);
+        assert!(scanner_after_preface().scan(&frame(SETTINGS, 0, 0)).settings);
+        for other in [frame(SETTINGS, ACK, 0), frame(PING, 0, 8)] {
+            assert!(!scanner_after_preface().scan(&other).settings);
+        }
     }
 
     #[test]
@@ -410,8 +430,8 @@ mod tests {
     async fn calls_pay_for_their_frames() {
         let mut client = Client::new();
         for _ in 0..10_000 {
-            client.meter.count_call();
-            assert!(client.send(&frame(1, 4, 20)));
+            client.meter.count_call(1200);
+            assert!(client.send(&head(1000)));
             // The head of the message alone, the message, the end.
             assert!(client.send(&frame(DATA, 0, 5)) && client.send(&frame(DATA, 0, 30)));
             assert!(client.send(&frame(DATA, END_STREAM, 0)));
@@ -420,7 +440,15 @@ mod tests {
                 assert!(client.send(&frame(kind, 0, 8)));
             }
         }
+        // Long header lists too.
+        for _ in 0..1000 {
+            client.meter.count_call(16_000);
+            assert!(client.send(&head(15_900)));
+        }
         // Header lists that are refused do not reach the service.
+        let mut long = Client::new();
+        let sustained = (0..10_000).take_while(|_| long.send(&head(16_000))).count();
+        assert_eq!(sustained, 31);
         let mut refused = Client::new();
         let sustained = (0..10_000).take_while(|_| refused.send(&frame(1, 5, 20))).count();
         assert_eq!(sustained, 1000);

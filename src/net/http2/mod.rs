@@ -11,8 +11,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::server::{Builder, SendResponse};
 use h2::{Ping, PingPong, Reason, RecvStream};
-use http::Request;
 use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, Request};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
@@ -193,7 +193,7 @@ where
         loop {
             match self.h2.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, reply)))) => {
-                    self.shared.meter.count_call();
+                    self.shared.meter.count_call(header_bytes(request.headers()));
                     self.begin(request, reply);
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Event::Ended(Err(error))),
@@ -264,6 +264,11 @@ where
             Due::Close => {}
         }
     }
+}
+
+/// Returns the size of a header list, as RFC 9113 section 6.5.2 counts it.
+fn header_bytes(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum()
 }
 
 #[cfg(test)]
