@@ -253,16 +253,18 @@ impl Connection {
         let address = self.address.ip();
         let Some(tls) = tls else {
             let service = service_of(Peer { address, client_auth: ClientAuth::Plaintext });
-            return self.serve(stream, service).await;
+            // Boxed, as the two below: otherwise each connection is as large as the largest, 11 KB.
+            return Box::pin(self.serve(stream, service)).await;
         };
-        let handshake = timeout(self.settings.limits.handshake, tls.accept(stream));
+        let handshake = Box::pin(timeout(self.settings.limits.handshake, tls.accept(stream)));
         let accepted = tokio::select! {
             accepted = handshake => accepted,
             () = draining(&mut self.notices) => return,
         };
         match accepted {
             Ok(Ok((stream, client_auth))) => {
-                self.serve(stream, service_of(Peer { address, client_auth })).await;
+                let service = service_of(Peer { address, client_auth });
+                Box::pin(self.serve(stream, service)).await;
             }
             Ok(Err(error)) => tracing::debug!(error = ?error.to_string(), "TLS handshake failed"),
             Err(_) => tracing::debug!("TLS handshake timed out"),
