@@ -4,12 +4,13 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, Take};
 use tokio::time::Instant;
 
+use super::outbox::Outbox;
 use crate::net::first_bytes::PREFACE;
 
 /// Control frames at once, and the time in which one more is allowed. A long one counts as several.
@@ -43,6 +44,7 @@ const READ_MAX_BYTES: u32 = 4 * 1024;
 
 const FRAME_HEAD_BYTES: usize = 9;
 const DATA: u8 = 0;
+const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const END_STREAM: u8 = 1;
 const ACK: u8 = 1;
@@ -145,7 +147,7 @@ impl State {
         self.budget = (self.budget + frames).min(BUDGET_FRAMES);
     }
 
-    fn count_read(&mut self, bytes: usize, found: Found, now: Instant) {
+    fn count_read(&mut self, bytes: usize, found: &Found, now: Instant) {
         self.progress.last_read = now;
         self.progress.begun |= found.settings;
         self.poll_bytes = self.poll_bytes.saturating_sub(u32::try_from(bytes).unwrap_or(u32::MAX));
@@ -164,79 +166,135 @@ impl State {
 }
 
 /// Frames in bytes that were read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Found {
     frames: u32,
     /// Those of `frames` that the budget is for.
     control: u32,
     /// Whether the client's SETTINGS are complete.
     settings: bool,
+    /// Streams that the client resets.
+    reset: Vec<u32>,
 }
 
-/// Finds frames in a connection's bytes, however they are cut.
+/// Follows the frames in a connection's bytes, however they are cut.
 #[derive(Debug)]
-struct Scanner {
+struct FrameCursor {
+    /// The head of the current frame, or as much of the next one's as has arrived.
     head: [u8; FRAME_HEAD_BYTES],
     head_bytes: usize,
     /// What is missing of the frame, or of the preface.
     missing_bytes: usize,
 }
 
-impl Scanner {
-    fn new() -> Self {
-        let head = [0; FRAME_HEAD_BYTES];
-        Self { head, head_bytes: 0, missing_bytes: PREFACE.len() }
+/// What follows in the bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Piece {
+    /// The head of a frame is complete.
+    Head,
+    /// So many bytes of the frame.
+    Payload(usize),
+}
+
+impl FrameCursor {
+    /// Begins before a frame, or so many bytes earlier.
+    fn new(missing_bytes: usize) -> Self {
+        Self { head: [0; FRAME_HEAD_BYTES], head_bytes: 0, missing_bytes }
     }
 
-    /// Returns whether the last frame is complete and has settings. An acknowledgement of the server's has
-    /// none.
+    /// Takes the next piece off the bytes; `None` when they are used up.
+    fn next(&mut self, bytes: &mut &[u8]) -> Option<Piece> {
+        if bytes.is_empty() {
+            return None;
+        }
+        if self.missing_bytes > 0 {
+            let count = self.missing_bytes.min(bytes.len());
+            self.missing_bytes -= count;
+            *bytes = &bytes[count..];
+            return Some(Piece::Payload(count));
+        }
+        let count = (FRAME_HEAD_BYTES - self.head_bytes).min(bytes.len());
+        self.head[self.head_bytes..][..count].copy_from_slice(&bytes[..count]);
+        self.head_bytes += count;
+        *bytes = &bytes[count..];
+        if self.head_bytes < FRAME_HEAD_BYTES {
+            return None;
+        }
+        self.head_bytes = 0;
+        self.missing_bytes = usize::try_from(self.length()).unwrap_or(usize::MAX);
+        Some(Piece::Head)
+    }
+
+    fn length(&self) -> u32 {
+        let [a, b, c, ..] = self.head;
+        u32::from_be_bytes([0, a, b, c])
+    }
+
+    fn kind(&self) -> u8 {
+        self.head[3]
+    }
+
+    fn has_flag(&self, flag: u8) -> bool {
+        self.head[4] & flag > 0
+    }
+
+    fn stream(&self) -> u32 {
+        let [.., a, b, c, d] = self.head;
+        u32::from_be_bytes([a & 0x7f, b, c, d])
+    }
+
+    /// Returns whether the frame is complete and has settings. An acknowledgement of the server's has none.
     fn has_settings(&self) -> bool {
-        let [_, _, _, kind, flags, ..] = self.head;
-        self.missing_bytes == 0 && kind == SETTINGS && flags & ACK == 0
+        self.missing_bytes == 0 && self.kind() == SETTINGS && !self.has_flag(ACK)
     }
 
-    fn scan(&mut self, mut bytes: &[u8]) -> Found {
+    /// Counts the frames in bytes that were read.
+    fn count(&mut self, mut bytes: &[u8]) -> Found {
         let mut found = Found::default();
-        while !bytes.is_empty() {
-            if self.missing_bytes > 0 {
-                let skipped = self.missing_bytes.min(bytes.len());
-                self.missing_bytes -= skipped;
-                bytes = &bytes[skipped..];
-                found.settings |= self.has_settings();
-                continue;
-            }
-            let count = (FRAME_HEAD_BYTES - self.head_bytes).min(bytes.len());
-            self.head[self.head_bytes..][..count].copy_from_slice(&bytes[..count]);
-            self.head_bytes += count;
-            bytes = &bytes[count..];
-            if self.head_bytes == FRAME_HEAD_BYTES {
-                self.head_bytes = 0;
-                let [a, b, c, kind, flags, ..] = self.head;
-                let length = u32::from_be_bytes([0, a, b, c]);
-                self.missing_bytes = usize::try_from(length).unwrap_or(usize::MAX);
+        while let Some(piece) = self.next(&mut bytes) {
+            if piece == Piece::Head {
+                let (kind, length) = (self.kind(), self.length());
                 let is_free =
-                    kind == DATA && (flags & END_STREAM > 0 || length >= SMALL_DATA_BYTES);
+                    kind == DATA && (self.has_flag(END_STREAM) || length >= SMALL_DATA_BYTES);
                 found.frames += 1;
                 found.control += if is_free { 0 } else { 1 + length / COUNTED_BYTES };
-                found.settings |= self.has_settings();
+                if kind == RST_STREAM {
+                    found.reset.push(self.stream());
+                }
             }
+            found.settings |= self.has_settings();
         }
         found
     }
 }
 
-/// A connection whose reads are metered.
-#[derive(Debug)]
+/// A connection whose reads are metered, and whose outbox follows what is written.
 pub(super) struct MeteredIo<T> {
     stream: Take<T>,
-    scanner: Scanner,
+    read: FrameCursor,
+    written: FrameCursor,
     meter: Meter,
+    outbox: Outbox,
 }
 
 impl<T: AsyncRead> MeteredIo<T> {
     /// Wraps a connection that begins with the preface.
-    pub(super) fn new(stream: T, meter: Meter) -> Self {
-        Self { stream: stream.take(0), scanner: Scanner::new(), meter }
+    pub(super) fn new(stream: T, meter: Meter, outbox: Outbox) -> Self {
+        let (read, written) = (FrameCursor::new(PREFACE.len()), FrameCursor::new(0));
+        Self { stream: stream.take(0), read, written, meter, outbox }
+    }
+}
+
+impl<T> MeteredIo<T> {
+    /// Follows bytes that were written.
+    fn count_written(&mut self, mut bytes: &[u8]) {
+        while let Some(piece) = self.written.next(&mut bytes) {
+            if let Piece::Payload(count) = piece
+                && self.written.kind() == DATA
+            {
+                self.outbox.remove(self.written.stream(), count);
+            }
+        }
     }
 }
 
@@ -263,8 +321,11 @@ impl<T: AsyncRead + Unpin> AsyncRead for MeteredIo<T> {
         let read = Pin::new(&mut this.stream).poll_read(cx, buf);
         let bytes = &buf.filled()[filled..];
         if !bytes.is_empty() {
-            let found = this.scanner.scan(bytes);
-            this.meter.lock().count_read(bytes.len(), found, Instant::now());
+            let found = this.read.count(bytes);
+            this.meter.lock().count_read(bytes.len(), &found, Instant::now());
+            for stream in found.reset {
+                this.outbox.forget(stream);
+            }
         }
         read
     }
@@ -276,7 +337,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for MeteredIo<T> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(self.stream.get_mut()).poll_write(cx, buf)
+        let written = ready!(Pin::new(self.stream.get_mut()).poll_write(cx, buf))?;
+        self.count_written(&buf[..written]);
+        Poll::Ready(Ok(written))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -292,7 +355,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for MeteredIo<T> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(self.stream.get_mut()).poll_write_vectored(cx, bufs)
+        let written = ready!(Pin::new(self.stream.get_mut()).poll_write_vectored(cx, bufs))?;
+        let mut left = written;
+        for buf in bufs {
+            let count = left.min(buf.len());
+            self.count_written(&buf[..count]);
+            left -= count;
+        }
+        Poll::Ready(Ok(written))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -321,31 +391,31 @@ mod tests {
     }
 
     fn frames(bytes: &[u8]) -> (u32, u32) {
-        let found = scanner_after_preface().scan(bytes);
+        let found = cursor_after_preface().count(bytes);
         (found.frames, found.control)
     }
 
-    fn scanner_after_preface() -> Scanner {
-        let mut scanner = Scanner::new();
-        assert_eq!(scanner.scan(&PREFACE), Found::default());
-        scanner
+    fn cursor_after_preface() -> FrameCursor {
+        let mut cursor = FrameCursor::new(PREFACE.len());
+        assert_eq!(cursor.count(&PREFACE), Found::default());
+        cursor
     }
 
     /// A meter that counts frames without a connection.
     struct Client {
         meter: Meter,
-        scanner: Scanner,
+        cursor: FrameCursor,
     }
 
     impl Client {
         fn new() -> Self {
-            Self { meter: Meter::new(), scanner: scanner_after_preface() }
+            Self { meter: Meter::new(), cursor: cursor_after_preface() }
         }
 
         /// Sends a frame. Returns whether the connection goes on.
         fn send(&mut self, frame: &[u8]) -> bool {
-            let found = self.scanner.scan(frame);
-            self.meter.lock().count_read(frame.len(), found, Instant::now());
+            let found = self.cursor.count(frame);
+            self.meter.lock().count_read(frame.len(), &found, Instant::now());
             !self.meter.lock().exceeded
         }
     }
@@ -353,11 +423,11 @@ mod tests {
     #[test]
     fn frames_are_found_however_they_are_cut() {
         let sent = [&PREFACE[..], &frame(4, 0, 6), &frame(DATA, 0, 20), &frame(4, 1, 0)].concat();
-        let whole = Scanner::new().scan(&sent);
-        assert_eq!(whole, Found { frames: 3, control: 3, settings: true });
+        let whole = FrameCursor::new(PREFACE.len()).count(&sent);
+        assert_eq!(whole, Found { frames: 3, control: 3, settings: true, reset: Vec::new() });
         for size in 1..sent.len() {
-            let mut scanner = Scanner::new();
-            let found = sent.chunks(size).map(|chunk| scanner.scan(chunk));
+            let mut cursor = FrameCursor::new(PREFACE.len());
+            let found = sent.chunks(size).map(|chunk| cursor.count(chunk));
             let (frames, control) =
                 found.fold((0, 0), |sum, found| (sum.0 + found.frames, sum.1 + found.control));
             assert_eq!((frames, control), (3, 3), "{size}");
@@ -367,14 +437,14 @@ mod tests {
     #[test]
     fn a_connection_has_begun_with_the_end_of_its_settings() {
         let settings = frame(4, 0, 6);
-        let mut scanner = scanner_after_preface();
+        let mut cursor = cursor_after_preface();
         for byte in &settings[..settings.len() - 1] {
-            assert!(!scanner.scan(&[*byte]).settings);
+            assert!(!cursor.count(&[*byte]).settings);
         }
-        assert!(scanner.scan(&settings[settings.len() - 1..]).settings);
-        assert!(scanner_after_preface().scan(&frame(SETTINGS, 0, 0)).settings);
+        assert!(cursor.count(&settings[settings.len() - 1..]).settings);
+        assert!(cursor_after_preface().count(&frame(SETTINGS, 0, 0)).settings);
         for other in [frame(SETTINGS, ACK, 0), frame(PING, 0, 8)] {
-            assert!(!scanner_after_preface().scan(&other).settings);
+            assert!(!cursor_after_preface().count(&other).settings);
         }
     }
 
@@ -463,9 +533,9 @@ mod tests {
         ] {
             let sent = [&PREFACE[..], &frame.repeat(4000)].concat();
             let meter = Meter::new();
-            let mut stream = MeteredIo::new(&sent[..], meter.clone());
+            let mut stream = MeteredIo::new(&sent[..], meter.clone(), Outbox::default());
             let mut polls = Vec::new();
-            let mut scanner = Scanner::new();
+            let mut cursor = FrameCursor::new(PREFACE.len());
             let mut left = sent.len();
             while left > 0 {
                 meter.begin_poll();
@@ -477,7 +547,7 @@ mod tests {
                 {
                 }
                 left -= buf.filled().len();
-                polls.push(scanner.scan(buf.filled()).frames);
+                polls.push(cursor.count(buf.filled()).frames);
             }
             assert!(polls.iter().all(|frames| *frames <= at_most), "{polls:?} {at_most}");
             assert_eq!(polls.iter().sum::<u32>(), 4000);

@@ -18,6 +18,9 @@ const FLUSH: Duration = Duration::from_secs(1);
 /// How often a connection is looked at while memory is short.
 const PRESSURE_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How often a connection is looked at while answers have ended that have not left.
+const UNSENT_INTERVAL: Duration = Duration::from_secs(1);
+
 /// The life of a connection.
 #[derive(Debug)]
 pub(super) struct Lifetime {
@@ -60,8 +63,8 @@ pub(super) struct Facts {
     pub(super) last_read: Instant,
     /// Since when it has no stream; `None` while it has one.
     pub(super) idle_since: Option<Instant>,
-    /// Since when all that its streams wait for is that their last frames leave.
-    pub(super) finished_since: Option<Instant>,
+    /// Whether answers have ended that have not left.
+    pub(super) has_unsent: bool,
     pub(super) draining: bool,
     pub(super) memory_critical: bool,
 }
@@ -116,13 +119,13 @@ impl Lifetime {
         if let Some(due) = self.keep_alive(facts) {
             return Some(due);
         }
-        if self.unsent_by(facts).is_some_and(|by| now >= by) {
-            self.shut_down(now);
-            return Some(Due::Shutdown(Some(Bound::SendTimeout)));
-        }
         match self.stage {
             Stage::Open => self.leave(facts),
-            Stage::Leaving { end: Some(end), .. } if now >= end && facts.idle_since.is_none() => {
+            Stage::Leaving { end: Some(end), .. } if now >= end => {
+                if facts.idle_since.is_some() {
+                    self.shut_down(now);
+                    return Some(Due::Shutdown(None));
+                }
                 self.stage = Stage::Ending { until: now + FLUSH };
                 Some(Due::EndStreams)
             }
@@ -156,12 +159,6 @@ impl Lifetime {
         }
     }
 
-    /// Returns when the last frames of finished answers must have left. They have left their streams, so
-    /// that a client which shrinks its windows after the fact would hold them for ever.
-    fn unsent_by(&self, facts: &Facts) -> Option<Instant> {
-        Some(facts.finished_since? + self.limits.send?)
-    }
-
     fn leave(&mut self, facts: &Facts) -> Option<Due> {
         let now = facts.now;
         let is_idle_too_long = || {
@@ -192,7 +189,7 @@ impl Lifetime {
             Some(pinged) => pinged + self.limits.keepalive_timeout,
             None => facts.last_read + self.limits.keepalive_interval,
         };
-        let alive = self.unsent_by(facts).map_or(alive, |by| by.min(alive));
+        let alive = if facts.has_unsent { alive.min(facts.now + UNSENT_INTERVAL) } else { alive };
         match self.stage {
             // The caller looks when it has begun.
             Stage::Starting { until } | Stage::Closing { until } => until,
@@ -204,7 +201,6 @@ impl Lifetime {
             }
             Stage::Leaving { since, end } => {
                 let lingered = idle_since.map(|idle| idle.max(since) + LINGER);
-                let end = end.filter(|_| idle_since.is_none());
                 [lingered, end].into_iter().flatten().fold(alive, Instant::min)
             }
             Stage::Ending { until } => until.min(alive),
@@ -252,7 +248,7 @@ mod tests {
                 begun: true,
                 last_read: start,
                 idle_since: Some(start),
-                finished_since: None,
+                has_unsent: false,
                 draining: false,
                 memory_critical: false,
             };
@@ -350,14 +346,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn finished_answers_that_do_not_leave_end_the_connection() {
-        let limits = Limits { send: Some(seconds(30)), ..LIMITS };
-        let mut stuck = Connection::with_a_stream(limits);
-        stuck.facts.finished_since = Some(stuck.start);
-        assert_eq!(stuck.until(30), [(30, Due::Shutdown(Some(Bound::SendTimeout)))]);
-        let mut off = Connection::with_a_stream(LIMITS);
-        off.facts.finished_since = Some(off.start);
-        assert_eq!(off.until(1000), []);
+    async fn a_connection_with_answers_that_do_not_leave_is_looked_at_each_second() {
+        let mut stuck = Connection::with_a_stream(LIMITS);
+        assert_eq!(stuck.until(1), []);
+        assert_eq!(stuck.lifetime.next(&stuck.facts), stuck.start + seconds(60));
+        stuck.facts.has_unsent = true;
+        assert_eq!(stuck.lifetime.next(&stuck.facts), stuck.facts.now + UNSENT_INTERVAL);
+        assert_eq!(stuck.until(30), []);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn short_calls_do_not_put_off_the_end_of_an_old_connection() {
+        let mut busy = Connection::with_a_stream(LIMITS);
+        assert_eq!(busy.until(1829), [(1800, Due::GoAway(None))]);
+        // A call has just ended, and the connection would linger for another.
+        busy.facts.idle_since = Some(busy.facts.now);
+        assert_eq!(busy.until(1831), [(1830, Due::Shutdown(None)), (1831, Due::Close)]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -20,6 +20,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::frames::{Meter, MeteredIo, News, Progress};
 use self::lifetime::{Due, Facts, Lifetime};
+use self::outbox::Outbox;
+use self::pipe::SHORT_PATIENCE;
 use self::respond::Respond;
 use super::body::RequestBody;
 use super::listener::{HEADER_LIST_MAX_BYTES, Limits, Notice, Settings, jittered};
@@ -29,6 +31,7 @@ use crate::telemetry::metrics::{Bound, count_refused};
 
 mod frames;
 mod lifetime;
+mod outbox;
 mod pipe;
 mod respond;
 
@@ -58,6 +61,7 @@ pub(super) fn builder(limits: &Limits) -> Builder {
 struct Shared {
     settings: Arc<Settings>,
     meter: Meter,
+    outbox: Outbox,
     /// Bytes that wait for windows.
     unsent: AtomicUsize,
     /// Cancelled at the end of the connection's age. Created with the first streaming answer.
@@ -80,7 +84,12 @@ impl Shared {
         if self.settings.pressure.now() == Pressure::Critical {
             return Some(Bound::Memory);
         }
-        (self.unsent.load(Ordering::Relaxed) > UNSENT_MAX_BYTES).then_some(Bound::SendTimeout)
+        let unsent = self.unsent.load(Ordering::Relaxed) + self.outbox.bytes();
+        (unsent > UNSENT_MAX_BYTES).then_some(Bound::SendTimeout)
+    }
+
+    fn streams_max(&self) -> usize {
+        usize::try_from(self.settings.limits.streams).unwrap_or(usize::MAX)
     }
 
     fn hold_unsent(self: &Arc<Self>, bytes: usize) -> Unsent {
@@ -117,14 +126,15 @@ where
 {
     let limits = Arc::clone(&settings.limits);
     let meter = Meter::new();
-    let stream = MeteredIo::new(stream, meter.clone());
+    let outbox = Outbox::default();
+    let stream = MeteredIo::new(stream, meter.clone(), outbox.clone());
     let mut h2 = settings.http2.handshake(stream).await?;
     let pings = h2.ping_pong();
     let (unsent, end) = Default::default();
-    let shared = Arc::new(Shared { settings, meter, unsent, end });
+    let shared = Arc::new(Shared { settings, meter, outbox, unsent, end });
     let now = Instant::now();
-    let mut connection =
-        Connection { h2, pings, service, shared, idle_since: Some(now), finished_since: None };
+    let (idle_since, outbox_watched) = (Some(now), false);
+    let mut connection = Connection { h2, pings, service, shared, idle_since, outbox_watched };
     let age = limits.connection_age.map(jittered);
     let mut lifetime = Lifetime::new(limits, now, begun_by, age);
     let mut alarm = pin!(sleep_until(lifetime.next(&connection.facts(&notices))));
@@ -145,6 +155,7 @@ where
             }
             Event::Look => {}
         }
+        connection.reset_stuck();
         let facts = connection.facts(&notices);
         while let Some(due) = lifetime.due(&facts) {
             if due == Due::Close {
@@ -179,7 +190,8 @@ struct Connection<T, S> {
     shared: Arc<Shared>,
     /// Since when it has no stream, or only streams whose tasks have ended.
     idle_since: Option<Instant>,
-    finished_since: Option<Instant>,
+    /// Whether the alarm looks at answers that have ended and not left.
+    outbox_watched: bool,
 }
 
 impl<T, S> Connection<T, S>
@@ -201,16 +213,15 @@ where
                 Poll::Pending => break,
             }
         }
+        self.shared.outbox.drop_done();
+        let is_stuck = self.shared.outbox.ended() > 0;
+        if std::mem::replace(&mut self.outbox_watched, is_stuck) != is_stuck && is_stuck {
+            return Poll::Ready(Event::Look);
+        }
         if self.h2.has_streams() {
             self.idle_since = None;
-            // Only the connection itself holds what it shares with the tasks of its streams.
-            if Arc::strong_count(&self.shared) > 1 {
-                self.finished_since = None;
-            } else {
-                self.finished_since.get_or_insert_with(Instant::now);
-            }
         } else if self.idle_since.is_none() {
-            (self.idle_since, self.finished_since) = (Some(Instant::now()), None);
+            self.idle_since = Some(Instant::now());
             if is_leaving {
                 return Poll::Ready(Event::Look);
             }
@@ -224,7 +235,12 @@ where
     }
 
     /// Begins a call, on a task of its own: it may panic, or take another thread.
-    fn begin(&self, request: Request<RecvStream>, reply: SendResponse<Bytes>) {
+    fn begin(&self, request: Request<RecvStream>, mut reply: SendResponse<Bytes>) {
+        // h2 counts streams until their answers have ended, not until they have left.
+        if self.shared.outbox.ended() >= self.shared.streams_max() {
+            count_refused(Bound::SendTimeout);
+            return reply.send_reset(Reason::REFUSED_STREAM);
+        }
         let length = request.headers().get(CONTENT_LENGTH);
         let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
         let call = self.service.call(request.map(|stream| RequestBody::http2(stream, length)));
@@ -234,9 +250,20 @@ where
     fn facts(&self, notices: &watch::Receiver<Notice>) -> Facts {
         let Progress { last_read, begun } = self.shared.meter.progress();
         let Notice { draining, memory_critical } = *notices.borrow();
-        let Self { idle_since, finished_since, .. } = *self;
+        let (idle_since, has_unsent) = (self.idle_since, self.outbox_watched);
         let now = Instant::now();
-        Facts { now, begun, last_read, idle_since, finished_since, draining, memory_critical }
+        Facts { now, begun, last_read, idle_since, has_unsent, draining, memory_critical }
+    }
+
+    /// Resets the streams of answers that have ended, and whose client does not take them.
+    fn reset_stuck(&self) {
+        let (limit, bound) = match self.shared.shortage() {
+            Some(bound) => (SHORT_PATIENCE.min(self.shared.send_timeout()), bound),
+            None => (self.shared.send_timeout(), Bound::SendTimeout),
+        };
+        for _ in 0..self.shared.outbox.reset_stuck(Instant::now(), limit) {
+            count_refused(bound);
+        }
     }
 
     fn act(&mut self, due: Due) {

@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use h2::server::SendResponse;
 use h2::{Reason, SendStream};
 use http::HeaderMap;
 use http_body::{Body, Frame};
@@ -13,13 +14,14 @@ use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
+use super::outbox::Outbox;
 use super::{Shared, Unsent};
 use crate::net::body::BodyError;
 use crate::net::stream_control::StreamControl;
 use crate::telemetry::metrics::{Bound, count_refused};
 
 /// Longest wait for a client while memory is short, and how often that is looked at.
-const SHORT_PATIENCE: Duration = Duration::from_secs(1);
+pub(super) const SHORT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// gRPC's code `RESOURCE_EXHAUSTED`, to which its clients translate a reset with `ENHANCE_YOUR_CALM`.
 const RESOURCE_EXHAUSTED: &str = "8";
@@ -55,8 +57,24 @@ struct Streaming {
     end: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
-/// The answer has ended, or its caller is gone.
-struct Ended;
+/// How an answer has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// h2 has all of it.
+    Sent,
+    /// Its stream was reset.
+    Reset,
+}
+
+impl End {
+    /// Leaves what has not left yet to the outbox.
+    pub(super) fn settle(self, reply: SendResponse<Bytes>, outbox: &Outbox) {
+        match self {
+            Self::Sent => outbox.end(reply),
+            Self::Reset => outbox.forget(reply.stream_id().into()),
+        }
+    }
+}
 
 impl<B> Pipe<B> {
     pub(super) fn new(
@@ -78,14 +96,14 @@ where
     B: Body<Data = Bytes>,
     B::Error: Into<BodyError>,
 {
-    type Output = ();
+    type Output = End;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<End> {
         loop {
             let this = self.as_mut().project();
             // Also registers for a reset by the client.
             if this.stream.poll_reset(cx).is_ready() {
-                return Poll::Ready(());
+                return Poll::Ready(End::Reset);
             }
             if let Some(streaming) = this.streaming
                 && !streaming.control.is_ending()
@@ -100,7 +118,7 @@ where
             };
             match ready!(step) {
                 Ok(()) => {}
-                Err(Ended) => return Poll::Ready(()),
+                Err(end) => return Poll::Ready(end),
             }
         }
     }
@@ -112,7 +130,7 @@ where
     B::Error: Into<BodyError>,
 {
     /// Takes the body's next frame. Ready once it is taken, and sent unless it has data.
-    fn take_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Ended>> {
+    fn take_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         let mut this = self.project();
         match ready!(this.body.as_mut().poll_frame(cx)) {
             Some(Ok(frame)) => match frame.into_data().map_err(Frame::into_trailers) {
@@ -128,22 +146,25 @@ where
                 // A kind of frame that HTTP/2 does not have.
                 Err(Err(_)) => return Poll::Ready(Ok(())),
             },
-            Some(Err(_)) => this.stream.send_reset(Reason::INTERNAL_ERROR),
+            Some(Err(_)) => {
+                this.stream.send_reset(Reason::INTERNAL_ERROR);
+                return Poll::Ready(Err(End::Reset));
+            }
             None => {
                 let _ = this.stream.send_data(Bytes::new(), true);
             }
         }
-        Poll::Ready(Err(Ended))
+        Poll::Ready(Err(End::Sent))
     }
 
     /// Sends as much of the rest as the client's windows allow. Ready if some was sent.
-    fn send_rest(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Ended>> {
+    fn send_rest(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         let this = self.as_mut().project();
         this.stream.reserve_capacity(this.rest.len());
         while this.stream.capacity() == 0 {
             match this.stream.poll_capacity(cx) {
                 Poll::Ready(Some(Ok(_))) => {}
-                Poll::Ready(_) => return Poll::Ready(Err(Ended)),
+                Poll::Ready(_) => return Poll::Ready(Err(End::Reset)),
                 Poll::Pending => return self.wait(cx),
             }
         }
@@ -157,13 +178,17 @@ where
         {
             streaming.control.set_stalled(false);
         }
-        let sent = this.stream.send_data(piece, is_last);
-        Poll::Ready(if is_last || sent.is_err() { Err(Ended) } else { Ok(()) })
+        this.shared.outbox.add(this.stream.stream_id().into(), count);
+        Poll::Ready(match this.stream.send_data(piece, is_last) {
+            Ok(()) if is_last => Err(End::Sent),
+            Ok(()) => Ok(()),
+            Err(_) => Err(End::Reset),
+        })
     }
 
     /// Waits for a window; ready if the answer ends before. Its status cannot follow data that cannot be
     /// sent, so the stream is reset.
-    fn wait(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Ended>> {
+    fn wait(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         let mut this = self.project();
         let unsent = this.rest.len();
         if let Some(streaming) = this.streaming {
@@ -171,13 +196,13 @@ where
             if let Poll::Ready(end) = this.body.as_mut().poll_frame(cx) {
                 let trailers = end.and_then(Result::ok).and_then(|end| end.into_trailers().ok());
                 this.stream.send_reset(reset_reason(trailers.as_ref()));
-                return Poll::Ready(Err(Ended));
+                return Poll::Ready(Err(End::Reset));
             }
         }
         let stall = this.stall.get_or_insert_with(|| Box::new(Stall::new(this.shared, unsent)));
         count_refused(ready!(stall.poll_patience(this.shared, cx)));
         this.stream.send_reset(Reason::ENHANCE_YOUR_CALM);
-        Poll::Ready(Err(Ended))
+        Poll::Ready(Err(End::Reset))
     }
 }
 

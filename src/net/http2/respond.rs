@@ -31,7 +31,8 @@ pin_project! {
     /// A stream, from its request to the end of its answer. Written out as one future, since an async
     /// function would hold the call and the body twice.
     pub(super) struct Respond<F, B> {
-        reply: SendResponse<Bytes>,
+        // `None` once the answer has ended.
+        reply: Option<SendResponse<Bytes>>,
         shared: Arc<Shared>,
         #[pin]
         stage: Stage<F, B>,
@@ -48,7 +49,7 @@ pin_project! {
 
 impl<F, B> Respond<F, B> {
     pub(super) fn new(call: F, reply: SendResponse<Bytes>, shared: Arc<Shared>) -> Self {
-        Self { reply, shared, stage: Stage::Call { call } }
+        Self { reply: Some(reply), shared, stage: Stage::Call { call } }
     }
 }
 
@@ -65,17 +66,24 @@ where
         loop {
             let call = match this.stage.as_mut().project() {
                 StageProjection::Call { call } => call,
-                StageProjection::Body { pipe } => return pipe.poll(cx),
+                StageProjection::Body { pipe } => {
+                    let end = ready!(pipe.poll(cx));
+                    if let Some(reply) = this.reply.take() {
+                        end.settle(reply, &this.shared.outbox);
+                    }
+                    return Poll::Ready(());
+                }
             };
+            let Some(reply) = this.reply else { return Poll::Ready(()) };
             let response = match call.poll(cx) {
                 Poll::Ready(Ok(response)) => response,
                 Poll::Ready(Err(_)) => {
-                    this.reply.send_reset(Reason::INTERNAL_ERROR);
+                    reply.send_reset(Reason::INTERNAL_ERROR);
                     return Poll::Ready(());
                 }
                 Poll::Pending => {
                     // The caller may hang up: the call is dropped.
-                    let _ = ready!(this.reply.poll_reset(cx));
+                    let _ = ready!(reply.poll_reset(cx));
                     return Poll::Ready(());
                 }
             };
@@ -91,8 +99,7 @@ where
                 headers.entry(CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
             }
             // It fails if the caller has hung up.
-            let Ok(stream) = this.reply.send_response(Response::from_parts(head, ()), is_empty)
-            else {
+            let Ok(stream) = reply.send_response(Response::from_parts(head, ()), is_empty) else {
                 return Poll::Ready(());
             };
             if is_empty {

@@ -378,3 +378,51 @@ async fn a_request_of_any_length_is_read() {
         assert_eq!(text, format!("{announced} 200000"));
     }
 }
+
+/// Answers end while h2 holds their last bytes. A client that then shrinks its windows, with another call
+/// under way, would hold them for ever.
+#[tokio::test(start_paused = true)]
+async fn answers_that_have_ended_and_cannot_leave_are_reset() {
+    const RST_STREAM: u8 = 3;
+    const ENHANCE_YOUR_CALM: u8 = 0xb;
+    let head = |stream: u8, path: &str| {
+        let length = u8::try_from(path.len()).unwrap();
+        // POST, http, the path and "h" as the authority (RFC 7541 section 6).
+        let block = [&[0x83, 0x86, 0x04, length], path.as_bytes(), &[0x01, 1, b'h']].concat();
+        let length = u8::try_from(block.len()).unwrap();
+        [&[0, 0, length, 1, 5, 0, 0, 0, stream], &block[..]].concat()
+    };
+    let mut setup = Setup::new(LIMITS);
+    let mut sent = [&PREFACE[..], &[0, 0, 0, 4, 0, 0, 0, 0, 0]].concat();
+    // A window of 16 MiB for the connection.
+    sent.extend([0, 0, 4, 8, 0, 0, 0, 0, 0, 1, 0, 0, 0]);
+    sent.extend(head(1, "/never"));
+    (3..=15).step_by(2).for_each(|stream| sent.extend(head(stream, "/30000")));
+    setup.stream.write_all(&sent).await.unwrap();
+    sleep(Duration::from_millis(100)).await;
+    // INITIAL_WINDOW_SIZE becomes 0.
+    let settings = [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0];
+    setup.stream.write_all(&settings).await.unwrap();
+    sleep(Duration::from_millis(100)).await;
+    let began = Instant::now();
+    let mut reset = Vec::new();
+    let read = timeout(2 * SEND_TIMEOUT, async {
+        loop {
+            let mut head = [0; 9];
+            setup.stream.read_exact(&mut head).await.unwrap();
+            let [a, b, c, kind, .., stream] = head;
+            let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]).try_into().unwrap()];
+            setup.stream.read_exact(&mut payload).await.unwrap();
+            if kind == RST_STREAM {
+                assert_eq!(payload[3], ENHANCE_YOUR_CALM);
+                reset.push((stream, began.elapsed().as_secs()));
+            }
+        }
+    });
+    assert!(read.await.is_err(), "the connection stays, with its call");
+    assert!(reset.len() >= 2, "{reset:?}");
+    assert!(
+        reset.iter().all(|(stream, after)| *stream != 1 && (29..=32).contains(after)),
+        "{reset:?}"
+    );
+}
