@@ -30,11 +30,17 @@ const TEMPORARY_CODES: [&str; 18] = [
     "NOPROTO",
 ];
 
+/// How the same conditions begin where the code is only ERR: past `maxclients`, and where a user may not
+/// run a script's command, or access its key, in Redis 7.0.
+const TEMPORARY_TEXTS: [&str; 2] =
+    ["ERR max number of clients", "ERR The user executing the script can't"];
+
 /// Classifies an error by its text, whose first word is the code.
 pub(crate) fn classify_text(text: &str) -> StoreError {
     let code = text.split(' ').next().unwrap_or_default();
-    // Past `maxclients` the code is only ERR.
-    if TEMPORARY_CODES.contains(&code) || text.starts_with("ERR max number of clients") {
+    if TEMPORARY_CODES.contains(&code)
+        || TEMPORARY_TEXTS.iter().any(|start| text.starts_with(start))
+    {
         StoreError::unavailable(text)
     } else {
         StoreError::corrupt(text)
@@ -102,6 +108,8 @@ mod tests {
             ("NOREPLICAS Not enough good replicas to write.", Unavailable),
             ("MISCONF Redis is configured to save RDB snapshots", Unavailable),
             ("ERR max number of clients reached", Unavailable),
+            ("ERR The user executing the script can't run this command or subcommand", Unavailable),
+            ("NOPERM ACL failure in script: User m has no permissions to run 'x'", Unavailable),
             ("WRONGTYPE Operation against a key holding the wrong kind of value", Corrupt),
             ("CORRUPT the quota is not a count", Corrupt),
             ("ERR unknown command", Corrupt),
