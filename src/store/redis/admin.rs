@@ -3,7 +3,7 @@
 use std::fmt;
 
 use redis::aio::MultiplexedConnection;
-use redis::{Cmd, RedisError, Value, cmd, pipe};
+use redis::{Cmd, RedisError, RedisResult, Value, cmd, pipe};
 
 use super::connection::address::RedisAddress;
 use super::connection::layout::{DOWNGRADING, Fields, LayoutMismatch, placement};
@@ -45,7 +45,20 @@ pub enum AdminError {
 impl fmt::Display for AdminError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Layout(mismatch) => mismatch.fmt(f),
+            Self::Layout(LayoutMismatch::Other { version, partitions }) => {
+                if version.is_empty() && partitions.is_empty() {
+                    return f.write_str(
+                        "this Redis has no layout of markread: start serve once, or correct --redis-url",
+                    );
+                }
+                write!(
+                    f,
+                    "Redis has layout version {version:?} in {partitions:?} partitions: only versions \
+                     \"1\" and \"2\" in {:?} can be changed",
+                    Partition::COUNT
+                )
+            }
+            Self::Layout(mismatch @ LayoutMismatch::NoKey) => mismatch.fmt(f),
             Self::Failed(problem) => f.write_str(problem),
         }
     }
@@ -119,6 +132,7 @@ impl LayoutAdmin {
         // The partitions, and a key that is there already, must be valid.
         let new = placement((Some(KEYED.to_owned()), partitions, Some(key.clone())));
         let new = new.map_err(AdminError::Layout)?;
+        self.try_move(&from).await?;
         if !self.change(&from, new.version(), &key).await? {
             return Err(changed_meanwhile());
         }
@@ -138,9 +152,10 @@ impl LayoutAdmin {
     ) -> Result<Option<Progress>, AdminError> {
         let fields = self.fields().await?;
         match fields.0.as_deref() {
-            Some(DOWNGRADING) => {}
+            Some(DOWNGRADING) => self.try_downgrade(DOWNGRADING).await?,
             Some(KEYED) => {
                 placement(fields).map_err(AdminError::Layout)?;
+                self.try_downgrade(KEYED).await?;
                 if !self.change(KEYED, DOWNGRADING, "keep").await? {
                     return Err(changed_meanwhile());
                 }
@@ -154,6 +169,43 @@ impl LayoutAdmin {
         Ok(Some(progress))
     }
 
+    /// Tries each command of a downgrade, without which it could not be completed.
+    async fn try_downgrade(&mut self, version: &str) -> Result<(), AdminError> {
+        self.scan(0, 1).await.map_err(|error| unchanged(classify(error)))?;
+        self.try_move(version).await
+    }
+
+    /// Tries each command by which readers are moved.
+    async fn try_move(&mut self, version: &str) -> Result<(), AdminError> {
+        let script = Script::may_move();
+        let call = |mut call: Cmd| {
+            let nobody = format!("{}0", self.keys.cursors_prefix());
+            call.arg(2).arg(self.keys.layout()).arg(nobody).arg(version);
+            call
+        };
+        let refused = match call(script.by_digest()).query_async(&mut self.connection).await {
+            Err(error) if lost_script(&error) => {
+                call(script.by_source()).query_async(&mut self.connection).await
+            }
+            sent => sent,
+        };
+        let refused: Vec<(String, String)> = refused.map_err(|error| unchanged(classify(error)))?;
+        match refused.first() {
+            Some((command, problem)) => Err(unchanged(format!(
+                "Redis refuses {command}, without which readers cannot be moved: {problem}"
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// Does one step of SCAN. Returns the cursor of the next one, and the hashes that it found.
+    async fn scan(&mut self, cursor: u64, count: usize) -> RedisResult<(u64, Vec<String>)> {
+        let mut step = cmd("SCAN");
+        step.arg(cursor).arg("MATCH").arg(format!("{}*", self.keys.cursors_prefix()));
+        step.arg("COUNT").arg(count).arg("TYPE").arg("hash");
+        step.query_async(&mut self.connection).await
+    }
+
     async fn move_all(
         &mut self,
         report: &mut impl FnMut(Progress),
@@ -161,10 +213,7 @@ impl LayoutAdmin {
         let (script, prefix) = (Script::move_reader(), self.keys.cursors_prefix());
         let (mut progress, mut scan) = (Progress::default(), 0_u64);
         loop {
-            let mut step = cmd("SCAN");
-            step.arg(scan).arg("MATCH").arg(format!("{prefix}*")).arg("COUNT").arg(SCAN_COUNT);
-            let (next, found): (u64, Vec<String>) =
-                step.arg("TYPE").arg("hash").query_async(&mut self.connection).await?;
+            let (next, found) = self.scan(scan, SCAN_COUNT).await?;
             progress.keys += u64::try_from(found.len()).unwrap_or(u64::MAX);
             let mut open: Vec<UserId> =
                 found.iter().filter_map(|key| key.strip_prefix(&prefix)?.parse().ok()).collect();
@@ -232,6 +281,10 @@ impl LayoutAdmin {
         change.arg(CHANGE).arg(1).arg(self.keys.layout()).arg(from).arg(to).arg(key);
         Ok(change.query_async(&mut self.connection).await?)
     }
+}
+
+fn unchanged(problem: impl fmt::Display) -> AdminError {
+    AdminError::Failed(format!("the layout was not changed: {problem}"))
 }
 
 fn changed_meanwhile() -> AdminError {

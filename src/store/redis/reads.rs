@@ -14,6 +14,7 @@ use crate::domain::{
     ReadOutcome, UserId,
 };
 use crate::store::StoreError;
+use crate::telemetry::LogThrottle;
 
 /// The scripts, and the quota that every call of them has.
 #[derive(Debug)]
@@ -23,13 +24,14 @@ pub(crate) struct ReadScripts {
     pub(crate) take: Script,
     pub(crate) moves: Script,
     rate_limit: RateLimit,
+    whole_log: LogThrottle,
 }
 
 impl ReadScripts {
     pub(crate) fn new(rate_limit: RateLimit) -> Self {
         let (states, list) = (Script::read_states(), Script::list_cursors());
         let (take, moves) = (Script::take_reads(), Script::move_reader());
-        Self { states, list, take, moves, rate_limit }
+        Self { states, list, take, moves, rate_limit, whole_log: LogThrottle::default() }
     }
 
     /// Adds keys and arguments to a call of `states`.
@@ -130,7 +132,10 @@ impl ReadScripts {
         };
         let mut cursors = Vec::new();
         for hash in hashes {
-            cursors.extend(parse_cursors(hash)?);
+            match hash {
+                Value::BulkString(_) => self.warn_whole(text(hash)?),
+                hash => cursors.extend(parse_cursors(hash)?),
+            }
         }
         let PageCall { position, limit, .. } = page;
         let key = |cursor: &ReadCursor| (placement.place(cursor.recipient), cursor.recipient);
@@ -159,6 +164,17 @@ impl ReadScripts {
         }
         let read = PageReply::Page(CursorPage { cursors, next });
         Ok(ReadOutcome::Served { read, quota })
+    }
+
+    fn warn_whole(&self, problem: &str) {
+        if let Some(suppressed) = self.whole_log.permit() {
+            let problem = self.list.locate_lines(problem);
+            tracing::warn!(
+                %problem,
+                suppressed,
+                "pages read large hashes whole, since Redis refuses to read them in parts"
+            );
+        }
     }
 
     /// Adds keys and arguments to a call of `take`. Its reply is that of `states` without conversations.

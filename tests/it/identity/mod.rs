@@ -4,5 +4,5 @@ mod claims;
 mod edge;
 mod flags;
 mod jwks;
-mod oauth1;
+pub(crate) mod oauth1;
 mod tls;

@@ -137,10 +137,19 @@ async fn another_layout_or_no_redis_is_refused() {
             let (status, text) = admin(&redis, name).await;
             assert_eq!((status, text.lines().count()), (Some(2), 1), "{layout}: {text}");
             assert!(text.starts_with("markread: Redis has layout version"), "{text}");
+            assert!(!text.contains("this server"), "{text}");
         }
         let fields: u64 = redis.run("HLEN markread:layout").await;
         assert_eq!(fields, u64::try_from(layout.split(' ').count()).unwrap() / 2);
     }
+    redis.run::<()>("DEL markread:layout").await;
+    for name in ["upgrade-layout", "downgrade-layout"] {
+        let (status, text) = admin(&redis, name).await;
+        let line = "markread: this Redis has no layout of markread: start serve once, or correct \
+                    --redis-url\n";
+        assert_eq!((status, text.as_str()), (Some(2), line));
+    }
+    assert_eq!(redis.run::<Vec<String>>("KEYS *").await, [""; 0]);
     let nowhere = Redis::down(&[]);
     assert_eq!(admin(&nowhere, "upgrade-layout").await.0, Some(1));
 }

@@ -10,6 +10,7 @@ use markread_harness::{MESSAGE, READER, Redis};
 
 use crate::stores::{LIMIT, Subject, mark};
 
+mod access;
 mod bounds;
 mod layouts;
 mod moves;
@@ -50,7 +51,12 @@ async fn frozen() -> (Arc<Redis>, HashMap<u64, HashMap<u64, u64>>) {
 
 /// Runs a command of `markread admin`. Returns its exit status and what it printed.
 async fn admin(redis: &Redis, name: &str) -> (Option<i32>, String) {
-    let words = ["admin", name, "--redis-url", &redis.url()];
+    admin_at(&redis.url(), name).await
+}
+
+/// The same, on the Redis at this URL.
+async fn admin_at(url: &str, name: &str) -> (Option<i32>, String) {
+    let words = ["admin", name, "--redis-url", url];
     let output = command(&words).output().await.unwrap();
     let text = [output.stdout, output.stderr].concat();
     (output.status.code(), String::from_utf8(text).unwrap())

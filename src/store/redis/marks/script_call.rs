@@ -13,7 +13,7 @@ use crate::store::redis::placement::Placement;
 use crate::store::redis::scripts::{Script, integer, text};
 use crate::store::redis::stream_limit::StreamLimit;
 use crate::store::{MarkResult, StoreError};
-use crate::telemetry::Traceparent;
+use crate::telemetry::{LogThrottle, Traceparent};
 
 /// Readers in [`MarkReadScript::bucket_hints`].
 const HINTED_READERS: usize = 64 * 1024;
@@ -33,12 +33,13 @@ pub(crate) struct MarkReadScript {
     rate_limit: RateLimit,
     /// Bucket count last seen per reader; may be stale. The script looks there first.
     bucket_hints: Cache<UserId, u64>,
+    unmoved_log: LogThrottle,
 }
 
 impl MarkReadScript {
     pub(crate) fn new(stream_limit: Arc<StreamLimit>, rate_limit: RateLimit) -> Self {
         let (script, bucket_hints) = (Script::mark_read(), Cache::new(HINTED_READERS));
-        Self { script, stream_limit, rate_limit, bucket_hints }
+        Self { script, stream_limit, rate_limit, bucket_hints, unmoved_log: LogThrottle::default() }
     }
 
     /// Adds keys and arguments to a call: a batch of one reader's marks, or single marks of any readers.
@@ -107,14 +108,31 @@ impl MarkReadScript {
         let result =
             |traced: &TracedMark| self.parse_mark(&traced.mark, advanced_at_ms, &mut values);
         let results = marks.iter().map(result).collect();
-        while let Some(reader) = values.next() {
-            let reader = text(reader)?.parse().map_err(StoreError::corrupt)?;
-            let count = values
+        while let Some(first) = values.next() {
+            let second = values
                 .next()
                 .ok_or_else(|| StoreError::corrupt("the reply has no bucket count for a reader"))?;
-            self.bucket_hints.insert(reader, integer(count)?);
+            match text(first)? {
+                "unmoved" => self.warn_unmoved(text(second)?),
+                reader => {
+                    let reader = reader.parse().map_err(StoreError::corrupt)?;
+                    self.bucket_hints.insert(reader, integer(second)?);
+                }
+            }
         }
         results
+    }
+
+    fn warn_unmoved(&self, problem: &str) {
+        if let Some(suppressed) = self.unmoved_log.permit() {
+            let problem = self.script.locate_lines(problem);
+            tracing::warn!(
+                %problem,
+                suppressed,
+                "cursors cannot be moved to the layout's placement: marks are served, and find them \
+                 where they are"
+            );
+        }
     }
 
     /// Parses the values of one mark. The outer error means that the reply is malformed, and so fails

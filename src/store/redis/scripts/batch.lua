@@ -2,19 +2,21 @@
 
 -- Created on first use: most marks are single and move a cursor that exists, and creating functions
 -- costs each call.
-local rare, has_moved
+local rare, has_moved, move_problem
 local function first_cursor_and_batch(marks, values_per_mark)
   if rare then return rare end
 
   -- Moves some cursors of a reader, once in a script, and returns the counts after it. If the move
-  -- fails, nothing is moved, and what is there is still found.
+  -- fails, nothing is moved, and what is there is still found: the mark goes on, and the problem is
+  -- in the reply.
   local function move_some(key, count, old_count)
     if old_count == 0 or has_moved and count > 0 then return count, old_count end
     if has_moved then
       call('HSET', key, buckets().current.field, 2)
     else
       has_moved = true
-      pcall(moves().move, key)
+      local done, problem = pcall(moves().move, key)
+      if not done then move_problem = problem end
     end
     return buckets().counts_of(key)
   end

@@ -2,7 +2,8 @@
 --
 -- The cursors are in the order of their conversations' hashes with the 31 bits reversed: there a
 -- split bucket becomes two neighbours, so that a place stays valid whatever is split meanwhile. A
--- hash past LARGE is read in parts, in the order of HSCAN.
+-- hash past LARGE is read in parts, in the order of HSCAN; whole, if the server's user may not run
+-- it, which servers of earlier versions did not need.
 --
 -- KEYS[1]       the layout
 -- KEYS[2]       the reader's read quota
@@ -19,7 +20,8 @@
 --                       being moved: move_reader.lua moves some
 --   place               where the next read begins; -1: at the last cursor of this one
 --   count, scan, until  where a large hash was left, as in ARGV[6..8]; '' if none was
--- then for each hash that was read, its fields and values. They include cursors before the place.
+-- then for each hash that was read, its fields and values. They include cursors before the place. A
+-- text in their place says why the large hash that follows it could not be read in parts.
 
 local START, WANTED = tonumber(ARGV[4]), tonumber(ARGV[5])
 local PLACES = 2147483648
@@ -135,8 +137,9 @@ local function list_cursors(reply)
         reply[4], reply[5] = 1, place * width
         return
       end
-      if is_large then
-        local part, scan, done_until = read_part(home, count)
+      local in_parts, part, scan, done_until
+      if is_large then in_parts, part, scan, done_until = pcall(read_part, home, count) end
+      if in_parts then
         reply[9] = part
         if scan == '0' and done_until == '0' then
           repeat place = place + 1 until place >= places or exists(place)
@@ -147,6 +150,7 @@ local function list_cursors(reply)
         end
         return
       end
+      if is_large then reply[#reply + 1] = part end
       local fields = call('HGETALL', home)
       reply[#reply + 1] = fields
       if read > 0 then behind = behind + #fields / 2 / 2 end

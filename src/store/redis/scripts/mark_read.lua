@@ -32,7 +32,8 @@
 -- LAYOUT begins the text if the layout has another version than the server knows; of a batch it is
 -- the error of the whole call, of which nothing was written.
 --
--- Last come new bucket hints: reader, bucket count, of each reader whose buckets were counted.
+-- Last come pairs: new bucket hints, of each reader whose buckets were counted: reader, bucket
+-- count; and if cursors could not be moved to the current placement: 'unmoved', text.
 --
 -- The first write is the quota's, which a full Redis refuses; a Redis that accepts it accepts the
 -- others. The next write of a mark is XADD, and what follows it cannot fail. This is the twin of
@@ -189,4 +190,5 @@ for reader, count in pairs(counted) do
   replies[n + 1], replies[n + 2] = reader, count
   n = n + 2
 end
+if move_problem then replies[n + 1], replies[n + 2] = 'unmoved', move_problem end
 return replies

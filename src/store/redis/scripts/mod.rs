@@ -78,6 +78,11 @@ impl Script {
         join!("prelude.lua", "buckets.lua", "moves.lua", "move_reader.lua")
     }
 
+    /// Creates the script that tries the commands of a move.
+    pub(crate) fn may_move() -> Self {
+        join!("may_move.lua")
+    }
+
     /// Creates the script that takes reads from a read quota.
     pub(crate) fn take_reads() -> Self {
         join!("prelude.lua", "clock.lua", "quota.lua", "take_reads.lua")
@@ -112,7 +117,8 @@ impl Script {
         error.map_text(|text| text.contains(LINE_PREFIX).then(|| self.locate_lines(text)))
     }
 
-    fn locate_lines(&self, text: &str) -> String {
+    /// The same for a text.
+    pub(crate) fn locate_lines(&self, text: &str) -> String {
         let mut pieces = text.split(LINE_PREFIX);
         let mut located = pieces.next().unwrap_or_default().to_owned();
         for piece in pieces {
@@ -165,30 +171,41 @@ mod tests {
 
     use super::*;
 
-    fn scripts() -> [Script; 6] {
+    fn scripts() -> [Script; 7] {
         [
             Script::mark_read(),
             Script::read_states(),
             Script::list_cursors(),
             Script::take_reads(),
             Script::move_reader(),
+            Script::may_move(),
             Script::use_nonce(),
         ]
     }
 
     #[test]
+    fn each_command_of_a_move_is_tried_before() {
+        let tried = Script::may_move().source;
+        let mut pieces = Script::move_reader().source.split("call('");
+        let commands: Vec<_> =
+            pieces.by_ref().skip(1).filter_map(|piece| piece.split('\'').next()).collect();
+        assert!(commands.contains(&"HRANDFIELD") && commands.contains(&"HSET"), "{commands:?}");
+        for command in commands {
+            assert!(tried.contains(&format!("try('{command}'")), "{command}");
+        }
+    }
+
+    #[test]
     fn an_error_names_the_file_and_its_line() {
         for script in scripts() {
+            let (first, _) = script.parts[0];
             for (file, contents) in script.parts {
                 let before = script.source.split(contents).next().unwrap();
                 let line = before.matches('\n').count() + 2;
                 let error =
                     StoreError::corrupt(format!("ERR user_script:{line}: x on @user_script:1."));
                 let located = script.locate(error).to_string();
-                assert!(
-                    located.ends_with(&format!("ERR {file}:2: x on @prelude.lua:1.")),
-                    "{located}"
-                );
+                assert!(located.ends_with(&format!("ERR {file}:2: x on @{first}:1.")), "{located}");
             }
         }
         let unknown = Script::mark_read().locate(StoreError::corrupt("user_script:99999: x"));

@@ -98,14 +98,19 @@ local function moves()
     -- Reads what is moved: `values` by the hash it is moved to, `fields` by the hash it is in.
     local budget, values, fields = MOVE_MAX, {}, {}
     local function read(source, size)
-      -- HRANDFIELD reads as many fields as it returns, however large the hash is. Cursors that are
-      -- read are removed, so that the last ones are found too.
-      local found = size <= 2 * budget and call('HKEYS', source)
-        or call('HRANDFIELD', source, budget)
+      local found = {}
+      if size > 2 * LARGE then
+        -- It reads as many fields as it returns, however large the hash is. Cursors that are read
+        -- are removed, so that the last ones are found too.
+        found = call('HRANDFIELD', source, budget)
+      else
+        local all = call('HGETALL', source)
+        for n = 1, #all, 2 do found[#found + 1] = all[n] end
+      end
       local wanted, seen = {}, {}
       for _, field in ipairs(found) do
         local recipient = without_sign(field)
-        if not is_state[field] and not seen[recipient] then
+        if not is_state[field] and not seen[recipient] and #wanted < 2 * budget then
           seen[recipient] = true
           wanted[#wanted + 1], wanted[#wanted + 2] = recipient, '-' .. recipient
         end

@@ -34,7 +34,7 @@ fn reader() -> Client {
 }
 
 /// A file for `--oauth1-credentials-file`, in its own directory.
-struct CredentialsFile(TempDir);
+pub(crate) struct CredentialsFile(TempDir);
 
 impl CredentialsFile {
     fn of(clients: &[&Client]) -> Self {
@@ -43,7 +43,11 @@ impl CredentialsFile {
         file
     }
 
-    fn path(&self) -> PathBuf {
+    pub(crate) fn of_reader() -> Self {
+        Self::of(&[&reader()])
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
         self.0.path().join("credentials.toml")
     }
 
@@ -60,6 +64,11 @@ impl CredentialsFile {
         server.wait_until_ready().await;
         server
     }
+}
+
+/// Asserts that a server serves the reader's signature, and so uses a nonce.
+pub(crate) async fn assert_signature_served(server: &Server) {
+    reader().call(&server.address).send().await.assert_served("a signature");
 }
 
 /// The contents of a credentials file.
