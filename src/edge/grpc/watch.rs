@@ -71,8 +71,7 @@ impl Updates {
             Box::pin(sleep(left))
         });
         let (last, farewell_sent, ended) = Default::default();
-        let _place = place;
-        Self { subscription, service, expiry, control, last, farewell_sent, ended, _place }
+        Self { subscription, service, expiry, control, last, farewell_sent, ended, _place: place }
     }
 
     fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Message, Refusal>> {

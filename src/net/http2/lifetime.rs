@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::net::listener::Limits;
+use crate::net::listener::{Limits, Notice};
 use crate::telemetry::metrics::Bound;
 
 /// How long a connection without a stream stays open after GOAWAY: the client's calls that have crossed
@@ -65,8 +65,8 @@ pub(super) struct Facts {
     pub(super) idle_since: Option<Instant>,
     /// Whether answers have ended that have not left.
     pub(super) has_unsent: bool,
-    pub(super) draining: bool,
-    pub(super) memory_critical: bool,
+    /// What the listener says.
+    pub(super) notice: Notice,
 }
 
 /// What is due on a connection.
@@ -110,7 +110,7 @@ impl Lifetime {
         let now = facts.now;
         match self.stage {
             Stage::Starting { until } if !facts.begun => {
-                return (now >= until || facts.draining).then_some(Due::Close);
+                return (now >= until || facts.notice.draining).then_some(Due::Close);
             }
             Stage::Starting { .. } => self.stage = Stage::Open,
             Stage::Closing { until } => return (now >= until).then_some(Due::Close),
@@ -165,14 +165,14 @@ impl Lifetime {
             let (idle_since, limit) = facts.idle_since.zip(self.limits.idle)?;
             (now >= idle_since + limit).then_some(())
         };
-        let (bound, hard) = if facts.draining {
+        let (bound, hard) = if facts.notice.draining {
             // The caller bounds the drain.
             (None, false)
         } else if self.expires.is_some_and(|expires| now >= expires) {
             (None, true)
         } else if is_idle_too_long().is_some() {
             (Some(Bound::IdleTimeout), true)
-        } else if facts.memory_critical && facts.idle_since.is_some() {
+        } else if facts.notice.memory_critical && facts.idle_since.is_some() {
             (Some(Bound::Memory), true)
         } else {
             return None;
@@ -196,7 +196,8 @@ impl Lifetime {
             Stage::Open => {
                 // Where it has a stream now, it is not idle too long before then.
                 let idle = self.limits.idle.map(|limit| idle_since.unwrap_or(facts.now) + limit);
-                let pressure = facts.memory_critical.then_some(facts.now + PRESSURE_INTERVAL);
+                let pressure =
+                    facts.notice.memory_critical.then_some(facts.now + PRESSURE_INTERVAL);
                 [self.expires, idle, pressure].into_iter().flatten().fold(alive, Instant::min)
             }
             Stage::Leaving { since, end } => {
@@ -249,8 +250,7 @@ mod tests {
                 last_read: start,
                 idle_since: Some(start),
                 has_unsent: false,
-                draining: false,
-                memory_critical: false,
+                notice: Notice::default(),
             };
             Self { lifetime, facts, start, answers: true }
         }
@@ -371,7 +371,7 @@ mod tests {
             (true, &[(0, Due::GoAway(None)), (5, Due::Shutdown(None))]),
         ] {
             let mut connection = Connection::with_a_stream(LIMITS);
-            connection.facts.draining = true;
+            connection.facts.notice.draining = true;
             connection.facts.idle_since = idle.then_some(connection.start);
             assert_eq!(connection.until(5), expected);
         }
@@ -381,10 +381,10 @@ mod tests {
     async fn idle_connections_are_ended_while_memory_is_short() {
         let mut idle = Connection::new(LIMITS);
         assert_eq!(idle.until(9), []);
-        idle.facts.memory_critical = true;
+        idle.facts.notice.memory_critical = true;
         assert_eq!(idle.until(10), [(9, Due::GoAway(Some(Bound::Memory)))]);
         let mut busy = Connection::with_a_stream(LIMITS);
-        busy.facts.memory_critical = true;
+        busy.facts.notice.memory_critical = true;
         assert_eq!(busy.until(10), []);
         // It is looked at again.
         busy.facts.idle_since = Some(busy.facts.now);

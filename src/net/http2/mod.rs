@@ -249,10 +249,10 @@ where
 
     fn facts(&self, notices: &watch::Receiver<Notice>) -> Facts {
         let Progress { last_read, begun } = self.shared.meter.progress();
-        let Notice { draining, memory_critical } = *notices.borrow();
         let (idle_since, has_unsent) = (self.idle_since, self.outbox_watched);
         let now = Instant::now();
-        Facts { now, begun, last_read, idle_since, has_unsent, draining, memory_critical }
+        let notice = *notices.borrow();
+        Facts { now, begun, last_read, idle_since, has_unsent, notice }
     }
 
     /// Resets the streams of answers that have ended, and whose client does not take them.
