@@ -98,9 +98,9 @@ fn authentication(criterion: &mut Criterion) {
 fn heads(criterion: &mut Criterion) {
     let request = head().version(Version::HTTP_2).header("traceparent", TRACEPARENT);
     let request = request.body(()).unwrap();
-    assert_eq!(Route::new(&request, true).protocol, Protocol::Grpc);
+    assert_eq!(Route::new(&request, ReflectionAccess::On).protocol, Protocol::Grpc);
     criterion.bench_function("routing", |bencher| {
-        bencher.iter(|| Route::new(black_box(&request), true));
+        bencher.iter(|| Route::new(black_box(&request), ReflectionAccess::On));
     });
     criterion.bench_function("a traceparent", |bencher| {
         bencher.iter(|| Traceparent::from_headers(black_box(request.headers())).unwrap());

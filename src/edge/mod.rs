@@ -355,7 +355,7 @@ impl hyper::service::Service<Request<RequestBody>> for PeerService {
     fn call(&self, request: Request<RequestBody>) -> CallFuture {
         let Self { edge, peer, streams } = self;
         let began = Instant::now();
-        let route = Route::new(&request, edge.reflection.access != ReflectionAccess::Off);
+        let route = Route::new(&request, edge.reflection.access);
         let is_head = request.method() == Method::HEAD;
         let deadline =
             Deadline::new(began.into(), route.protocol, request.headers(), edge.call_timeout);

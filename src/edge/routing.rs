@@ -3,6 +3,7 @@
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Request, Version};
 
+use super::ReflectionAccess;
 use crate::proto::Rpc;
 
 /// Where a request goes and which protocol answers it.
@@ -61,10 +62,10 @@ pub enum ReflectionVersion {
 }
 
 impl Route {
-    /// Routes a request by its head. Without reflection its paths are unknown.
-    pub fn new<B>(request: &Request<B>, reflection: bool) -> Self {
+    /// Routes a request by its head. While reflection is off its paths are unknown.
+    pub fn new<B>(request: &Request<B>, reflection: ReflectionAccess) -> Self {
         let known = match Target::from_path(request.uri().path()) {
-            Target::Reflection(_) if !reflection => Target::Unknown,
+            Target::Reflection(_) if reflection == ReflectionAccess::Off => Target::Unknown,
             target => target,
         };
         let protocol = match known {
@@ -208,7 +209,7 @@ mod tests {
             }
             let request = request.body(()).unwrap();
             assert_eq!(
-                Route::new(&request, true),
+                Route::new(&request, ReflectionAccess::On),
                 Route { protocol, target },
                 "{path} {content_type:?}"
             );
@@ -216,13 +217,13 @@ mod tests {
     }
 
     #[test]
-    fn without_reflection_its_paths_are_unknown() {
+    fn while_reflection_is_off_its_paths_are_unknown() {
         for version in ["v1", "v1alpha"] {
             let path = format!("/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo");
             for request in [Request::post(&path), Request::get(&path)] {
                 let request = request.body(()).unwrap();
-                assert_eq!(Route::new(&request, false).target, Target::Unknown);
-                assert_ne!(Route::new(&request, true).target, Target::Unknown);
+                assert_eq!(Route::new(&request, ReflectionAccess::Off).target, Target::Unknown);
+                assert_ne!(Route::new(&request, ReflectionAccess::On).target, Target::Unknown);
             }
         }
     }
@@ -234,6 +235,6 @@ mod tests {
             .body(())
             .unwrap();
         let route = Route { protocol: Protocol::Http, target: Target::WrongContentType };
-        assert_eq!(Route::new(&request, true), route);
+        assert_eq!(Route::new(&request, ReflectionAccess::On), route);
     }
 }

@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use super::first_bytes::{FirstBytes, Version};
 use super::lifecycle::Lifecycle;
 use super::peer::{ClientAuth, Peer};
-use super::peers::{Counted, Peers};
+use super::peers::{PeerSlot, Peers};
 use super::pressure::{MemoryPressure, Pressure};
 use super::send_timeout::SendTimeout;
 use super::service::HttpService;
@@ -187,7 +187,7 @@ impl Listener {
         open: &Arc<Semaphore>,
         peers: &Peers,
         address: SocketAddr,
-    ) -> Option<(OwnedSemaphorePermit, Counted)> {
+    ) -> Option<(OwnedSemaphorePermit, PeerSlot)> {
         if self.pressure.now() >= Pressure::High {
             count_refused(Bound::Memory);
             return None;

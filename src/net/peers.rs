@@ -16,7 +16,7 @@ pub(super) struct Peers {
 
 /// A connection that is counted until this is dropped.
 #[derive(Debug)]
-pub(super) struct Counted {
+pub(super) struct PeerSlot {
     peers: Peers,
     network: IpAddr,
 }
@@ -28,7 +28,7 @@ impl Peers {
     }
 
     /// Counts a connection; `None` if its peer has the maximum.
-    pub(super) fn enter(&self, address: IpAddr) -> Option<Counted> {
+    pub(super) fn enter(&self, address: IpAddr) -> Option<PeerSlot> {
         let network = network(address);
         let mut open = self.lock();
         let count = open.entry(network).or_default();
@@ -36,7 +36,7 @@ impl Peers {
             return None;
         }
         *count += 1;
-        Some(Counted { peers: self.clone(), network })
+        Some(PeerSlot { peers: self.clone(), network })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
@@ -45,7 +45,7 @@ impl Peers {
     }
 }
 
-impl Drop for Counted {
+impl Drop for PeerSlot {
     fn drop(&mut self) {
         let mut open = self.peers.lock();
         if let Some(count) = open.get_mut(&self.network) {

@@ -84,7 +84,7 @@ impl Cursors for RedisStore {
 
 /// When a read was sent to Redis, for the denial that may be its answer.
 #[derive(Clone, Copy)]
-struct Asked {
+struct ReadCall {
     at: Instant,
     generation: Generation,
 }
@@ -95,14 +95,14 @@ impl RedisStore {
         Some(ReadOutcome::OverQuota { quota, retry_after })
     }
 
-    fn ask_reads(&self) -> Asked {
-        Asked { generation: self.read_denials.generation(), at: Instant::now() }
+    fn ask_reads(&self) -> ReadCall {
+        ReadCall { generation: self.read_denials.generation(), at: Instant::now() }
     }
 
     fn remember_read_denial<T>(
         &self,
         caller: UserId,
-        asked: Asked,
+        asked: ReadCall,
         outcome: Result<ReadOutcome<T>, StoreError>,
     ) -> Result<ReadOutcome<T>, StoreError> {
         if let Ok(ReadOutcome::OverQuota { quota, retry_after }) = &outcome {

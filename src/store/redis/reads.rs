@@ -214,7 +214,7 @@ pub(crate) enum PageReply {
 
 /// Result of a step that moves a reader's cursors.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Moved {
+pub(crate) struct MoveStep {
     /// How many were moved.
     pub(crate) cursors: u64,
     /// Whether more are left.
@@ -228,10 +228,10 @@ pub(crate) fn fill_move(mut call: Cmd, keys: &Keys, version: &str, reader: UserI
 }
 
 /// Parses its reply.
-pub(crate) fn parse_move(reply: &Value) -> Result<Moved, StoreError> {
+pub(crate) fn parse_move(reply: &Value) -> Result<MoveStep, StoreError> {
     let Value::Array(values) = reply else { return Err(unexpected(reply)) };
     let [cursors, more] = &values[..] else { return Err(unexpected(reply)) };
-    Ok(Moved { cursors: integer(cursors)?, more: integer(more)? == 1 })
+    Ok(MoveStep { cursors: integer(cursors)?, more: integer(more)? == 1 })
 }
 
 /// Returns a position of a list that was begun in any order as one in the placement's. Nothing is

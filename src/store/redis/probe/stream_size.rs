@@ -24,7 +24,7 @@ pub(crate) struct StreamSize {
 
 /// A stream's length and size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Measured {
+pub(crate) struct Measurement {
     pub(crate) length: u64,
     pub(crate) bytes: u64,
 }
@@ -35,17 +35,17 @@ impl StreamSize {
         &mut self,
         connection: &mut MultiplexedConnection,
         stream: &str,
-    ) -> Option<Measured> {
+    ) -> Option<Measurement> {
         let mut ask = pipe();
         ask.cmd("MEMORY").arg("USAGE").arg(stream).arg("SAMPLES").arg(SAMPLED_NODES);
         ask.cmd("XINFO").arg("STREAM").arg(stream).ignore_errors();
         let (bytes, info): (RedisResult<Option<u64>>, RedisResult<HashMap<String, Value>>) =
             ask.query_async(connection).await.ok()?;
-        let Some(bytes) = bytes.ok()? else { return Some(Measured { length: 0, bytes: 0 }) };
+        let Some(bytes) = bytes.ok()? else { return Some(Measurement { length: 0, bytes: 0 }) };
         Some(self.add(bytes, &info.ok()?))
     }
 
-    fn add(&mut self, bytes: u64, info: &HashMap<String, Value>) -> Measured {
+    fn add(&mut self, bytes: u64, info: &HashMap<String, Value>) -> Measurement {
         let number = |name: &str| match info.get(name) {
             Some(Value::Int(number)) => u64::try_from(*number).unwrap_or_default(),
             _ => 0,
@@ -54,7 +54,7 @@ impl StreamSize {
         self.newest_bytes =
             (self.newest_bytes * (NEWEST_SHARE - 1) + newest).div_ceil(NEWEST_SHARE);
         let by_newest = self.newest_bytes.saturating_mul(number("radix-tree-keys"));
-        Measured { length: number("length"), bytes: bytes.max(by_newest) }
+        Measurement { length: number("length"), bytes: bytes.max(by_newest) }
     }
 }
 
@@ -86,7 +86,7 @@ mod tests {
     fn small_entries_are_measured_by_redis_and_larger_newest_ones_here() {
         let mut size = StreamSize::default();
         let measured = size.add(4_000_000, &info(1000, 200));
-        assert_eq!(measured, Measured { length: 1000, bytes: 4_000_000 });
+        assert_eq!(measured, Measurement { length: 1000, bytes: 4_000_000 });
         // Entries become larger: within a minute of probes the result follows.
         for _ in 0..60 {
             size.add(4_000_000, &info(1000, 33_000));
