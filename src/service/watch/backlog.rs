@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 use super::state::concerns;
 use super::{BULK_READ_TIMEOUT, within};
 use crate::domain::{Event, Position, UserId};
-use crate::store::{Entries, EventLog, StoreError};
+use crate::store::{Entries, EventLog, LogBounds, StoreError};
 
 /// Entries of the first read, when their size is not known, and of any read.
 const READ_START_ENTRIES: usize = 16;
@@ -58,6 +58,13 @@ struct Request {
     /// Orders requests by how long their users wait since they were last served.
     turn: u64,
     reply: oneshot::Sender<Result<Piece, StoreError>>,
+}
+
+/// What one read found.
+struct Read {
+    entries: Entries,
+    /// The log's bounds, after the entries were read.
+    bounds: LogBounds,
 }
 
 /// What one read has for a watcher.
@@ -126,8 +133,8 @@ impl Backlog {
                 () = self.all_have_left(start) => continue,
             };
             let delivered = self.waiting().serve(start, &read);
-            if let Ok((entries, _)) = &read {
-                pace.adapt(entries, crowd, delivered);
+            if let Ok(read) = &read {
+                pace.adapt(&read.entries, crowd, delivered);
             }
             let events = u32::try_from(delivered).unwrap_or(u32::MAX);
             let pause = began.elapsed() + PAUSE_PER_EVENT.saturating_mul(events);
@@ -135,17 +142,12 @@ impl Backlog {
         }
     }
 
-    /// Reads entries. Returns whether some may have been removed before they were read, too.
-    async fn read_after(
-        &self,
-        after: Position,
-        limit: usize,
-    ) -> Result<(Entries, bool), StoreError> {
-        let read = within(BULK_READ_TIMEOUT, self.log.entries(after, limit)).await?;
-        // Slow readers are overtaken by the trimming.
-        let lost = after != Position::START
-            && within(BULK_READ_TIMEOUT, self.log.bounds()).await?.may_have_lost(after);
-        Ok((read, lost))
+    /// Reads entries, and then the log's bounds: the trimming overtakes slow watchers, each at a position
+    /// of its own.
+    async fn read_after(&self, after: Position, limit: usize) -> Result<Read, StoreError> {
+        let entries = within(BULK_READ_TIMEOUT, self.log.entries(after, limit)).await?;
+        let bounds = within(BULK_READ_TIMEOUT, self.log.bounds()).await?;
+        Ok(Read { entries, bounds })
     }
 
     /// Waits until nobody waits any more for what comes after a position.
@@ -192,11 +194,11 @@ impl Waiting {
     }
 
     /// Answers the requests that a read passes. Returns how many events that delivers.
-    fn serve(&mut self, start: Position, read: &Result<(Entries, bool), StoreError>) -> usize {
-        let passes = |after: Position| match read {
-            Ok((Entries { span: Some((_, end)), .. }, _)) => (start..*end).contains(&after),
+    fn serve(&mut self, start: Position, read: &Result<Read, StoreError>) -> usize {
+        let passes = |after: Position| match read.as_ref().map(|read| read.entries.span) {
+            Ok(Some((_, end))) => (start..end).contains(&after),
             // There is nothing after this position.
-            Ok(_) => after >= start,
+            Ok(None) => after >= start,
             Err(_) => true,
         };
         let (met, left): (Vec<_>, Vec<_>) =
@@ -211,9 +213,8 @@ impl Waiting {
         }
         let mut delivered = 0;
         for Request { user, after, reply, .. } in met {
-            let piece = read.as_ref().map_err(StoreError::clone).map(|(entries, lost)| {
-                Piece::new(entries, *lost && after == start, user, after, after == start)
-            });
+            let piece = read.as_ref().map_err(StoreError::clone);
+            let piece = piece.map(|read| Piece::new(read, user, after, after == start));
             delivered += piece.as_ref().map_or(0, |piece| piece.events.len());
             let _ = reply.send(piece);
         }
@@ -223,12 +224,15 @@ impl Waiting {
 
 impl Piece {
     /// Takes out of a read what a watcher needs. One that joined on the way needs a part of it.
-    fn new(entries: &Entries, gap: bool, user: UserId, after: Position, whole: bool) -> Self {
+    fn new(read: &Read, user: UserId, after: Position, whole: bool) -> Self {
+        let Read { entries, bounds } = read;
         let first = entries.events.partition_point(|event| event.position <= after);
         let later = entries.events.get(first..).unwrap_or_default();
         let events = later.iter().filter(|event| concerns(event, user)).copied().collect();
         let reached = entries.span.map(|(_, end)| end);
         let entries = if whole { entries.count } else { later.len() };
+        // Whoever starts at the beginning wants what there is.
+        let gap = after != Position::START && bounds.may_have_lost(after);
         Self { events, reached, entries, gap }
     }
 }

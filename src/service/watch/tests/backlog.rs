@@ -221,6 +221,35 @@ async fn a_watcher_that_trimming_overtakes_gets_a_gap() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn each_watcher_of_a_read_is_told_that_trimming_overtook_it() {
+    let log = Arc::new(FakeLog::default());
+    log.publish(2_000, 1, 2);
+    log.trim(1_000);
+    for hindmost in [Position::START, position(100)] {
+        let backlog = Arc::new(Backlog::new(log.clone()));
+        // The foremost is served first, and then the hindmost, whose read passes the others.
+        let after = [position(1_500), hindmost, position(500), position(1_001)];
+        let pieces = after.map(|after| {
+            let backlog = Arc::clone(&backlog);
+            tokio::spawn(async move { backlog.read(alice(), after).await.unwrap() })
+        });
+        settle().await;
+        let before = log.count_reads(Read::Entries);
+        let running = tokio::spawn(backlog.run());
+        let mut gaps = Vec::new();
+        for (after, piece) in after.into_iter().zip(pieces) {
+            let piece = piece.await.unwrap();
+            let first = piece.events.first().unwrap().position;
+            assert_eq!(first, position(1_001.max(after.entry().ms + 1)));
+            gaps.push(piece.gap);
+        }
+        running.abort();
+        assert_eq!(log.count_reads(Read::Entries) - before, 2, "they share a read");
+        assert_eq!(gaps, [false, hindmost != Position::START, true, false]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn reads_are_as_large_as_entries_allow() {
     for (bytes, limit) in [(370, 500), (5_000, 52), (33_000, 7), (1_000_000, 1)] {
         let setup = log_beyond_the_ring(5_000);
