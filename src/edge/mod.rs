@@ -244,7 +244,7 @@ impl Edge {
         match grpc::message_problem(&response) {
             Some(problem) => {
                 // The reader's concurrency comes first here too.
-                let busy = if light { place().await.err() } else { None };
+                let busy = self.check_queue(rpc, caller.reader).err();
                 Answer::refused(arrival.route, busy.unwrap_or(problem))
             }
             None => Answer { response, marks },

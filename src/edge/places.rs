@@ -38,15 +38,9 @@ impl Edge {
         deadline: Instant,
     ) -> Result<Place, Refusal> {
         let Some(readers) = &self.readers else { return Ok(Place::None) };
-        let (quota, weight) = match rpc {
-            Rpc::MarkRead => (QuotaKind::Marks, Weight::Light),
-            Rpc::BatchMarkRead => (QuotaKind::Marks, Weight::Heavy),
-            Rpc::GetReadState => (QuotaKind::Reads, Weight::Light),
-            Rpc::BatchGetReadStates | Rpc::ListReadCursors => (QuotaKind::Reads, Weight::Heavy),
-            Rpc::WatchMarkReadEvents => {
-                let place = readers.open_watch(reader).ok_or(Refusal::TooManyOfReader)?;
-                return Ok(Place::Watch { _place: place });
-            }
+        let Some((quota, weight)) = cost(rpc) else {
+            let place = readers.open_watch(reader).ok_or(Refusal::TooManyOfReader)?;
+            return Ok(Place::Watch { _place: place });
         };
         if let Some(place) = readers.try_enter(reader, weight) {
             return Ok(Place::Call { _place: place });
@@ -57,6 +51,18 @@ impl Edge {
         }
         // Boxed: few calls wait, and the future would enlarge every call's.
         Box::pin(self.wait_for_place(readers, reader, weight, deadline)).await
+    }
+
+    /// Refuses a light call of a reader whose queue is full. A call that is refused in any case does not
+    /// wait for a place.
+    pub(super) fn check_queue(&self, rpc: Rpc, reader: UserId) -> Result<(), Refusal> {
+        let (Some(readers), Some((quota, Weight::Light))) = (&self.readers, cost(rpc)) else {
+            return Ok(());
+        };
+        if !self.service.denies(reader, quota) && readers.refuses(reader) {
+            return Err(Refusal::TooManyOfReader);
+        }
+        Ok(())
     }
 
     async fn wait_for_place(
@@ -73,5 +79,16 @@ impl Edge {
             NoPlace::Late if self.service.store_answers() == answers => Refusal::StoreUnavailable,
             NoPlace::Late | NoPlace::TooMany => Refusal::TooManyOfReader,
         })
+    }
+}
+
+/// Returns what a call costs its reader; `None` for a watch.
+fn cost(rpc: Rpc) -> Option<(QuotaKind, Weight)> {
+    match rpc {
+        Rpc::MarkRead => Some((QuotaKind::Marks, Weight::Light)),
+        Rpc::BatchMarkRead => Some((QuotaKind::Marks, Weight::Heavy)),
+        Rpc::GetReadState => Some((QuotaKind::Reads, Weight::Light)),
+        Rpc::BatchGetReadStates | Rpc::ListReadCursors => Some((QuotaKind::Reads, Weight::Heavy)),
+        Rpc::WatchMarkReadEvents => None,
     }
 }

@@ -111,6 +111,18 @@ impl Readers {
         Some(CallPlace { weight, visit })
     }
 
+    /// Returns whether as many calls of a reader wait as may, which is counted as a refusal.
+    pub fn refuses(&self, id: UserId) -> bool {
+        let is_full = self
+            .readers()
+            .get(&id)
+            .is_some_and(|present| present.reader.waiting.load(Ordering::Relaxed) >= WAITING_MAX);
+        if is_full {
+            count_refused(Bound::ReaderConcurrency);
+        }
+        is_full
+    }
+
     /// Waits for a place until a deadline.
     ///
     /// # Errors

@@ -117,11 +117,16 @@ async fn places_free_the_memory_of_their_reader() {
 async fn the_1025th_that_waits_is_refused_unless_the_queue_moves() {
     let readers = readers();
     let mut places = fill(&readers, 1);
-    let waiters = wait_for(&readers, 1, Weight::Light, WAITING_MAX).await;
+    let mut waiters = wait_for(&readers, 1, Weight::Light, WAITING_MAX - 1).await;
+    assert!(!readers.refuses(reader(1)), "one more may wait");
+    waiters.extend(wait_for(&readers, 1, Weight::Light, 1).await);
+    assert!(readers.refuses(reader(1)));
     let mut beyond = wait_for(&readers, 1, Weight::Light, BURST_MAX).await;
     let one_more = readers.enter(reader(1), Weight::Light, later());
     let one_more = tokio::time::timeout(Duration::ZERO, one_more).await.expect("at once");
     assert_eq!(one_more.unwrap_err(), NoPlace::TooMany);
+    assert!(readers.refuses(reader(1)));
+    assert!(!readers.refuses(reader(2)));
     // As long as it moves, all of them wait; each that gets a place lets the next one in.
     for _ in 0..5 {
         places.pop();

@@ -139,21 +139,40 @@ async fn identity_is_looked_at_before_and_the_message_after_the_place() {
     assert_denied(&answer, Code::InvalidArgument, "INVALID_PARAMETER");
 
     let other = server.caller(READER + 1);
-    for message in [&large, &bad] {
-        let call = async || {
-            let nobody = raw.grpc(MARK_READ, &Credentials::Nothing);
-            let (answer, nobodys, others) = tokio::join!(
-                raw.mark_read(READER, message.clone()),
-                raw.send(nobody, large.clone()),
-                other.mark(RECIPIENT, MESSAGE)
-            );
-            let nobodys = nobodys.unwrap().refusal();
-            assert_denied(&nobodys, Code::Unauthenticated, "CREDENTIALS_MISSING");
-            others.unwrap();
-            answer
+    let call = async || {
+        let nobody = raw.grpc(MARK_READ, &Credentials::Nothing);
+        let (answer, nobodys, others) = tokio::join!(
+            raw.mark_read(READER, bad.clone()),
+            raw.send(nobody, bad.clone()),
+            other.mark(RECIPIENT, MESSAGE)
+        );
+        let nobodys = nobodys.unwrap().refusal();
+        assert_denied(&nobodys, Code::Unauthenticated, "CREDENTIALS_MISSING");
+        others.unwrap();
+        answer
+    };
+    assert_too_many(&without_place(&raw, call, is_busy).await.refusal());
+}
+
+#[tokio::test]
+async fn a_message_that_cannot_be_read_does_not_wait_for_a_place() {
+    let redis = Redis::start().await;
+    let server = Server::on_with(&redis, &ONE).await;
+    let raw = Raw::to(&server).await;
+    let large = raw::frame(&vec![0; 64 * 1024 + 1]);
+    let malformed = raw::frame(&[0xff; 3]);
+    let _held = hold(&raw).await;
+    for path in [MARK_READ, "/markread.v1.MarkReadService/GetReadState"] {
+        let send = async |message: &Vec<u8>| {
+            let head = raw.grpc(path, &Credentials::token_of(READER)).header("grpc-timeout", "1S");
+            raw.send(head, message.clone()).await.unwrap().refusal()
         };
-        assert_too_many(&without_place(&raw, call, is_busy).await.refusal());
+        assert_denied(&send(&large).await, Code::ResourceExhausted, "MESSAGE_TOO_LARGE");
+        assert_denied(&send(&malformed).await, Code::InvalidArgument, "INVALID_PARAMETER");
     }
+    // One that can be read waits.
+    let late = raw.mark_within("50m", READER, RECIPIENT, MESSAGE).await;
+    assert_denied(&late.refusal(), Code::DeadlineExceeded, "DEADLINE_EXCEEDED");
 }
 
 #[tokio::test]
