@@ -5,6 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use prost_types::Timestamp;
 use serde_json::json;
+use tokio::time::sleep;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
@@ -20,6 +21,9 @@ use crate::proto::{
 
 /// Cursors of a page: the maximum.
 const PAGE_CURSORS: i32 = 1000;
+
+/// Pause before a watch is opened again, should a server end each at once.
+const REOPEN_PAUSE: Duration = Duration::from_millis(100);
 
 /// A call to a server.
 #[derive(Clone, Debug)]
@@ -68,13 +72,15 @@ pub(crate) async fn run(
     expected: Code,
     mut print: impl FnMut(&str) -> io::Result<()>,
 ) -> Result<(), String> {
-    let client = connect(config).map_err(|error| error.to_string())?;
+    let client = connect(config.clone()).map_err(|error| error.to_string())?;
     let answered = match command {
         ClientCommand::Mark { recipient, last_read_event_id } => {
             mark(client, recipient, last_read_event_id).await
         }
         ClientCommand::State { recipients, at_least } => state(client, &recipients, at_least).await,
-        ClientCommand::Watch { after, format } => watch(client, after, format, &mut print).await,
+        ClientCommand::Watch { after, format } => {
+            watch(client, config, after, format, &mut print).await
+        }
     };
     let mut print = |text: &str| print(text).map_err(|error| format!("output failed: {error}"));
     match answered {
@@ -100,16 +106,50 @@ struct Answer {
     missed: Option<String>,
 }
 
-/// Prints events until the server ends the watch or the output fails.
+/// Prints events until the output fails, or the server ends the watch for another reason than the age of
+/// its connection.
 async fn watch(
     mut client: Client,
-    after: String,
+    config: ClientConfig,
+    mut after: String,
     format: Format,
     mut print: impl FnMut(&str) -> io::Result<()>,
 ) -> Result<Answer, Status> {
-    let request = WatchMarkReadEventsRequest { after };
+    loop {
+        match print_events(client, &mut after, format, &mut print).await {
+            Err(status) if is_of_connection_age(&status) => {
+                sleep(REOPEN_PAUSE).await;
+                // The old connection may still take a call that it does not serve.
+                client =
+                    connect(config.clone()).map_err(|error| Status::from_error(error.into()))?;
+            }
+            ended => return ended.map(|()| Answer::default()),
+        }
+    }
+}
+
+/// Returns whether a watch has ended because of the age of its connection.
+fn is_of_connection_age(status: &Status) -> bool {
+    let details = status.get_error_details();
+    status.code() == Code::Unavailable
+        && details.error_info().is_some_and(|info| info.reason == "CONNECTION_AGE")
+}
+
+/// Prints the events of one watch, and keeps the position to resume after.
+async fn print_events(
+    mut client: Client,
+    after: &mut String,
+    format: Format,
+    mut print: impl FnMut(&str) -> io::Result<()>,
+) -> Result<(), Status> {
+    let request = WatchMarkReadEventsRequest { after: after.clone() };
     let mut updates = client.watch_mark_read_events(request).await?.into_inner();
     while let Some(WatchMarkReadEventsResponse { update }) = updates.message().await? {
+        match &update {
+            Some(Update::Event(MarkReadEvent { id, .. })) => after.clone_from(id),
+            Some(Update::Heartbeat(heartbeat)) => after.clone_from(&heartbeat.id),
+            Some(Update::Gap(_)) | None => {}
+        }
         let line = match (update, format) {
             (Some(Update::Event(event)), Format::Text) => event_line(&event),
             (Some(Update::Event(event)), Format::Json) => event_json(&event),
@@ -123,7 +163,7 @@ async fn watch(
             break;
         }
     }
-    Ok(Answer::default())
+    Ok(())
 }
 
 fn event_line(event: &MarkReadEvent) -> String {

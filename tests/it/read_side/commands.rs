@@ -259,3 +259,32 @@ async fn a_watch_prints_a_line_per_event_until_the_server_exits() {
     let (status, text) = failed(&["watch", "--after", "x"]).await;
     assert!(status == Some(2) && text.contains("--after"), "{text}");
 }
+
+#[tokio::test]
+async fn a_watch_goes_on_when_its_connection_has_reached_its_age() {
+    let flags = ["--max-connection-age", "1s", "--max-connection-age-grace", "0s"];
+    let server = Server::dev(&flags).await;
+    let user = RECIPIENT.to_string();
+    let mut process = command(&["watch", "--address", &server.address, "--user", &user])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+    let mut ended = 0.0;
+    for message in 1..=3 {
+        // Each mark comes after the age of one more connection.
+        ended = eventually("a watch ends", LIMIT, async || {
+            let refused = server.metric("markread_refused_total{bound=\"connection_age\"}").await;
+            refused.filter(|now| *now > ended)
+        })
+        .await;
+        server.caller(READER).mark(RECIPIENT, message).await.unwrap();
+        // The same event a second time would be the next line.
+        let line = timeout(LIMIT, lines.next_line()).await.unwrap().unwrap();
+        let line = line.expect("the process goes on");
+        assert!(line.contains(&format!("read up to {message} of")), "{line}");
+    }
+    assert!(process.try_wait().unwrap().is_none());
+}
