@@ -76,6 +76,7 @@ pub async fn serve(config: ServeConfig) -> Result<(), ServeError> {
     warn_about(&edge.identity, tls.is_some());
     start::warn_about_descriptors(limits.connections);
     start::warn_about_memory(config.memory_limit, memory_limit);
+    start::warn_about_connection_memory(limits.connections, memory_limit);
     if let Some(tls) = tls {
         tokio::spawn(tls.run());
     }

@@ -8,6 +8,9 @@ use crate::net::memory::{LimitSource, MemoryLimit};
 /// runtimes need.
 const RESERVED_DESCRIPTORS: u64 = 128;
 
+/// Memory that an idle connection takes after its first call (`docs/performance.md`).
+const IDLE_CONNECTION_BYTES: u64 = 40_000;
+
 /// Warns if there are fewer file descriptors than connections may be open.
 pub(super) fn warn_about_descriptors(connections: usize) {
     let limit = read_to_string("/proc/self/limits").ok().as_deref().and_then(open_files);
@@ -33,6 +36,17 @@ pub(super) fn warn_about_memory(flag: Option<u64>, limit: Option<MemoryLimit>) {
     }
 }
 
+/// Warns if memory cannot hold as many idle connections as may be open.
+pub(super) fn warn_about_connection_memory(connections: usize, limit: Option<MemoryLimit>) {
+    let Some(MemoryLimit { bytes, .. }) = limit else { return };
+    if let Some(connections) = idle_connections_that_fit(connections, bytes) {
+        tracing::warn!(
+            "--max-connections idle connections need more memory than the limit of {bytes} bytes: \
+             {connections} would fit into half of it"
+        );
+    }
+}
+
 /// Returns the soft limit in a page as `/proc/self/limits`; `None` if there is none.
 fn open_files(page: &str) -> Option<u64> {
     let line = page.lines().find_map(|line| line.strip_prefix("Max open files"))?;
@@ -43,6 +57,14 @@ fn open_files(page: &str) -> Option<u64> {
 fn connections_that_fit(wanted: usize, descriptors: u64) -> Option<u64> {
     let fit = descriptors.saturating_sub(RESERVED_DESCRIPTORS);
     u64::try_from(wanted).is_ok_and(|wanted| wanted > fit).then_some(fit)
+}
+
+/// Returns how many idle connections fit into half of a limit of memory, if as many as wanted do not even
+/// fit into the part in which calls are accepted, four fifths.
+fn idle_connections_that_fit(wanted: usize, memory_bytes: u64) -> Option<u64> {
+    let wanted = u64::try_from(wanted).unwrap_or(u64::MAX);
+    let is_too_little = wanted.saturating_mul(IDLE_CONNECTION_BYTES) > memory_bytes / 5 * 4;
+    is_too_little.then_some(memory_bytes / 2 / IDLE_CONNECTION_BYTES)
 }
 
 #[cfg(test)]
@@ -65,5 +87,13 @@ mod tests {
         assert_eq!(connections_that_fit(896, 1024), None);
         assert_eq!(connections_that_fit(897, 1024), Some(896));
         assert_eq!(connections_that_fit(1, 100), Some(0));
+    }
+
+    #[test]
+    fn idle_connections_are_held_against_the_memory() {
+        assert_eq!(idle_connections_that_fit(10_000, 500_000_000), None);
+        assert_eq!(idle_connections_that_fit(10_001, 500_000_000), Some(6_250));
+        assert_eq!(idle_connections_that_fit(10_000, 64 << 20), Some(838));
+        assert_eq!(idle_connections_that_fit(usize::MAX, u64::MAX / 2), Some(u64::MAX / 160_000));
     }
 }

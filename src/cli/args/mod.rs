@@ -20,6 +20,9 @@ mod client;
 mod empty;
 mod serve;
 
+/// Shortest duration but zero: timers count in milliseconds.
+const DURATION_MIN: Duration = Duration::from_millis(1);
+
 /// Longest duration: clocks can count that far.
 const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -140,7 +143,16 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 fn positive_duration(text: &str) -> Result<Duration, String> {
     match duration(text)? {
-        shorter if shorter < Duration::from_millis(1) => Err("it must be at least 1ms".to_owned()),
+        shorter if shorter < DURATION_MIN => Err("it must be at least 1ms".to_owned()),
+        duration => Ok(duration),
+    }
+}
+
+fn duration_or_zero(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        shorter if !shorter.is_zero() && shorter < DURATION_MIN => {
+            Err("it must be 0s or at least 1ms".to_owned())
+        }
         duration => Ok(duration),
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{ExpectedArgs, address, bytes, duration, integer, positive_duration, switch};
+use super::{ExpectedArgs, address, bytes, duration_or_zero, integer, positive_duration, switch};
 use crate::domain::CALL_USER_OBJECTS_MAX_BYTES;
 use crate::edge::ReflectionAccess;
 use crate::telemetry::LogFormat;
@@ -209,23 +209,23 @@ pub(in crate::cli) struct ServeArgs {
 
     /// Age at which a connection gets GOAWAY, give or take a tenth, so that clients spread over new
     /// replicas. 0s is never
-    #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = duration_or_zero)]
     #[arg(env = "MARKREAD_MAX_CONNECTION_AGE", hide_env_values = true)]
     pub(in crate::cli) max_connection_age: Duration,
 
     /// After that, how long calls in flight may finish before the connection is closed; watches end with
     /// the ID to resume from
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration_or_zero)]
     #[arg(env = "MARKREAD_MAX_CONNECTION_AGE_GRACE", hide_env_values = true)]
     pub(in crate::cli) max_connection_age_grace: Duration,
 
     /// How long a connection may be without a call, though it answers pings. 0s is for ever
-    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration_or_zero)]
     #[arg(env = "MARKREAD_IDLE_TIMEOUT", hide_env_values = true)]
     pub(in crate::cli) idle_timeout: Duration,
 
     /// How long an answer may wait for a client that does not read, before it is ended. 0s is for ever
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration_or_zero)]
     #[arg(env = "MARKREAD_SEND_TIMEOUT", hide_env_values = true)]
     pub(in crate::cli) send_timeout: Duration,
 
@@ -241,12 +241,12 @@ pub(in crate::cli) struct ServeArgs {
     pub(in crate::cli) reflection: ReflectionAccess,
 
     /// After SIGTERM, how long calls are still accepted while readiness is off
-    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration_or_zero)]
     #[arg(env = "MARKREAD_DRAIN_DELAY", hide_env_values = true)]
     pub(in crate::cli) drain_delay: Duration,
 
     /// After that, how long calls in flight may finish
-    #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = duration_or_zero)]
     #[arg(env = "MARKREAD_DRAIN", hide_env_values = true)]
     pub(in crate::cli) drain: Duration,
 

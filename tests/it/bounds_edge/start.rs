@@ -35,3 +35,14 @@ async fn more_memory_than_there_is_is_warned_of() {
     assert!(line.contains("the limit is"), "{line}");
     assert_eq!(warning(&["--memory-limit", "64MiB"], "--memory-limit").await, None);
 }
+
+#[tokio::test]
+async fn more_connections_than_memory_are_warned_of() {
+    let warned = async |connections| {
+        let flags = ["--memory-limit", "64MiB", "--max-connections", connections];
+        warning(&flags, "idle connections").await
+    };
+    let line = warned("1400").await.expect("a warning");
+    assert!(line.contains("838 would fit into half of it"), "{line}");
+    assert_eq!(warned("1300").await, None);
+}
