@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep};
+use tracing::{Instrument, Span};
 
 use super::state::concerns;
 use super::{BULK_READ_TIMEOUT, within};
@@ -57,6 +58,8 @@ struct Request {
     after: Position,
     /// Orders requests by how long their users wait since they were last served.
     turn: u64,
+    /// The span of its call. A read is a part of the first call that it is for.
+    span: Span,
     reply: oneshot::Sender<Result<Piece, StoreError>>,
 }
 
@@ -122,13 +125,13 @@ impl Backlog {
         let mut turns = TURNS.into_iter().cycle();
         loop {
             let turn = turns.next().unwrap_or(Turn::Longest);
-            let Some((start, crowd)) = self.waiting().next(turn) else {
+            let Some((start, crowd, span)) = self.waiting().next(turn) else {
                 self.arrived.notified().await;
                 continue;
             };
             let began = Instant::now();
             let read = tokio::select! {
-                read = self.read_after(start, pace.limit(crowd)) => read,
+                read = self.read_after(start, pace.limit(crowd)).instrument(span) => read,
                 // A store that hangs does not hold up those who come when all others have left.
                 () = self.all_have_left(start) => continue,
             };
@@ -171,11 +174,13 @@ impl Waiting {
         reply: oneshot::Sender<Result<Piece, StoreError>>,
     ) {
         self.last_turn += 1;
-        self.requests.push(Request { user, after, turn: self.last_turn, reply });
+        let (turn, span) = (self.last_turn, Span::current());
+        self.requests.push(Request { user, after, turn, span, reply });
     }
 
-    /// Returns the position to read on from, and how many wait there. Whoever has left is dropped.
-    fn next(&mut self, turn: Turn) -> Option<(Position, usize)> {
+    /// Returns the position to read on from, how many wait there, and the span of the first of them. Whoever
+    /// has left is dropped.
+    fn next(&mut self, turn: Turn) -> Option<(Position, usize, Span)> {
         self.requests.retain(|request| !request.reply.is_closed());
         let positions = self.requests.iter().map(|request| request.after);
         let start = match turn {
@@ -185,8 +190,9 @@ impl Waiting {
                 self.requests.iter().min_by_key(|request| request.turn).map(|first| first.after)
             }
         }?;
-        let there = self.requests.iter().filter(|request| request.after == start);
-        Some((start, there.count()))
+        let mut there = self.requests.iter().filter(|request| request.after == start);
+        let first = there.next()?;
+        Some((start, 1 + there.count(), first.span.clone()))
     }
 
     fn has_any(&self, after: Position) -> bool {
