@@ -5,7 +5,7 @@ use crate::neighbour::Figures;
 use crate::stage::{Finding, Outcome};
 
 /// Where the neighbour's p50 is less, a ratio would measure the machine's noise.
-const P50_LEAST_MS: f64 = 3.0;
+const P50_LEAST_MS: f64 = 5.0;
 
 /// What a server may use that is given 512 MiB.
 pub(crate) const LIMIT_MIB: u64 = 512;
