@@ -34,7 +34,7 @@ const MESSAGE_MAX_BYTES: usize = 4 * 1024;
 
 const CONTENT_TYPE_GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 
-/// Who may use server reflection.
+/// Access to server reflection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum ReflectionAccess {
     /// Everyone.

@@ -32,7 +32,7 @@ pin_project! {
     }
 }
 
-/// What has arrived and was not shown yet.
+/// Bytes that have arrived and were not shown yet.
 #[derive(Debug)]
 struct Chunks {
     max_bytes: usize,

@@ -188,7 +188,7 @@ struct Connection<T, S> {
     pings: Option<PingPong>,
     service: S,
     shared: Arc<Shared>,
-    /// Since when it has no stream, or only streams whose tasks have ended.
+    /// Since when it has no stream; `None` while it has one.
     idle_since: Option<Instant>,
     /// Whether the alarm looks at answers that have ended and not left.
     outbox_watched: bool,
@@ -213,8 +213,7 @@ where
                 Poll::Pending => break,
             }
         }
-        self.shared.outbox.drop_done();
-        let is_stuck = self.shared.outbox.ended() > 0;
+        let is_stuck = self.shared.outbox.drop_done() > 0;
         if std::mem::replace(&mut self.outbox_watched, is_stuck) != is_stuck && is_stuck {
             return Poll::Ready(Event::Look);
         }

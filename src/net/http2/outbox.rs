@@ -91,14 +91,14 @@ impl Outbox {
         self.lock().forget(stream);
     }
 
-    /// Drops handles of streams whose bytes have left. Not while h2 writes.
-    pub(super) fn drop_done(&self) {
+    /// Drops handles of streams whose bytes have left, which may not be done while h2 writes. Returns the
+    /// number of streams whose answers have ended and have not left.
+    pub(super) fn drop_done(&self) -> usize {
         let mut state = self.lock();
-        if !state.done.is_empty() {
-            let done = std::mem::take(&mut state.done);
-            drop(state);
-            drop(done);
-        }
+        let (ended, done) = (state.ended, std::mem::take(&mut state.done));
+        drop(state);
+        drop(done);
+        ended
     }
 
     /// Returns the bytes that have not left.
