@@ -15,7 +15,8 @@ pub const RECIPIENT_ID: &str = "recipient_id";
 /// A parameter that is missing or invalid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadField {
-    /// The field's name on the wire, with its place in a list: `requests[3].recipient_id`.
+    /// The field's name on the wire, with its place in a list: `recipient_ids[3]`,
+    /// `requests[3].recipient_id`.
     pub name: Cow<'static, str>,
     /// The problem.
     pub problem: FieldProblem,
@@ -27,7 +28,12 @@ impl BadField {
         Self { name: name.into(), problem: problem.into() }
     }
 
-    /// Returns whether it is a field of an item of a list.
+    /// Creates it for an item of a list.
+    pub fn item(list: &str, index: usize, problem: impl Into<FieldProblem>) -> Self {
+        Self { name: format!("{list}[{index}]").into(), problem: problem.into() }
+    }
+
+    /// Returns whether it is an item of a list, or a field of one.
     pub fn is_of_item(&self) -> bool {
         matches!(self.name, Cow::Owned(_))
     }

@@ -14,7 +14,7 @@ pub(super) fn message(refusal: &Refusal) -> String {
             if let Some(first) = fields.first().filter(|field| field.is_of_item()) {
                 // `BadRequest` has the others: the status stays below the 8 KiB of headers that many
                 // clients accept.
-                return format!("no item is valid: a field of the first {}", first.problem);
+                return first.to_string();
             }
             let problems: Vec<_> = fields.iter().map(ToString::to_string).collect();
             problems.join("; ")

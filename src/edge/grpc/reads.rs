@@ -4,8 +4,8 @@ use tonic::{Response, Status};
 
 use super::{bad_field, items, page_token, timestamp, with_quota};
 use crate::domain::{
-    BadField, FieldProblem, InvalidId, ListPosition, PAGE_MAX_CURSORS, RECIPIENT_ID, ReadCursor,
-    ReadState, Refusal, UserId,
+    BAD_ITEMS_MAX_NAMED, BadField, FieldProblem, ListPosition, PAGE_MAX_CURSORS, RECIPIENT_ID,
+    ReadCursor, ReadState, Refusal, UserId,
 };
 use crate::edge::answer::grpc::status;
 use crate::edge::arrival::{Arrival, Caller};
@@ -39,12 +39,26 @@ pub(in crate::edge) async fn batch_get_read_states(
     message: proto::BatchGetReadStatesRequest,
 ) -> Result<Response<proto::BatchGetReadStatesResponse>, Status> {
     let ids = items(RECIPIENT_IDS, message.recipient_ids).map_err(status)?;
-    let recipients: Result<Vec<_>, InvalidId> = ids.into_iter().map(UserId::try_from).collect();
-    let recipients = recipients.map_err(|problem| status(bad_field(RECIPIENT_IDS, problem)))?;
+    let recipients = user_ids(RECIPIENT_IDS, ids).map_err(status)?;
     let read = service.read_states(caller.reader, &recipients, arrival.deadline.server).await;
     let (states, quota) = read.map_err(status)?;
     let states = states.into_iter().map(Into::into).collect();
     Ok(with_quota(proto::BatchGetReadStatesResponse { states }, quota))
+}
+
+/// Validates a list of user IDs. Invalid ones are named as far as an answer goes.
+fn user_ids(list: &str, ids: Vec<u64>) -> Result<Vec<UserId>, Refusal> {
+    let (mut valid, mut bad) = (Vec::with_capacity(ids.len()), Vec::new());
+    for (index, id) in ids.into_iter().enumerate() {
+        match UserId::try_from(id) {
+            Ok(user) => valid.push(user),
+            Err(problem) => bad.push(BadField::item(list, index, problem)),
+        }
+        if bad.len() == BAD_ITEMS_MAX_NAMED {
+            break;
+        }
+    }
+    if bad.is_empty() { Ok(valid) } else { Err(Refusal::BadFields(bad)) }
 }
 
 pub(in crate::edge) async fn list_read_cursors(

@@ -30,7 +30,9 @@ pub(crate) fn assert_denied(denied: &Refusal, code: Code, reason: &str) {
 fn assert_explains(denied: &Refusal) {
     assert!(!denied.message.is_empty());
     let info = denied.details.error_info().expect("an ErrorInfo");
-    let words = denied.message.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    // A field of an item is one word: `requests[0].recipient_id`.
+    let words = denied.message.split(|c: char| !c.is_ascii_alphanumeric() && !"_[].".contains(c));
+    let words = words.map(|word| word.trim_matches('.'));
     for value in words.filter(|word| word.contains(|c: char| c.is_ascii_digit() || c == '_')) {
         let stands = info.metadata.values().any(|known| known.split(", ").any(|one| one == value));
         assert!(stands, "{value:?} of {:?} in {:?}", denied.message, info.metadata);

@@ -113,13 +113,20 @@ async fn invalid_ids_and_batches_are_refused_at_no_cost(server: &Server) {
     };
     for recipient in [0, MAX_ID + 1, u64::MAX] {
         assert_invalid(&caller.state(recipient).await.unwrap_err(), "recipient_id");
-        for recipients in [vec![recipient], vec![1, recipient, 2], [vec![1; 499], vec![0]].concat()]
-        {
-            assert_invalid(&caller.states(&recipients).await.unwrap_err(), "recipient_ids");
+        for (recipients, item) in [
+            (vec![recipient], "recipient_ids[0]"),
+            (vec![1, recipient, 2], "recipient_ids[1]"),
+            ([vec![1; 499], vec![0]].concat(), "recipient_ids[499]"),
+        ] {
+            assert_invalid(&caller.states(&recipients).await.unwrap_err(), item);
         }
     }
-    // Many bad ones are one violation.
-    assert_invalid(&caller.states(&[0; 500]).await.unwrap_err(), "recipient_ids");
+    // Each bad one is a violation, up to twenty.
+    let denied = caller.states(&[1, 0, 2, MAX_ID + 1]).await.unwrap_err();
+    assert_eq!(bad_fields(&denied), ["recipient_ids[1]", "recipient_ids[3]"]);
+    let denied = caller.states(&[0; 500]).await.unwrap_err();
+    let first_twenty: Vec<_> = (0..20).map(|index| format!("recipient_ids[{index}]")).collect();
+    assert_eq!(bad_fields(&denied), first_twenty);
     for many in [0, 501, 1000] {
         assert_invalid(&caller.states(&vec![1; many]).await.unwrap_err(), "recipient_ids");
     }
