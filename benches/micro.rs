@@ -15,6 +15,7 @@
 use std::cell::Cell;
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,9 +32,9 @@ use markread::edge::deadline::Deadline;
 use markread::edge::guard::EdgeRate;
 use markread::edge::routing::{Protocol, Route};
 use markread::edge::{Edge, EdgeConfig, ReflectionAccess};
+use markread::files::Reread;
 use markread::identity::jwt::{self, ExpectedClaims, Secret};
-use markread::identity::keys::Keys;
-use markread::identity::verifier::Verifier;
+use markread::identity::key_file::{KeyFile, KeyKind};
 use markread::identity::{Bearer, Credentials, Identity};
 use markread::net::lifecycle::Lifecycle;
 use markread::net::listener::{Limits, serve_stream};
@@ -76,6 +77,7 @@ const LIMITS: Limits = Limits {
     connection_age: None,
     connection_age_grace: CALL_TIMEOUT,
     idle: None,
+    http1_idle: None,
     send: None,
 };
 
@@ -227,8 +229,11 @@ async fn connection(edge_rate: EdgeRate) -> SendRequest<Bytes> {
     let lifecycle = Lifecycle::default();
     let identity = identity();
     let store = store();
-    let sources =
-        Sources { phase: lifecycle.watch(), store: store.health(), keys: identity.start() };
+    let sources = Sources {
+        phase: lifecycle.watch(),
+        store: store.health(),
+        keys: identity.start(&Reread::default()),
+    };
     let (health, _) = health::service(sources).await;
     let config = EdgeConfig {
         call_timeout: CALL_TIMEOUT,
@@ -274,8 +279,9 @@ fn metrics_of_process() -> Arc<Metrics> {
 }
 
 fn identity() -> Identity {
-    let keys = Keys::single(Verifier::with_secret(&secret()), ExpectedClaims::default());
-    Identity::Required { bearer: Some(Bearer::Configured(keys)), oauth1: None }
+    let (file, expected) = (Path::new("secret"), ExpectedClaims::default());
+    let key = KeyFile::new(file, SECRET.into(), KeyKind::Secret, expected).unwrap();
+    Identity::Required { bearer: Some(Bearer::Configured(Arc::new(key))), oauth1: None }
 }
 
 fn secret() -> Secret {

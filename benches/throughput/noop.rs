@@ -17,6 +17,7 @@ use markread::domain::{
 use markread::edge::answer::insert_rate_limit;
 use markread::edge::grpc::MESSAGE_MAX_BYTES;
 use markread::edge::{Edge, EdgeConfig};
+use markread::files::Reread;
 use markread::net::lifecycle::Lifecycle;
 use markread::net::listener::Listener;
 use markread::ops::health::{self, Sources};
@@ -133,7 +134,7 @@ async fn storeless(config: EdgeConfig, lifecycle: &Lifecycle) -> Edge {
     tokio::spawn(metrics::run_upkeep(page));
     let metrics = Arc::new(Metrics::default());
     let store: Arc<dyn Store> = Arc::new(AtOnce);
-    let keys = config.identity.start();
+    let keys = config.identity.start(&Reread::default());
     let (_, health) = watch::channel(StoreHealth::Ready { warnings: Vec::new() });
     let sources = Sources { phase: lifecycle.watch(), store: health, keys };
     let (health, _) = health::service(sources).await;

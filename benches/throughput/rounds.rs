@@ -1,12 +1,12 @@
 //! Rounds that take turns: calls of the service, calls that are answered at once, scripts in Redis.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use markread::identity::jwt::{ExpectedClaims, Secret};
-use markread::identity::keys::Keys;
-use markread::identity::verifier::Verifier;
+use markread::identity::jwt::ExpectedClaims;
+use markread::identity::key_file::{KeyFile, KeyKind};
 use markread::identity::{Bearer, Credentials, Identity};
 use markread::net::peer::ClientAuth;
 use markread_harness::server::SECRET;
@@ -162,9 +162,11 @@ async fn expect_advances(server: &Server, workloads: &[Workload]) {
 /// The time to authenticate a token that was seen before, in µs.
 async fn authentication_us() -> f64 {
     const TIMES: usize = 200_000;
-    let secret = Secret::from_file_contents(SECRET.into()).unwrap();
-    let keys = Keys::single(Verifier::with_secret(&secret), ExpectedClaims::default());
-    let identity = Identity::Required { bearer: Some(Bearer::Configured(keys)), oauth1: None };
+    let file = Path::new("secret");
+    let key =
+        KeyFile::new(file, SECRET.into(), KeyKind::Secret, ExpectedClaims::default()).unwrap();
+    let bearer = Some(Bearer::Configured(Arc::new(key)));
+    let identity = Identity::Required { bearer, oauth1: None };
     let callers: Vec<http::HeaderMap> = workloads::tokens()
         .map(|token| [(http::header::AUTHORIZATION, token)].into_iter().collect())
         .collect();

@@ -12,6 +12,7 @@ use tokio::time::{sleep, timeout};
 use super::config::{Backend, ServeConfig};
 use super::start;
 use crate::edge::Edge;
+use crate::files::Reread;
 use crate::identity::Identity;
 use crate::net::lifecycle::{Lifecycle, Phase};
 use crate::net::listener::{Limits, Listener};
@@ -58,11 +59,15 @@ fn failed(what: &str, error: impl fmt::Display) -> ServeError {
 ///
 /// [`ServeError`], before anything was served, or if the first Redis it meets has another layout.
 pub async fn serve(config: ServeConfig) -> Result<(), ServeError> {
-    let ServeConfig { listen, ops_listen, tls, backend, edge, limits, drain_delay, drain, .. } =
-        config;
+    let ServeConfig { listen, ops_listen, tls, backend, edge, drain_delay, drain, .. } = config;
+    let connections = start::fit_descriptors(config.limits.connections);
+    let limits = Limits { connections, ..config.limits };
     let memory_limit = MemoryLimit::find(config.memory_limit);
     let pressure = MemoryPressure::default();
     let mut signals = Signals::new().map_err(|error| failed("signals", error))?;
+    let reread = Reread::default();
+    let hangup = signal(SignalKind::hangup()).map_err(|error| failed("signals", error))?;
+    tokio::spawn(reread_at(hangup, reread.clone()));
     let listener = bind("--listen", listen, limits)?;
     let listener = listener.with_tls(tls.clone()).with_pressure(pressure.clone());
     let ops = OpsPort::bind(ops_listen)
@@ -74,13 +79,12 @@ pub async fn serve(config: ServeConfig) -> Result<(), ServeError> {
 
     log_addresses(&listener, &ops);
     warn_about(&edge.identity, tls.is_some());
-    start::warn_about_descriptors(limits.connections);
     start::warn_about_memory(config.memory_limit, memory_limit);
     start::warn_about_connection_memory(limits.connections, memory_limit);
     if let Some(tls) = tls {
-        tokio::spawn(tls.run());
+        tokio::spawn(tls.run(reread.clone()));
     }
-    let keys = edge.identity.start();
+    let keys = edge.identity.start(&reread);
     let sources = Sources { phase: lifecycle.watch(), store: store_health, keys };
     let (health, reporting) = health::service(sources.clone()).await;
     tokio::spawn(reporting);
@@ -186,6 +190,14 @@ fn warn_about(identity: &Identity, tls: bool) {
             );
         }
         Identity::Required { .. } => {}
+    }
+}
+
+/// Reads files again at each SIGHUP, for ever.
+async fn reread_at(mut hangup: Signal, reread: Reread) {
+    while hangup.recv().await.is_some() {
+        tracing::info!("SIGHUP: files are read again");
+        reread.request();
     }
 }
 

@@ -1,25 +1,41 @@
-//! Warnings at the start about bounds that the system cannot hold, with the figure that it can.
+//! Bounds that the system sets to the flags, with a warning that says what holds.
 
-use std::fs::read_to_string;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::net::memory::{LimitSource, MemoryLimit};
 
-/// File descriptors besides the connections of calls: the operators' port, Redis, files, and what the
-/// runtimes need.
+/// File descriptors besides the connections of calls: 64 connections of the operators' port, those to
+/// Redis, to a collector and for a JWK set, files, and what the runtimes need.
 const RESERVED_DESCRIPTORS: u64 = 128;
 
 /// Memory that an idle connection takes after its first call (`docs/performance.md`).
 const IDLE_CONNECTION_BYTES: u64 = 40_000;
 
-/// Warns if there are fewer file descriptors than connections may be open.
-pub(super) fn warn_about_descriptors(connections: usize) {
-    let limit = read_to_string("/proc/self/limits").ok().as_deref().and_then(open_files);
-    let Some(limit) = limit else { return };
-    if let Some(connections) = connections_that_fit(connections, limit) {
+/// Raises the limit of file descriptors as far as `--max-connections` needs. Returns how many connections
+/// may be open: fewer if the hard limit is lower, with a warning, so that the operators' port and Redis
+/// can always be reached.
+pub(super) fn fit_descriptors(connections: usize) -> usize {
+    let Some(limit) = raise_descriptors(connections) else { return connections };
+    let fit = connections_that_fit(limit);
+    if fit < connections {
         tracing::warn!(
-            "--max-connections needs more file descriptors than the limit of {limit} (ulimit -n): \
-             {connections} would fit"
+            "--max-connections needs more file descriptors than the limit of {limit} (ulimit -Hn): \
+             at most {fit} connections are open at a time"
         );
+    }
+    fit.min(connections)
+}
+
+/// Raises the soft limit of file descriptors as far as needed and allowed. Returns it; `None` is no limit.
+fn raise_descriptors(connections: usize) -> Option<u64> {
+    let needed =
+        u64::try_from(connections).unwrap_or(u64::MAX).saturating_add(RESERVED_DESCRIPTORS);
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let soft = current.filter(|soft| *soft < needed)?;
+    let raised = maximum.map_or(needed, |hard| hard.min(needed));
+    match setrlimit(Resource::Nofile, Rlimit { current: Some(raised), maximum }) {
+        Ok(()) => Some(raised),
+        Err(_) => Some(soft),
     }
 }
 
@@ -47,16 +63,10 @@ pub(super) fn warn_about_connection_memory(connections: usize, limit: Option<Mem
     }
 }
 
-/// Returns the soft limit in a page as `/proc/self/limits`; `None` if there is none.
-fn open_files(page: &str) -> Option<u64> {
-    let line = page.lines().find_map(|line| line.strip_prefix("Max open files"))?;
-    line.split_whitespace().next()?.parse().ok()
-}
-
-/// Returns how many connections fit into a limit of descriptors, if that is fewer than wanted.
-fn connections_that_fit(wanted: usize, descriptors: u64) -> Option<u64> {
-    let fit = descriptors.saturating_sub(RESERVED_DESCRIPTORS);
-    u64::try_from(wanted).is_ok_and(|wanted| wanted > fit).then_some(fit)
+/// Returns how many connections a limit of descriptors allows. Of a very low one they get half.
+fn connections_that_fit(descriptors: u64) -> usize {
+    let reserve = RESERVED_DESCRIPTORS.min(descriptors / 2);
+    usize::try_from(descriptors - reserve).unwrap_or(usize::MAX)
 }
 
 /// Returns how many idle connections fit into half of a limit of memory, if as many as wanted do not even
@@ -72,21 +82,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_soft_limit_of_open_files_is_found() {
-        let page = "Limit                     Soft Limit           Hard Limit           Units     \n\
-                    Max processes             96447                96447                processes \n\
-                    Max open files            1024                 1048576              files     \n";
-        assert_eq!(open_files(page), Some(1024));
-        assert_eq!(open_files("Max open files            unlimited   unlimited   files"), None);
-        assert!(open_files(&read_to_string("/proc/self/limits").unwrap()).is_some());
-    }
-
-    #[test]
-    fn the_figure_that_fits_leaves_a_reserve() {
-        assert_eq!(connections_that_fit(10_000, 1024), Some(896));
-        assert_eq!(connections_that_fit(896, 1024), None);
-        assert_eq!(connections_that_fit(897, 1024), Some(896));
-        assert_eq!(connections_that_fit(1, 100), Some(0));
+    fn connections_leave_a_reserve_of_descriptors() {
+        for (descriptors, connections) in
+            [(20_000, 19_872), (1024, 896), (256, 128), (100, 50), (0, 0)]
+        {
+            assert_eq!(connections_that_fit(descriptors), connections, "{descriptors}");
+        }
     }
 
     #[test]

@@ -1,16 +1,29 @@
 //! Files that are read again when they change.
 //!
 //! They are read every half second, and a change counts once two reads agree. That notices every way
-//! to replace a file, such as the symbolic links of a Kubernetes secret, and never uses half of one.
+//! to replace a file, such as the symbolic links of a Kubernetes secret, and never uses half of one. On
+//! request (SIGHUP) they are read at once, and what is read counts.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::sync::watch;
+use tokio::time::timeout;
 
 /// Time between two reads.
 const INTERVAL: Duration = Duration::from_millis(500);
+
+/// Requests that files are read at once.
+#[derive(Clone, Debug, Default)]
+pub struct Reread(watch::Sender<()>);
+
+impl Reread {
+    /// Requests it of every [`FileWatcher`] that runs with this handle.
+    pub fn request(&self) {
+        self.0.send_replace(());
+    }
+}
 
 /// Some files, and their contents when they were last applied.
 #[derive(Clone)]
@@ -30,12 +43,14 @@ impl FileWatcher {
 
     /// Calls `apply` with the contents each time that they change, for ever. Contents that it refuses
     /// are logged once, and those before stay in use.
-    pub async fn run(mut self, apply: impl Fn(&[Vec<u8>]) -> Result<(), String>) {
+    pub async fn run(mut self, reread: &Reread, apply: impl Fn(&[Vec<u8>]) -> Result<(), String>) {
+        let mut requests = reread.0.subscribe();
         let mut last = self.applied.clone();
         loop {
-            sleep(INTERVAL).await;
+            // The sender is in `reread`: the wait cannot fail.
+            let is_requested = timeout(INTERVAL, requests.changed()).await.is_ok();
             let contents = self.read().await;
-            if contents == last && contents != self.applied {
+            if (is_requested || contents == last) && contents != self.applied {
                 let files = format!("{:?}", self.paths);
                 match contents.as_deref().map_err(Clone::clone).and_then(&apply) {
                     Ok(()) => tracing::info!(files, "changed files are in use"),
@@ -69,23 +84,59 @@ impl fmt::Debug for FileWatcher {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::path::Path;
     use std::sync::{Arc, Mutex};
 
+    use tokio::task::JoinHandle;
+    use tokio::time::{Instant, sleep};
+
     use super::*;
+
+    /// Runs a watcher of a file with the text "one". Returns what it applies, as it comes.
+    fn watch(path: &Path, reread: &Reread) -> (Arc<Mutex<Vec<String>>>, JoinHandle<()>) {
+        fs::write(path, "one").unwrap();
+        let seen: Arc<Mutex<Vec<String>>> = Arc::default();
+        let (sink, reread) = (Arc::clone(&seen), reread.clone());
+        let watcher = FileWatcher::new(vec![path.to_owned()], vec![b"one".to_vec()]);
+        let running = tokio::spawn(async move {
+            let apply = |contents: &[Vec<u8>]| {
+                let text = String::from_utf8_lossy(&contents[0]).into_owned();
+                sink.lock().unwrap().push(text.clone());
+                if text == "bad" { Err("is bad".to_owned()) } else { Ok(()) }
+            };
+            watcher.run(&reread, apply).await;
+        });
+        (seen, running)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn on_request_a_file_is_read_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let reread = Reread::default();
+        let (seen, running) = watch(&path, &reread);
+        // It waits for its first interval.
+        sleep(INTERVAL / 10).await;
+        for text in ["two", "three"] {
+            let began = Instant::now();
+            fs::write(&path, text).unwrap();
+            reread.request();
+            while seen.lock().unwrap().last().is_none_or(|last| last != text) {
+                sleep(INTERVAL / 100).await;
+            }
+            assert!(began.elapsed() < INTERVAL / 2, "{:?}", began.elapsed());
+        }
+        reread.request();
+        sleep(INTERVAL * 3).await;
+        assert_eq!(*seen.lock().unwrap(), ["two", "three"], "an unchanged file is not applied");
+        running.abort();
+    }
 
     #[tokio::test]
     async fn each_change_is_applied_once() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
-        fs::write(&path, "one").unwrap();
-        let seen: Arc<Mutex<Vec<String>>> = Arc::default();
-        let sink = Arc::clone(&seen);
-        let reread = FileWatcher::new(vec![path.clone()], vec![b"one".to_vec()]);
-        let running = tokio::spawn(reread.run(move |contents| {
-            let text = String::from_utf8_lossy(&contents[0]).into_owned();
-            sink.lock().unwrap().push(text.clone());
-            if text == "bad" { Err("is bad".to_owned()) } else { Ok(()) }
-        }));
+        let (seen, running) = watch(&path, &Reread::default());
         for text in ["two", "bad", "three"] {
             fs::write(&path, text).unwrap();
             while seen.lock().unwrap().last().is_none_or(|last| last != text) {

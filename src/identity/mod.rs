@@ -12,14 +12,17 @@ use tokio::time::Instant;
 
 use self::jwks::{Jwks, KeysState};
 use self::jwt::VerifiedClaims;
-use self::keys::{Check, Keys};
+use self::key_file::KeyFile;
+use self::keys::Check;
 use self::oauth1::{OAuth1, SignedRequest};
 use crate::domain::{Flaw, Nonce, Refusal, UserId};
+use crate::files::Reread;
 use crate::net::peer::ClientAuth;
 
 mod jwk_set;
 pub mod jwks;
 pub mod jwt;
+pub mod key_file;
 pub mod keys;
 pub mod oauth1;
 pub mod verifier;
@@ -44,8 +47,8 @@ pub enum Identity {
 /// Verifies bearer tokens.
 #[derive(Debug)]
 pub enum Bearer {
-    /// With a key of the settings.
-    Configured(Keys),
+    /// With the key of a file.
+    Configured(Arc<KeyFile>),
     /// With keys that are fetched.
     Fetched(Arc<Jwks>),
 }
@@ -87,19 +90,23 @@ impl From<VerifiedClaims> for Authenticated {
 }
 
 impl Identity {
-    /// Starts the tasks that keep keys and credentials up to date. Returns the
-    /// state of the keys, as it changes.
-    pub fn start(&self) -> watch::Receiver<KeysState> {
+    /// Starts the tasks that keep keys and credentials up to date; files are also read on request. Returns
+    /// the state of the keys, as it changes.
+    pub fn start(&self, reread: &Reread) -> watch::Receiver<KeysState> {
         let Self::Required { bearer, oauth1 } = self else { return always_available() };
         if let Some(oauth1) = oauth1 {
-            tokio::spawn(Arc::clone(oauth1).run());
+            tokio::spawn(Arc::clone(oauth1).run(reread.clone()));
         }
         match bearer {
             Some(Bearer::Fetched(jwks)) => {
                 tokio::spawn(Arc::clone(jwks).run());
                 jwks.state()
             }
-            Some(Bearer::Configured(_)) | None => always_available(),
+            Some(Bearer::Configured(key)) => {
+                tokio::spawn(Arc::clone(key).run(reread.clone()));
+                always_available()
+            }
+            None => always_available(),
         }
     }
 
@@ -120,8 +127,8 @@ impl Identity {
         };
         match (Authorization::from_headers(headers)?, bearer, oauth1, signed) {
             (None, ..) => Ok(user_of_client(*client_auth, headers)?.into()),
-            (Some(Authorization::Bearer(token)), Some(Bearer::Configured(keys)), ..) => {
-                match keys.check(token) {
+            (Some(Authorization::Bearer(token)), Some(Bearer::Configured(key)), ..) => {
+                match key.check(token) {
                     Check::Done(verified) => verified.map(Into::into),
                     Check::UnknownKey => Err(invalid_token("unknown key of the token")),
                 }

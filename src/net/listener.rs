@@ -61,8 +61,10 @@ pub struct Limits {
     pub connection_age: Option<Duration>,
     /// How long after that GOAWAY the connection is closed.
     pub connection_age_grace: Duration,
-    /// How long a connection may be without a call; `None` is for ever.
+    /// How long an HTTP/2 connection may be without a call; `None` is for ever.
     pub idle: Option<Duration>,
+    /// How long an HTTP/1.1 connection may be without a request; `None` is for ever.
+    pub http1_idle: Option<Duration>,
     /// How long an answer may make no progress; `None` is for ever.
     pub send: Option<Duration>,
 }

@@ -3,6 +3,7 @@
 pub mod body;
 mod date;
 mod first_bytes;
+mod head_timeout;
 mod http1;
 mod http2;
 pub mod lifecycle;

@@ -14,7 +14,7 @@ use tokio_rustls::server::TlsStream;
 use webpki::EndEntityCert;
 
 use super::peer::ClientAuth;
-use crate::files::{FileWatcher, certificates, private_key};
+use crate::files::{FileWatcher, Reread, certificates, private_key};
 
 /// The files of a server with TLS.
 #[derive(Clone, Debug)]
@@ -54,12 +54,12 @@ impl Tls {
     }
 
     /// Rereads the files when they change, for ever. Open connections keep the old certificate.
-    pub async fn run(self: Arc<Self>) {
+    pub async fn run(self: Arc<Self>, reread: Reread) {
         let apply = |contents: &[Vec<u8>]| {
             self.config.store(Arc::new(self.files.config(contents)?));
             Ok(())
         };
-        self.reread.clone().run(apply).await;
+        self.reread.clone().run(&reread, apply).await;
     }
 
     /// Performs the handshake.

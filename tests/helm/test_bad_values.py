@@ -63,6 +63,7 @@ MALFORMED = [
     ("config.memoryLimit", '"lots"'),
     ("config.streamMaxBytes", '"-1"'),
     ("config.idleTimeout", '"5 minutes"'),
+    ("config.httpIdleTimeout", "75"),
     ("config.listenAddress", '"127.0.0.1"'),
     ("image.repository", '"markread:0.1.0"'),
     ("commonLabels.team", '"direct messages"'),

@@ -95,6 +95,8 @@
   value: {{ .maxConnectionAgeGrace | quote }}
 - name: MARKREAD_IDLE_TIMEOUT
   value: {{ .idleTimeout | quote }}
+- name: MARKREAD_HTTP_IDLE_TIMEOUT
+  value: {{ .httpIdleTimeout | quote }}
 - name: MARKREAD_SEND_TIMEOUT
   value: {{ .sendTimeout | quote }}
 {{- with .memoryLimit }}

@@ -192,7 +192,8 @@ pub(in crate::cli) struct ServeArgs {
     #[arg(env = "MARKREAD_MAX_CONCURRENT_STREAMS", hide_env_values = true)]
     pub(in crate::cli) max_concurrent_streams: u32,
 
-    /// Longest time for the TLS handshake, and from there to the first bytes of HTTP
+    /// Longest time for the TLS handshake, from there to the first bytes of HTTP, and for the head of each
+    /// HTTP/1.1 request
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = positive_duration)]
     #[arg(env = "MARKREAD_HANDSHAKE_TIMEOUT", hide_env_values = true)]
     pub(in crate::cli) handshake_timeout: Duration,
@@ -219,10 +220,16 @@ pub(in crate::cli) struct ServeArgs {
     #[arg(env = "MARKREAD_MAX_CONNECTION_AGE_GRACE", hide_env_values = true)]
     pub(in crate::cli) max_connection_age_grace: Duration,
 
-    /// How long a connection may be without a call, though it answers pings. 0s is for ever
+    /// How long an HTTP/2 connection may be without a call, though it answers pings. 0s is for ever
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration_or_zero)]
     #[arg(env = "MARKREAD_IDLE_TIMEOUT", hide_env_values = true)]
     pub(in crate::cli) idle_timeout: Duration,
+
+    /// How long an HTTP/1.1 connection may be without a request: longer than the idle time of a balancer in
+    /// front. 0s is for ever
+    #[arg(long, value_name = "DURATION", default_value = "75s", value_parser = duration_or_zero)]
+    #[arg(env = "MARKREAD_HTTP_IDLE_TIMEOUT", hide_env_values = true)]
+    pub(in crate::cli) http_idle_timeout: Duration,
 
     /// How long an answer may wait for a client that does not read, before it is ended. 0s is for ever
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration_or_zero)]

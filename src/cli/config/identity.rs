@@ -5,13 +5,11 @@ use std::sync::Arc;
 use http::Uri;
 use http::uri::Scheme;
 
-use super::validate::read_secret;
 use crate::cli::args::ServeArgs;
 use crate::files::{private_key, problem, read};
 use crate::identity::jwks::Jwks;
-use crate::identity::keys::Keys;
+use crate::identity::key_file::{KeyFile, KeyKind};
 use crate::identity::oauth1::{OAuth1, Origin};
-use crate::identity::verifier::Verifier;
 use crate::identity::{Bearer, Identity};
 use crate::net::tls::{Tls, TlsFiles};
 
@@ -43,15 +41,15 @@ impl ServeArgs {
             return Err(format!("{first} and {second} are both set: remove one"));
         }
         let expected = self.expected.expected();
-        if let Some(file) = &self.jwt_secret_file {
-            let verifier = Verifier::with_secret(&read_secret(file)?);
-            return Ok(Some(Bearer::Configured(Keys::single(verifier, expected))));
-        }
-        if let Some(file) = &self.jwt_public_key_file {
-            const FLAG: &str = "--jwt-public-key-file";
-            let verifier = Verifier::with_public_key(&read(FLAG, file)?)
-                .map_err(|what| problem(FLAG, file, &what))?;
-            return Ok(Some(Bearer::Configured(Keys::single(verifier, expected))));
+        let key_files = [
+            ("--jwt-secret-file", &self.jwt_secret_file, KeyKind::Secret),
+            ("--jwt-public-key-file", &self.jwt_public_key_file, KeyKind::PublicKey),
+        ];
+        for (flag, file, kind) in key_files {
+            let Some(file) = file else { continue };
+            let key = KeyFile::new(file, read(flag, file)?, kind, expected)
+                .map_err(|what| problem(flag, file, &what))?;
+            return Ok(Some(Bearer::Configured(Arc::new(key))));
         }
         if let Some(url) = &self.jwt_jwks_url {
             let jwks = Jwks::new(jwks_url(url)?, expected);

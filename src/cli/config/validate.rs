@@ -52,6 +52,7 @@ impl ServeArgs {
                 connection_age: (!age.is_zero()).then_some(age),
                 connection_age_grace: self.max_connection_age_grace,
                 idle: (!self.idle_timeout.is_zero()).then_some(self.idle_timeout),
+                http1_idle: (!self.http_idle_timeout.is_zero()).then_some(self.http_idle_timeout),
                 send: (!self.send_timeout.is_zero()).then_some(self.send_timeout),
             },
             memory_limit: self.memory_limit,

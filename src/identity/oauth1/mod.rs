@@ -15,7 +15,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use self::credentials_file::{Credential, CredentialsFile};
 use super::sha256;
 use crate::domain::{Flaw, Nonce, Refusal, UserId};
-use crate::files::FileWatcher;
+use crate::files::{FileWatcher, Reread};
 
 mod credentials_file;
 
@@ -66,13 +66,13 @@ impl OAuth1 {
     }
 
     /// Rereads the file when it changes, for ever.
-    pub async fn run(self: Arc<Self>) {
+    pub async fn run(self: Arc<Self>, reread: Reread) {
         let apply = |contents: &[Vec<u8>]| {
             let credentials = contents.first().map(Vec::as_slice).unwrap_or_default();
             self.credentials.store(Arc::new(CredentialsFile::parse(credentials)?));
             Ok(())
         };
-        self.reread.clone().run(apply).await;
+        self.reread.clone().run(&reread, apply).await;
     }
 
     /// Returns whether the settings name the URLs that clients sign.

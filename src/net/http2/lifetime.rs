@@ -227,6 +227,7 @@ mod tests {
         connection_age: Some(seconds(1800)),
         connection_age_grace: seconds(30),
         idle: Some(seconds(300)),
+        http1_idle: None,
         send: None,
     };
 

@@ -38,6 +38,7 @@ const LIMITS: Limits = Limits {
     connection_age: None,
     connection_age_grace: GRACE,
     idle: None,
+    http1_idle: None,
     send: Some(SEND_TIMEOUT),
 };
 

@@ -30,7 +30,12 @@ pub enum Credentials {
 impl Credentials {
     /// A bearer token for an hour, signed with the [`SECRET`] of the test servers.
     pub fn token_of(user: u64) -> Self {
-        let secret = Secret::from_file_contents(SECRET.into()).unwrap();
+        Self::token_by(SECRET, user)
+    }
+
+    /// A token that is signed with this secret.
+    pub fn token_by(secret: &str, user: u64) -> Self {
+        let secret = Secret::from_file_contents(secret.into()).unwrap();
         let user = user.try_into().unwrap();
         let token = jwt::issue(user, &secret, Duration::from_secs(3600), ExpectedClaims::default())
             .unwrap();

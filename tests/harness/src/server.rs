@@ -1,12 +1,13 @@
 //! A real `markread serve` process, on ports that the system chooses.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
@@ -34,6 +35,8 @@ pub struct Server {
     pub ops: String,
     lines: Arc<Mutex<Vec<String>>>,
     dev: bool,
+    /// Holds the files that its flags name, if the harness wrote them: the server reads them again.
+    files: Option<TempDir>,
 }
 
 impl Server {
@@ -72,11 +75,20 @@ impl Server {
         flags: &[&str],
         variables: &[(&str, &str)],
     ) -> Self {
+        let mut command = command_of(binary, &[]);
+        command.envs(variables.iter().copied());
+        Self::at_by(command, url, flags).await
+    }
+
+    /// The same as [`Server::at`], with a command that runs a `markread` binary with the arguments
+    /// that are added to it.
+    pub async fn at_by(command: Command, url: &str, flags: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let secret = dir.path().join("secret");
         std::fs::write(&secret, SECRET).unwrap();
         let own = ["--redis-url", url, "--jwt-secret-file", secret.to_str().unwrap()];
-        Self::spawn_binary(binary, &[&own, flags].concat(), false, variables).await
+        let server = Self::started_by(command, &[&own, flags].concat(), false).await;
+        Self { files: Some(dir), ..server }
     }
 
     /// Starts a server with the embedded store, and waits until it is ready.
@@ -93,16 +105,7 @@ impl Server {
 
     /// The same as [`Server::spawn`], with these environment variables.
     pub async fn spawn_in(flags: &[&str], dev: bool, variables: &[(&str, &str)]) -> Self {
-        Self::spawn_binary(&path(), flags, dev, variables).await
-    }
-
-    async fn spawn_binary(
-        binary: &Path,
-        flags: &[&str],
-        dev: bool,
-        variables: &[(&str, &str)],
-    ) -> Self {
-        let mut command = command_of(binary, &[]);
+        let mut command = command_of(&path(), &[]);
         command.envs(variables.iter().copied());
         Self::started_by(command, flags, dev).await
     }
@@ -131,7 +134,13 @@ impl Server {
         .await;
         let listening: serde_json::Value = serde_json::from_str(&listening).unwrap();
         let address = |name: &str| listening[name].as_str().unwrap().to_owned();
-        Self { process, address: address("grpc"), ops: address("ops"), lines, dev }
+        let (address, ops) = (address("grpc"), address("ops"));
+        Self { process, address, ops, lines, dev, files: None }
+    }
+
+    /// The file with the secret that tokens are verified with, if the harness wrote it.
+    pub fn secret_file(&self) -> PathBuf {
+        self.files.as_ref().expect("the harness wrote it").path().join("secret")
     }
 
     /// The log lines so far.

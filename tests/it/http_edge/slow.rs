@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use markread_harness::raw::Raw;
+use markread_harness::{Redis, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -118,6 +119,37 @@ async fn a_second_request_that_trickles_is_cut_too() {
         assert_cut_or_408(&received, took, what);
     }
     target.assert_unharmed_after(4).await;
+}
+
+#[tokio::test]
+async fn an_idle_connection_has_a_limit_of_its_own() {
+    let redis = Redis::start().await;
+    let flags = ["--http-idle-timeout", "4s", "--handshake-timeout", "1s"];
+    let server = Server::on_with(&redis, &flags).await;
+    let mut connection = Http1::to(&server).await;
+    for _ in 0..3 {
+        assert_done(&connection.send(&HttpRequest::form(EXAMPLE)).await);
+        // Longer than the time for a head.
+        sleep(Duration::from_millis(2500)).await;
+    }
+    let began = Instant::now();
+    let received = trickle(connection.into_stream(), vec![], b"").await;
+    assert_eq!(received, b"", "nothing is answered to a client that asks nothing");
+    let took = began.elapsed();
+    assert!((Duration::from_millis(500)..Duration::from_secs(8)).contains(&took), "{took:?}");
+    let closed = "markread_refused_total{bound=\"idle_timeout\"}";
+    assert_eq!(server.metric(closed).await, Some(1.0));
+
+    // For ever, and a head has its limit all the same.
+    let flags = ["--http-idle-timeout", "0s", "--handshake-timeout", "1s"];
+    let server = Server::on_with(&redis, &flags).await;
+    let mut connection = Http1::to(&server).await;
+    assert_done(&connection.send(&HttpRequest::form(EXAMPLE)).await);
+    sleep(Duration::from_secs(3)).await;
+    assert_done(&connection.send(&HttpRequest::form(EXAMPLE)).await);
+    let began = Instant::now();
+    let received = trickle(connection.into_stream(), b"POST / HT".to_vec(), b"").await;
+    assert_cut_or_408(&received, began.elapsed(), "a head that stops");
 }
 
 #[tokio::test]

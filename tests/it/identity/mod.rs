@@ -4,5 +4,6 @@ mod claims;
 mod edge;
 mod flags;
 mod jwks;
+mod key_files;
 pub(crate) mod oauth1;
 mod tls;
