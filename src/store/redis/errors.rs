@@ -57,12 +57,12 @@ pub(crate) fn classify(error: RedisError) -> StoreError {
 
 /// Returns the server's error, its code first; of a pipeline, the first one.
 pub(crate) fn server_text(error: &RedisError) -> Option<String> {
-    if let Some(code) = error.code() {
-        return Some(format!("{code} {}", error.detail().unwrap_or_default()));
+    // Of a pipeline, `code` has one at times, and `detail` never.
+    if let Some(errors) = error.clone().into_server_errors() {
+        let (_, first) = errors.first()?;
+        return Some(format!("{} {}", first.code(), first.details().unwrap_or_default()));
     }
-    let errors = error.clone().into_server_errors()?;
-    let (_, first) = errors.first()?;
-    Some(format!("{} {}", first.code(), first.details().unwrap_or_default()))
+    Some(format!("{} {}", error.code()?, error.detail().unwrap_or_default()))
 }
 
 /// Returns whether Redis does not have the script.

@@ -9,7 +9,9 @@ use crate::store::redis::errors::{classify, server_text};
 pub(super) enum Failure {
     /// Redis has another layout: this server must not use it.
     Layout(LayoutMismatch),
-    /// The connection is gone, or belongs to a demoted master: connect again.
+    /// The master was demoted, or new connections reach another Redis: leave all and connect again.
+    Moved(String),
+    /// This connection is gone: replace it.
     Lost(String),
     /// No answer: the connection may recover.
     NoAnswer(String),
@@ -21,13 +23,14 @@ impl From<RedisError> for Failure {
     fn from(error: RedisError) -> Self {
         let reply = server_text(&error);
         // A demoted master keeps its connections open and refuses writes.
-        let demoted = reply.as_ref().is_some_and(|text| text.starts_with("READONLY"));
-        let lost = error.is_unrecoverable_error() || demoted;
+        let is_demoted = reply.as_ref().is_some_and(|text| text.starts_with("READONLY"));
+        let is_lost = error.is_unrecoverable_error();
         let text = classify(error).to_string();
-        match (lost, reply) {
-            (true, _) => Self::Lost(text),
-            (false, Some(_)) => Self::Refused(text),
-            (false, None) => Self::NoAnswer(text),
+        match reply {
+            _ if is_demoted => Self::Moved(text),
+            _ if is_lost => Self::Lost(text),
+            Some(_) => Self::Refused(text),
+            None => Self::NoAnswer(text),
         }
     }
 }

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::Connections;
+use super::link::{Link, Role};
 use super::supervisor::Connect;
 use crate::domain::RateLimit;
 use crate::store::redis::denials::Denials;
@@ -148,6 +149,11 @@ impl FakeRedis {
         self.0.attempts.lock().unwrap().clone()
     }
 
+    /// Closes one connection, by its number in the order they were opened.
+    pub(crate) fn close_connection(&self, number: usize) {
+        self.0.connections.lock().unwrap()[number].cancel();
+    }
+
     /// Closes all connections that were opened so far.
     pub(crate) fn close_connections(&self) {
         for connection in self.0.connections.lock().unwrap().iter() {
@@ -158,7 +164,7 @@ impl FakeRedis {
     /// Opens a connection, and puts it to use for calls.
     pub(crate) async fn connect_calls(&self, parts: &StoreParts) {
         let calls = self.open(&AsyncConnectionConfig::new().set_response_timeout(None)).await;
-        parts.connections.calls.store(Some(Arc::new(calls)));
+        parts.connections.put_to_use(Role::Calls, Link::unwatched(calls));
     }
 
     async fn open(&self, config: &AsyncConnectionConfig) -> MultiplexedConnection {

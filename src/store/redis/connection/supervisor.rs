@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Pipeline, PushInfo, PushKind, RedisResult, pipe};
-use tokio::sync::Notify;
+use redis::{AsyncConnectionConfig, Pipeline, RedisResult, pipe};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::failure::Failure;
 use super::layout::{self, Layout, LayoutMismatch};
+use super::link::{Link, Role};
+use super::replacements::{KeepAlive, Replacements};
 use crate::store::StoreHealth;
 use crate::store::redis::parts::StoreParts;
 use crate::store::redis::probe::Warnings;
@@ -27,14 +28,28 @@ const OFF_AFTER: Duration = Duration::from_millis(900);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Longest time to connect, load the scripts and check the layout.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Time in which a new connection is opened before the next probe, after a probe without an answer.
+const REPLACEMENT_GRACE: Duration = Duration::from_millis(100);
 
 /// Failed probes in a row before new connections are tried. Until then the old ones stay in use.
 const PROBES_BEFORE_RECONNECT: u32 = 3;
 
 /// Time between two attempts to connect, in milliseconds: random, so that replicas of the service do
 /// not reconnect together.
-const RECONNECT_MS: std::ops::RangeInclusive<u64> = 100..=400;
+pub(super) const RECONNECT_MS: std::ops::RangeInclusive<u64> = 100..=400;
+
+/// Why all connections are left after a new one was opened.
+const ANOTHER_REDIS: &str = "another Redis answers new connections";
+
+fn all_lost() -> Failure {
+    Failure::Lost("the connections were closed".to_owned())
+}
+
+pub(super) fn connecting_timed_out() -> Failure {
+    Failure::NoAnswer("connecting timed out".to_owned())
+}
 
 /// Opens connections to one Redis.
 pub(crate) trait Connect: Send + Sync + 'static {
@@ -53,7 +68,7 @@ pub(crate) trait Connect: Send + Sync + 'static {
 
 /// Keeps the connections to one Redis.
 pub(crate) struct Supervisor<C> {
-    connect: C,
+    connect: Arc<C>,
     parts: StoreParts,
     /// Loads the scripts.
     load: Pipeline,
@@ -64,68 +79,59 @@ pub(crate) struct Supervisor<C> {
     stats: RedisStats,
 }
 
-/// Three connections: one for calls; one for probes, which must not queue after a call that waits for
-/// replicas; and one that blocks until the stream has entries.
+/// The connections of one Redis, before they are put to use.
 struct ConnectionSet {
-    calls: MultiplexedConnection,
-    probes: MultiplexedConnection,
-    tail: MultiplexedConnection,
+    calls: Link,
+    probes: Link,
+    tail: Link,
 }
 
 impl<C: Connect> Supervisor<C> {
     pub(crate) fn new(connect: C, parts: StoreParts, load: Pipeline) -> Self {
         let (failing_since, has_answered) = (None, false);
         let (warnings, stats) = (Vec::new(), RedisStats::default());
+        let connect = Arc::new(connect);
         Self { connect, parts, load, failing_since, has_answered, warnings, stats }
     }
 
     /// Runs until the first Redis it meets has another layout.
     pub(crate) async fn run(mut self) -> LayoutMismatch {
         loop {
-            let lost = Arc::new(Notify::new());
-            let failure = match timeout(CONNECT_TIMEOUT, self.open(Arc::clone(&lost))).await {
-                Ok(Ok(opened)) => self.supervise(opened, &lost).await,
+            let failure = match timeout(CONNECT_TIMEOUT, self.open()).await {
+                Ok(Ok(opened)) => self.supervise(opened).await,
                 Ok(Err(failure)) => failure,
-                Err(_) => Failure::NoAnswer("connecting timed out".to_owned()),
+                Err(_) => connecting_timed_out(),
             };
             match failure {
                 Failure::Layout(mismatch) if !self.has_answered => return mismatch,
-                Failure::Layout(mismatch) => {
-                    self.parts.connections.calls.store(None);
-                    self.note_failure(mismatch.to_string());
-                }
-                Failure::Lost(cause) => {
-                    self.parts.connections.calls.store(None);
-                    self.note_failure(cause);
-                }
+                Failure::Layout(mismatch) => self.leave_all(mismatch.to_string()),
+                Failure::Moved(cause) | Failure::Lost(cause) => self.leave_all(cause),
                 Failure::NoAnswer(cause) | Failure::Refused(cause) => self.note_failure(cause),
             }
             sleep(Duration::from_millis(rand::random_range(RECONNECT_MS))).await;
         }
     }
 
+    fn leave_all(&mut self, cause: String) {
+        self.parts.connections.leave_all(&cause);
+        self.note_failure(cause);
+    }
+
     /// Opens connections, loads the scripts and checks the layout before any is used.
-    async fn open(&mut self, lost: Arc<Notify>) -> Result<ConnectionSet, Failure> {
-        let config = AsyncConnectionConfig::new()
-            // Calls and probes have their own timeouts.
-            .set_connection_timeout(None)
-            .set_response_timeout(None)
-            .set_push_sender(move |push: PushInfo| -> Result<(), ()> {
-                if push.kind == PushKind::Disconnection {
-                    lost.notify_one();
-                }
-                Ok(())
-            });
+    async fn open(&mut self) -> Result<ConnectionSet, Failure> {
+        let losses = &self.parts.connections.losses;
         let client = self.connect.client().map_err(Failure::NoAnswer)?;
-        let calls = C::connect(&client, &config).await?;
-        let probes = C::connect(&client, &config).await?;
-        let tail = C::connect(&client, &config).await?;
-        let mut opened = ConnectionSet { calls, probes, tail };
-        let prepared = self.prepare(&mut opened.calls).await;
-        if let Err(Failure::Refused(_)) = &prepared {
-            self.collect_stats(&mut opened.calls).await;
+        let calls = Link::open::<C>(&client, losses).await?;
+        let probes = Link::open::<C>(&client, losses).await?;
+        let tail = Link::open::<C>(&client, losses).await?;
+        if [&probes, &tail].iter().any(|link| link.run_id() != calls.run_id()) {
+            return Err(Failure::Moved(ANOTHER_REDIS.to_owned()));
         }
-        prepared.map(|()| opened)
+        let prepared = self.prepare(&mut calls.connection()).await;
+        if let Err(Failure::Refused(_)) = &prepared {
+            self.collect_stats(&mut calls.connection()).await;
+        }
+        prepared.map(|()| ConnectionSet { calls, probes, tail })
     }
 
     async fn prepare(&self, connection: &mut MultiplexedConnection) -> Result<(), Failure> {
@@ -133,43 +139,131 @@ impl<C: Connect> Supervisor<C> {
         self.check_layout(connection).await
     }
 
-    /// Puts the connections to use, and probes Redis until they have to be replaced.
-    async fn supervise(&mut self, mut opened: ConnectionSet, lost: &Notify) -> Failure {
+    /// Puts the connections to use, probes Redis, and replaces what is lost, until all have to be left.
+    async fn supervise(&mut self, opened: ConnectionSet) -> Failure {
+        let run_id = opened.calls.run_id().map(str::to_owned);
+        let connections = Arc::clone(&self.parts.connections);
         self.parts.clear_denials();
-        self.parts.connections.calls.store(Some(Arc::new(opened.calls)));
-        self.parts.connections.tail.store(Some(Arc::new(opened.tail)));
+        connections.put_to_use(Role::Calls, opened.calls);
+        connections.put_to_use(Role::Probes, opened.probes);
+        connections.put_to_use(Role::Tail, opened.tail);
+        let losses = Arc::clone(&connections.losses);
+        let mut replacements = Replacements::new(Arc::clone(&self.connect), losses);
+        let mut keep_alive = KeepAlive::default();
         let mut failures = 0;
         loop {
-            let next = Instant::now() + PROBE_INTERVAL;
-            match self.probe(&mut opened.probes).await {
-                Ok(()) => {
+            let mut next = Instant::now() + PROBE_INTERVAL;
+            keep_alive.ask(&connections);
+            match self.probe_living().await {
+                Ok(mut probed) => {
                     failures = 0;
-                    self.check_denials(&mut opened.probes).await;
-                    let warnings = self.collect_stats(&mut opened.probes).await;
+                    keep_alive.note_probe(&connections);
+                    self.check_denials(&mut probed).await;
+                    let warnings = self.collect_stats(&mut probed).await;
                     self.note_success(warnings);
                 }
                 Err(failure) => {
                     failures += 1;
-                    if let Failure::Refused(_) = failure {
-                        self.collect_stats(&mut opened.probes).await;
-                    }
                     match failure {
-                        Failure::NoAnswer(cause) | Failure::Refused(cause)
-                            if failures < PROBES_BEFORE_RECONNECT =>
-                        {
+                        Failure::NoAnswer(cause) if failures < PROBES_BEFORE_RECONNECT => {
+                            // Perhaps only this connection hangs.
+                            replacements.start(Role::Probes);
+                            next = next.max(Instant::now() + REPLACEMENT_GRACE);
+                            self.note_failure(cause);
+                        }
+                        Failure::Refused(cause) if failures < PROBES_BEFORE_RECONNECT => {
                             self.note_failure(cause);
                         }
                         failure => return failure,
                     }
                 }
             }
-            tokio::select! {
-                () = sleep_until(next) => {}
-                () = lost.notified() => {
-                    return Failure::Lost("the connection was closed".to_owned());
+            let replaced = self.replace_lost(&mut replacements, run_id.as_deref(), next).await;
+            if let Err(failure) = replaced {
+                return failure;
+            }
+        }
+    }
+
+    /// Probes over the connection for probes, or that for calls while it is lost. Returns the one that
+    /// answered.
+    async fn probe_living(&mut self) -> Result<MultiplexedConnection, Failure> {
+        let connections = Arc::clone(&self.parts.connections);
+        for role in [Role::Probes, Role::Calls] {
+            let Some(mut connection) = connections.living(role) else { continue };
+            match self.probe(&mut connection).await {
+                Ok(()) => return Ok(connection),
+                Err(Failure::Lost(_)) => connections.note_loss(role),
+                Err(failure) => {
+                    if let Failure::Refused(_) = failure {
+                        self.collect_stats(&mut connection).await;
+                    }
+                    return Err(failure);
                 }
             }
         }
+        Err(all_lost())
+    }
+
+    /// Replaces each connection that is lost, until the next probe. A new one is put to use if it reaches
+    /// the Redis with this run ID, as the others do: after a failover it may be another.
+    async fn replace_lost(
+        &mut self,
+        replacements: &mut Replacements<C>,
+        run_id: Option<&str>,
+        until: Instant,
+    ) -> Result<(), Failure> {
+        let connections = Arc::clone(&self.parts.connections);
+        loop {
+            let lost = Role::ALL.into_iter().filter(|role| connections.is_lost(*role));
+            let lost: Vec<_> = lost.collect();
+            if lost.contains(&Role::Calls) && lost.contains(&Role::Probes) {
+                return Err(all_lost());
+            }
+            if !lost.is_empty() && run_id.is_none() {
+                // Nobody knows whether a new one would reach the same Redis.
+                return Err(Failure::Lost("a connection was closed".to_owned()));
+            }
+            for role in lost {
+                replacements.start(role);
+            }
+            tokio::select! {
+                () = sleep_until(until) => return Ok(()),
+                () = connections.losses.notified() => {}
+                (role, opened) = replacements.next() => {
+                    match self.put_to_use(role, opened, run_id).await {
+                        Ok(()) => replacements.note_success(role),
+                        Err(Failure::Layout(mismatch)) => return Err(Failure::Layout(mismatch)),
+                        Err(Failure::Moved(cause)) => return Err(Failure::Moved(cause)),
+                        Err(
+                            Failure::Lost(cause)
+                            | Failure::NoAnswer(cause)
+                            | Failure::Refused(cause),
+                        ) => replacements.note_failure(role, &cause),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Puts a connection to use in place of one.
+    async fn put_to_use(
+        &self,
+        role: Role,
+        opened: Result<Link, Failure>,
+        run_id: Option<&str>,
+    ) -> Result<(), Failure> {
+        let link = opened?;
+        if run_id.is_none() || link.run_id() != run_id {
+            return Err(Failure::Moved(ANOTHER_REDIS.to_owned()));
+        }
+        if role == Role::Calls {
+            let prepared = timeout(CONNECT_TIMEOUT, self.prepare(&mut link.connection())).await;
+            prepared.unwrap_or_else(|_| Err(connecting_timed_out()))?;
+            self.parts.clear_denials();
+        }
+        self.parts.connections.put_to_use(role, link);
+        Ok(())
     }
 
     async fn probe(&self, connection: &mut MultiplexedConnection) -> Result<(), Failure> {

@@ -73,7 +73,7 @@ impl Setup {
         let state = Arc::new(Mutex::new(State {
             layout: HashMap::new(),
             quota: None,
-            info: Some(""),
+            info: Some(RUN_ID),
             intercept: Box::new(|_| None),
             received: Vec::new(),
         }));
@@ -163,6 +163,7 @@ impl Setup {
     }
 }
 
+const RUN_ID: &str = "run_id:1\r\n";
 const FULL: &str = "OOM command not allowed";
 
 fn reader() -> UserId {
@@ -211,10 +212,12 @@ async fn it_connects_checks_the_layout_and_is_ready_once_probed() {
     let by_calls = received.iter().filter(|command| command.connection == 0);
     let names: Vec<_> = by_calls.map(Command::name).collect();
     let (load, read) = (["SCRIPT"; 3], ["HSETNX", "HMGET"]);
-    let write = ["HSETNX", "HSETNX", "HMGET", "PING"];
-    assert_eq!(names, [&load[..], &read, &write].concat());
-    // Nothing else is sent on the connection that blocks.
-    assert!(received.iter().all(|command| command.connection < 2));
+    let write = ["HSETNX", "HSETNX", "HMGET"];
+    assert_eq!(names, [&["INFO"][..], &load, &read, &write, &["TIME", "PING"]].concat());
+    // Nothing but that is sent on the connection that blocks.
+    let by_tail = received.iter().filter(|command| command.connection == 2);
+    assert_eq!(by_tail.map(Command::name).collect::<Vec<_>>(), ["INFO", "TIME"]);
+    assert!(received.iter().all(|command| command.connection < 3));
 }
 
 #[tokio::test(start_paused = true)]
@@ -314,7 +317,7 @@ async fn probes_that_hang_count_as_failed() {
     let mut health = setup.parts.connections.health();
     health.mark_unchanged();
     changed(&mut health).await;
-    assert_eq!(began.elapsed(), ms(3000));
+    assert_eq!(began.elapsed(), ms(3100));
     assert_eq!(setup.health(), StoreHealth::Away("a probe timed out".to_owned()));
 }
 
@@ -566,3 +569,5 @@ async fn warnings_stay_while_info_is_refused() {
     sleep(ms(1001)).await;
     assert_eq!(setup.warnings(), 0);
 }
+
+mod losses;

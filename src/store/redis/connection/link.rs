@@ -1,0 +1,131 @@
+//! One connection to Redis: which process it reaches, and whether it is lost.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, PushInfo, PushKind, RedisResult, cmd};
+use tokio::sync::Notify;
+
+use super::failure::Failure;
+use super::supervisor::Connect;
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Calls.
+    Calls,
+    /// Probes, which must not queue after a call that waits for replicas.
+    Probes,
+    /// Blocks until the stream has entries.
+    Tail,
+}
+
+impl Role {
+    pub(super) const ALL: [Self; 3] = [Self::Calls, Self::Probes, Self::Tail];
+
+    /// Returns the name in log lines and metrics.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Calls => "calls",
+            Self::Probes => "probes",
+            Self::Tail => "tail",
+        }
+    }
+}
+
+/// One connection.
+pub(crate) struct Link {
+    connection: MultiplexedConnection,
+    run_id: Option<String>,
+    loss: Arc<Loss>,
+}
+
+/// Whether a connection is lost.
+struct Loss {
+    is_lost: AtomicBool,
+    /// Notified of each loss of a connection to this Redis.
+    losses: Arc<Notify>,
+}
+
+impl Loss {
+    fn note(&self) {
+        self.is_lost.store(true, Ordering::Release);
+        self.losses.notify_one();
+    }
+}
+
+impl Link {
+    /// Opens a connection, whose loss is notified to `losses`.
+    pub(super) async fn open<C: Connect>(
+        client: &C::Client,
+        losses: &Arc<Notify>,
+    ) -> Result<Self, Failure> {
+        let loss = Arc::new(Loss { is_lost: AtomicBool::new(false), losses: Arc::clone(losses) });
+        let noted = Arc::clone(&loss);
+        let config = AsyncConnectionConfig::new()
+            // Calls and probes have their own timeouts.
+            .set_connection_timeout(None)
+            .set_response_timeout(None)
+            .set_push_sender(move |push: PushInfo| -> Result<(), ()> {
+                if push.kind == PushKind::Disconnection {
+                    noted.note();
+                }
+                Ok(())
+            });
+        let mut connection = C::connect(client, &config).await?;
+        let run_id = run_id(&mut connection).await?;
+        Ok(Self { connection, run_id, loss })
+    }
+
+    /// Returns the connection.
+    pub(super) fn connection(&self) -> MultiplexedConnection {
+        self.connection.clone()
+    }
+
+    pub(super) fn is_lost(&self) -> bool {
+        self.loss.is_lost.load(Ordering::Acquire)
+    }
+
+    /// Notes that the connection is of no use any more.
+    pub(super) fn note_loss(&self) {
+        self.loss.note();
+    }
+
+    /// Returns the ID that the Redis process at the other end gave itself when it started, if it reveals
+    /// it. A connection ends with its process, so it reaches the same one for ever.
+    pub(super) fn run_id(&self) -> Option<&str> {
+        self.run_id.as_deref()
+    }
+}
+
+async fn run_id(connection: &mut MultiplexedConnection) -> Result<Option<String>, Failure> {
+    let mut ask = cmd("INFO");
+    ask.arg("server");
+    let info: RedisResult<String> = ask.query_async(connection).await;
+    match info {
+        Ok(info) => {
+            let run_id = info.lines().find_map(|line| line.strip_prefix("run_id:"));
+            Ok(run_id.map(|id| id.trim_end().to_owned()))
+        }
+        // An ACL forbids it, or it is renamed.
+        Err(error) if matches!(error.code(), Some("NOPERM" | "ERR")) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").field("is_lost", &self.is_lost()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+impl Link {
+    /// Creates a link of a connection whose loss is not noticed.
+    pub(super) fn unwatched(connection: MultiplexedConnection) -> Self {
+        let loss = Loss { is_lost: AtomicBool::new(false), losses: Arc::default() };
+        Self { connection, run_id: None, loss: Arc::new(loss) }
+    }
+}

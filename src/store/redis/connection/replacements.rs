@@ -1,0 +1,180 @@
+//! Replacements of single connections, while the others stay in use.
+
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::{RedisResult, Value, cmd};
+use tokio::sync::Notify;
+use tokio::task::{Id, JoinSet};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::failure::Failure;
+use super::link::{Link, Role};
+use super::supervisor::{CONNECT_TIMEOUT, Connect, RECONNECT_MS};
+use super::{Connections, supervisor};
+
+/// Successful probes during which a connection does not answer, before it is replaced: it hangs, and not
+/// Redis. The one for the tail answers after its `XREAD`, which blocks for up to a second.
+const PROBES_BEFORE_REPLACEMENT: u32 = 3;
+
+/// Opens connections beside the ones in use, each for one role. What is under way ends when it is dropped.
+pub(super) struct Replacements<C> {
+    connect: Arc<C>,
+    losses: Arc<Notify>,
+    opening: JoinSet<Replacement>,
+    calls: Progress,
+    probes: Progress,
+    tail: Progress,
+}
+
+/// A new connection for a role, or why there is none.
+pub(super) type Replacement = (Role, Result<Link, Failure>);
+
+/// Attempts to replace the connection of one role.
+#[derive(Default)]
+struct Progress {
+    /// The task of the attempt that is under way.
+    task: Option<Id>,
+    has_failed: bool,
+    /// When another attempt may begin.
+    not_before: Option<Instant>,
+}
+
+impl<C: Connect> Replacements<C> {
+    pub(super) fn new(connect: Arc<C>, losses: Arc<Notify>) -> Self {
+        let opening = JoinSet::new();
+        let (calls, probes, tail) = Default::default();
+        Self { connect, losses, opening, calls, probes, tail }
+    }
+
+    /// Starts to open a connection for a role, unless that is under way. The first attempt begins at once:
+    /// a connection that ends alone tells nothing about the other servers of this Redis.
+    pub(super) fn start(&mut self, role: Role) {
+        let progress = self.progress(role);
+        if progress.task.is_some() {
+            return;
+        }
+        let begin = progress.not_before.unwrap_or_else(Instant::now).max(Instant::now());
+        let pause = Duration::from_millis(rand::random_range(RECONNECT_MS));
+        progress.not_before = Some(begin + pause);
+        let (connect, losses) = (Arc::clone(&self.connect), Arc::clone(&self.losses));
+        let task = self.opening.spawn(async move {
+            sleep_until(begin).await;
+            let open = async {
+                let client = connect.client().map_err(Failure::NoAnswer)?;
+                Link::open::<C>(&client, &losses).await
+            };
+            let opened = timeout(CONNECT_TIMEOUT, open).await;
+            (role, opened.unwrap_or_else(|_| Err(supervisor::connecting_timed_out())))
+        });
+        self.progress(role).task = Some(task.id());
+    }
+
+    /// Returns the next connection that was opened, or could not be.
+    pub(super) async fn next(&mut self) -> Replacement {
+        loop {
+            match self.opening.join_next().await {
+                Some(Ok((role, opened))) => {
+                    self.progress(role).task = None;
+                    return (role, opened);
+                }
+                Some(Err(panicked)) => {
+                    let ended = Role::ALL
+                        .into_iter()
+                        .find(|role| self.progress(*role).task == Some(panicked.id()));
+                    if let Some(role) = ended {
+                        self.progress(role).task = None;
+                        return (role, Err(Failure::NoAnswer(panicked.to_string())));
+                    }
+                }
+                None => pending().await,
+            }
+        }
+    }
+
+    /// Notes that a connection is replaced.
+    pub(super) fn note_success(&mut self, role: Role) {
+        if std::mem::take(&mut self.progress(role).has_failed) {
+            tracing::info!(connection = role.name(), "the connection to Redis is replaced");
+        }
+    }
+
+    /// Notes that a connection could not be replaced.
+    pub(super) fn note_failure(&mut self, role: Role, cause: &str) {
+        if !std::mem::replace(&mut self.progress(role).has_failed, true) {
+            let connection = role.name();
+            tracing::warn!(connection, ?cause, "a lost connection to Redis cannot be replaced yet");
+        }
+    }
+
+    fn progress(&mut self, role: Role) -> &mut Progress {
+        match role {
+            Role::Calls => &mut self.calls,
+            Role::Probes => &mut self.probes,
+            Role::Tail => &mut self.tail,
+        }
+    }
+}
+
+/// Commands that keep the connections for calls and for the tail open while they are idle, and find one
+/// that hangs. Probes do that for their own.
+#[derive(Default)]
+pub(super) struct KeepAlive {
+    calls: Liveness,
+    tail: Liveness,
+}
+
+/// Whether one connection answers.
+#[derive(Default)]
+struct Liveness {
+    /// The command that waits for its answer.
+    asked: JoinSet<()>,
+    /// Successful probes in the meantime.
+    probes: u32,
+}
+
+impl KeepAlive {
+    /// Sends a command on each connection that has answered the last one.
+    pub(super) fn ask(&mut self, connections: &Connections) {
+        for (role, liveness) in self.each() {
+            liveness.collect();
+            if !liveness.asked.is_empty() {
+                continue;
+            }
+            let Some(mut connection) = connections.living(role) else { continue };
+            liveness.asked.spawn(async move {
+                // TIME, since the documented ACL does not allow PING. An error is an answer too, and a
+                // lost connection is noticed by itself.
+                let _: RedisResult<Value> = cmd("TIME").query_async(&mut connection).await;
+            });
+        }
+    }
+
+    /// Notes that a probe succeeded, and that connections are lost which did not answer during several.
+    pub(super) fn note_probe(&mut self, connections: &Connections) {
+        for (role, liveness) in self.each() {
+            liveness.collect();
+            if liveness.asked.is_empty() {
+                continue;
+            }
+            liveness.probes += 1;
+            if liveness.probes >= PROBES_BEFORE_REPLACEMENT {
+                *liveness = Liveness::default();
+                connections.note_loss(role);
+            }
+        }
+    }
+
+    fn each(&mut self) -> [(Role, &mut Liveness); 2] {
+        [(Role::Calls, &mut self.calls), (Role::Tail, &mut self.tail)]
+    }
+}
+
+impl Liveness {
+    fn collect(&mut self) {
+        while self.asked.try_join_next().is_some() {
+            self.probes = 0;
+        }
+    }
+}
