@@ -33,6 +33,7 @@ pub mod caller;
 pub mod certificates;
 pub mod collector;
 pub mod operator;
+pub mod proxy;
 pub mod raw;
 pub mod redis;
 pub mod schema;
@@ -41,6 +42,7 @@ pub mod tls;
 pub mod tools;
 pub mod wire;
 
+pub use crate::proxy::Proxy;
 pub use crate::raw::Raw;
 pub use crate::redis::Redis;
 pub use crate::server::Server;

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use markread_harness::{MESSAGE, READER, RECIPIENT, Redis, Server, eventually};
+use markread_harness::{MESSAGE, READER, RECIPIENT, Redis, Server, eventually, free_port};
 
 use super::load::RECOVERY;
 use crate::answers::assert_store_unavailable;
+use crate::read_side::watch::watcher::Watcher;
 
 const NOTICED: Duration = Duration::from_secs(5);
 
@@ -111,6 +112,33 @@ async fn a_master_that_turns_replica_is_unavailable_meanwhile() {
     served_again(&server, MESSAGE + 1).await;
     let event = |message| (READER, RECIPIENT, message);
     assert_eq!(redis.events().await, [event(MESSAGE), event(MESSAGE + 1)]);
+}
+
+#[tokio::test]
+async fn a_master_that_turns_replica_is_told_as_what_it_is() {
+    // Whether the replica serves reads while it has no master: if not, a mark is refused as MASTERDOWN.
+    for (stale, refusal) in [("yes", "READONLY"), ("no", "MASTERDOWN")] {
+        let redis = Redis::with(&["--replica-serve-stale-data", stale]).await;
+        let debug = [("RUST_LOG", "markread=debug,info")];
+        let server = Server::on_in(&redis, &[], &debug).await;
+        server.wait_until_ready().await;
+        let caller = server.caller(READER);
+        let (mut watcher, _) = Watcher::open(&server, READER).await;
+        redis.run::<()>(&format!("REPLICAOF 127.0.0.1 {}", free_port())).await;
+        assert_store_unavailable(&caller.mark(RECIPIENT, MESSAGE).await.unwrap_err());
+        let page = not_ready(&server).await;
+        assert!(page.contains("READONLY") && page.contains("read only replica"), "{page}");
+        assert_store_unavailable(&caller.mark(RECIPIENT, MESSAGE).await.unwrap_err());
+        let log = server.log().join("\n");
+        for words in [refusal, "UNBLOCKED", "not connected: READONLY"] {
+            assert!(log.contains(words), "{words} is not in {log}");
+        }
+        assert!(!log.contains("invalid value"), "{log}");
+
+        redis.run::<()>("REPLICAOF NO ONE").await;
+        served_again(&server, MESSAGE).await;
+        assert_eq!(watcher.event().await.last_read_event_id, MESSAGE);
+    }
 }
 
 #[tokio::test]
