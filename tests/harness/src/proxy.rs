@@ -75,7 +75,7 @@ impl Drop for Proxy {
 /// Passes on what is sent, until one side ends or nothing was sent for so long.
 async fn pipe(mut client: TcpStream, port: u16, idle_limit: Option<Duration>, forget: &Notify) {
     let Ok(mut redis) = TcpStream::connect(("127.0.0.1", port)).await else { return };
-    let (mut to_redis, mut to_client) = ([0; 16 * 1024], [0; 16 * 1024]);
+    let (mut to_redis, mut to_client) = (vec![0; 16 * 1024], vec![0; 16 * 1024]);
     loop {
         let idle = async {
             match idle_limit {

@@ -41,16 +41,17 @@ async fn refused(server: &Server, pace: Duration, time: Duration) -> Vec<Refusal
 /// Asserts that no mark fails on the Redis at this URL, while somebody watches and while nobody does.
 async fn assert_all_marked(url: &str) {
     let server = Server::at(url, &UNLIMITED, &[]).await;
-    let watched = Server::at(url, &UNLIMITED, &[]).await;
+    let beside = Server::at(url, &UNLIMITED, &[]).await;
     server.wait_until_ready().await;
-    watched.wait_until_ready().await;
-    let (mut watcher, _) = Watcher::open(&watched, READER + 1).await;
-    let (alone, beside) =
-        tokio::join!(refused(&server, PACE, TRAFFIC), refused(&watched, PACE, TRAFFIC));
-    assert_eq!((alone.len(), beside.len()), (0, 0), "{:?}", alone.iter().chain(&beside).next());
+    beside.wait_until_ready().await;
+    let (mut events, _) = Watcher::open(&beside, READER + 1).await;
+    let (unwatched, watched) =
+        tokio::join!(refused(&server, PACE, TRAFFIC), refused(&beside, PACE, TRAFFIC));
+    let refused = (unwatched.len(), watched.len());
+    assert_eq!(refused, (0, 0), "{:?}", unwatched.iter().chain(&watched).next());
     // The watcher hears what comes now.
     server.caller(READER + 1).mark(RECIPIENT, 1).await.unwrap();
-    watcher.event().await;
+    events.event().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

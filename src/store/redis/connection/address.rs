@@ -10,7 +10,7 @@ use redis::{
     IntoConnectionInfo, ProtocolVersion, RedisError, RedisResult, TlsCertificates,
 };
 
-use super::supervisor::Connect;
+use super::link::Connect;
 use crate::files::{problem, read, read_certificates, read_client_identity, without_newline};
 
 /// How long sent data may stay unacknowledged by the other machine's TCP.

@@ -15,8 +15,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::Connections;
-use super::link::{Link, Role};
-use super::supervisor::Connect;
+use super::link::{Connect, Link, Role};
 use crate::domain::RateLimit;
 use crate::store::redis::denials::Denials;
 use crate::store::redis::keys::{Keys, Partition};

@@ -9,7 +9,21 @@ use redis::{AsyncConnectionConfig, PushInfo, PushKind, RedisResult, cmd};
 use tokio::sync::Notify;
 
 use super::failure::Failure;
-use super::supervisor::Connect;
+
+/// Opens connections to one Redis.
+pub(crate) trait Connect: Send + Sync + 'static {
+    /// The settings and their files, as they were read for one attempt.
+    type Client: Send + Sync;
+
+    /// Reads settings and files.
+    fn client(&self) -> Result<Self::Client, String>;
+
+    /// Opens a connection.
+    fn connect(
+        client: &Self::Client,
+        config: &AsyncConnectionConfig,
+    ) -> impl Future<Output = RedisResult<MultiplexedConnection>> + Send;
+}
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

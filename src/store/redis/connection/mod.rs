@@ -13,7 +13,9 @@ use self::link::{Link, Role};
 use crate::store::{HealthReceiver, StoreError, StoreHealth};
 
 pub(crate) mod address;
+mod denial_check;
 mod failure;
+mod keep_alive;
 pub(crate) mod layout;
 mod link;
 mod replacements;

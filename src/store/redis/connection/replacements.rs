@@ -4,19 +4,14 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{RedisResult, Value, cmd};
 use tokio::sync::Notify;
 use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::failure::Failure;
-use super::link::{Link, Role};
-use super::supervisor::{CONNECT_TIMEOUT, Connect, RECONNECT_MS};
-use super::{Connections, supervisor};
-
-/// Successful probes during which a connection does not answer, before it is replaced: it hangs, and not
-/// Redis. The one for the tail answers after its `XREAD`, which blocks for up to a second.
-const PROBES_BEFORE_REPLACEMENT: u32 = 3;
+use super::link::{Connect, Link, Role};
+use super::supervisor::{CONNECT_TIMEOUT, RECONNECT_MS, connecting_timed_out};
+use crate::telemetry::LogThrottle;
 
 /// Opens connections beside the ones in use, each for one role. What is under way ends when it is dropped.
 pub(super) struct Replacements<C> {
@@ -26,6 +21,7 @@ pub(super) struct Replacements<C> {
     calls: Progress,
     probes: Progress,
     tail: Progress,
+    loss_log: LogThrottle,
 }
 
 /// A new connection for a role, or why there is none.
@@ -44,8 +40,8 @@ struct Progress {
 impl<C: Connect> Replacements<C> {
     pub(super) fn new(connect: Arc<C>, losses: Arc<Notify>) -> Self {
         let opening = JoinSet::new();
-        let (calls, probes, tail) = Default::default();
-        Self { connect, losses, opening, calls, probes, tail }
+        let (calls, probes, tail, loss_log) = Default::default();
+        Self { connect, losses, opening, calls, probes, tail, loss_log }
     }
 
     /// Starts to open a connection for a role, unless that is under way. The first attempt begins at once:
@@ -55,6 +51,7 @@ impl<C: Connect> Replacements<C> {
         if progress.task.is_some() {
             return;
         }
+        let is_first = !progress.has_failed;
         let begin = progress.not_before.unwrap_or_else(Instant::now).max(Instant::now());
         let pause = Duration::from_millis(rand::random_range(RECONNECT_MS));
         progress.not_before = Some(begin + pause);
@@ -66,9 +63,13 @@ impl<C: Connect> Replacements<C> {
                 Link::open::<C>(&client, &losses).await
             };
             let opened = timeout(CONNECT_TIMEOUT, open).await;
-            (role, opened.unwrap_or_else(|_| Err(supervisor::connecting_timed_out())))
+            (role, opened.unwrap_or_else(|_| Err(connecting_timed_out())))
         });
         self.progress(role).task = Some(task.id());
+        if is_first && let Some(suppressed) = self.loss_log.permit() {
+            let connection = role.name();
+            tracing::info!(connection, suppressed, "a connection to Redis ended, and is replaced");
+        }
     }
 
     /// Returns the next connection that was opened, or could not be.
@@ -113,68 +114,6 @@ impl<C: Connect> Replacements<C> {
             Role::Calls => &mut self.calls,
             Role::Probes => &mut self.probes,
             Role::Tail => &mut self.tail,
-        }
-    }
-}
-
-/// Commands that keep the connections for calls and for the tail open while they are idle, and find one
-/// that hangs. Probes do that for their own.
-#[derive(Default)]
-pub(super) struct KeepAlive {
-    calls: Liveness,
-    tail: Liveness,
-}
-
-/// Whether one connection answers.
-#[derive(Default)]
-struct Liveness {
-    /// The command that waits for its answer.
-    asked: JoinSet<()>,
-    /// Successful probes in the meantime.
-    probes: u32,
-}
-
-impl KeepAlive {
-    /// Sends a command on each connection that has answered the last one.
-    pub(super) fn ask(&mut self, connections: &Connections) {
-        for (role, liveness) in self.each() {
-            liveness.collect();
-            if !liveness.asked.is_empty() {
-                continue;
-            }
-            let Some(mut connection) = connections.living(role) else { continue };
-            liveness.asked.spawn(async move {
-                // TIME, since the documented ACL does not allow PING. An error is an answer too, and a
-                // lost connection is noticed by itself.
-                let _: RedisResult<Value> = cmd("TIME").query_async(&mut connection).await;
-            });
-        }
-    }
-
-    /// Notes that a probe succeeded, and that connections are lost which did not answer during several.
-    pub(super) fn note_probe(&mut self, connections: &Connections) {
-        for (role, liveness) in self.each() {
-            liveness.collect();
-            if liveness.asked.is_empty() {
-                continue;
-            }
-            liveness.probes += 1;
-            if liveness.probes >= PROBES_BEFORE_REPLACEMENT {
-                *liveness = Liveness::default();
-                connections.note_loss(role);
-            }
-        }
-    }
-
-    fn each(&mut self) -> [(Role, &mut Liveness); 2] {
-        [(Role::Calls, &mut self.calls), (Role::Tail, &mut self.tail)]
-    }
-}
-
-impl Liveness {
-    fn collect(&mut self) {
-        while self.asked.try_join_next().is_some() {
-            self.probes = 0;
         }
     }
 }

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use redis::Pipeline;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Pipeline, RedisResult, pipe};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::denial_check;
 use super::failure::Failure;
+use super::keep_alive::KeepAlive;
 use super::layout::{self, Layout, LayoutMismatch};
-use super::link::{Link, Role};
-use super::replacements::{KeepAlive, Replacements};
+use super::link::{Connect, Link, Role};
+use super::replacements::Replacements;
 use crate::store::StoreHealth;
 use crate::store::redis::parts::StoreParts;
 use crate::store::redis::probe::Warnings;
@@ -25,7 +27,7 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 const OFF_AFTER: Duration = Duration::from_millis(900);
 
 /// Longest time of a probe.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Longest time to connect, load the scripts and check the layout.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -49,21 +51,6 @@ fn all_lost() -> Failure {
 
 pub(super) fn connecting_timed_out() -> Failure {
     Failure::NoAnswer("connecting timed out".to_owned())
-}
-
-/// Opens connections to one Redis.
-pub(crate) trait Connect: Send + Sync + 'static {
-    /// The settings and their files, as they were read for one attempt.
-    type Client: Send + Sync;
-
-    /// Reads settings and files.
-    fn client(&self) -> Result<Self::Client, String>;
-
-    /// Opens a connection.
-    fn connect(
-        client: &Self::Client,
-        config: &AsyncConnectionConfig,
-    ) -> impl Future<Output = RedisResult<MultiplexedConnection>> + Send;
 }
 
 /// Keeps the connections to one Redis.
@@ -158,7 +145,7 @@ impl<C: Connect> Supervisor<C> {
                 Ok(mut probed) => {
                     failures = 0;
                     keep_alive.note_probe(&connections);
-                    self.check_denials(&mut probed).await;
+                    denial_check::run(&self.parts, &mut probed).await;
                     let warnings = self.collect_stats(&mut probed).await;
                     self.note_success(warnings);
                 }
@@ -167,8 +154,10 @@ impl<C: Connect> Supervisor<C> {
                     match failure {
                         Failure::NoAnswer(cause) if failures < PROBES_BEFORE_RECONNECT => {
                             // Perhaps only this connection hangs.
-                            replacements.start(Role::Probes);
-                            next = next.max(Instant::now() + REPLACEMENT_GRACE);
+                            if run_id.is_some() {
+                                replacements.start(Role::Probes);
+                                next = next.max(Instant::now() + REPLACEMENT_GRACE);
+                            }
                             self.note_failure(cause);
                         }
                         Failure::Refused(cause) if failures < PROBES_BEFORE_RECONNECT => {
@@ -228,8 +217,7 @@ impl<C: Connect> Supervisor<C> {
                 replacements.start(role);
             }
             tokio::select! {
-                () = sleep_until(until) => return Ok(()),
-                () = connections.losses.notified() => {}
+                biased;
                 (role, opened) = replacements.next() => {
                     match self.put_to_use(role, opened, run_id).await {
                         Ok(()) => replacements.note_success(role),
@@ -242,6 +230,8 @@ impl<C: Connect> Supervisor<C> {
                         ) => replacements.note_failure(role, &cause),
                     }
                 }
+                () = connections.losses.notified() => {}
+                () = sleep_until(until) => return Ok(()),
             }
         }
     }
@@ -280,37 +270,6 @@ impl<C: Connect> Supervisor<C> {
         }
         self.parts.layout.set(placement.map_err(Failure::Layout)?);
         Ok(())
-    }
-
-    /// Clears the denials if Redis would not deny again. After a flush only the first server finds the
-    /// layout absent; the others notice it here.
-    async fn check_denials(&self, connection: &mut MultiplexedConnection) {
-        let StoreParts { keys, denials, rate_limit, read_denials, read_rate_limit, .. } =
-            &self.parts;
-        let marks = denials.sample().into_iter().map(|of| (keys.quota(of), rate_limit.calls));
-        let reads = read_denials.sample();
-        let reads = reads.into_iter().map(|of| (keys.read_quota(of), read_rate_limit.calls));
-        let (denied, limits): (Vec<_>, Vec<_>) = marks.chain(reads).unzip();
-        if denied.is_empty() {
-            return;
-        }
-        let mut quotas = pipe();
-        for key in denied {
-            quotas.cmd("GET").arg(key);
-        }
-        let check = quotas.ignore_errors().query_async(connection);
-        let used: Vec<RedisResult<Option<u64>>> = match timeout(PROBE_TIMEOUT, check).await {
-            Ok(Ok(used)) => used,
-            // The next probe checks them again.
-            _ => return,
-        };
-        // One that cannot be read is compared at the next probe.
-        let has_calls_left = |(used, limit): (&RedisResult<Option<u64>>, u64)| {
-            used.as_ref().is_ok_and(|used| used.is_none_or(|used| used < limit))
-        };
-        if used.iter().zip(limits).any(has_calls_left) {
-            self.parts.clear_denials();
-        }
     }
 
     /// Collects statistics for operators, even if Redis refuses calls: a full one still answers this.

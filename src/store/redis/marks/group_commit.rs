@@ -8,12 +8,13 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, RedisResult, Value, pipe};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
+use tokio::time::timeout;
 
 use crate::domain::{CALL_USER_OBJECTS_MAX_BYTES, Outcome, Users};
 use crate::store::redis::errors::{classify, is_layout_change, lost_script};
@@ -30,6 +31,10 @@ const GROUP_MAX_MARKS: usize = 64;
 
 /// Script calls in flight if each is followed by a WAIT for replicas.
 const WAITS_IN_FLIGHT_MAX: usize = 16;
+
+/// How long a call with a WAIT is in flight without an answer. On a connection that hangs, and was replaced,
+/// none comes, and the calls on it must not keep others from being sent. Callers have given up long before.
+const UNANSWERED_MAX: Duration = Duration::from_secs(60);
 
 /// How often marks are sent again that were not run, since the layout had changed.
 pub(crate) const LAYOUT_ATTEMPTS: usize = 3;
@@ -297,12 +302,13 @@ impl GroupCommit {
         let mut calls = pipe();
         calls.add_command(call).cmd("WAIT").arg(ack.replicas).arg(timeout_ms).ignore_errors();
         let sent = tokio::spawn(async move {
-            let replies: RedisResult<Vec<RedisResult<Value>>> =
-                calls.query_async(&mut connection).await;
+            let replies = calls.query_async::<Vec<RedisResult<Value>>>(&mut connection);
+            let replies = timeout(UNANSWERED_MAX, replies).await;
             drop(permit);
             replies
         });
-        let replies = sent.await.map_err(|error| io::Error::other(error.to_string()))??;
+        let replies = sent.await.map_err(|error| io::Error::other(error.to_string()))?;
+        let replies = replies.map_err(|late| io::Error::other(late.to_string()))??;
         let [reply, acknowledged] =
             <[_; 2]>::try_from(replies).unwrap_or_else(|_| [Ok(Value::Nil), Ok(Value::Nil)]);
         // An error of WAIT, as by a master that was just demoted, means too few.

@@ -418,3 +418,22 @@ async fn at_most_16_calls_wait_for_replicas() {
     calls.next().unwrap().succeed();
     assert_eq!(setup.next().await.readers(), [19]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn calls_on_a_connection_that_never_answers_leave_their_places() {
+    let mut setup = Setup::with_replicas_ack(ACK, Resp::integer(2)).await;
+    let mut lists: Vec<_> = (1..=17).map(|reader| setup.list(reader)).collect();
+    let mut unanswered = Vec::new();
+    for _ in 1..=16 {
+        unanswered.push(setup.next().await);
+    }
+    sleep(UNANSWERED_MAX * 9 / 10).await;
+    setup.assert_no_call().await;
+    // Another connection takes the place of the one that hangs.
+    setup.redis.connect_calls(&setup.parts).await;
+    sleep(UNANSWERED_MAX / 5).await;
+    let late = result_of(lists.remove(0)).await.unwrap_err();
+    assert_eq!(late.kind, Unavailable);
+    let readers = setup.next().await.readers();
+    assert_eq!(readers, [17]);
+}

@@ -170,6 +170,16 @@ async fn all_are_replaced_if_redis_does_not_reveal_its_run_id() {
         setup.state().info = info;
         setup.run();
         setup.wait_until_ready().await;
+        // A probe without an answer is no reason to leave a connection.
+        setup.intercept(|command| {
+            let is_late = command.name() == "HMGET";
+            is_late.then(|| fake::after(ms(1100), Resp::nil()))
+        });
+        sleep(ms(2050)).await;
+        setup.answer_again();
+        sleep(ms(10_000)).await;
+        assert_eq!((setup.redis.attempts().len(), setup.calls().await), (3, Some(CALLS)));
+
         setup.redis.close_connection(TAIL);
         settle().await;
         assert_eq!(setup.calls().await, None);
