@@ -27,6 +27,7 @@ mod logs;
 mod mark_read;
 mod openapi;
 mod operations;
+mod permissions;
 mod placement;
 mod read_side;
 mod reader_bounds;

@@ -7,7 +7,10 @@
 - name: MARKREAD_REDIS_URL
   value: {{ include "markread.redisUrl" . | quote }}
 {{- with .Values.redis }}
-{{- if and .existingSecret .secretKeys.username }}
+{{- if .embedded.enabled }}
+- name: MARKREAD_REDIS_USERNAME
+  value: markread
+{{- else if and .existingSecret .secretKeys.username }}
 - name: MARKREAD_REDIS_USERNAME
   valueFrom:
     secretKeyRef:

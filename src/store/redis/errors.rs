@@ -7,13 +7,14 @@ use crate::store::StoreError;
 /// Code of a script that found another version of the layout than it was called with.
 pub(crate) const LAYOUT_CHANGED: &str = "LAYOUT";
 
-/// Codes of a Redis that is busy, full, starting, failing over or refuses access: the condition may
-/// pass, and nothing of the mark was written. The redis crate has no kind for most of them.
-const TEMPORARY_CODES: [&str; 18] = [
+/// Codes of a Redis that is busy, full, starting, failing over, in cluster mode or refuses access: the
+/// condition may pass, and nothing of the mark was written. The redis crate has no kind for most of them.
+const TEMPORARY_CODES: [&str; 19] = [
     LAYOUT_CHANGED,
     "ASK",
     "BUSY",
     "CLUSTERDOWN",
+    "CROSSSLOT",
     "LOADING",
     "MASTERDOWN",
     "MISCONF",
@@ -30,10 +31,16 @@ const TEMPORARY_CODES: [&str; 18] = [
     "NOPROTO",
 ];
 
-/// How the same conditions begin where the code is only ERR: past `maxclients`, and where a user may not
-/// run a script's command, or access its key, in Redis 7.0.
-const TEMPORARY_TEXTS: [&str; 2] =
-    ["ERR max number of clients", "ERR The user executing the script can't"];
+/// How the same conditions begin where the code is only ERR: past `maxclients`; where a user may not run
+/// a script's command, or access its key, in Redis 7.0; and where Redis does not have a command, since it
+/// was renamed.
+const TEMPORARY_TEXTS: [&str; 5] = [
+    "ERR max number of clients",
+    "ERR The user executing the script can't",
+    "ERR unknown command",
+    "ERR Unknown Redis command",
+    "ERR Invalid command passed to redis.acl_check_cmd",
+];
 
 /// Classifies an error by its text, whose first word is the code.
 pub(crate) fn classify_text(text: &str) -> StoreError {
@@ -112,7 +119,10 @@ mod tests {
             ("NOPERM ACL failure in script: User m has no permissions to run 'x'", Unavailable),
             ("WRONGTYPE Operation against a key holding the wrong kind of value", Corrupt),
             ("CORRUPT the quota is not a count", Corrupt),
-            ("ERR unknown command", Corrupt),
+            ("ERR unknown command 'EVALSHA', with args beginning with: ", Unavailable),
+            ("ERR Unknown Redis command called from script", Unavailable),
+            ("ERR syntax error", Corrupt),
+            ("CROSSSLOT Keys in request don't hash to the same slot", Unavailable),
         ];
         for (text, kind) in table {
             assert_eq!(classify_text(text).kind, kind, "{text}");

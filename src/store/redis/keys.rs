@@ -47,32 +47,48 @@ impl Keys {
 
     /// Calls that a reader has used in the open window: a string with an expiry.
     pub(crate) fn quota(&self, reader: UserId) -> String {
-        self.readers("quota", reader)
+        format!("{}{reader}", self.quota_prefix())
     }
 
     /// Reads that a reader has used in the open window: a string with an expiry.
     pub(crate) fn read_quota(&self, reader: UserId) -> String {
-        self.readers("read_quota", reader)
+        format!("{}{reader}", self.read_quota_prefix())
     }
 
     /// A reader's cursors: a hash. Past 64 conversations it has the number of buckets instead, and the
     /// scripts append `:<bucket>` to it.
     pub(crate) fn cursors(&self, reader: UserId) -> String {
-        self.readers("cursors", reader)
+        format!("{}{reader}", self.cursors_prefix())
+    }
+
+    /// What the keys of all quotas of marks begin with.
+    pub(crate) fn quota_prefix(&self) -> String {
+        self.prefix("quota")
+    }
+
+    /// What the keys of all read quotas begin with.
+    pub(crate) fn read_quota_prefix(&self) -> String {
+        self.prefix("read_quota")
     }
 
     /// What the keys of all cursors begin with.
     pub(crate) fn cursors_prefix(&self) -> String {
-        match self.partition {
-            Partition::Only => "markread:cursors:".to_owned(),
-        }
+        self.prefix("cursors")
+    }
+
+    /// What the keys of all nonces begin with.
+    pub(crate) fn nonces_prefix(&self) -> String {
+        self.prefix("oauth1")
+    }
+
+    /// What the keys of all user objects begin with.
+    pub(crate) fn user_prefix(&self) -> &str {
+        &self.user_prefix
     }
 
     /// A used nonce: a string with an expiry.
     pub(crate) fn nonce(&self, nonce: &Nonce) -> String {
-        let mut key = match self.partition {
-            Partition::Only => format!("markread:oauth1:{}:", nonce.timestamp),
-        };
+        let mut key = format!("{}{}:", self.nonces_prefix(), nonce.timestamp);
         for byte in nonce.digest {
             // Writing to a String cannot fail.
             let _ = write!(key, "{byte:02x}");
@@ -85,9 +101,9 @@ impl Keys {
         format!("{}{user}", self.user_prefix)
     }
 
-    fn readers(&self, kind: &str, reader: UserId) -> String {
+    fn prefix(&self, kind: &str) -> String {
         match self.partition {
-            Partition::Only => format!("markread:{kind}:{reader}"),
+            Partition::Only => format!("markread:{kind}:"),
         }
     }
 }

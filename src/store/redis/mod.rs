@@ -21,6 +21,7 @@ mod marks;
 mod nonces;
 mod partitions;
 mod parts;
+mod permissions;
 mod placement;
 mod probe;
 mod reads;

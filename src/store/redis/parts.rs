@@ -6,6 +6,7 @@ use super::connection::Connections;
 use super::connection::layout::KnownLayout;
 use super::denials::Denials;
 use super::keys::Keys;
+use super::probe::permissions::PermissionProbe;
 use super::stream_limit::StreamLimit;
 use crate::domain::RateLimit;
 
@@ -22,6 +23,7 @@ pub(crate) struct StoreParts {
     pub(crate) read_denials: Arc<Denials>,
     pub(crate) read_rate_limit: RateLimit,
     pub(crate) stream_limit: Arc<StreamLimit>,
+    pub(crate) permissions: Arc<PermissionProbe>,
 }
 
 impl StoreParts {

@@ -19,6 +19,7 @@ use super::nonces::NonceScript;
 use super::partitions::{PartitionStore, Partitions};
 use super::parts::StoreParts;
 use super::placement::Placement;
+use super::probe::permissions::PermissionProbe;
 use super::reads::{self, PageCall, PageReply, ReadScripts, in_order_of};
 use super::scripts::{self, Script};
 use super::settings::RedisConfig;
@@ -86,9 +87,11 @@ impl RedisStore {
             &reads.moves,
             &nonces.script,
         ]);
+        let keys = Arc::new(Keys::new(Partition::Only, stream, config.user_key_prefix));
         let parts = StoreParts {
             connections: Arc::new(Connections::new()),
-            keys: Arc::new(Keys::new(Partition::Only, stream, config.user_key_prefix)),
+            permissions: Arc::new(PermissionProbe::new(&keys, config.replicas_ack)),
+            keys,
             layout: Arc::default(),
             denials: Arc::new(Denials::new()),
             rate_limit,

@@ -8,6 +8,7 @@ use markread_harness::{RECIPIENT, Server, eventually};
 
 use super::*;
 use crate::identity::oauth1::{CredentialsFile, assert_signature_served};
+use crate::permissions::{permit_as, rule};
 use crate::read_side::watch::watcher::{Watcher, ids};
 
 const NOTICED: Duration = Duration::from_secs(10);
@@ -17,17 +18,8 @@ const QUOTAS: [&str; 4] = ["--rate-limit", "1000000", "--read-rate-limit", "1000
 /// The last commands that were added to the rule. Servers that keep layout version 1 do without.
 const ADDED: &str = " +hrandfield +hscan";
 
-/// The rule of the documentation: keys and commands.
-fn rule() -> &'static str {
-    let page = include_str!("../../../docs/production.md");
-    let rule = page.lines().find_map(|line| line.strip_prefix("    user markread on >PASSWORD "));
-    rule.expect("the page has the rule")
-}
-
-/// Gives a user these rights and no others. Returns the URL that logs in as this user.
 async fn permit(redis: &Redis, rule: &str) -> String {
-    redis.run::<()>(&format!("ACL SETUSER markread reset on >PASSWORD {rule}")).await;
-    redis.url().replace("redis://", "redis://markread:PASSWORD@")
+    permit_as(redis, "markread", rule).await
 }
 
 /// A server whose user has these rights, on layout version 1, and 1,100 conversations of the reader, most

@@ -161,10 +161,11 @@ async fn a_reader_who_is_denied_costs_no_read() {
 #[tokio::test]
 async fn unreadable_users_make_the_mark_unavailable() {
     let redis = Redis::start().await;
-    redis.run::<()>("ACL SETUSER marker on >secret ~* &* +@all -getrange").await;
+    redis.run::<()>("ACL SETUSER marker on >secret ~* &* +@all").await;
     let url = redis.url().replace("redis://", "redis://marker:secret@");
     let server = Server::at(&url, &[], &[]).await;
     server.wait_until_ready().await;
+    redis.run::<()>("ACL SETUSER marker -getrange").await;
     let denied = server.caller(READER).mark(RECIPIENT, MESSAGE).await.unwrap_err();
     assert_store_unavailable(&denied);
     assert_eq!(redis.run::<Vec<String>>("KEYS *").await, ["markread:layout"]);

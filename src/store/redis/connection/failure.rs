@@ -6,7 +6,7 @@ use super::layout::LayoutMismatch;
 use crate::store::redis::errors::{classify, server_text};
 
 /// Why a connection or a probe failed, by what follows from it.
-pub(super) enum Failure {
+pub(crate) enum Failure {
     /// Redis has another layout: this server must not use it.
     Layout(LayoutMismatch),
     /// The master was demoted, or new connections reach another Redis: leave all and connect again.

@@ -20,6 +20,7 @@ use crate::domain::RateLimit;
 use crate::store::redis::denials::Denials;
 use crate::store::redis::keys::{Keys, Partition};
 use crate::store::redis::parts::StoreParts;
+use crate::store::redis::probe::permissions::PermissionProbe;
 use crate::store::redis::stream_limit::StreamLimit;
 
 /// The rate limit of [`parts`].
@@ -268,9 +269,11 @@ async fn read_number(reader: &mut BufReader<ReadHalf<DuplexStream>>) -> Result<u
 
 /// Creates the parts of a store, without connections.
 pub(crate) fn parts() -> StoreParts {
+    let keys = Arc::new(Keys::new(Partition::Only, "events".to_owned(), "user:".to_owned()));
     StoreParts {
         connections: Arc::new(Connections::new()),
-        keys: Arc::new(Keys::new(Partition::Only, "events".to_owned(), "user:".to_owned())),
+        permissions: Arc::new(PermissionProbe::new(&keys, None)),
+        keys,
         layout: Arc::default(),
         denials: Arc::new(Denials::new()),
         rate_limit: RATE_LIMIT,

@@ -122,6 +122,7 @@ impl<C: Connect> Supervisor<C> {
     }
 
     async fn prepare(&self, connection: &mut MultiplexedConnection) -> Result<(), Failure> {
+        self.parts.permissions.check(connection).await?;
         self.load.query_async::<()>(connection).await?;
         self.check_layout(connection).await
     }
@@ -257,8 +258,13 @@ impl<C: Connect> Supervisor<C> {
     }
 
     async fn probe(&self, connection: &mut MultiplexedConnection) -> Result<(), Failure> {
-        let probed = timeout(PROBE_TIMEOUT, self.check_layout(connection)).await;
+        let probed = timeout(PROBE_TIMEOUT, self.check(connection)).await;
         probed.unwrap_or_else(|_| Err(Failure::NoAnswer("a probe timed out".to_owned())))
+    }
+
+    async fn check(&self, connection: &mut MultiplexedConnection) -> Result<(), Failure> {
+        self.parts.permissions.check(connection).await?;
+        self.check_layout(connection).await
     }
 
     async fn check_layout(&self, connection: &mut MultiplexedConnection) -> Result<(), Failure> {

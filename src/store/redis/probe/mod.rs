@@ -1,6 +1,7 @@
-//! Data that each probe collects for operators.
+//! What each probe asks Redis: whether calls would be served, and data for operators.
 
 mod durability;
+pub(crate) mod permissions;
 pub(crate) mod stats;
 mod stream_size;
 

@@ -36,7 +36,8 @@
 -- count; and if cursors could not be moved to the current placement: 'unmoved', text.
 --
 -- The first write is the quota's, which a full Redis refuses; a Redis that accepts it accepts the
--- others. The next write of a mark is XADD, and what follows it cannot fail. This is the twin of
+-- others. The next write of a mark is XADD, and what follows it cannot fail: that the user may run
+-- it is checked before. This is the twin of
 -- `advances` in src/domain/mark.rs and of `event_payload` in src/domain/event.rs.
 
 local find, STREAM = string.find, KEYS[2]
@@ -99,7 +100,14 @@ local function mark(batch, key, reader, recipient, message, traceparent)
   else
     plan = first_cursor_and_batch(MARKS, VALUES).plan_first_cursor(batch, key, home, count)
   end
-  if not clock then clock = string.format('%d', now_ms()) end
+  if not clock then
+    -- Once a call, before its first event, which would be left without its cursor. The check raises
+    -- an error itself if Redis does not have the command.
+    if not redis.acl_check_cmd('HSET', home, '', '') then
+      error('NOPERM the user has no permissions to run HSET on cursors', 0)
+    end
+    clock = string.format('%d', now_ms())
+  end
 
   -- The payload is one concatenation of all its parts, since user objects are long.
   local open, object, close = '{"id":"', reader, '"}'
@@ -148,7 +156,7 @@ local replies, n = {0}, 1
 for key = 3, #KEYS, 2 do
   local quota, cursors, reader = KEYS[key], KEYS[key + 1], ARGV[arg]
   arg = arg + 1
-  local used, reset_at_ms, has_expiry, taken = take(quota, ARGV[5], LIMIT, WINDOW_MS)
+  local used, reset_at_ms, is_old, taken = take(quota, ARGV[5], LIMIT, WINDOW_MS)
   local batch = MARKS > 1 and used
     and first_cursor_and_batch(MARKS, VALUES).begin_batch(cursors, arg)
   local served = 0
@@ -181,9 +189,7 @@ for key = 3, #KEYS, 2 do
   end
   arg = arg + MARKS * VALUES
   if batch then rare.write_behind(batch) end
-  if used and (served < MARKS or not has_expiry) then
-    settle(quota, used, taken, served, reset_at_ms, has_expiry)
-  end
+  if used and served < MARKS then settle(quota, used, taken, served, is_old) end
 end
 replies[1] = clock_ms or 0
 for reader, count in pairs(counted) do

@@ -11,7 +11,7 @@ use crate::store::StoreError;
 pub(crate) fn load(scripts: &[&Script]) -> Pipeline {
     let mut load = pipe();
     for script in scripts {
-        load.cmd("SCRIPT").arg("LOAD").arg(script.source);
+        load.add_command(script.load());
     }
     load
 }
@@ -83,6 +83,11 @@ impl Script {
         join!("may_move.lua")
     }
 
+    /// Creates the script that tries what calls need.
+    pub(crate) fn may_serve() -> Self {
+        join!("may_serve.lua")
+    }
+
     /// Creates the script that takes reads from a read quota.
     pub(crate) fn take_reads() -> Self {
         join!("prelude.lua", "clock.lua", "quota.lua", "take_reads.lua")
@@ -96,6 +101,13 @@ impl Script {
     fn new(source: &'static str, parts: &'static [(&'static str, &'static str)]) -> Self {
         let sha1 = redis::Script::new(source).get_hash().to_owned();
         Self { source, parts, sha1 }
+    }
+
+    /// Returns the command that loads it.
+    pub(crate) fn load(&self) -> Cmd {
+        let mut load = cmd("SCRIPT");
+        load.arg("LOAD").arg(self.source);
+        load
     }
 
     /// Returns a call by the script's digest, without keys and arguments.
@@ -166,12 +178,12 @@ pub(crate) fn text(value: &Value) -> Result<&str, StoreError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::process::Command;
 
     use super::*;
 
-    fn scripts() -> [Script; 7] {
+    pub(crate) fn scripts() -> [Script; 8] {
         [
             Script::mark_read(),
             Script::read_states(),
@@ -179,6 +191,7 @@ mod tests {
             Script::take_reads(),
             Script::move_reader(),
             Script::may_move(),
+            Script::may_serve(),
             Script::use_nonce(),
         ]
     }

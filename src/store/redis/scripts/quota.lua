@@ -2,8 +2,28 @@
 
 local try = redis.pcall
 
+-- Gives back calls that were taken and not served.
+local function settle(key, used, taken, served, is_old)
+  local unserved = taken - served
+  if unserved == 0 then return end
+  -- A key that this script created is removed, if the user may do that: what it leaves expires.
+  if used + served == 0 and not is_old and tonumber(try('DEL', key)) then return end
+  call('INCRBY', key, -unserved)
+end
+
+-- Begins the window of a quota that has no expiry. Returns when it ends; or nil and an error.
+local function begin_window(key, window_ms)
+  local done, now = pcall(now_ms)
+  if not done then return nil, now end
+  local reset_at_ms = now + window_ms
+  local set = try('PEXPIREAT', key, reset_at_ms)
+  if type(set) == 'table' then return nil, set.err end
+  return reset_at_ms
+end
+
 -- Takes calls before it is known which of them are served. Returns what was used before, when the
--- window ends, whether the key has that expiry, and how many calls were taken; or nil and an error.
+-- window ends, whether the key had that expiry, and how many calls were taken; or nil and an error,
+-- after which the quota is as it was.
 local function take(key, calls, limit, window_ms)
   local reply = try('INCRBY', key, calls)
   local used = tonumber(reply)
@@ -20,21 +40,16 @@ local function take(key, calls, limit, window_ms)
     redis.call('INCRBY', key, -calls)
     return nil, 'CORRUPT the quota is not a count'
   end
-  local reset_at_ms = call('PEXPIRETIME', key)
-  if reset_at_ms >= 0 then return used, reset_at_ms, true, calls end
-  return used, now_ms() + window_ms, false, calls
-end
-
--- Gives back calls that were taken and not served, and sets the window's expiry.
-local function settle(key, used, taken, served, reset_at_ms, has_expiry)
-  local unserved = taken - served
-  if unserved > 0 then
-    if used + served == 0 and not has_expiry then
-      -- This script created the key.
-      redis.call('DEL', key)
-      return
-    end
-    redis.call('INCRBY', key, -unserved)
+  local expiry = try('PEXPIRETIME', key)
+  local reset_at_ms, problem
+  if type(expiry) == 'table' then
+    problem = expiry.err
+  elseif expiry >= 0 then
+    return used, expiry, true, calls
+  else
+    reset_at_ms, problem = begin_window(key, window_ms)
   end
-  if not has_expiry then redis.call('PEXPIREAT', key, reset_at_ms) end
+  if reset_at_ms then return used, reset_at_ms, false, calls end
+  settle(key, used, calls, 0, false)
+  return nil, problem
 end

@@ -8,7 +8,7 @@
 --   'error', text                                an error, and nothing was taken
 local function read_for_one(key, read)
   local limit = tonumber(ARGV[2])
-  local used, reset_at_ms, has_expiry, taken = take(key, '1', limit, tonumber(ARGV[3]))
+  local used, reset_at_ms, is_old, taken = take(key, '1', limit, tonumber(ARGV[3]))
   if not used then return {'error', reset_at_ms} end
   local reply, served = {'read', used + 1, reset_at_ms}, 1
   if used >= limit then
@@ -17,6 +17,6 @@ local function read_for_one(key, read)
     local done, problem = pcall(read, reply)
     if not done then reply, served = {'error', problem}, 0 end
   end
-  settle(key, used, taken, served, reset_at_ms, has_expiry)
+  settle(key, used, taken, served, is_old)
   return reply
 end

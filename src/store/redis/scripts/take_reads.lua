@@ -10,9 +10,9 @@
 --   'error', text                                an error, and nothing was taken
 
 local limit, wanted = tonumber(ARGV[1]), tonumber(ARGV[3])
-local used, reset_at_ms, has_expiry, taken = take(KEYS[1], ARGV[3], limit, tonumber(ARGV[2]))
+local used, reset_at_ms, is_old, taken = take(KEYS[1], ARGV[3], limit, tonumber(ARGV[2]))
 if not used then return {'error', reset_at_ms} end
 local served = math.max(0, math.min(wanted, limit - used))
-settle(KEYS[1], used, taken, served, reset_at_ms, has_expiry)
+settle(KEYS[1], used, taken, served, is_old)
 if served < wanted then return {'over_quota', reset_at_ms, math.max(0, reset_at_ms - now_ms())} end
 return {'read', used + served, reset_at_ms, {}}

@@ -1,0 +1,241 @@
+//! Every command that the service sends to Redis, by itself or in a script, and who needs it. The probe ([`super::probe::permissions`]), the rules in `docs/production.md` and the tests go by
+//! this table.
+
+use super::keys::Keys;
+
+/// Who needs a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// `serve`: without it calls fail, or leave behind what they should not, so it is not ready.
+    Calls,
+    /// `serve --replicas-ack`: the same, with this flag.
+    ReplicasAck,
+    /// `serve`, which is ready without it. The text says what is lost.
+    Optional(&'static str),
+    /// `serve --stream-max-bytes`, which is ready without it. The text says what is lost.
+    StreamMaxBytes(&'static str),
+    /// A subcommand of `admin` alone, beside what servers need.
+    Admin(&'static str),
+}
+
+/// A command.
+#[derive(Debug)]
+pub(crate) struct Permission {
+    /// The name as in ACL rules: `xinfo|stream`.
+    pub(crate) command: &'static str,
+    pub(crate) need: Need,
+    /// Calls of it that the probe tries, one for each kind of key. Words in braces are keys.
+    pub(crate) calls: &'static [&'static str],
+}
+
+const fn row(command: &'static str, need: Need, calls: &'static [&'static str]) -> Permission {
+    Permission { command, need, calls }
+}
+
+const STATISTICS: &str =
+    "no metrics of Redis and of consumer groups, and no warnings about settings";
+const LARGE_PAGES: &str = "pages read hashes of more than 256 conversations whole";
+const LARGE_MOVES: &str = "readers with a hash of more than 256 conversations are not moved to another layout: no pages after `upgrade-layout`";
+const UNBOUNDED: &str = "the stream's size is not bounded, which is a warning";
+
+/// The table.
+pub(crate) const PERMISSIONS: &[Permission] = &[
+    // Redis lets every user run HELLO.
+    row("hello", Need::Calls, &[]),
+    row("script|load", Need::Calls, &["SCRIPT LOAD x"]),
+    row("evalsha", Need::Calls, &["EVALSHA x 0"]),
+    row("eval", Need::Calls, &["EVAL x 0"]),
+    row("get", Need::Calls, &["GET {quota}", "GET {read_quota}"]),
+    row("getrange", Need::Calls, &["GETRANGE {user} 0 1"]),
+    row("set", Need::Calls, &["SET {nonce} 1 NX PX 1"]),
+    row("incrby", Need::Calls, &["INCRBY {quota} 1", "INCRBY {read_quota} 1"]),
+    row("del", Need::Calls, &["DEL {quota}", "DEL {read_quota}", "DEL {nonce}"]),
+    row("pexpireat", Need::Calls, &["PEXPIREAT {quota} 1", "PEXPIREAT {read_quota} 1"]),
+    row("pexpiretime", Need::Calls, &["PEXPIRETIME {quota}", "PEXPIRETIME {read_quota}"]),
+    row("time", Need::Calls, &["TIME"]),
+    row("exists", Need::Calls, &["EXISTS {bucket}"]),
+    row("hdel", Need::Calls, &["HDEL {cursors} f", "HDEL {bucket} f"]),
+    row("hget", Need::Calls, &["HGET {cursors} f", "HGET {bucket} f"]),
+    row("hgetall", Need::Calls, &["HGETALL {cursors}", "HGETALL {bucket}"]),
+    row("hlen", Need::Calls, &["HLEN {cursors}", "HLEN {bucket}"]),
+    row("hmget", Need::Calls, &["HMGET {layout} f", "HMGET {cursors} f", "HMGET {bucket} f"]),
+    row("hrandfield", Need::Optional(LARGE_MOVES), &[]),
+    row("hscan", Need::Optional(LARGE_PAGES), &[]),
+    row("hset", Need::Calls, &["HSET {cursors} f v", "HSET {bucket} f v"]),
+    row("hsetnx", Need::Calls, &["HSETNX {layout} f v"]),
+    row("xadd", Need::Calls, &["XADD {stream} * f v"]),
+    row("xread", Need::Calls, &["XREAD STREAMS {stream} 0"]),
+    row("xrange", Need::Calls, &["XRANGE {stream} - +"]),
+    row("xrevrange", Need::Calls, &["XREVRANGE {stream} + -"]),
+    row("xinfo|stream", Need::Calls, &["XINFO STREAM {stream}"]),
+    row("xinfo|groups", Need::Optional(STATISTICS), &[]),
+    row("info", Need::Optional(STATISTICS), &[]),
+    row("config|get", Need::Optional(STATISTICS), &[]),
+    row("wait", Need::ReplicasAck, &["WAIT 1 1"]),
+    row("memory|usage", Need::StreamMaxBytes(UNBOUNDED), &[]),
+    row("scan", Need::Admin("downgrade-layout"), &[]),
+];
+
+/// A kind of keys that calls use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct KeyKind {
+    /// Its name in [`Permission::calls`], with the braces.
+    pub(crate) name: &'static str,
+    /// A key of this kind that no call uses.
+    pub(crate) key: String,
+    /// What an ACL rule must have to allow these keys.
+    pub(crate) pattern: String,
+}
+
+/// Returns the kinds of keys. The user objects, which are only read, come last.
+pub(crate) fn key_kinds(keys: &Keys) -> Vec<KeyKind> {
+    let kind = |name, key: String, pattern: String| KeyKind { name, key, pattern };
+    // No user has the ID 0.
+    let of_nobody = |name, prefix: &str| kind(name, format!("{prefix}0"), format!("~{prefix}*"));
+    let bucket = format!("{}0:k0", keys.cursors_prefix());
+    vec![
+        kind("{layout}", keys.layout(), format!("~{}", keys.layout())),
+        kind("{stream}", keys.stream().to_owned(), format!("~{}", keys.stream())),
+        of_nobody("{quota}", &keys.quota_prefix()),
+        of_nobody("{read_quota}", &keys.read_quota_prefix()),
+        of_nobody("{cursors}", &keys.cursors_prefix()),
+        kind("{bucket}", bucket, format!("~{}*", keys.cursors_prefix())),
+        of_nobody("{nonce}", &keys.nonces_prefix()),
+        kind("{user}", format!("{}0", keys.user_prefix()), format!("%R~{}*", keys.user_prefix())),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+    use crate::store::redis::keys::Partition;
+
+    const PAGE: &str = include_str!("../../../docs/production.md");
+
+    /// Commands with a subcommand, which ACL rules name together.
+    const CONTAINERS: [&str; 4] = ["config", "memory", "script", "xinfo"];
+
+    fn named(is_wanted: impl Fn(Need) -> bool) -> Vec<String> {
+        let rows = PERMISSIONS.iter().filter(|row| is_wanted(row.need));
+        rows.map(|row| format!("+{}", row.command)).collect()
+    }
+
+    /// The words in quotes that follow `start` in a source.
+    fn words_after<'a>(source: &'a str, start: &str, quote: char) -> Vec<(String, &'a str)> {
+        let pieces = source.split(start).skip(1);
+        pieces
+            .filter_map(|p| p.split_once(quote).map(|(w, rest)| (w.to_lowercase(), rest)))
+            .collect()
+    }
+
+    /// The commands that a file sends, its tests excluded.
+    fn commands_of(path: &Path) -> BTreeSet<String> {
+        let source = fs::read_to_string(path).unwrap();
+        let is_lua = path.extension().is_some_and(|extension| extension == "lua");
+        let source = source.split("#[cfg(test)]\nmod tests {").next().unwrap();
+        let source = source.split("#[cfg(test)]\npub(crate) mod tests {").next().unwrap();
+        let mut found = words_after(source, "call('", '\'');
+        if is_lua {
+            found.extend(words_after(source, "try('", '\''));
+        } else {
+            found.extend(words_after(source, "cmd(\"", '"'));
+        }
+        let name = |(word, rest): (String, &str)| {
+            if !CONTAINERS.contains(&&*word) {
+                return word;
+            }
+            let (sub, _) = words_after(rest, ".arg(\"", '"').swap_remove(0);
+            format!("{word}|{sub}")
+        };
+        found.into_iter().map(name).collect()
+    }
+
+    fn commands_in(folder: &Path) -> BTreeSet<String> {
+        let mut commands = BTreeSet::new();
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                commands.extend(commands_in(&path));
+            } else if !path.ends_with("tests.rs") && !path.ends_with("fake.rs") {
+                commands.extend(commands_of(&path));
+            }
+        }
+        commands
+    }
+
+    #[test]
+    fn the_table_has_what_is_sent_and_nothing_else() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store/redis");
+        let mut sent = commands_in(&folder);
+        // The redis crate greets with it.
+        sent.insert("hello".to_owned());
+        let table: BTreeSet<_> = PERMISSIONS.iter().map(|row| row.command.to_owned()).collect();
+        assert_eq!(sent, table);
+        assert_eq!(table.len(), PERMISSIONS.len());
+    }
+
+    #[test]
+    fn each_call_is_of_its_row_and_has_keys_that_exist() {
+        let keys = Keys::new(Partition::Only, "events".to_owned(), "user:".to_owned());
+        let kinds = key_kinds(&keys);
+        for row in PERMISSIONS {
+            for call in row.calls {
+                let command =
+                    call.to_lowercase().replacen(' ', "|", row.command.matches('|').count());
+                assert_eq!(command.split(' ').next(), Some(row.command));
+                let braces = call.split(' ').filter(|word| word.starts_with('{'));
+                assert!(braces.clone().count() < 2, "{call}");
+                for name in braces {
+                    assert!(kinds.iter().any(|kind| kind.name == name), "{name}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_rule_of_the_docs_and_the_chart_is_that_of_the_table() {
+        let keys = "~markread:* ~direct_message_mark_read_events %R~user:*";
+        let is_in_rule = |need| !matches!(need, Need::StreamMaxBytes(_) | Need::Admin(_));
+        let rule = named(is_in_rule).join(" ");
+        let line = format!("\n    user markread on >PASSWORD {keys} {rule}\n");
+        assert!(PAGE.contains(&line), "{line}");
+        let conf = include_str!("../../../helm/markread/files/valkey.conf");
+        let with_flag = named(|need| matches!(need, Need::StreamMaxBytes(_))).join(" ");
+        let rule = format!(" {rule}{{{{ with .streamMaxBytes }}}} {with_flag}{{{{ end }}}}\n");
+        assert!(conf.contains(&rule), "{rule}");
+    }
+
+    /// A line of the documentation's table.
+    fn line(who: &str, commands: &[String], without: &str) -> String {
+        let commands: Vec<_> =
+            commands.iter().map(|name| format!("`{}`", name.replace('|', "\\|"))).collect();
+        format!("\n| {who} | {} | {without} |\n", commands.join(" "))
+    }
+
+    #[test]
+    fn the_documented_table_is_that_of_the_code() {
+        let not_ready = "the server is not ready, and names it";
+        let mut lines = vec![
+            line("`serve`", &named(|need| need == Need::Calls), not_ready),
+            line("`serve --replicas-ack`", &named(|need| need == Need::ReplicasAck), not_ready),
+        ];
+        for row in PERMISSIONS {
+            let (who, without) = match row.need {
+                Need::Calls | Need::ReplicasAck => continue,
+                Need::Optional(without) => ("optional".to_owned(), without),
+                Need::StreamMaxBytes(without) => ("`serve --stream-max-bytes`".to_owned(), without),
+                Need::Admin(command) => {
+                    (format!("`admin {command}`"), "the command ends with status 1, and names it")
+                }
+            };
+            lines.push(line(&who, &named(|need| need == row.need), without));
+        }
+        for line in lines {
+            assert!(PAGE.contains(&line), "{line}");
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! Whether the server's Redis user may run what calls need, and whether Redis has these commands.
+//!
+//! `may_serve.lua` asks Redis's own check of each command and key (`redis.acl_check_cmd`), so that
+//! nothing is run, nothing is written and nothing is added to `ACL LOG`. `ACL DRYRUN` would need a right
+//! that no server has.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Mutex, PoisonError};
+
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, Pipeline, RedisError, RedisResult, Value, pipe};
+
+use crate::store::StoreError;
+use crate::store::redis::connection::failure::Failure;
+use crate::store::redis::errors::server_text;
+use crate::store::redis::keys::Keys;
+use crate::store::redis::permissions::{KeyKind, Need, PERMISSIONS, key_kinds};
+use crate::store::redis::scripts::Script;
+use crate::store::redis::settings::ReplicasAck;
+
+/// Codes by which a node of a cluster refuses keys.
+const CLUSTER_CODES: [&str; 4] = ["CROSSSLOT", "MOVED", "ASK", "CLUSTERDOWN"];
+
+const IS_CLUSTER: &str =
+    "Redis is in cluster mode, which is not supported: connect to one without cluster-enabled";
+
+/// The key of user objects, which are only read.
+const USER: &str = "{user}";
+
+/// Checks permissions.
+#[derive(Debug)]
+pub(crate) struct PermissionProbe {
+    script: Script,
+    kinds: Vec<KeyKind>,
+    tries: Vec<Try>,
+    /// What was missing at the last check, so that the log says so once.
+    logged: Mutex<String>,
+}
+
+/// A call that is tried.
+#[derive(Debug)]
+struct Try {
+    shows: Shows,
+    /// The kind of its keys, if it has any.
+    keys: Option<&'static str>,
+    words: Vec<String>,
+}
+
+/// What it shows if the user may not make a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shows {
+    /// The user has no right to the command, or to the keys.
+    Command(&'static str),
+    /// The user has no right to write the keys: nothing runs a script with them.
+    Keys,
+    /// The user has no right to GETRANGE, rather than to the keys of user objects.
+    NotUserKeys,
+}
+
+/// What is missing.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Missing {
+    /// Commands that Redis does not have.
+    commands: BTreeSet<String>,
+    /// Rights that the user does not have, as in ACL rules.
+    rights: BTreeSet<String>,
+}
+
+/// The replies: to the tries, the numbers of those that are refused; and to a call with a mark's keys.
+type Replies = (RedisResult<Vec<i64>>, RedisResult<Value>);
+
+impl PermissionProbe {
+    /// Creates a probe for these keys, and for the flag `--replicas-ack`.
+    pub(crate) fn new(keys: &Keys, replicas_ack: Option<ReplicasAck>) -> Self {
+        let kinds = key_kinds(keys);
+        let mut tries = Vec::new();
+        let mut add = |shows, call: &str| {
+            let kind_of = |word| kinds.iter().find(|kind: &&KeyKind| kind.name == word);
+            let keys = call.split(' ').find_map(kind_of).map(|kind| kind.name);
+            let words = call.split(' ').map(|word| kind_of(word).map_or(word, |kind| &kind.key));
+            tries.push(Try { shows, keys, words: words.map(str::to_owned).collect() });
+        };
+        for kind in kinds.iter().filter(|kind| kind.name != USER) {
+            // The user may run one of the two, or there would be no reply.
+            add(Shows::Keys, &format!("EVALSHA x 1 {}", kind.name));
+            add(Shows::Keys, &format!("EVAL x 1 {}", kind.name));
+        }
+        add(Shows::NotUserKeys, "GETRANGE {layout} 0 1");
+        let is_needed = |need| match need {
+            Need::Calls => true,
+            Need::ReplicasAck => replicas_ack.is_some(),
+            Need::Optional(_) | Need::StreamMaxBytes(_) | Need::Admin(_) => false,
+        };
+        for row in PERMISSIONS.iter().filter(|row| is_needed(row.need)) {
+            row.calls.iter().for_each(|call| add(Shows::Command(row.command), call));
+        }
+        Self { script: Script::may_serve(), kinds, tries, logged: Mutex::default() }
+    }
+
+    /// Checks that a call would not fail for lack of a permission or a command.
+    pub(crate) async fn check(
+        &self,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<(), Failure> {
+        let missing = match self.ask(connection).await? {
+            Ok((_, Err(error))) if is_cluster(&error) => {
+                return Err(refused(IS_CLUSTER));
+            }
+            Ok((tried, of_a_mark)) => {
+                let missing = self.interpret(&tried?);
+                if missing == Missing::default() {
+                    of_a_mark?;
+                }
+                missing
+            }
+            Err(missing) => missing,
+        };
+        let cause = missing.to_text();
+        self.log(&cause);
+        if cause.is_empty() { Ok(()) } else { Err(refused(&cause)) }
+    }
+
+    /// Runs the script in whichever way Redis allows: by its source, which is one call in any case; or by
+    /// its digest. The inner error is what is missing if it allows neither.
+    async fn ask(
+        &self,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<Result<Replies, Missing>, Failure> {
+        let mut missing = Missing::default();
+        let by_source = self.calls(pipe(), Script::by_source);
+        let replies: Replies = by_source.query_async(connection).await?;
+        match &replies.0 {
+            Err(error) if missing.add_command("eval", error) => {}
+            _ => return Ok(Ok(replies)),
+        }
+        let mut load = pipe();
+        load.add_command(self.script.load());
+        let by_digest = self.calls(load, Script::by_digest);
+        let (loaded, tried, of_a_mark): (RedisResult<Value>, RedisResult<Vec<i64>>, _) =
+            by_digest.query_async(connection).await?;
+        let mut is_missing = false;
+        if let Err(error) = &loaded {
+            is_missing |= missing.add_command("script|load", error);
+        }
+        if let Err(error) = &tried {
+            is_missing |= missing.add_command("evalsha", error);
+        }
+        Ok(if is_missing { Err(missing) } else { Ok((tried, of_a_mark)) })
+    }
+
+    fn calls(&self, mut calls: Pipeline, by: fn(&Script) -> Cmd) -> Pipeline {
+        let mut tries = by(&self.script);
+        tries.arg(0);
+        for Try { words, .. } in &self.tries {
+            tries.arg(words.len()).arg(words);
+        }
+        let keys = self
+            .kinds
+            .iter()
+            .filter(|kind| ["{layout}", "{stream}", "{quota}", "{cursors}"].contains(&kind.name));
+        let keys: Vec<_> = keys.map(|kind| &*kind.key).collect();
+        let mut of_a_mark = by(&self.script);
+        of_a_mark.arg(keys.len()).arg(keys);
+        calls.add_command(tries).add_command(of_a_mark).ignore_errors();
+        calls
+    }
+
+    /// Says what is missing if these tries are refused: by their numbers, which are below 0 where Redis
+    /// does not have the command.
+    fn interpret(&self, refused: &[i64]) -> Missing {
+        let tried = |number: &i64| {
+            let index = usize::try_from(number.unsigned_abs()).ok()?.checked_sub(1)?;
+            Some((self.tries.get(index)?, *number < 0))
+        };
+        let mut missing = Missing::default();
+        let mut scripts_without: HashMap<_, u32> = HashMap::new();
+        let mut getrange_is_refused = false;
+        for (Try { shows, keys, .. }, is_unknown) in refused.iter().filter_map(tried) {
+            match (shows, keys) {
+                (Shows::Keys, Some(keys)) => *scripts_without.entry(*keys).or_default() += 1,
+                (Shows::NotUserKeys, _) => getrange_is_refused = true,
+                (Shows::Command(command), _) if is_unknown => {
+                    missing.commands.insert(command.to_uppercase().replace('|', " "));
+                }
+                _ => {}
+            }
+        }
+        let lacks = |keys: &str| scripts_without.get(keys) == Some(&2);
+        for (Try { shows, keys, .. }, is_unknown) in refused.iter().filter_map(tried) {
+            let Shows::Command(command) = shows else { continue };
+            let is_the_keys = match *keys {
+                Some(USER) => !getrange_is_refused || lacks("{layout}"),
+                Some(keys) => lacks(keys),
+                None => false,
+            };
+            if is_unknown {
+                continue;
+            }
+            let pattern = self.kinds.iter().find(|kind| is_the_keys && Some(kind.name) == *keys);
+            missing.rights.insert(match pattern {
+                Some(kind) => kind.pattern.clone(),
+                None => format!("+{command}"),
+            });
+        }
+        let own: BTreeSet<_> = self.kinds.iter().map(|kind| kind.pattern.clone()).collect();
+        let own: BTreeSet<_> =
+            own.into_iter().filter(|pattern| pattern.starts_with("~markread:")).collect();
+        if own.is_subset(&missing.rights) {
+            missing.rights.retain(|right| !own.contains(right));
+            missing.rights.insert("~markread:*".to_owned());
+        }
+        missing
+    }
+
+    /// Logs a cause when it changes.
+    fn log(&self, cause: &str) {
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        if *logged != cause {
+            match cause {
+                "" => tracing::info!("nothing that calls need is missing in Redis any more"),
+                cause => tracing::warn!(?cause, "Redis refuses what calls need"),
+            }
+            cause.clone_into(&mut logged);
+        }
+    }
+}
+
+impl Missing {
+    /// Adds a command if this error means that it is missing. Returns whether it does.
+    fn add_command(&mut self, command: &str, error: &RedisError) -> bool {
+        let text = server_text(error).unwrap_or_default();
+        if text.starts_with("ERR unknown command") {
+            self.commands.insert(command.to_uppercase().replace('|', " "))
+        } else {
+            text.starts_with("NOPERM") && self.rights.insert(format!("+{command}"))
+        }
+    }
+
+    /// Names what is missing, or returns an empty text if nothing is.
+    fn to_text(&self) -> String {
+        let list = |names: &BTreeSet<String>| {
+            names.iter().map(|name| &**name).collect::<Vec<_>>().join(" ")
+        };
+        let mut causes = Vec::new();
+        if !self.rights.is_empty() {
+            causes.push(format!("the Redis user lacks {}", list(&self.rights)));
+        }
+        if !self.commands.is_empty() {
+            let commands = list(&self.commands);
+            causes.push(format!(
+                "Redis does not have {commands}: rename-command may have removed it"
+            ));
+        }
+        causes.join(", and ")
+    }
+}
+
+fn is_cluster(error: &RedisError) -> bool {
+    let text = server_text(error).unwrap_or_default();
+    CLUSTER_CODES.contains(&text.split(' ').next().unwrap_or_default())
+}
+
+fn refused(cause: &str) -> Failure {
+    Failure::Refused(StoreError::unavailable(cause).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::redis::keys::Partition;
+
+    fn probe() -> PermissionProbe {
+        let keys = Keys::new(Partition::Only, "events".to_owned(), "user:".to_owned());
+        PermissionProbe::new(&keys, None)
+    }
+
+    /// What is missing if Redis refuses the tries for which a function returns true.
+    fn missing(is_refused: impl Fn(&[&str]) -> bool) -> String {
+        let probe = probe();
+        let numbered = (1..).zip(&probe.tries);
+        let refused = numbered.filter(|(_, tried)| {
+            is_refused(&tried.words.iter().map(|word| &**word).collect::<Vec<_>>())
+        });
+        probe.interpret(&refused.map(|(number, _)| number).collect::<Vec<_>>()).to_text()
+    }
+
+    #[test]
+    fn a_command_is_told_from_its_keys() {
+        assert_eq!(missing(|_| false), "");
+        assert_eq!(missing(|words| words[0] == "HSET"), "the Redis user lacks +hset");
+        let is_of = |words: &[&str], key: &str| words.iter().any(|word| word.starts_with(key));
+        let table = [
+            ("markread:cursors:", "~markread:cursors:*"),
+            ("markread:quota:", "~markread:quota:*"),
+            ("markread:", "~markread:*"),
+            ("events", "~events"),
+            ("user:", "%R~user:*"),
+        ];
+        for (key, pattern) in table {
+            let cause = missing(|words| is_of(words, key));
+            assert_eq!(cause, format!("the Redis user lacks {pattern}"));
+        }
+        let cause = missing(|words| words[0] == "GETRANGE" || is_of(words, "events"));
+        assert_eq!(cause, "the Redis user lacks +getrange ~events");
+        let cause = missing(|words| words[0] == "EVALSHA");
+        assert_eq!(cause, "the Redis user lacks +evalsha");
+    }
+
+    #[test]
+    fn a_command_that_redis_does_not_have_is_named_as_such() {
+        let probe = probe();
+        let index = probe.tries.iter().position(|tried| tried.words[0] == "XINFO").unwrap();
+        let text = probe.interpret(&[-i64::try_from(index + 1).unwrap()]).to_text();
+        assert!(text.starts_with("Redis does not have XINFO STREAM: "), "{text}");
+    }
+
+    #[test]
+    fn wait_is_needed_by_its_flag_only() {
+        let has_wait = |probe: &PermissionProbe| probe.tries.iter().any(|t| t.words[0] == "WAIT");
+        assert!(!has_wait(&probe()));
+        let keys = Keys::new(Partition::Only, "events".to_owned(), "user:".to_owned());
+        let ack = ReplicasAck { replicas: 1, timeout: std::time::Duration::from_secs(1) };
+        assert!(has_wait(&PermissionProbe::new(&keys, Some(ack))));
+    }
+}
