@@ -34,8 +34,8 @@ local function moves()
 
   -- Raises an error unless the user may run a command on a hash, and Redis has it. It is called
   -- before the first write, since nothing is rolled back.
-  local function check_may(command, hash, ...)
-    if not redis.acl_check_cmd(command, hash, ...) then
+  local function check_may(command, hash)
+    if not redis.acl_check_cmd(command, hash) then
       error('NOPERM the user has no permissions to run ' .. command .. ' on cursors', 0)
     end
   end
@@ -66,11 +66,11 @@ local function moves()
     for bucket = first_new, new_count - 1 do
       local into = key_of(current, key, bucket)
       if call('EXISTS', into) == 1 then error('CORRUPT the new bucket exists already', 0) end
-      check_may('HSET', into, '', '')
+      check_may('HSET', into)
       moved[into] = {}
     end
-    check_may('HDEL', from, '')
-    check_may('HSET', key, '', '')
+    check_may('HDEL', from)
+    check_may('HSET', key)
     local fields = call('HGETALL', from)
     for n = 1, #fields, 2 do
       local into = in_buckets.home_of(current, key, without_sign(fields[n]), new_count)
@@ -154,11 +154,11 @@ local function moves()
     -- Types and permissions are checked before the first write, after which nothing fails.
     for home in pairs(values) do
       call('HLEN', home)
-      check_may('HSET', home, '', '')
+      check_may('HSET', home)
     end
-    for source in pairs(fields) do check_may('HDEL', source, '') end
-    check_may('HSET', key, '', '')
-    check_may('HDEL', key, '')
+    for source in pairs(fields) do check_may('HDEL', source) end
+    check_may('HSET', key)
+    check_may('HDEL', key)
     for home, list in pairs(values) do call('HSET', home, unpack(list)) end
     for source, list in pairs(fields) do call('HDEL', source, unpack(list)) end
     if is_new then call('HSET', key, current.field, count) end

@@ -11,16 +11,6 @@ local function settle(key, used, taken, served, is_old)
   call('INCRBY', key, -unserved)
 end
 
--- Begins the window of a quota that has no expiry. Returns when it ends; or nil and an error.
-local function begin_window(key, window_ms)
-  local done, now = pcall(now_ms)
-  if not done then return nil, now end
-  local reset_at_ms = now + window_ms
-  local set = try('PEXPIREAT', key, reset_at_ms)
-  if type(set) == 'table' then return nil, set.err end
-  return reset_at_ms
-end
-
 -- Takes calls before it is known which of them are served. Returns what was used before, when the
 -- window ends, whether the key had that expiry, and how many calls were taken; or nil and an error,
 -- after which the quota is as it was.
@@ -41,15 +31,18 @@ local function take(key, calls, limit, window_ms)
     return nil, 'CORRUPT the quota is not a count'
   end
   local expiry = try('PEXPIRETIME', key)
-  local reset_at_ms, problem
-  if type(expiry) == 'table' then
+  local has_read = tonumber(expiry)
+  if has_read and expiry >= 0 then return used, expiry, true, calls end
+  local problem
+  if not has_read then
     problem = expiry.err
-  elseif expiry >= 0 then
-    return used, expiry, true, calls
   else
-    reset_at_ms, problem = begin_window(key, window_ms)
+    -- The window begins before anything is served, so that whatever fails here is given back.
+    local done, now = pcall(now_ms)
+    local set = done and try('PEXPIREAT', key, now + window_ms)
+    if tonumber(set) then return used, now + window_ms, false, calls end
+    problem = done and set.err or now
   end
-  if reset_at_ms then return used, reset_at_ms, false, calls end
   settle(key, used, calls, 0, false)
   return nil, problem
 end
