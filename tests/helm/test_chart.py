@@ -279,6 +279,22 @@ def test_the_password_of_the_embedded_valkey_is_the_same_everywhere():
     secret = chart.one(objects, "Secret", "r-markread-redis")["stringData"]
     assert len(secret["password"]) == 32
     assert f"requirepass {secret['password']}\n" in secret["valkey.conf"]
+    assert f"user markread on \">{secret['password']}\" ~markread:* " in secret["valkey.conf"]
+
+
+def test_the_user_of_the_embedded_valkey_has_the_rights_of_the_settings():
+    def rule(**values):
+        objects = chart.render(chart.ci("embedded"), **values)
+        conf = chart.one(objects, "Secret", "r-markread-redis")["stringData"]["valkey.conf"]
+        return next(line for line in conf.splitlines() if line.startswith("user markread "))
+
+    plain = rule()
+    assert ' "~direct_message_mark_read_events" "%R~user:*" +hello ' in plain
+    assert "memory" not in plain
+    other = rule(
+        config__stream='"events"', config__userKeyPrefix='"u:"', config__streamMaxBytes='"1GiB"'
+    )
+    assert ' "~events" "%R~u:*" +hello ' in other and other.endswith(" +memory|usage")
 
 
 def test_every_default_can_be_turned_off():

@@ -57,7 +57,7 @@ def output(text, **how):
         file.write(text)
         file.flush()
         done = chart.template(file.name, **how)
-    random = ["password:", "requirepass", "checksum/"]
+    random = ["password:", "requirepass", "user markread on", "checksum/"]
     lines = [each for each in done.stdout.splitlines() if not any(word in each for word in random)]
     return done.returncode, lines, done.stderr
 
