@@ -14,8 +14,8 @@ use crate::store::{HealthReceiver, StoreError, StoreHealth};
 
 pub(crate) mod address;
 mod denial_check;
-mod keep_alive;
 pub(crate) mod failure;
+mod keep_alive;
 pub(crate) mod layout;
 mod link;
 mod replacements;
