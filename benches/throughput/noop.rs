@@ -224,7 +224,12 @@ impl Marks for AtOnce {
 
 #[tonic::async_trait]
 impl EventLog for AtOnce {
-    async fn wait_for_entries(&self, _: Position, _: Duration) -> Result<Entries, StoreError> {
+    async fn wait_for_entries(
+        &self,
+        _: Position,
+        _: usize,
+        _: Duration,
+    ) -> Result<Entries, StoreError> {
         Err(not_of_this_store())
     }
 

@@ -25,6 +25,16 @@ impl EntryId {
             (ms, count) => Self { ms, count: count - 1 },
         }
     }
+
+    /// Returns the ID right after this one.
+    #[must_use]
+    pub fn after(self) -> Self {
+        match (self.ms, self.count) {
+            (u64::MAX, u64::MAX) => self,
+            (ms, u64::MAX) => Self { ms: ms + 1, count: 0 },
+            (ms, count) => Self { ms, count: count + 1 },
+        }
+    }
 }
 
 impl fmt::Display for EntryId {
@@ -70,5 +80,8 @@ mod tests {
         assert_eq!(id(2, 0).before(), id(1, u64::MAX));
         assert_eq!(id(2, 5).before(), id(2, 4));
         assert_eq!(EntryId::ZERO.before(), EntryId::ZERO);
+        assert_eq!(id(2, 5).after(), id(2, 6));
+        assert_eq!(id(2, u64::MAX).after(), id(3, 0));
+        assert_eq!(id(u64::MAX, u64::MAX).after(), id(u64::MAX, u64::MAX));
     }
 }

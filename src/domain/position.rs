@@ -17,8 +17,9 @@ impl Position {
     /// Before every entry: a watcher that begins here receives all events that are left.
     pub const START: Self = Self(EntryId::ZERO);
 
-    /// The end of a log that was never written to. It differs from [`Self::START`], so that a watcher
-    /// that saw an empty log gets a gap when entries are lost afterwards.
+    /// The end of a log that was never written to and never lost anything. It differs from
+    /// [`Self::START`], so that a watcher that saw an empty log gets a gap when entries are lost
+    /// afterwards.
     pub const EMPTY: Self = Self(EntryId { ms: 0, count: 1 });
 
     /// Returns the ID of the entry that it follows.

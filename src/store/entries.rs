@@ -11,7 +11,7 @@ pub struct Entries {
     pub span: Option<(Position, Position)>,
     /// How many entries there are.
     pub count: usize,
-    /// The size of their payloads, in bytes.
+    /// Their size, in bytes.
     pub bytes: usize,
 }
 
@@ -44,13 +44,56 @@ impl Entries {
     }
 }
 
+/// Chooses how many entries to read, by the size of those that were read before: other programs may put
+/// entries of any size into the log.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadSize {
+    entries: usize,
+    max_entries: usize,
+    /// Bytes of a read to aim at.
+    bytes: usize,
+}
+
+impl ReadSize {
+    /// Creates it for reads of this many entries and bytes at most. The first ones are small, since the
+    /// size of entries is not known.
+    pub const fn new(max_entries: usize, bytes: usize) -> Self {
+        Self { entries: 16, max_entries, bytes }
+    }
+
+    /// Returns the number of entries to read.
+    pub fn entries(&self) -> usize {
+        self.entries
+    }
+
+    /// Learns from a read. Entries may become larger at any time: reads grow slowly, and shrink at once.
+    pub fn adapt(&mut self, read: &Entries) {
+        if read.count > 0 {
+            let fitting = self.bytes * read.count / read.bytes.max(1);
+            self.entries = fitting.min(self.entries * 4).clamp(1, self.max_entries);
+        }
+    }
+
+    /// Learns that a read failed, maybe because it was too large.
+    pub fn shrink(&mut self) {
+        self.entries = (self.entries / 4).max(1);
+    }
+}
+
 /// The span of the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogBounds {
     /// ID of the oldest entry, if there is one.
     pub oldest: Option<EntryId>,
+    /// ID of the newest entry, if there is one.
+    pub newest: Option<EntryId>,
     /// The greatest ID that was ever given to an entry.
     pub last_id: EntryId,
+    /// The greatest ID of an entry that was removed otherwise than from the oldest end.
+    pub max_removed: EntryId,
+    /// The greatest position before which entries are known to be lost otherwise than by trimming: the
+    /// log was flushed, or went back in a failover. Zero if nothing is known to be lost.
+    pub gap_before: EntryId,
     /// True if entries were ever removed.
     pub trimmed: bool,
     /// Number of entries.
@@ -67,17 +110,165 @@ impl LogBounds {
 
     /// Returns the position after the newest entry.
     pub fn end(&self) -> Position {
-        Position::from(self.last_id).max(Position::EMPTY)
+        let last_id = Position::from(self.last_id);
+        if self.length == 0 { last_id.max(self.empty()) } else { last_id }
     }
 
-    /// Returns whether entries after a position may be missing: some were removed there, or the
-    /// position belongs to another log.
+    /// Returns the position of a log without entries. It differs after each loss, so that whoever
+    /// resumes from there hears of losses since.
+    pub fn empty(&self) -> Position {
+        self.gap_before.after().into()
+    }
+
+    /// Returns the greatest time in a position that was ever given, in milliseconds since 1970, or the
+    /// time of the store's clock if that is greater.
+    pub fn latest_ms(&self) -> u64 {
+        self.now_ms.max(self.last_id.ms).max(self.gap_before.ms)
+    }
+
+    /// Returns where a watcher goes on that resumes after a position.
+    pub fn resume(&self, after: Position) -> Resumption {
+        if after == Position::START {
+            return Resumption::Complete(after);
+        }
+        // All entries have come since.
+        if after == self.empty() && !self.trimmed {
+            return Resumption::Complete(self.start());
+        }
+        if after.entry() <= self.gap_before || self.may_have_lost(after) {
+            Resumption::Gap(self.start())
+        } else {
+            Resumption::Complete(after)
+        }
+    }
+
+    /// Returns whether entries after a position may be missing, as far as the span of the log shows it:
+    /// for a reader who has read this log up to there.
     pub fn may_have_lost(&self, after: Position) -> bool {
-        (self.trimmed && after < self.start()) || after > self.end()
+        self.is_another(after)
+            || (self.trimmed && after < self.start())
+            || after.entry() < self.max_removed
+    }
+
+    /// Returns whether a reader who has read a log up to a position has read another one than this.
+    pub fn is_another(&self, after: Position) -> bool {
+        let is_first = !self.trimmed && (after == Position::START || after == self.empty());
+        let is_before_first = !self.trimmed && after < self.start();
+        !is_first && (is_before_first || after > self.end())
     }
 
     /// Returns how old the oldest entry is, in milliseconds by the store's clock.
     pub fn oldest_age_ms(&self) -> u64 {
         self.oldest.map_or(0, |oldest| self.now_ms.saturating_sub(oldest.ms))
+    }
+}
+
+/// Where a watcher goes on that resumes after a position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resumption {
+    /// Nothing is missing from here on.
+    Complete(Position),
+    /// Entries may be missing that were after the watcher's position, and it goes on here.
+    Gap(Position),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(ms: u64, count: u64) -> EntryId {
+        EntryId { ms, count }
+    }
+
+    fn bounds(oldest: u64, newest: u64) -> LogBounds {
+        LogBounds {
+            oldest: Some(id(oldest, 0)),
+            newest: Some(id(newest, 0)),
+            last_id: id(newest, 0),
+            length: newest - oldest + 1,
+            ..LogBounds::default()
+        }
+    }
+
+    #[test]
+    fn a_position_is_resumed_where_it_is_or_with_a_gap_at_the_oldest_entry() {
+        let whole = bounds(5, 9);
+        let trimmed = LogBounds { trimmed: true, ..whole };
+        let flushed = LogBounds { gap_before: id(4, 2), ..whole };
+        let behind = LogBounds { gap_before: id(7, 0), ..whole };
+        let holed = LogBounds { max_removed: id(7, 0), ..whole };
+        let empty = LogBounds::default();
+        let emptied = LogBounds { last_id: id(9, 0), trimmed: true, ..empty };
+        let flushed_empty = LogBounds { gap_before: id(9, 0), ..empty };
+        let (complete, gap) = (|at| (true, at), |at| (false, at));
+        let start = id(5, 0).before();
+        for (name, log, after, expected) in [
+            ("from the beginning", whole, id(0, 0), complete(id(0, 0))),
+            ("from the beginning", trimmed, id(0, 0), complete(id(0, 0))),
+            ("from the beginning", behind, id(0, 0), complete(id(0, 0))),
+            ("an empty log's heartbeat", whole, id(0, 1), complete(start)),
+            ("an empty log's heartbeat, trimmed", trimmed, id(0, 1), gap(start)),
+            ("one of before a flush", flushed, id(0, 1), gap(start)),
+            ("one of after a flush", flushed, id(4, 3), complete(start)),
+            ("one of after a flush, of later IDs", behind, id(7, 1), complete(start)),
+            ("before the oldest", whole, id(4, 9), gap(start)),
+            ("right before the oldest", whole, start, complete(start)),
+            ("an entry", whole, id(5, 0), complete(id(5, 0))),
+            ("the last", whole, id(9, 0), complete(id(9, 0))),
+            ("past the last", whole, id(9, 1), gap(start)),
+            ("lost", behind, id(7, 0), gap(start)),
+            ("after what is lost", behind, id(8, 0), complete(id(8, 0))),
+            ("before one that was removed", holed, id(6, 0), gap(start)),
+            ("one that was removed", holed, id(7, 0), complete(id(7, 0))),
+            ("an empty log", empty, id(0, 1), complete(id(0, 0))),
+            ("not of this log", empty, id(0, 2), gap(id(0, 0))),
+            ("the last of what was removed", emptied, id(9, 0), complete(id(9, 0))),
+            ("of what was removed", emptied, id(8, 0), gap(id(9, 0))),
+            ("the last before a flush", flushed_empty, id(9, 0), gap(id(0, 0))),
+            ("after a flush", flushed_empty, id(9, 1), complete(id(0, 0))),
+        ] {
+            let resumed = match log.resume(after.into()) {
+                Resumption::Complete(at) => complete(at.entry()),
+                Resumption::Gap(at) => gap(at.entry()),
+            };
+            assert_eq!(resumed, expected, "{name}: {after} in {log:?}");
+        }
+    }
+
+    #[test]
+    fn the_position_of_an_empty_log_is_one_that_it_resumes() {
+        let empty = LogBounds::default();
+        for log in [
+            empty,
+            LogBounds { gap_before: id(9, 0), ..empty },
+            LogBounds { gap_before: id(9, u64::MAX), ..empty },
+            LogBounds { last_id: id(9, 0), trimmed: true, ..empty },
+            LogBounds { last_id: id(9, 0), trimmed: true, gap_before: id(10, 0), ..empty },
+            bounds(5, 9),
+        ] {
+            assert!(matches!(log.resume(log.end()), Resumption::Complete(_)), "{log:?}");
+        }
+        assert_eq!(empty.end(), Position::EMPTY);
+    }
+
+    #[test]
+    fn reads_are_as_large_as_entries_allow() {
+        let read = |count, bytes| Entries { count, bytes, ..Entries::default() };
+        let mut size = ReadSize::new(1000, 1_000_000);
+        for (of, entries) in [
+            (read(0, 0), 16),
+            (read(1, 400), 64),
+            (read(1, 0), 256),
+            (read(7, 2_800), 1000),
+            (read(1000, 400_000), 1000),
+            (read(1000, 1_000_000_000), 1),
+            (read(1, 100_000), 4),
+        ] {
+            size.adapt(&of);
+            assert_eq!(size.entries(), entries, "{of:?}");
+        }
+        size.shrink();
+        size.shrink();
+        assert_eq!(size.entries(), 1);
     }
 }

@@ -189,11 +189,12 @@ impl EventLog for MemoryStore {
     async fn wait_for_entries(
         &self,
         after: Position,
+        limit: usize,
         wait: Duration,
     ) -> Result<Entries, StoreError> {
         let began = tokio::time::Instant::now();
         loop {
-            let entries = self.entries(after, usize::MAX).await?;
+            let entries = self.entries(after, limit).await?;
             let published = timeout_at(began + wait, self.published.notified());
             if entries.span.is_some() || published.await.is_err() {
                 return Ok(entries);
@@ -354,10 +355,13 @@ impl State {
     fn bounds(&self, now_ms: u64) -> LogBounds {
         LogBounds {
             oldest: self.stream.front().map(|(id, _)| *id),
+            newest: self.stream.back().map(|(id, _)| *id),
             last_id: self.last_entry_id,
             trimmed: self.trimmed,
             length: u64::try_from(self.stream.len()).unwrap_or(u64::MAX),
             now_ms,
+            // Nothing is lost but by trimming, until the process exits.
+            ..LogBounds::default()
         }
     }
 

@@ -19,7 +19,7 @@ pub mod redis;
 mod entries;
 mod error;
 
-pub use self::entries::{Entries, LogBounds};
+pub use self::entries::{Entries, LogBounds, ReadSize, Resumption};
 pub use self::error::{StoreError, StoreErrorKind};
 
 /// Marks, each in one atomic step: quota, comparison, cursor, event.
@@ -82,8 +82,8 @@ pub trait Cursors: Send + Sync {
 /// The log of mark-read events, as watchers read it.
 #[async_trait::async_trait]
 pub trait EventLog: Send + Sync {
-    /// Waits until there are entries after a position and returns them; none if the time runs out first.
-    /// For one caller at a time.
+    /// Waits until there are entries after a position and returns the first of them; none if the time runs
+    /// out first. For one caller at a time.
     ///
     /// # Errors
     ///
@@ -91,6 +91,7 @@ pub trait EventLog: Send + Sync {
     async fn wait_for_entries(
         &self,
         after: Position,
+        limit: usize,
         wait: Duration,
     ) -> Result<Entries, StoreError>;
 

@@ -10,6 +10,10 @@ use tonic::Code;
 use crate::proto::Rpc;
 use crate::proto::codes::{CODE_NAMES, code_index, code_name};
 
+mod groups;
+
+pub use self::groups::{GroupGauges, set_groups};
+
 const MARK_READ_TOTAL: &str = "markread_mark_read_total";
 const RPC_DURATION: &str = "rpc_server_call_duration_seconds";
 const STORE_DURATION: &str = "markread_store_duration_seconds";
@@ -19,6 +23,8 @@ const WATCHERS: &str = "markread_watchers";
 const REFUSED: &str = "markread_refused_total";
 const EDGE_LIMITED: &str = "markread_edge_limited_total";
 const WATCH_GAPS: &str = "markread_watch_gaps_total";
+const WATCH_TAIL_LAG: &str = "markread_watch_tail_lag_seconds";
+const FOREIGN_ENTRIES: &str = "markread_stream_foreign_entries_total";
 const STORE_UP: &str = "markread_store_up";
 const STORE_WARNINGS: &str = "markread_store_warnings";
 const REDIS_MEMORY_USED: &str = "markread_redis_memory_used_bytes";
@@ -158,6 +164,13 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     Ok(handle)
 }
 
+/// Returns the page of all metrics.
+pub fn render(handle: &PrometheusHandle) -> String {
+    let mut page = handle.render();
+    groups::render(&mut page);
+    page
+}
+
 /// Sorts recorded durations into buckets, for ever.
 pub async fn run_upkeep(handle: PrometheusHandle) {
     let mut interval = tokio::time::interval(UPKEEP_INTERVAL);
@@ -181,6 +194,8 @@ impl Default for Metrics {
         describe();
         add_watchers(0);
         count_watch_gaps(0);
+        count_foreign_entries(0);
+        set_watch_tail_lag(Duration::ZERO);
         counter!(USER_OBJECTS_OVERSIZED).increment(0);
         REFUSED_COUNTERS.get_or_init(|| {
             Bound::ALL.map(|(_, label)| {
@@ -259,14 +274,6 @@ pub fn count_oversized_user_object() {
     counter!(USER_OBJECTS_OVERSIZED).increment(1);
 }
 
-/// Sets the number of entries that a consumer group has not read, if Redis knows it, and whether
-/// some of them were trimmed.
-pub fn set_group(name: &str, unread: Option<u32>, trimmed: bool) {
-    let name = name.to_owned();
-    gauge!(GROUP_UNREAD, "group" => name.clone()).set(unread.map_or(f64::NAN, f64::from));
-    gauge!(GROUP_TRIMMED, "group" => name).set(u32::from(trimmed));
-}
-
 /// Sets how much memory Redis uses, and its limit; 0 means no limit.
 pub fn set_redis_memory(used_bytes: u64, max_bytes: u64) {
     gauge!(REDIS_MEMORY_USED).set(to_gauge(used_bytes));
@@ -286,6 +293,16 @@ pub fn set_store_up(up: bool) {
 /// Counts gaps sent to watchers.
 pub fn count_watch_gaps(watchers: usize) {
     counter!(WATCH_GAPS).increment(u64::try_from(watchers).unwrap_or(u64::MAX));
+}
+
+/// Counts entries of the stream that are no events of this service.
+pub fn count_foreign_entries(entries: usize) {
+    counter!(FOREIGN_ENTRIES).increment(u64::try_from(entries).unwrap_or(u64::MAX));
+}
+
+/// Sets for how long the reading for watchers has stood still while there were entries to read.
+pub fn set_watch_tail_lag(lag: Duration) {
+    gauge!(WATCH_TAIL_LAG).set(lag.as_secs_f64());
 }
 
 /// Converts a count to a gauge value. Digits beyond 2^53 do not matter.
@@ -354,6 +371,15 @@ fn describe() {
     describe_counter!(REFUSED, "Calls, streams and connections that a bound refused or ended");
     describe_counter!(EDGE_LIMITED, "Calls that the edge guard stopped");
     describe_counter!(WATCH_GAPS, "Gaps sent to watchers: events that they may have lost");
+    describe_gauge!(
+        WATCH_TAIL_LAG,
+        Unit::Seconds,
+        "How long the reading for watchers has stood still while there were entries to read"
+    );
+    describe_counter!(
+        FOREIGN_ENTRIES,
+        "Entries of the stream that are no mark-read events, and were skipped for watchers"
+    );
     describe_gauge!(STORE_UP, "1 while the store answers, else 0");
     describe_gauge!(
         REDIS_MEMORY_USED,
@@ -386,14 +412,6 @@ fn describe() {
         STREAM_OLDEST_AGE,
         Unit::Seconds,
         "Age of the stream's oldest entry: how far back a consumer can resume"
-    );
-    describe_gauge!(
-        GROUP_UNREAD,
-        "Entries that a consumer group has not read, NaN if Redis does not know (lag)"
-    );
-    describe_gauge!(
-        GROUP_TRIMMED,
-        "1 while entries are gone that a consumer group never read, else 0"
     );
     describe_gauge!(MEMORY_USED, Unit::Bytes, "Anonymous memory that this process uses");
     describe_gauge!(

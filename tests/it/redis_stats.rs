@@ -48,9 +48,48 @@ async fn consumer_groups_behind_the_trim_are_reported() {
     becomes(&server, &of_group("unread_entries", "push"), 0.0..=0.0).await;
     becomes(&server, &of_group("trimmed_unread", "push"), 0.0..=0.0).await;
 
-    // A deleted group is reset.
+    // A deleted group disappears, and the other one stays.
     redis.run::<u64>(&format!("XGROUP DESTROY {STREAM} webhooks")).await;
-    becomes(&server, &of_group("trimmed_unread", "webhooks"), 0.0..=0.0).await;
+    for metric in ["trimmed_unread", "unread_entries"] {
+        eventually("the group's series are gone", NOTICED, async || {
+            server.metric(&of_group(metric, "webhooks")).await.is_none().then_some(())
+        })
+        .await;
+        assert_eq!(server.metric(&of_group(metric, "push")).await, Some(0.0));
+    }
+}
+
+#[tokio::test]
+async fn at_most_32_groups_are_reported_whoever_was_there_before() {
+    const SERIES: &str = "markread_stream_group_unread_entries{";
+    let redis = Redis::start().await;
+    let server = Server::on(&redis).await;
+    for round in ["a", "b", "c"] {
+        for group in 0..40 {
+            let create = format!("XGROUP CREATE {STREAM} {round}{group} 0 MKSTREAM");
+            redis.run::<()>(&create).await;
+        }
+        let (first, last) = (format!("{SERIES}group=\"{round}"), Duration::from_millis(1_500));
+        eventually("32 of this round are reported", NOTICED, async || {
+            let (_, page) = server.get("/metrics").await;
+            let series =
+                |prefix: &str| page.lines().filter(|line| line.starts_with(prefix)).count();
+            assert!(series(SERIES) <= 32, "{}", series(SERIES));
+            (series(&first) == 32 && series(SERIES) == 32).then_some(())
+        })
+        .await;
+        for group in 0..40 {
+            redis.run::<u64>(&format!("XGROUP DESTROY {STREAM} {round}{group}")).await;
+        }
+        tokio::time::sleep(last).await;
+    }
+    // A name that is not text, and a very long one.
+    let mut create = redis::cmd("XGROUP");
+    create.arg("CREATE").arg(STREAM).arg(b"caf\xe9\"\n").arg("0");
+    create.query_async::<()>(&mut redis.connection().await).await.unwrap();
+    redis.run::<()>(&format!("XGROUP CREATE {STREAM} {} 0", "x".repeat(5_000))).await;
+    becomes(&server, &of_group("unread_entries", "caf\\\\xe9\\\\\\\"\\\\n"), 0.0..=0.0).await;
+    becomes(&server, &of_group("unread_entries", &"x".repeat(256)), 0.0..=0.0).await;
 }
 
 #[tokio::test]

@@ -13,13 +13,13 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep};
 use tracing::{Instrument, Span};
 
+use super::catch_up::Place;
 use super::state::concerns;
 use super::{BULK_READ_TIMEOUT, within};
-use crate::domain::{Event, Position, UserId};
-use crate::store::{Entries, EventLog, LogBounds, StoreError};
+use crate::domain::{EntryId, Event, Position, UserId};
+use crate::store::{Entries, EventLog, LogBounds, ReadSize, StoreError};
 
-/// Entries of the first read, when their size is not known, and of any read.
-const READ_START_ENTRIES: usize = 16;
+/// Most entries of a read.
 const READ_MAX_ENTRIES: usize = 500;
 
 /// Interval at which it is checked that somebody still waits for a read.
@@ -56,6 +56,8 @@ struct Waiting {
 struct Request {
     user: UserId,
     after: Position,
+    /// What was known to be lost of the log when the watcher's position was found in it.
+    gap_before: EntryId,
     /// Orders requests by how long their users wait since they were last served.
     turn: u64,
     /// The span of its call. A read is a part of the first call that it is for.
@@ -79,8 +81,19 @@ pub(super) struct Piece {
     pub(super) reached: Option<Position>,
     /// Entries that were read for the watcher.
     pub(super) entries: usize,
-    /// Whether entries after the watcher's position may have been removed before they were read.
-    pub(super) gap: bool,
+    /// What the watcher may have lost before these events.
+    pub(super) loss: Loss,
+}
+
+/// What a watcher may have lost before the events of a piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Loss {
+    /// Nothing.
+    Nothing,
+    /// Entries were removed before they were read.
+    Removed,
+    /// The log is another one: the events may be of either, and the watcher's position of neither.
+    Log(LogBounds),
 }
 
 /// Whose turn it is, in this order, again and again. Short backlogs are served first, but only by half
@@ -97,8 +110,7 @@ const TURNS: [Turn; 4] = [Turn::Foremost, Turn::Hindmost, Turn::Foremost, Turn::
 
 /// Chooses the number of entries of a read.
 struct Pace {
-    /// As many as are expected to have [`READ_BYTES`].
-    entries: usize,
+    size: ReadSize,
     /// How many entries of a thousand concern a watcher, about.
     concerning: usize,
 }
@@ -111,9 +123,9 @@ impl Backlog {
 
     /// Returns a user's events after a position, as far as one read goes. Dropping the future withdraws
     /// the request.
-    pub(super) async fn read(&self, user: UserId, after: Position) -> Result<Piece, StoreError> {
+    pub(super) async fn read(&self, user: UserId, place: Place) -> Result<Piece, StoreError> {
         let (reply, piece) = oneshot::channel();
-        self.waiting().push(user, after, reply);
+        self.waiting().push(user, place, reply);
         self.arrived.notify_one();
         // The sender is dropped only when the process exits.
         piece.await.unwrap_or_else(|gone| Err(StoreError::unavailable(gone)))
@@ -121,7 +133,8 @@ impl Backlog {
 
     /// Serves requests, for ever.
     pub(super) async fn run(self: Arc<Self>) {
-        let mut pace = Pace { entries: READ_START_ENTRIES, concerning: 0 };
+        let size = ReadSize::new(READ_MAX_ENTRIES, READ_BYTES);
+        let mut pace = Pace { size, concerning: 0 };
         let mut turns = TURNS.into_iter().cycle();
         loop {
             let turn = turns.next().unwrap_or(Turn::Longest);
@@ -170,12 +183,13 @@ impl Waiting {
     fn push(
         &mut self,
         user: UserId,
-        after: Position,
+        place: Place,
         reply: oneshot::Sender<Result<Piece, StoreError>>,
     ) {
         self.last_turn += 1;
         let (turn, span) = (self.last_turn, Span::current());
-        self.requests.push(Request { user, after, turn, span, reply });
+        let Place { position: after, gap_before, .. } = place;
+        self.requests.push(Request { user, after, gap_before, turn, span, reply });
     }
 
     /// Returns the position to read on from, how many wait there, and the span of the first of them. Whoever
@@ -218,11 +232,11 @@ impl Waiting {
             request.turn = self.last_turn;
         }
         let mut delivered = 0;
-        for Request { user, after, reply, .. } in met {
+        for request in met {
             let piece = read.as_ref().map_err(StoreError::clone);
-            let piece = piece.map(|read| Piece::new(read, user, after, after == start));
+            let piece = piece.map(|read| Piece::new(read, &request, start));
             delivered += piece.as_ref().map_or(0, |piece| piece.events.len());
-            let _ = reply.send(piece);
+            let _ = request.reply.send(piece);
         }
         delivered
     }
@@ -230,16 +244,23 @@ impl Waiting {
 
 impl Piece {
     /// Takes out of a read what a watcher needs. One that joined on the way needs a part of it.
-    fn new(read: &Read, user: UserId, after: Position, whole: bool) -> Self {
+    fn new(read: &Read, request: &Request, start: Position) -> Self {
         let Read { entries, bounds } = read;
+        let &Request { user, after, gap_before, .. } = request;
         let first = entries.events.partition_point(|event| event.position <= after);
         let later = entries.events.get(first..).unwrap_or_default();
         let events = later.iter().filter(|event| concerns(event, user)).copied().collect();
         let reached = entries.span.map(|(_, end)| end);
-        let entries = if whole { entries.count } else { later.len() };
+        let entries = if after == start { entries.count } else { later.len() };
         // Whoever starts at the beginning wants what there is.
-        let gap = after != Position::START && bounds.may_have_lost(after);
-        Self { events, reached, entries, gap }
+        let loss = if bounds.gap_before != gap_before || bounds.is_another(after) {
+            Loss::Log(*bounds)
+        } else if after != Position::START && bounds.may_have_lost(after) {
+            Loss::Removed
+        } else {
+            Loss::Nothing
+        };
+        Self { events, reached, entries, loss }
     }
 }
 
@@ -247,7 +268,7 @@ impl Pace {
     /// Returns how many entries to read for a crowd at one position.
     fn limit(&self, crowd: usize) -> usize {
         let events_of_thousand = (crowd * self.concerning).max(1);
-        self.entries.min(READ_EVENTS * 1000 / events_of_thousand).max(1)
+        self.size.entries().min(READ_EVENTS * 1000 / events_of_thousand).max(1)
     }
 
     /// Learns from a read what the next one may bring.
@@ -255,9 +276,7 @@ impl Pace {
         if read.count == 0 {
             return;
         }
-        let fitting = READ_BYTES * read.count / read.bytes.max(1);
-        // Entries may become larger at any time: reads grow slowly, and shrink at once.
-        self.entries = fitting.min(self.entries * 4).clamp(1, READ_MAX_ENTRIES);
+        self.size.adapt(read);
         let concerning = 1000 * delivered / (read.count * crowd.max(1));
         self.concerning = concerning.max(self.concerning * 9 / 10).min(1000);
     }

@@ -4,7 +4,6 @@
 //! A watcher that comes back names its position. What it missed comes from a ring of recent events, or
 //! from the store if it was away for longer.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,46 +11,37 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::time::{interval, sleep, timeout};
+use tokio::time::timeout;
 use tracing::Instrument;
 
 use self::backlog::Backlog;
+use self::catch_up::Place;
 use self::state::{State, Watcher};
-use crate::domain::{AHEAD_MAX_SECONDS, Event, Position, Quota, ReadOutcome, UserId};
-use crate::store::{Entries, EventLog, LogBounds, StoreError};
+use crate::domain::{AHEAD_MAX_SECONDS, Event, Position, Quota, UserId};
+use crate::store::{EventLog, LogBounds, Resumption, StoreError};
 use crate::telemetry::metrics;
 
 mod backlog;
+mod catch_up;
 mod state;
+mod tail;
 
 /// Interval of heartbeats (`docs/contract.md`, "gRPC").
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
 
-/// Longest wait of one read of the log's tail, and how much longer its reply may take.
-const TAIL_WAIT: Duration = Duration::from_secs(1);
-const TAIL_GRACE: Duration = Duration::from_secs(5);
+/// Longest time of a read of the log's bounds.
+const BOUNDS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Longest time of a read of many entries: the first is of up to 60 MB.
+/// Longest time of a read of many entries.
 const BULK_READ_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long the log is still read after the last watcher has left.
-const UNWATCHED_MAX: Duration = Duration::from_secs(60);
-
-/// Pause after a failed read.
-const RETRY_PAUSE: Duration = Duration::from_millis(200);
-
-/// Events that are read at the start, for watchers that come back.
-const RING_START_EVENTS: usize = 10_000;
-
-/// Updates that wait for a watcher. With one more it is too slow.
-const QUEUE_MAX_UPDATES: usize = 512;
-
-/// Entries of one read of the tail after which the reading may be far behind.
+/// Most entries of one read of the tail.
 const TAIL_READ_ENTRIES: usize = 1000;
 
-/// Entries read for a watcher that cost one of its read quota, and how many are read before it pays.
-const ENTRIES_OF_A_READ: usize = 1000;
-const UNPAID_MAX_ENTRIES: usize = 10 * ENTRIES_OF_A_READ;
+/// Updates that wait for a watcher. With one more it is too slow. One read of the tail fits twice, since
+/// the events of a burst may all be for one watcher: a server that stood still for a second must not take one
+/// that reads for a slow one. An update has 72 bytes, so a full queue has 144 KB.
+const QUEUE_MAX_UPDATES: usize = 2 * TAIL_READ_ENTRIES;
 
 /// An update for a watcher.
 #[derive(Clone, Debug)]
@@ -76,7 +66,7 @@ pub enum Update {
 /// Why a watch could not be opened.
 #[derive(Clone, Debug)]
 pub enum WatchError {
-    /// The position is ahead of the store's clock.
+    /// The position is ahead of the store's clock and of every position that was ever given.
     Ahead,
     /// The store failed.
     Store(StoreError),
@@ -112,100 +102,13 @@ impl Hub {
         Self { log, state, backlog, arrived, reading }
     }
 
-    /// Reads the log and delivers it, for ever. It pauses while nobody watches, since each server reads
-    /// the events of all servers.
-    pub async fn run(self: Arc<Self>) {
-        tokio::spawn(Arc::clone(&self).send_heartbeats());
-        tokio::spawn(Arc::clone(&self.backlog).run());
-        loop {
-            while self.state().watching == 0 {
-                self.arrived.notified().await;
-            }
-            if let Err(error) = self.follow().await {
-                tracing::debug!(cause = ?error.to_string(), "the event log cannot be read");
-            }
-            sleep(RETRY_PAUSE).await;
-        }
-    }
-
-    async fn send_heartbeats(self: Arc<Self>) {
-        let mut interval = interval(HEARTBEAT_INTERVAL);
-        loop {
-            interval.tick().await;
-            let mut state = self.state();
-            if let Some(tail) = state.tail {
-                state.send_all(&Update::Heartbeat(tail));
-            }
-        }
-    }
-
-    /// Reads from the tail on, until the store fails or nobody has watched for a while.
-    async fn follow(&self) -> Result<(), StoreError> {
-        let mut tail = self.resume(&self.bounds().await?).await?;
-        while !self.stop_if_unwatched() {
-            let read = self.log.wait_for_entries(tail, TAIL_WAIT);
-            let entries = within(TAIL_WAIT + TAIL_GRACE, read).await?;
-            if entries.count >= TAIL_READ_ENTRIES {
-                // So far behind that entries may have been trimmed before they were read.
-                let bounds = self.bounds().await?;
-                if bounds.may_have_lost(tail) {
-                    tail = self.resume(&bounds).await?;
-                    continue;
-                }
-            }
-            tail = self.state().publish(entries, tail);
-        }
-        Ok(())
-    }
-
     /// Ends the watchers whose queues are more than half full, since memory is nearly used up.
     pub fn end_slow_watchers(&self) {
         self.state().end_slow();
     }
 
     async fn bounds(&self) -> Result<LogBounds, StoreError> {
-        within(TAIL_GRACE, self.log.bounds()).await
-    }
-
-    /// Stops reading if nobody has watched for a while. Returns whether it did.
-    fn stop_if_unwatched(&self) -> bool {
-        let mut state = self.state();
-        let unwatched = state.unwatched_since.filter(|_| state.watching == 0);
-        if unwatched.is_none_or(|since| since.elapsed() < UNWATCHED_MAX) {
-            return false;
-        }
-        state.tail = None;
-        state.ring = VecDeque::new();
-        // With the lock held, so that a watcher that arrives now waits for the next start.
-        self.reading.send_replace(false);
-        true
-    }
-
-    /// Returns the position to read on from: at first after the newest entry; later the tail, or before the
-    /// oldest entry if the tail cannot be resumed without a gap.
-    async fn resume(&self, bounds: &LogBounds) -> Result<Position, StoreError> {
-        let known = self.state().tail;
-        if let Some(tail) = known {
-            if !bounds.may_have_lost(tail) {
-                return Ok(tail);
-            }
-            let mut state = self.state();
-            let start = bounds.start();
-            (state.tail, state.floor) = (Some(start), start);
-            state.ring.clear();
-            metrics::count_watch_gaps(state.watchers.values().map(Vec::len).sum());
-            state.send_all(&Update::Gap);
-            return Ok(start);
-        }
-        let newest = self.log.newest_entries(RING_START_EVENTS);
-        let Entries { events, span: read, .. } = within(BULK_READ_TIMEOUT, newest).await?;
-        let (floor, tail) = read.unwrap_or((bounds.end(), bounds.end()));
-        {
-            let mut state = self.state();
-            (state.tail, state.floor, state.ring) = (Some(tail), floor, events.into());
-        }
-        self.reading.send_replace(true);
-        Ok(tail)
+        within(BOUNDS_TIMEOUT, self.log.bounds()).await
     }
 
     /// Opens a watch for a user, from now on or after a position.
@@ -257,105 +160,27 @@ impl Hub {
         watcher: Watcher,
         after: Position,
     ) -> Result<(), WatchError> {
+        let view = self.state().view();
         let bounds = self.log.bounds().await.map_err(WatchError::Store)?;
-        if after.entry().ms > bounds.now_ms.saturating_add(AHEAD_MAX_SECONDS * 1000) {
+        let latest_ms = bounds.latest_ms().saturating_add(AHEAD_MAX_SECONDS * 1000);
+        if after.entry().ms > latest_ms {
             return Err(WatchError::Ahead);
         }
-        let mut position = after;
-        if after != Position::START && bounds.may_have_lost(after) {
-            metrics::count_watch_gaps(1);
-            let _ = watcher.updates.try_send(Update::Gap);
-            position = bounds.start();
-        }
+        // The ring may be of another log than the bounds.
+        self.state().check(&view, &bounds);
+        let position = match bounds.resume(after) {
+            Resumption::Complete(position) => position,
+            Resumption::Gap(position) => {
+                metrics::count_watch_gaps(1);
+                let _ = watcher.updates.try_send(Update::Gap);
+                position
+            }
+        };
+        let generation = self.state().generation;
+        let place = Place { position, gap_before: bounds.gap_before, generation };
         // In the current span, since it belongs to the call and so to its trace.
-        tokio::spawn(Arc::clone(self).run_catch_up(user, watcher, position).in_current_span());
+        tokio::spawn(Arc::clone(self).run_catch_up(user, watcher, place).in_current_span());
         Ok(())
-    }
-
-    /// Catches up until the watcher is registered or has left. Whole thousands of entries that were read
-    /// for it are paid in either case.
-    async fn run_catch_up(self: Arc<Self>, user: UserId, watcher: Watcher, position: Position) {
-        let updates = watcher.updates.clone();
-        let mut unpaid = 0;
-        tokio::select! {
-            ended = self.catch_up(user, watcher, position, &mut unpaid) => {
-                if let Err(last) = ended {
-                    let _ = updates.send(last).await;
-                }
-            }
-            () = updates.closed() => {}
-        }
-        drop(updates);
-        let _ = self.pay(user, &mut unpaid).await;
-    }
-
-    /// Sends a watcher what it missed, then registers it without a gap in between. The error is the
-    /// watch's last update.
-    async fn catch_up(
-        &self,
-        user: UserId,
-        watcher: Watcher,
-        mut position: Position,
-        unpaid: &mut usize,
-    ) -> Result<(), Update> {
-        loop {
-            let in_ring = {
-                let mut state = self.state();
-                let missed = state.missed(user, position, QUEUE_MAX_UPDATES + 1);
-                match missed {
-                    Some(missed)
-                        if *unpaid < ENTRIES_OF_A_READ
-                            && missed.len() <= watcher.updates.capacity() =>
-                    {
-                        for event in missed {
-                            let _ = watcher.updates.try_send(Update::Event(event));
-                        }
-                        state.register(user, watcher);
-                        return Ok(());
-                    }
-                    missed => missed,
-                }
-            };
-            let payable = if in_ring.is_some() { ENTRIES_OF_A_READ } else { UNPAID_MAX_ENTRIES };
-            if *unpaid >= payable {
-                self.pay(user, unpaid).await?;
-            }
-            let missed = if let Some(missed) = in_ring {
-                position = missed.last().map_or(position, |event| event.position);
-                missed
-            } else {
-                let piece = self.backlog.read(user, position).await.map_err(Update::Failed)?;
-                if piece.gap {
-                    metrics::count_watch_gaps(1);
-                    let _ = watcher.updates.send(Update::Gap).await;
-                }
-                *unpaid += piece.entries;
-                // If there is nothing more, the ring has all there is.
-                position = piece.reached.unwrap_or_else(|| self.state().floor.max(position));
-                piece.events
-            };
-            for event in missed {
-                // It fails once the watcher has left, which ends the task.
-                let _ = watcher.updates.send(Update::Event(event)).await;
-            }
-        }
-    }
-
-    /// Takes one of the watcher's read quota for each thousand entries that were read for it.
-    async fn pay(&self, user: UserId, unpaid: &mut usize) -> Result<(), Update> {
-        let reads = *unpaid / ENTRIES_OF_A_READ;
-        if reads == 0 {
-            return Ok(());
-        }
-        *unpaid %= ENTRIES_OF_A_READ;
-        let reads = u64::try_from(reads).unwrap_or(u64::MAX);
-        match within(BULK_READ_TIMEOUT, self.log.take_reads(user, reads)).await {
-            Ok(ReadOutcome::Served { .. }) => Ok(()),
-            Ok(ReadOutcome::OverQuota { quota, retry_after }) => {
-                Err(Update::OverQuota { quota, retry_after })
-            }
-            Err(error) => Err(Update::Failed(error)),
-        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -1,17 +1,21 @@
 //! The watchers of a process, and the ring of recent events.
 
 use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::Update;
-use crate::domain::{Event, Position, UserId};
-use crate::store::Entries;
+use crate::domain::{EntryId, Event, Position, UserId};
+use crate::store::{Entries, LogBounds};
 use crate::telemetry::metrics::{self, Bound};
 
 /// Events that are kept for watchers that come back.
 const RING_MAX_EVENTS: usize = 100_000;
+
+/// How much later than a restart the store may know of the same loss, or that it was greater.
+const SAME_LOSS_MAX: Duration = Duration::from_secs(5);
 
 #[derive(Default)]
 pub(super) struct State {
@@ -20,11 +24,39 @@ pub(super) struct State {
     pub(super) unwatched_since: Option<Instant>,
     /// Position up to which the log was read; `None` while it is not read.
     pub(super) tail: Option<Position>,
+    /// Where the reading goes on. It differs from `tail` in an empty log, whose position is not one of an
+    /// entry.
+    read_to: Position,
+    /// Counts the beginnings: those of the reading, and those after gaps.
+    pub(super) generation: u64,
+    /// What is known to be lost of the log that is read.
+    pub(super) gap_before: EntryId,
+    /// Entries of the log when its bounds were read last.
+    length: u64,
+    /// The last restart, unless the reading was begun since.
+    restart: Option<Restart>,
     /// All events after `floor`, up to `tail`.
     pub(super) ring: VecDeque<Event>,
     pub(super) floor: Position,
     pub(super) watchers: HashMap<UserId, Vec<Watcher>>,
     last_id: u64,
+}
+
+/// A restart of the reading with the oldest entry of a log, of which all watchers heard.
+struct Restart {
+    at: Instant,
+    /// The oldest entry, once there was one.
+    oldest: Option<EntryId>,
+}
+
+/// Where the reading was at some time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct View {
+    pub(super) is_reading: bool,
+    pub(super) read_to: Position,
+    pub(super) generation: u64,
+    /// Entries of the log, about.
+    pub(super) length: u64,
 }
 
 pub(super) struct Watcher {
@@ -67,8 +99,95 @@ impl State {
         }
     }
 
-    /// Stores and sends events. Returns the position up to which the log was read.
-    pub(super) fn publish(&mut self, entries: Entries, tail: Position) -> Position {
+    /// Returns for how long nobody has watched; `None` while somebody does.
+    pub(super) fn unwatched_for(&self) -> Option<Duration> {
+        (self.watching == 0)
+            .then(|| self.unwatched_since.map_or(Duration::ZERO, |since| since.elapsed()))
+    }
+
+    /// Returns where the reading is.
+    pub(super) fn view(&self) -> View {
+        let State { read_to, generation, length, .. } = *self;
+        View { is_reading: self.tail.is_some(), read_to, generation, length }
+    }
+
+    /// Begins the reading with the newest entries.
+    pub(super) fn begin(&mut self, newest: Entries, bounds: &LogBounds) {
+        let (floor, end) = newest.span.unwrap_or((bounds.start(), bounds.start()));
+        self.read_to = end;
+        self.tail = Some(newest.span.map_or(bounds.end(), |(_, end)| end));
+        (self.floor, self.ring) = (floor, newest.events.into());
+        (self.gap_before, self.length) = (bounds.gap_before, bounds.length);
+        self.generation += 1;
+        self.restart = None;
+    }
+
+    /// Ends the reading.
+    pub(super) fn end_reading(&mut self) {
+        self.tail = None;
+        self.ring = VecDeque::new();
+    }
+
+    /// Compares the log with the one that is read: its bounds, after a view of the reading. If it is another
+    /// one, all watchers get a gap, and the reading goes on with the oldest entry.
+    pub(super) fn check(&mut self, view: &View, bounds: &LogBounds) {
+        if self.takes_up(view, bounds)
+            && (bounds.gap_before != self.gap_before || bounds.is_another(view.read_to))
+        {
+            self.restart(bounds);
+        }
+    }
+
+    /// Also if entries were removed before they were read.
+    pub(super) fn check_all(&mut self, view: &View, bounds: &LogBounds) {
+        if self.takes_up(view, bounds)
+            && (bounds.gap_before != self.gap_before || bounds.may_have_lost(view.read_to))
+        {
+            self.restart(bounds);
+        }
+    }
+
+    /// Takes over bounds, unless they belong to an older view of the reading: nothing follows from those.
+    fn takes_up(&mut self, view: &View, bounds: &LogBounds) -> bool {
+        if !view.is_reading || self.generation != view.generation {
+            return false;
+        }
+        self.length = bounds.length;
+        // Watchers have heard of this loss already: it was found here before the store knew all of it.
+        // Everything since has been read if the log still begins where it did.
+        let is_known = self.restart.as_ref().is_some_and(|restart| {
+            restart.at.elapsed() < SAME_LOSS_MAX && restart.oldest == bounds.oldest
+        });
+        if is_known && !bounds.trimmed && !bounds.is_another(view.read_to) {
+            self.gap_before = bounds.gap_before;
+            // An empty log's position depends on it.
+            if bounds.length == 0 {
+                self.tail = Some(bounds.end());
+            }
+        }
+        true
+    }
+
+    fn restart(&mut self, bounds: &LogBounds) {
+        let start = bounds.start();
+        (self.read_to, self.floor) = (start, start);
+        self.tail = Some(if bounds.length == 0 { bounds.end() } else { start });
+        self.gap_before = bounds.gap_before;
+        self.restart = Some(Restart { at: Instant::now(), oldest: bounds.oldest });
+        self.generation += 1;
+        self.ring.clear();
+        metrics::count_watch_gaps(self.watchers.values().map(Vec::len).sum());
+        self.send_all(&Update::Gap);
+    }
+
+    /// Stores and sends events that were read, unless the reading was begun again meanwhile.
+    pub(super) fn publish(&mut self, entries: Entries, view: &View) {
+        let Some((start, end)) = entries.span.filter(|_| self.generation == view.generation) else {
+            return;
+        };
+        if let Some(Restart { oldest: oldest @ None, .. }) = &mut self.restart {
+            *oldest = Some(start.entry().after());
+        }
         for event in entries.events {
             self.ring.push_back(event);
             let Event { mark, .. } = event;
@@ -80,9 +199,12 @@ impl State {
         while self.ring.len() > RING_MAX_EVENTS {
             self.floor = self.ring.pop_front().map_or(self.floor, |event| event.position);
         }
-        let tail = entries.span.map_or(tail, |(_, end)| end);
-        self.tail = Some(tail);
-        tail
+        (self.read_to, self.tail) = (end, Some(end));
+    }
+
+    /// Returns whether a watcher's queue has no room for so many updates.
+    pub(super) fn has_crowded_queue(&self, updates: usize) -> bool {
+        self.watchers.values().flatten().any(|watcher| watcher.updates.capacity() < updates)
     }
 
     /// Returns a user's first events after a position; `None` if the ring does not go back that far.

@@ -120,10 +120,13 @@ impl EventLog for RedisStore {
     async fn wait_for_entries(
         &self,
         after: Position,
+        limit: usize,
         wait: Duration,
     ) -> Result<Entries, StoreError> {
         let PartitionStore { keys, connections, .. } = self.partitions.only();
-        stream::wait(&mut connections.tail()?, keys.stream(), after.entry(), wait).await
+        let mut connection = connections.tail()?;
+        let read = stream::wait(&mut connection, keys.stream(), after.entry(), limit, wait);
+        read.await.inspect(|read| self.stream_history.note_read(read))
     }
 
     async fn entries(&self, after: Position, limit: usize) -> Result<Entries, StoreError> {
@@ -137,15 +140,20 @@ impl EventLog for RedisStore {
     async fn newest_entries(&self, limit: usize) -> Result<Entries, StoreError> {
         let _permit = self.permit()?;
         let PartitionStore { keys, connections, .. } = self.partitions.only();
-        stream::newest(&mut connections.calls()?, keys.stream(), limit).await
+        let mut connection = connections.calls()?;
+        let read = stream::newest(&mut connection, keys.stream(), limit);
+        read.await.inspect(|read| self.stream_history.note_read(read))
     }
 
     async fn bounds(&self) -> Result<LogBounds, StoreError> {
         let _permit = self.permit()?;
         let PartitionStore { keys, connections, .. } = self.partitions.only();
         let mut connection = connections.calls()?;
-        let read = stream::bounds(&mut connection, keys.stream());
-        self.spans.command("BATCH", stream::BOUNDS_COMMANDS).record(read).await
+        let read = stream::bounds(&mut connection, keys);
+        let bounds = self.spans.command("BATCH", stream::BOUNDS_COMMANDS).record(read).await?;
+        // What Redis refuses to keep is known here.
+        let gap_before = bounds.gap_before.max(self.stream_history.gap_before());
+        Ok(LogBounds { gap_before, ..bounds })
     }
 
     async fn take_reads(&self, watcher: UserId, reads: u64) -> Result<ReadOutcome<()>, StoreError> {

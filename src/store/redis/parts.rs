@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::connection::Connections;
 use super::connection::layout::KnownLayout;
+use super::connection::stream_history::StreamHistory;
 use super::denials::Denials;
 use super::keys::Keys;
 use super::probe::permissions::PermissionProbe;
@@ -16,6 +17,7 @@ pub(crate) struct StoreParts {
     pub(crate) connections: Arc<Connections>,
     pub(crate) keys: Arc<Keys>,
     pub(crate) layout: Arc<KnownLayout>,
+    pub(crate) stream_history: Arc<StreamHistory>,
     /// Readers whose quota of marks is used up.
     pub(crate) denials: Arc<Denials>,
     pub(crate) rate_limit: RateLimit,
@@ -31,5 +33,11 @@ impl StoreParts {
     pub(crate) fn clear_denials(&self) {
         self.denials.clear();
         self.read_denials.clear();
+    }
+
+    /// Notes that the layout was absent: Redis was probably flushed.
+    pub(crate) fn note_absent_layout(&self) {
+        self.clear_denials();
+        self.stream_history.note_absent_layout();
     }
 }

@@ -8,6 +8,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 
 use super::connection::Connections;
 use super::connection::layout::LayoutMismatch;
+use super::connection::stream_history::StreamHistory;
 use super::connection::supervisor::Supervisor;
 use super::denials::Denials;
 use super::errors::{classify, is_layout_change, lost_script};
@@ -44,6 +45,7 @@ pub struct RedisStore {
     pub(super) reads: ReadScripts,
     pub(super) denials: Arc<Denials>,
     pub(super) read_denials: Arc<Denials>,
+    pub(super) stream_history: Arc<StreamHistory>,
     pub(super) nonces: NonceScript,
     pub(super) users: UserCache,
     pub(super) spans: Arc<Spans>,
@@ -93,6 +95,7 @@ impl RedisStore {
             permissions: Arc::new(PermissionProbe::new(&keys, config.replicas_ack)),
             keys,
             layout: Arc::default(),
+            stream_history: Arc::default(),
             denials: Arc::new(Denials::new()),
             rate_limit,
             stream_limit,
@@ -100,6 +103,7 @@ impl RedisStore {
             read_rate_limit: config.read_rate_limit,
         };
         let StoreParts { connections, keys, layout, denials, read_denials, .. } = parts.clone();
+        let stream_history = Arc::clone(&parts.stream_history);
         let supervisor = tokio::spawn(Supervisor::new(address, parts.clone(), load).run());
         let group_commit = Arc::new(GroupCommit::new(parts, marks, config.replicas_ack));
         let store = Self {
@@ -113,6 +117,7 @@ impl RedisStore {
             denials,
             users: UserCache::new(config.user_object_max_bytes, Arc::clone(&spans)),
             read_denials,
+            stream_history,
             nonces,
             spans,
             timers: Timers {
@@ -167,6 +172,7 @@ impl RedisStore {
             if layout.reread(&mut connection, keys).await? {
                 self.denials.clear();
                 self.read_denials.clear();
+                self.stream_history.note_absent_layout();
             }
         }
     }

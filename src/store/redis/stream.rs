@@ -4,28 +4,33 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{RedisResult, Value, cmd, pipe};
+use redis::{Pipeline, RedisError, RedisResult, Value, cmd, pipe};
 
 use super::errors::{classify, unexpected};
+use super::keys::Keys;
 use crate::domain::EntryId;
-use crate::store::{Entries, LogBounds, StoreError};
+use crate::store::{Entries, LogBounds, ReadSize, StoreError};
 
 /// Most entries of one read: 6 MB at 6 KB each.
 const READ_MAX_ENTRIES: usize = 1000;
 
+/// Bytes to aim at in each of the reads that return many entries.
+const READ_BYTES: usize = 4 * 1024 * 1024;
+
 /// The reply to `XINFO STREAM`.
-type Info = HashMap<String, Value>;
+pub(crate) type Info = HashMap<String, Value>;
 
 /// Waits for entries after an ID.
 pub(crate) async fn wait(
     connection: &mut MultiplexedConnection,
     stream: &str,
     after: EntryId,
-    limit: Duration,
+    limit: usize,
+    wait: Duration,
 ) -> Result<Entries, StoreError> {
-    let wait_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX).max(1);
+    let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
     let mut read = cmd("XREAD");
-    read.arg("COUNT").arg(READ_MAX_ENTRIES).arg("BLOCK").arg(wait_ms);
+    read.arg("COUNT").arg(limit.min(READ_MAX_ENTRIES)).arg("BLOCK").arg(wait_ms);
     read.arg("STREAMS").arg(stream).arg(after.to_string());
     let read: Option<HashMap<String, Vec<Value>>> =
         read.query_async(connection).await.map_err(classify)?;
@@ -54,10 +59,11 @@ pub(crate) async fn newest(
     limit: usize,
 ) -> Result<Entries, StoreError> {
     let mut newest = Entries::default();
+    let mut size = ReadSize::new(READ_MAX_ENTRIES, READ_BYTES);
     let mut left = limit;
     let mut up_to = "+".to_owned();
     while left > 0 {
-        let wanted = left.min(READ_MAX_ENTRIES);
+        let wanted = left.min(size.entries());
         let mut read = cmd("XREVRANGE");
         read.arg(stream).arg(&up_to).arg("-").arg("COUNT").arg(wanted);
         let mut piece: Vec<Value> = read.query_async(connection).await.map_err(classify)?;
@@ -66,30 +72,72 @@ pub(crate) async fn newest(
             up_to = format!("({}", Entry::parse(oldest)?.id);
         }
         piece.reverse();
-        newest = parse(&piece)?.followed_by(newest);
+        let older = parse(&piece)?;
+        size.adapt(&older);
+        newest = older.followed_by(newest);
     }
     Ok(newest)
 }
 
 /// Number of commands that [`bounds`] sends.
-pub(crate) const BOUNDS_COMMANDS: usize = 2;
+pub(crate) const BOUNDS_COMMANDS: usize = 3;
 
 /// Reads the span of the stream.
 pub(crate) async fn bounds(
     connection: &mut MultiplexedConnection,
-    stream: &str,
+    keys: &Keys,
 ) -> Result<LogBounds, StoreError> {
     let mut read = pipe();
-    read.cmd("XINFO").arg("STREAM").arg(stream).cmd("TIME").ignore_errors();
-    let (info, time): (RedisResult<Info>, RedisResult<(u64, u64)>) =
+    ask_info(&mut read, keys);
+    read.cmd("TIME").ignore_errors();
+    let (info, gap_before, time): (RedisResult<Info>, GapBefore, RedisResult<(u64, u64)>) =
         read.query_async(connection).await.map_err(classify)?;
     let (seconds, micros) = time.map_err(classify)?;
-    let now_ms = seconds * 1000 + micros / 1000;
+    let span = span(info)?;
+    Ok(LogBounds {
+        gap_before: parse_gap(gap_before).map_err(classify)?,
+        now_ms: seconds * 1000 + micros / 1000,
+        ..span.unwrap_or_default().bounds
+    })
+}
+
+/// The layout's field `gap_before`, in a reply.
+pub(crate) type GapBefore = RedisResult<(Option<Vec<u8>>,)>;
+
+/// Adds the commands whose replies are [`Info`] and [`GapBefore`].
+pub(crate) fn ask_info(read: &mut Pipeline, keys: &Keys) {
+    read.cmd("XINFO").arg("STREAM").arg(keys.stream());
+    read.cmd("HMGET").arg(keys.layout()).arg("gap_before");
+}
+
+/// Parses what is in the layout. An absent position is zero, and so is one that somebody else put there.
+pub(crate) fn parse_gap(gap_before: GapBefore) -> Result<EntryId, RedisError> {
+    let text = gap_before?.0.and_then(|text| String::from_utf8(text).ok());
+    Ok(text.and_then(|text| text.parse().ok()).unwrap_or(EntryId::ZERO))
+}
+
+/// The stream, from `XINFO STREAM`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Span {
+    /// Its bounds. The clock and the known losses are not part of the reply.
+    pub(crate) bounds: LogBounds,
+    /// How many entries were ever added.
+    pub(crate) added: u64,
+}
+
+impl Span {
+    /// Returns how many entries were removed.
+    pub(crate) fn removed(&self) -> u64 {
+        self.added.saturating_sub(self.bounds.length)
+    }
+}
+
+/// Parses the reply to `XINFO STREAM`; `None` if there is no stream.
+pub(crate) fn span(info: RedisResult<Info>) -> Result<Option<Span>, StoreError> {
     let info = match info {
         Ok(info) => info,
         Err(error) if error.detail().is_some_and(|detail| detail.contains("no such key")) => {
-            let (oldest, last_id, trimmed, length) = (None, EntryId::ZERO, false, 0);
-            return Ok(LogBounds { oldest, last_id, trimmed, length, now_ms });
+            return Ok(None);
         }
         Err(error) => return Err(classify(error)),
     };
@@ -97,18 +145,24 @@ pub(crate) async fn bounds(
         info.get(name).ok_or_else(|| StoreError::corrupt("a field of XINFO STREAM is missing"))
     };
     let number = |name: &str| match value(name)? {
-        Value::Int(number) => Ok(*number),
+        Value::Int(number) => u64::try_from(*number).map_err(StoreError::corrupt),
         other => Err(unexpected(other)),
     };
-    let oldest = match value("first-entry")? {
-        Value::Array(entry) => entry.first().map(id).transpose()?,
-        _ => None,
+    let entry = |name: &str| match value(name)? {
+        Value::Array(entry) => entry.first().map(id).transpose(),
+        _ => Ok(None),
     };
-    let last_id = id(value("last-generated-id")?)?;
-    let length = number("length")?;
-    let trimmed = number("entries-added")? > length;
-    let length = u64::try_from(length).map_err(StoreError::corrupt)?;
-    Ok(LogBounds { oldest, last_id, trimmed, length, now_ms })
+    let (length, added) = (number("length")?, number("entries-added")?);
+    let bounds = LogBounds {
+        oldest: entry("first-entry")?,
+        newest: entry("last-entry")?,
+        last_id: id(value("last-generated-id")?)?,
+        max_removed: id(value("max-deleted-entry-id")?)?,
+        trimmed: added > length,
+        length,
+        ..LogBounds::default()
+    };
+    Ok(Some(Span { bounds, added }))
 }
 
 /// An entry in a reply.

@@ -1,5 +1,8 @@
 //! Watches: who hears of which mark, and resuming without a loss.
 
+mod bursts;
+mod foreign;
+mod losses;
 pub(crate) mod watcher;
 
 use std::collections::HashSet;

@@ -1,6 +1,7 @@
 //! What watchers missed, beyond the ring: shared reads, their order, their size and their price.
 
 use super::*;
+use crate::service::watch::backlog::Loss;
 
 /// Events that are newer than the ring's first, after a start.
 const IN_RING: u64 = 10_000;
@@ -231,7 +232,8 @@ async fn each_watcher_of_a_read_is_told_that_trimming_overtook_it() {
         let after = [position(1_500), hindmost, position(500), position(1_001)];
         let pieces = after.map(|after| {
             let backlog = Arc::clone(&backlog);
-            tokio::spawn(async move { backlog.read(alice(), after).await.unwrap() })
+            let place = Place::new(after);
+            tokio::spawn(async move { backlog.read(alice(), place).await.unwrap() })
         });
         settle().await;
         let before = log.count_reads(Read::Entries);
@@ -241,7 +243,7 @@ async fn each_watcher_of_a_read_is_told_that_trimming_overtook_it() {
             let piece = piece.await.unwrap();
             let first = piece.events.first().unwrap().position;
             assert_eq!(first, position(1_001.max(after.entry().ms + 1)));
-            gaps.push(piece.gap);
+            gaps.push(piece.loss != Loss::Nothing);
         }
         running.abort();
         assert_eq!(log.count_reads(Read::Entries) - before, 2, "they share a read");

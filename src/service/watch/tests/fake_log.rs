@@ -26,6 +26,7 @@ struct LogState {
     events: VecDeque<Event>,
     last: u64,
     trimmed: bool,
+    gap_before: EntryId,
     mode: Mode,
     reads: Vec<(Read, Instant)>,
     /// Reads that are left to each watcher, and what each has paid.
@@ -88,6 +89,18 @@ impl FakeLog {
         state.trimmed = true;
     }
 
+    /// Removes everything, as a flush does. The next entry has the number after this one.
+    pub(super) fn flush(&self, last: u64) {
+        let mut state = self.state();
+        state.events.clear();
+        (state.last, state.trimmed) = (last, false);
+    }
+
+    /// Sets the greatest entry that is known to be lost.
+    pub(super) fn set_gap_before(&self, lost: u64) {
+        self.state().gap_before = EntryId { ms: lost, count: 0 };
+    }
+
     /// Returns the number of the newest entry.
     pub(super) fn last(&self) -> u64 {
         self.state().last
@@ -108,6 +121,12 @@ impl FakeLog {
 
     pub(super) fn last_read(&self) -> Instant {
         self.reads().last().unwrap().1
+    }
+
+    /// Returns when the tail was read last.
+    pub(super) fn last_wait(&self) -> Instant {
+        let reads = self.reads();
+        reads.iter().rfind(|(read, _)| *read == Read::Wait).unwrap().1
     }
 
     /// Sets the reads that are left to each watcher.
@@ -163,13 +182,14 @@ impl EventLog for FakeLog {
     async fn wait_for_entries(
         &self,
         after: Position,
+        limit: usize,
         wait: Duration,
     ) -> Result<Entries, StoreError> {
         self.note(Read::Wait);
         let until = Instant::now() + wait;
         loop {
             self.answer().await?;
-            let entries = self.after(after, READ_MAX_ENTRIES);
+            let entries = self.after(after, limit);
             let changed = timeout_at(until, self.changed.notified());
             if entries.span.is_some() || changed.await.is_err() {
                 return Ok(entries);
@@ -215,10 +235,13 @@ impl EventLog for FakeLog {
         let state = self.state();
         Ok(LogBounds {
             oldest: state.events.front().map(|event| event.position.entry()),
+            newest: state.events.back().map(|event| event.position.entry()),
             last_id: EntryId { ms: state.last, count: 0 },
+            gap_before: state.gap_before,
             trimmed: state.trimmed,
             length: u64::try_from(state.events.len()).unwrap(),
             now_ms: NOW_MS,
+            ..LogBounds::default()
         })
     }
 }

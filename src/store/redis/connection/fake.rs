@@ -275,6 +275,7 @@ pub(crate) fn parts() -> StoreParts {
         permissions: Arc::new(PermissionProbe::new(&keys, None)),
         keys,
         layout: Arc::default(),
+        stream_history: Arc::default(),
         denials: Arc::new(Denials::new()),
         rate_limit: RATE_LIMIT,
         stream_limit: Arc::new(StreamLimit::new(0, None)),

@@ -19,6 +19,7 @@ mod keep_alive;
 pub(crate) mod layout;
 mod link;
 mod replacements;
+pub(crate) mod stream_history;
 pub(crate) mod supervisor;
 
 #[cfg(test)]

@@ -272,16 +272,17 @@ impl<C: Connect> Supervisor<C> {
         let Layout { was_absent, placement } =
             layout::check(connection, &self.parts.keys, known.as_deref()).await?;
         if was_absent {
-            self.parts.clear_denials();
+            self.parts.note_absent_layout();
         }
         self.parts.layout.set(placement.map_err(Failure::Layout)?);
-        Ok(())
+        let StoreParts { stream_history, keys, layout, .. } = &self.parts;
+        Ok(stream_history.check(connection, keys, layout).await?)
     }
 
     /// Collects statistics for operators, even if Redis refuses calls: a full one still answers this.
     async fn collect_stats(&mut self, connection: &mut MultiplexedConnection) -> Option<Warnings> {
         let StoreParts { keys, stream_limit, .. } = &self.parts;
-        let collect = self.stats.collect(connection, keys.stream(), stream_limit);
+        let collect = self.stats.collect(connection, keys, stream_limit);
         timeout(PROBE_TIMEOUT, collect).await.ok().flatten()
     }
 

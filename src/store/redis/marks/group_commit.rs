@@ -137,7 +137,7 @@ impl GroupCommit {
             }
             let StoreParts { connections, layout, keys, .. } = &self.parts;
             if layout.reread(&mut connections.calls()?, keys).await? {
-                self.parts.clear_denials();
+                self.parts.note_absent_layout();
             }
             let again: Vec<TracedMark> =
                 open.iter().filter_map(|n| marks.get(*n)).copied().collect();

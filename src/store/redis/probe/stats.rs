@@ -1,7 +1,7 @@
 //! Statistics of Redis for operators, collected with each probe. No call depends on them: what cannot be
 //! read, for example since an ACL forbids it, is left out.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -11,12 +11,16 @@ use super::stream_size::StreamSize;
 use super::{Warnings, durability};
 use crate::domain::EntryId;
 use crate::store::LogBounds;
+use crate::store::redis::keys::Keys;
 use crate::store::redis::stream;
 use crate::store::redis::stream_limit::StreamLimit;
-use crate::telemetry::metrics;
+use crate::telemetry::metrics::{self, GroupGauges};
 
 /// Most consumer groups that are exported: each is a series of its own.
 const GROUPS_MAX: usize = 32;
+
+/// Bytes of a group's name that are exported.
+const NAME_MAX_BYTES: usize = 256;
 
 const UNMEASURED: &str =
     "--stream-max-bytes has no effect: allow the Redis user memory|usage and xinfo|stream";
@@ -26,8 +30,6 @@ const OVER_HALF: &str =
 /// Collects statistics.
 #[derive(Debug, Default)]
 pub(crate) struct RedisStats {
-    /// Groups exported last time, so that vanished ones are reset.
-    groups: BTreeSet<String>,
     stream_size: StreamSize,
     /// Run ID of Redis, and the evicted keys that it had counted.
     evicted_keys: (String, u64),
@@ -46,13 +48,14 @@ impl RedisStats {
     pub(crate) async fn collect(
         &mut self,
         connection: &mut MultiplexedConnection,
-        stream: &str,
+        keys: &Keys,
         limit: &StreamLimit,
     ) -> Option<Warnings> {
+        let stream = keys.stream();
         let is_bounded = self.bound_stream(connection, stream, limit).await;
-        if let Ok(bounds) = stream::bounds(connection, stream).await {
+        if let Ok(bounds) = stream::bounds(connection, keys).await {
             metrics::set_stream(bounds.length, Duration::from_millis(bounds.oldest_age_ms()));
-            self.export_groups(&groups(connection, stream).await.unwrap_or_default(), &bounds);
+            export_groups(groups(connection, stream).await.unwrap_or_default(), &bounds);
         }
         let mut ask = cmd("INFO");
         ask.arg("server").arg("memory").arg("persistence").arg("stats");
@@ -97,18 +100,23 @@ impl RedisStats {
         limit.adapt(measured.length, measured.bytes);
         true
     }
+}
 
-    fn export_groups(&mut self, groups: &[Group], bounds: &LogBounds) {
-        let exported: BTreeSet<_> =
-            groups.iter().take(GROUPS_MAX).map(|group| group.name.clone()).collect();
-        for gone in self.groups.difference(&exported) {
-            metrics::set_group(gone, Some(0), false);
-        }
-        for group in groups.iter().take(GROUPS_MAX) {
-            let trimmed = bounds.trimmed && group.last_delivered < bounds.start().entry();
-            metrics::set_group(&group.name, group.lag, trimmed);
-        }
-        self.groups = exported;
+fn export_groups(groups: Vec<Group>, bounds: &LogBounds) {
+    let exported = groups.into_iter().take(GROUPS_MAX).map(|group| GroupGauges {
+        has_trimmed_unread: bounds.trimmed && group.last_delivered < bounds.start().entry(),
+        unread: group.lag,
+        name: group.name,
+    });
+    metrics::set_groups(exported.collect());
+}
+
+/// Returns the text by which a group is exported. Redis takes any bytes, of any length, as a name.
+fn label(name: &[u8]) -> String {
+    let shown = name.get(..NAME_MAX_BYTES).unwrap_or(name);
+    match std::str::from_utf8(shown) {
+        Ok(text) => text.to_owned(),
+        Err(_) => shown.escape_ascii().to_string(),
     }
 }
 
@@ -117,10 +125,11 @@ async fn groups(connection: &mut MultiplexedConnection, stream: &str) -> RedisRe
     ask.arg("GROUPS").arg(stream);
     let groups: Vec<HashMap<String, redis::Value>> = ask.query_async(connection).await?;
     let read = |fields: &HashMap<String, redis::Value>| {
-        let text = |name: &str| String::from_redis_value_ref(fields.get(name)?).ok();
+        let redis::Value::BulkString(name) = fields.get("name")? else { return None };
         let lag = fields.get("lag").and_then(|lag| u32::from_redis_value_ref(lag).ok());
-        let last_delivered = text("last-delivered-id")?.parse().ok()?;
-        Some(Group { name: text("name")?, last_delivered, lag })
+        let last_delivered = String::from_redis_value_ref(fields.get("last-delivered-id")?).ok()?;
+        let last_delivered = last_delivered.parse().ok()?;
+        Some(Group { name: label(name), last_delivered, lag })
     };
     Ok(groups.iter().filter_map(read).collect())
 }
