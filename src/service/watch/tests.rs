@@ -457,6 +457,11 @@ async fn a_position_over_60_s_ahead_is_refused() {
     assert!(matches!(watch.expect().await, Update::Gap));
 }
 
+#[test]
+fn a_full_queue_takes_144_kb() {
+    assert!(size_of::<Update>() <= 72, "{}", size_of::<Update>());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_full_queue_is_received_before_the_end() {
     let setup = Setup::new();
