@@ -1,5 +1,5 @@
-//! Every command that the service sends to Redis, by itself or in a script, and who needs it. The probe ([`super::probe::permissions`]), the rules in `docs/production.md` and the tests go by
-//! this table.
+//! Every command that the service sends to Redis, by itself or in a script, and who needs it. The probe
+//! ([`super::probe::permissions`]), the rules in `docs/production.md` and the tests go by this table.
 
 use super::keys::Keys;
 
@@ -32,10 +32,11 @@ const fn row(command: &'static str, need: Need, calls: &'static [&'static str]) 
     Permission { command, need, calls }
 }
 
-const STATISTICS: &str =
-    "no metrics of Redis and of consumer groups, and no warnings about settings";
+const STATISTICS: &str = "no metrics of Redis and of consumer groups, and no warnings about settings. \
+     Without `info`, one lost connection to Redis has all replaced";
 const LARGE_PAGES: &str = "pages read hashes of more than 256 conversations whole";
-const LARGE_MOVES: &str = "readers with a hash of more than 256 conversations are not moved to another layout: no pages after `upgrade-layout`";
+const LARGE_MOVES: &str = "readers with a hash of more than 256 conversations are not moved to another \
+     layout: no pages after `upgrade-layout`";
 const UNBOUNDED: &str = "the stream's size is not bounded, which is a warning";
 
 /// The table.
@@ -55,13 +56,13 @@ pub(crate) const PERMISSIONS: &[Permission] = &[
     row("time", Need::Calls, &["TIME"]),
     row("exists", Need::Calls, &["EXISTS {bucket}"]),
     row("hdel", Need::Calls, &["HDEL {cursors} f", "HDEL {bucket} f"]),
-    row("hget", Need::Calls, &["HGET {cursors} f", "HGET {bucket} f"]),
+    row("hget", Need::Calls, &["HGET {layout} f", "HGET {cursors} f", "HGET {bucket} f"]),
     row("hgetall", Need::Calls, &["HGETALL {cursors}", "HGETALL {bucket}"]),
     row("hlen", Need::Calls, &["HLEN {cursors}", "HLEN {bucket}"]),
     row("hmget", Need::Calls, &["HMGET {layout} f", "HMGET {cursors} f", "HMGET {bucket} f"]),
     row("hrandfield", Need::Optional(LARGE_MOVES), &[]),
     row("hscan", Need::Optional(LARGE_PAGES), &[]),
-    row("hset", Need::Calls, &["HSET {cursors} f v", "HSET {bucket} f v"]),
+    row("hset", Need::Calls, &["HSET {layout} f v", "HSET {cursors} f v", "HSET {bucket} f v"]),
     row("hsetnx", Need::Calls, &["HSETNX {layout} f v"]),
     row("xadd", Need::Calls, &["XADD {stream} * f v"]),
     row("xread", Need::Calls, &["XREAD STREAMS {stream} 0"]),

@@ -102,8 +102,8 @@ impl StreamHistory {
         };
         // After the span: if the stream is replaced in between, the entries are missing.
         let present = present(connection, keys.stream(), known.entries()).await?;
-        let layout_is_new =
-            known.layout_was_absent || (known.placement.is_some() && known.placement != placement);
+        let layout_is_new = known.layout_was_absent
+            || is_another_layout(known.placement.as_deref(), placement.as_deref());
         let found = Found { span: span.unwrap_or_default(), gap_before, present, layout_is_new };
         let to_write = {
             let mut now = self.known();
@@ -143,6 +143,15 @@ impl StreamHistory {
     fn known(&self) -> MutexGuard<'_, Known> {
         // A poisoned lock is safe to use: nothing that holds it panics.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Returns whether a layout was written by a server that found none. An operator changes its version, but
+/// no key.
+fn is_another_layout(known: Option<&Placement>, found: Option<&Placement>) -> bool {
+    match (known, found) {
+        (Some(Placement::Keyed(known)), Some(Placement::Keyed(found))) => known != found,
+        _ => false,
     }
 }
 
