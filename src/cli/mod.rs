@@ -41,7 +41,7 @@ pub enum Command {
     Token(TokenConfig),
     /// Call a server as a client, and expect this status.
     Client(Box<ClientConfig>, ClientCommand, Code),
-    /// Change what is in Redis.
+    /// Read or change what is in Redis.
     Admin(Box<RedisAddress>, AdminCommand),
     /// Check that a server is serving.
     Healthcheck(HealthcheckConfig),
@@ -180,8 +180,8 @@ fn exit(error: &clap::Error) -> Exit {
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
             if text.contains("markread admin") {
                 return Exit::Usage(
-                    "a command of admin is missing: it must be upgrade-layout or downgrade-layout \
-                     (see --help)"
+                    "a command of admin is missing: it must be cursors, set, erase, export, \
+                     import, upgrade-layout or downgrade-layout (see --help)"
                         .to_owned(),
                 );
             }

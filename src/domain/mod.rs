@@ -1,6 +1,7 @@
 //! The words of the service: IDs, marks and their rule, quotas, events, refusals. Nothing here
 //! imports gRPC, HTTP or Redis.
 
+mod cursor_record;
 mod entry_id;
 mod event;
 mod field;
@@ -13,6 +14,7 @@ mod read_state;
 mod refusal;
 mod users;
 
+pub use self::cursor_record::CursorRecord;
 pub use self::entry_id::{EntryId, InvalidEntryId};
 pub use self::event::{Event, event_payload};
 pub use self::field::{

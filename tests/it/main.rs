@@ -7,6 +7,7 @@
 )]
 
 mod addresses;
+mod admin;
 mod answers;
 mod bad_input;
 mod bounds;

@@ -8,7 +8,9 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand};
 
-pub(in crate::cli) use self::admin::{AdminArgs, LayoutArgs};
+pub(in crate::cli) use self::admin::{
+    AdminArgs, AdminRedisArgs, CursorsArgs, EraseArgs, ExportArgs, ImportArgs, SetArgs,
+};
 pub(in crate::cli) use self::client::{
     ClientArgs, ExpectArgs, HealthcheckArgs, MarkArgs, StateArgs, WatchArgs,
 };
@@ -54,7 +56,7 @@ pub(in crate::cli) enum CliCommand {
     State(StateArgs),
     /// Prints mark-read events as they arrive, one a line.
     Watch(WatchArgs),
-    /// Changes what is in Redis, for operators.
+    /// Reads and changes what is in Redis, for operators.
     #[command(subcommand)]
     Admin(AdminArgs),
     /// Exits with status 0 if a server answers SERVING, otherwise 1: readiness, for images without a

@@ -86,6 +86,13 @@ impl Keys {
         &self.user_prefix
     }
 
+    /// What the keys of webhooks' subscriptions begin with: sets of user IDs.
+    pub(crate) fn subscriptions_prefix(&self) -> String {
+        match self.partition {
+            Partition::Only => "markread:subscriptions:".to_owned(),
+        }
+    }
+
     /// A used nonce: a string with an expiry.
     pub(crate) fn nonce(&self, nonce: &Nonce) -> String {
         let mut key = format!("{}{}:", self.nonces_prefix(), nonce.timestamp);

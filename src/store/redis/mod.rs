@@ -32,7 +32,10 @@ mod store;
 mod stream;
 mod stream_limit;
 
-pub use self::admin::{AdminError, LayoutAdmin, Progress};
+pub use self::admin::{
+    AdminError, CursorAdmin, Erased, ErasedTowards, EventsErased, KeyProgress, LayoutAdmin,
+    Progress, PutError, PutOutcome, PutReply, PutRule, ReaderProblem, Readers,
+};
 pub use self::connection::address::{RedisAddress, RedisFiles};
 pub use self::connection::layout::LayoutMismatch;
 pub use self::settings::{RedisConfig, ReplicasAck};

@@ -18,12 +18,12 @@ mod moves;
 const MANY: RateLimit = RateLimit { calls: 1_000_000, ..LIMIT };
 
 /// The n-th of recipients that all have the same plain hash.
-fn picked(n: u64) -> u64 {
+pub(crate) fn picked(n: u64) -> u64 {
     1 + n * 2_147_483_647
 }
 
 /// A Redis with this version of the layout, and no cursors.
-async fn redis_of(version: u8) -> Arc<Redis> {
+pub(crate) async fn redis_of(version: u8) -> Arc<Redis> {
     let redis = Redis::start().await;
     if version == 1 {
         redis.run::<()>("HSET markread:layout version 1 partitions 1").await;

@@ -98,6 +98,29 @@ impl Script {
         join!("prelude.lua", "clock.lua", "use_nonce.lua")
     }
 
+    /// Creates the script that puts cursors, for operators.
+    pub(crate) fn put_cursors() -> Self {
+        join!(
+            "prelude.lua",
+            "clock.lua",
+            "buckets.lua",
+            "moves.lua",
+            "cursor.lua",
+            "batch.lua",
+            "put_cursors.lua"
+        )
+    }
+
+    /// Creates the script that erases a reader's cursors, for operators.
+    pub(crate) fn erase_reader() -> Self {
+        join!("prelude.lua", "buckets.lua", "erase_reader.lua")
+    }
+
+    /// Creates the script that erases cursors towards a user, for operators.
+    pub(crate) fn erase_recipient() -> Self {
+        join!("prelude.lua", "buckets.lua", "cursor.lua", "erase_recipient.lua")
+    }
+
     fn new(source: &'static str, parts: &'static [(&'static str, &'static str)]) -> Self {
         let sha1 = redis::Script::new(source).get_hash().to_owned();
         Self { source, parts, sha1 }
@@ -183,7 +206,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    pub(crate) fn scripts() -> [Script; 8] {
+    pub(crate) fn scripts() -> [Script; 11] {
         [
             Script::mark_read(),
             Script::read_states(),
@@ -193,6 +216,9 @@ pub(crate) mod tests {
             Script::may_move(),
             Script::may_serve(),
             Script::use_nonce(),
+            Script::put_cursors(),
+            Script::erase_reader(),
+            Script::erase_recipient(),
         ]
     }
 

@@ -1,45 +1,39 @@
-//! `markread admin`: commands for operators, straight to Redis.
+//! `markread admin upgrade-layout` and `downgrade-layout`.
 
-use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
+use super::say;
 use crate::store::redis::{AdminError, LayoutAdmin, Progress, RedisAddress};
 
 /// Time between two lines of progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A command for operators.
+/// A change of the layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AdminCommand {
+pub enum LayoutCommand {
     /// Write layout version 2.
-    UpgradeLayout,
+    Upgrade,
     /// Move all readers back to layout version 1.
-    DowngradeLayout,
+    Downgrade,
 }
 
-/// Runs a command, and passes it each line of output.
-///
-/// # Errors
-///
-/// [`AdminError`].
-pub(crate) async fn run(
+/// Changes the layout, and returns what was done.
+pub(super) async fn run(
     address: &RedisAddress,
-    command: AdminCommand,
-    mut print: impl FnMut(String) -> io::Result<()>,
-) -> Result<(), AdminError> {
+    command: LayoutCommand,
+) -> Result<String, AdminError> {
     let mut admin = LayoutAdmin::connect(address).await?;
-    let line = match command {
-        AdminCommand::UpgradeLayout if admin.upgrade().await? => {
+    Ok(match command {
+        LayoutCommand::Upgrade if admin.upgrade().await? => {
             "layout version 2: readers are moved at their next mark, batch or page".to_owned()
         }
-        AdminCommand::UpgradeLayout => "layout version 2 already: nothing was changed".to_owned(),
-        AdminCommand::DowngradeLayout => {
+        LayoutCommand::Upgrade => "layout version 2 already: nothing was changed".to_owned(),
+        LayoutCommand::Downgrade => {
             let mut printed = Instant::now();
             let report = |progress| {
                 if printed.elapsed() >= PROGRESS_INTERVAL {
                     printed = Instant::now();
-                    // Progress is not the result: it is lost if nobody reads it.
-                    let _ = writeln!(io::stderr(), "{}", describe(progress));
+                    say(&describe(progress));
                 }
             };
             match admin.downgrade(report).await? {
@@ -47,8 +41,7 @@ pub(crate) async fn run(
                 None => "layout version 1 already: nothing was changed".to_owned(),
             }
         }
-    };
-    print(line).map_err(|error| AdminError::Failed(format!("standard output: {error}")))
+    })
 }
 
 fn describe(Progress { keys, readers, cursors }: Progress) -> String {

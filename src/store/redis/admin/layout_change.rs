@@ -5,18 +5,15 @@ use std::fmt;
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, RedisError, RedisResult, Value, cmd, pipe};
 
-use super::connection::address::RedisAddress;
-use super::connection::layout::{DOWNGRADING, Fields, LayoutMismatch, placement};
-use super::errors::{classify, lost_script};
-use super::keys::{Keys, Partition};
-use super::placement::{Placement, PlacementKey};
-use super::reads::{fill_move, parse_move};
-use super::scripts::Script;
+use super::{AdminError, SCAN_COUNT, layout_fields};
 use crate::domain::UserId;
-use crate::store::StoreError;
-
-/// Keys that one step of SCAN looks at.
-const SCAN_COUNT: usize = 1000;
+use crate::store::redis::connection::address::RedisAddress;
+use crate::store::redis::connection::layout::{DOWNGRADING, placement};
+use crate::store::redis::errors::{classify, lost_script};
+use crate::store::redis::keys::{Keys, Partition};
+use crate::store::redis::placement::{Placement, PlacementKey};
+use crate::store::redis::reads::{fill_move, parse_move};
+use crate::store::redis::scripts::Script;
 
 /// The version of the keyed placement.
 const KEYED: &str = "2";
@@ -32,49 +29,6 @@ const CHANGE: &str = "
     end
     redis.call('HSET', KEYS[1], 'version', ARGV[2])
     return 1";
-
-/// Why a layout was not changed.
-#[derive(Debug)]
-pub enum AdminError {
-    /// The layout is not one that the command changes.
-    Layout(LayoutMismatch),
-    /// Redis could not be reached, or refused.
-    Failed(String),
-}
-
-impl fmt::Display for AdminError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Layout(LayoutMismatch::Other { version, partitions }) => {
-                if version.is_empty() && partitions.is_empty() {
-                    return f.write_str(
-                        "this Redis has no layout of markread: start serve once, or correct --redis-url",
-                    );
-                }
-                write!(
-                    f,
-                    "Redis has layout version {version:?} in {partitions:?} partitions: only versions \
-                     \"1\" and \"2\" in {:?} can be changed",
-                    Partition::COUNT
-                )
-            }
-            Self::Layout(mismatch @ LayoutMismatch::NoKey) => mismatch.fmt(f),
-            Self::Failed(problem) => f.write_str(problem),
-        }
-    }
-}
-
-impl From<RedisError> for AdminError {
-    fn from(error: RedisError) -> Self {
-        Self::Failed(classify(error).to_string())
-    }
-}
-
-impl From<StoreError> for AdminError {
-    fn from(error: StoreError) -> Self {
-        Self::Failed(error.to_string())
-    }
-}
 
 /// What a downgrade has done so far.
 #[derive(Clone, Copy, Debug, Default)]
@@ -120,7 +74,7 @@ impl LayoutAdmin {
     ///
     /// [`AdminError`]; then nothing has changed, or everything.
     pub async fn upgrade(&mut self) -> Result<bool, AdminError> {
-        let fields = self.fields().await?;
+        let fields = layout_fields(&mut self.connection, &self.keys).await?;
         let from = match fields.0.as_deref() {
             Some(version) if version == Placement::Plain.version() || version == DOWNGRADING => {
                 version.to_owned()
@@ -150,7 +104,7 @@ impl LayoutAdmin {
         &mut self,
         mut report: impl FnMut(Progress),
     ) -> Result<Option<Progress>, AdminError> {
-        let fields = self.fields().await?;
+        let fields = layout_fields(&mut self.connection, &self.keys).await?;
         match fields.0.as_deref() {
             Some(DOWNGRADING) => self.try_downgrade(DOWNGRADING).await?,
             Some(KEYED) => {
@@ -268,12 +222,6 @@ impl LayoutAdmin {
             }
         }
         Ok(results)
-    }
-
-    async fn fields(&mut self) -> Result<Fields, AdminError> {
-        let mut read = cmd("HMGET");
-        read.arg(self.keys.layout()).arg("version").arg("partitions").arg("key");
-        Ok(read.query_async(&mut self.connection).await?)
     }
 
     async fn change(&mut self, from: &str, to: &str, key: &str) -> Result<bool, AdminError> {

@@ -1,0 +1,95 @@
+//! `markread admin erase`: what Redis holds of a user.
+
+use super::counted;
+use super::progress::{Progress, SCAN_LENGTH, scan_position};
+use crate::domain::UserId;
+use crate::store::redis::{
+    AdminError, CursorAdmin, Erased, ErasedTowards, EventsErased, KeyProgress, RedisAddress,
+};
+
+/// What is erased beside the user's own cursors, quotas and subscriptions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EraseScope {
+    /// The stream whose events that name the user are erased.
+    pub events_in: Option<String>,
+    /// Whether other readers' cursors in conversations with the user are erased.
+    pub as_recipient: bool,
+}
+
+/// Erases what Redis holds of a user, and returns what was erased.
+pub(super) async fn run(
+    address: &RedisAddress,
+    user: UserId,
+    scope: &EraseScope,
+) -> Result<String, AdminError> {
+    let stream = scope.events_in.as_deref().unwrap_or_default();
+    let mut admin = CursorAdmin::connect(address, stream).await?;
+    let mut erased = Erased::default();
+    match erase(&mut admin, user, scope, &mut erased).await {
+        Ok(()) if erased == Erased::default() => {
+            Ok(format!("user {user} is not there: nothing was erased"))
+        }
+        Ok(()) => Ok(format!("user {user}: {} erased", describe(erased, scope))),
+        Err(AdminError::Failed(problem)) => Err(AdminError::Failed(format!(
+            "{problem}: run the command again (so far {} erased)",
+            describe(erased, scope)
+        ))),
+        Err(error) => Err(error),
+    }
+}
+
+async fn erase(
+    admin: &mut CursorAdmin,
+    user: UserId,
+    scope: &EraseScope,
+    erased: &mut Erased,
+) -> Result<(), AdminError> {
+    erased.cursors = admin.erase_cursors(user).await?;
+    erased.quotas = admin.erase_quotas(user).await?;
+    let progress = Progress::new(Some(SCAN_LENGTH));
+    let show = |what: &'static str| {
+        let progress = &progress;
+        move |KeyProgress { scan, erased }| {
+            progress.set(scan_position(scan), || counted(erased, what));
+        }
+    };
+    erased.subscriptions = admin.erase_subscriptions(user, show("subscription")).await?;
+    let mut towards = ErasedTowards::default();
+    if scope.as_recipient {
+        towards = admin.erase_as_recipient(user, show("cursor")).await?;
+        erased.as_recipient = towards.cursors;
+    }
+    drop(progress);
+    if scope.events_in.is_some() {
+        let mut progress = None;
+        let report = |EventsErased { events, entries, length }| {
+            let progress: &Progress = progress.get_or_insert_with(|| Progress::new(Some(length)));
+            progress.set(entries, || counted(events, "event"));
+        };
+        erased.events = admin.erase_events(user, report).await?.events;
+    }
+    let ErasedTowards { unread, problems, .. } = towards;
+    if unread == 0 {
+        return Ok(());
+    }
+    Err(AdminError::Failed(format!(
+        "the cursors of {} cannot be read: {}",
+        counted(unread, "other reader"),
+        problems.join("; ")
+    )))
+}
+
+fn describe(erased: Erased, scope: &EraseScope) -> String {
+    let mut parts = vec![
+        counted(erased.cursors, "cursor"),
+        counted(erased.quotas, "quota"),
+        counted(erased.subscriptions, "subscription"),
+    ];
+    if scope.as_recipient {
+        parts.push(format!("{} of other readers", counted(erased.as_recipient, "cursor")));
+    }
+    if scope.events_in.is_some() {
+        parts.push(counted(erased.events, "event"));
+    }
+    parts.join(", ")
+}

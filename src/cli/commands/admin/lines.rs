@@ -1,0 +1,195 @@
+//! Reads lines of JSON in a thread of its own, which parses while Redis works.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::thread;
+
+use tokio::sync::mpsc;
+
+use super::import::ImportSource;
+use crate::domain::CursorRecord;
+
+/// Longest line, in bytes. An exported one has at most 160.
+const LINE_MAX_BYTES: usize = 4096;
+
+/// Lines of a piece: what one script call puts, in about a millisecond.
+const LINES_PER_PIECE: u64 = 128;
+
+/// Pieces that wait to be put.
+const PIECES_WAITING: usize = 8;
+
+/// Bytes that are read at once.
+const BUFFER_BYTES: usize = 64 * 1024;
+
+/// Consecutive lines.
+#[derive(Debug, Default)]
+pub(super) struct Piece {
+    /// The cursors, and the numbers of their lines.
+    pub(super) records: Vec<CursorRecord>,
+    /// Those numbers, from 1.
+    pub(super) numbers: Vec<u64>,
+    /// The invalid lines: their numbers, and what is wrong with them.
+    pub(super) invalid: Vec<(u64, String)>,
+    /// The number of the last line, empty ones included.
+    pub(super) last_line: u64,
+    /// The position behind it, in bytes.
+    pub(super) position: u64,
+}
+
+/// The pieces of a file, or why it cannot be read on.
+pub(super) type Pieces = mpsc::Receiver<io::Result<Piece>>;
+
+/// Opens the source. Returns its length too, if it is known.
+pub(super) fn read(source: &ImportSource, skip_lines: u64) -> io::Result<(Pieces, Option<u64>)> {
+    let (sender, receiver) = mpsc::channel(PIECES_WAITING);
+    match source {
+        ImportSource::Stdin => {
+            thread::spawn(move || send_all(io::stdin().lock(), skip_lines, &sender));
+            Ok((receiver, None))
+        }
+        ImportSource::File(path) => {
+            let file = File::open(path)?;
+            let metadata = file.metadata()?;
+            if metadata.is_dir() {
+                return Err(io::ErrorKind::IsADirectory.into());
+            }
+            let length = metadata.is_file().then_some(metadata.len());
+            let file = BufReader::with_capacity(BUFFER_BYTES, file);
+            thread::spawn(move || send_all(file, skip_lines, &sender));
+            Ok((receiver, length))
+        }
+    }
+}
+
+/// Ends when everything is read, or nobody takes it.
+fn send_all(input: impl BufRead, skip_lines: u64, sender: &mpsc::Sender<io::Result<Piece>>) {
+    let mut lines = Lines { input, line: Vec::new(), number: 0, position: 0 };
+    let mut skipped = Ok(true);
+    while lines.number < skip_lines && matches!(skipped, Ok(true)) {
+        skipped = lines.next();
+    }
+    let mut result = skipped.map(|_| ());
+    while result.is_ok() {
+        let mut piece = Piece::default();
+        result = lines.fill(&mut piece);
+        let is_end = piece.last_line == 0;
+        if result.is_ok() && (is_end || sender.blocking_send(Ok(piece)).is_err()) {
+            return;
+        }
+    }
+    if let Err(error) = result {
+        let _ = sender.blocking_send(Err(error));
+    }
+}
+
+/// The lines of an input, of which it holds one at a time.
+struct Lines<R> {
+    input: R,
+    /// The line, up to one byte more than the longest.
+    line: Vec<u8>,
+    number: u64,
+    position: u64,
+}
+
+impl<R: BufRead> Lines<R> {
+    /// Reads the next line. Returns whether there is one.
+    fn next(&mut self) -> io::Result<bool> {
+        self.line.clear();
+        let mut is_any = false;
+        loop {
+            let available = match self.input.fill_buf() {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                available => available?,
+            };
+            let end = available.iter().position(|byte| *byte == b'\n');
+            let part = end.map_or(available, |end| &available[..end]);
+            let room = (LINE_MAX_BYTES + 1).saturating_sub(self.line.len());
+            self.line.extend(part.iter().take(room));
+            let read = part.len() + usize::from(end.is_some());
+            is_any |= read > 0;
+            self.input.consume(read);
+            self.position += u64::try_from(read).unwrap_or(u64::MAX);
+            if end.is_some() || read == 0 {
+                self.number += u64::from(is_any);
+                return Ok(is_any);
+            }
+        }
+    }
+
+    /// Reads the lines of a piece, fewer at the end.
+    fn fill(&mut self, piece: &mut Piece) -> io::Result<()> {
+        for _ in 0..LINES_PER_PIECE {
+            if !self.next()? {
+                break;
+            }
+            if self.line.len() > LINE_MAX_BYTES {
+                let problem = format!("longer than {LINE_MAX_BYTES} bytes");
+                piece.invalid.push((self.number, problem));
+            } else if !self.line.trim_ascii().is_empty() {
+                match CursorRecord::parse(&self.line) {
+                    Ok(record) => {
+                        piece.records.push(record);
+                        piece.numbers.push(self.number);
+                    }
+                    Err(problem) => piece.invalid.push((self.number, problem)),
+                }
+            }
+            (piece.last_line, piece.position) = (self.number, self.position);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pieces(text: &[u8], skip_lines: u64) -> Vec<Piece> {
+        let (sender, mut receiver) = mpsc::channel(1000);
+        // A buffer shorter than a line.
+        send_all(BufReader::with_capacity(7, text), skip_lines, &sender);
+        drop(sender);
+        std::iter::from_fn(|| receiver.blocking_recv()).map(Result::unwrap).collect()
+    }
+
+    fn line(message: u64) -> String {
+        format!(r#"{{"reader_id":"1","recipient_id":"2","last_read_event_id":"{message}"}}"#)
+    }
+
+    #[test]
+    fn lines_keep_their_numbers() {
+        let text = format!("{}\n\n \r\n{}\r\nx\n{}", line(1), line(2), line(3));
+        let [piece] = &pieces(text.as_bytes(), 0)[..] else { panic!("one piece") };
+        assert_eq!(piece.numbers, [1, 4, 6]);
+        assert_eq!(piece.invalid.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [5]);
+        assert_eq!((piece.last_line, piece.position), (6, text.len().try_into().unwrap()));
+        let [piece] = &pieces(text.as_bytes(), 4)[..] else { panic!("one piece") };
+        assert_eq!((&piece.numbers[..], piece.invalid.len()), (&[6][..], 1));
+        assert!(pieces(text.as_bytes(), 6).is_empty() && pieces(text.as_bytes(), 7).is_empty());
+        assert!(pieces(b"", 0).is_empty());
+    }
+
+    #[test]
+    fn a_line_of_any_length_takes_bounded_memory() {
+        let fits = format!("{}{}", line(1), " ".repeat(LINE_MAX_BYTES - line(1).len()));
+        let text = format!("{fits}\n{fits} \n{}\n{}\n", "x".repeat(1_000_000), line(2));
+        let [piece] = &pieces(text.as_bytes(), 0)[..] else { panic!("one piece") };
+        assert_eq!(piece.numbers, [1, 4]);
+        let problem = "longer than 4096 bytes".to_owned();
+        assert_eq!(piece.invalid, [(2, problem.clone()), (3, problem)]);
+        let mut lines = Lines { input: &b"xxxxxxxx"[..], line: Vec::new(), number: 0, position: 0 };
+        assert!(lines.next().unwrap() && lines.line.len() == 8);
+        assert!(!lines.next().unwrap() && lines.number == 1);
+    }
+
+    #[test]
+    fn a_piece_has_a_bounded_number_of_lines() {
+        let text = (1..=300).map(|n| line(n) + "\n").collect::<String>();
+        let pieces = pieces(text.as_bytes(), 0);
+        assert_eq!(
+            pieces.iter().map(|piece| piece.numbers.len()).collect::<Vec<_>>(),
+            [128, 128, 44]
+        );
+        assert_eq!(pieces[1].numbers[0], 129);
+    }
+}

@@ -1,0 +1,80 @@
+//! `markread admin`: commands for operators, straight to Redis.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use crate::domain::{CursorRecord, UserId};
+use crate::store::redis::{AdminError, PutRule, RedisAddress};
+
+mod cursors;
+mod erase;
+mod export;
+mod import;
+mod interrupt;
+mod layout;
+mod lines;
+mod output;
+mod progress;
+
+pub(crate) use self::erase::EraseScope;
+pub(crate) use self::import::ImportSource;
+pub(crate) use self::layout::LayoutCommand;
+
+/// Invalid lines, or readers that cannot be read, that are named.
+const PROBLEMS_MAX_NAMED: u64 = 10;
+
+/// A command for operators.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdminCommand {
+    /// Change the layout.
+    Layout(LayoutCommand),
+    /// Print a reader's cursors.
+    Cursors(UserId),
+    /// Set a reader's cursor.
+    Set(CursorRecord, PutRule),
+    /// Erase what Redis holds of a user.
+    Erase(UserId, EraseScope),
+    /// Write all cursors to a file; `None` is standard output.
+    Export(Option<PathBuf>),
+    /// Put the cursors of a file, except for this many lines at its beginning.
+    Import {
+        /// The file.
+        source: ImportSource,
+        /// Lines that were done before.
+        skip_lines: u64,
+    },
+}
+
+/// Runs a command, and passes it each line of its result.
+///
+/// # Errors
+///
+/// [`AdminError`].
+pub(crate) async fn run(
+    address: &RedisAddress,
+    command: AdminCommand,
+    mut print: impl FnMut(String) -> io::Result<()>,
+) -> Result<(), AdminError> {
+    let line = match command {
+        AdminCommand::Layout(command) => layout::run(address, command).await?,
+        AdminCommand::Set(record, rule) => cursors::set(address, record, rule).await?,
+        AdminCommand::Erase(user, scope) => erase::run(address, user, &scope).await?,
+        AdminCommand::Cursors(user) => return cursors::run(address, user).await,
+        AdminCommand::Export(file) => return export::run(address, file).await,
+        AdminCommand::Import { source, skip_lines } => {
+            return import::run(address, source, skip_lines).await;
+        }
+    };
+    print(line).map_err(|error| AdminError::Failed(format!("standard output: {error}")))
+}
+
+/// Says something that is not the result on standard error, where nobody may read it.
+fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Returns a number with its noun: "1 cursor", "2 cursors".
+fn counted(number: u64, noun: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {noun}{plural}")
+}

@@ -1,0 +1,169 @@
+//! Erases what Redis holds of a user: calls of `erase_reader.lua` and `erase_recipient.lua`.
+
+use std::sync::Arc;
+
+use redis::{Value, cmd};
+
+use super::AdminError;
+use super::cursors::{CursorAdmin, Readers, Shared};
+use crate::domain::UserId;
+use crate::store::redis::errors::unexpected;
+use crate::store::redis::scripts::{integer, text};
+
+/// Problems that are kept.
+const PROBLEMS_MAX: usize = 10;
+
+/// Readers whose cursors one script call looks for.
+const READERS_PER_CALL: usize = 64;
+
+/// What was erased of a user.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Erased {
+    /// The user's own cursors.
+    pub cursors: u64,
+    /// The user's quotas, of marks and of reads.
+    pub quotas: u64,
+    /// Webhooks that the user was subscribed to.
+    pub subscriptions: u64,
+    /// Cursors of other readers in their conversations with the user.
+    pub as_recipient: u64,
+    /// Events that name the user.
+    pub events: u64,
+}
+
+/// What was done about other readers' cursors.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ErasedTowards {
+    /// Cursors that were erased.
+    pub cursors: u64,
+    /// Readers whose cursors cannot be read.
+    pub unread: u64,
+    /// What Redis said about the first of them.
+    pub problems: Vec<String>,
+}
+
+/// How far a walk through all keys has come.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyProgress {
+    /// The cursor of the next step of SCAN; 0 at the end.
+    pub scan: u64,
+    /// What was erased so far.
+    pub erased: u64,
+}
+
+impl CursorAdmin {
+    /// Erases a reader's cursors, in both placements.
+    ///
+    /// # Errors
+    ///
+    /// [`AdminError`]; some cursors may have been erased.
+    pub async fn erase_cursors(&mut self, reader: UserId) -> Result<u64, AdminError> {
+        let shared = Arc::clone(&self.shared);
+        let Shared { keys, erase_reader: script, .. } = &*shared;
+        let (mut erased, mut done) = (0, 0);
+        loop {
+            let reply = self.run(script, |mut call, version| {
+                call.arg(2).arg(keys.layout()).arg(keys.cursors(reader)).arg(version).arg(done);
+                call
+            });
+            let reply = reply.await?;
+            let Value::Array(values) = &reply else { return Err(unexpected(&reply).into()) };
+            let [cursors, buckets] = &values[..] else { return Err(unexpected(&reply).into()) };
+            erased += integer(cursors)?;
+            match buckets {
+                Value::Int(-1) => return Ok(erased),
+                buckets => done = integer(buckets)?,
+            }
+        }
+    }
+
+    /// Erases a reader's quotas.
+    ///
+    /// # Errors
+    ///
+    /// [`AdminError::Failed`].
+    pub async fn erase_quotas(&mut self, reader: UserId) -> Result<u64, AdminError> {
+        let keys = &self.shared.keys;
+        let mut unlink = cmd("UNLINK");
+        unlink.arg(keys.quota(reader)).arg(keys.read_quota(reader));
+        Ok(unlink.query_async(&mut self.connection).await?)
+    }
+
+    /// Erases a user's subscriptions to webhooks.
+    ///
+    /// # Errors
+    ///
+    /// [`AdminError::Failed`].
+    pub async fn erase_subscriptions(
+        &mut self,
+        user: UserId,
+        mut report: impl FnMut(KeyProgress),
+    ) -> Result<u64, AdminError> {
+        let pattern = format!("{}*", self.shared.keys.subscriptions_prefix());
+        let (mut erased, mut scan) = (0, 0);
+        loop {
+            let (next, sets) = self.scan(scan, &pattern, "set").await?;
+            for set in sets {
+                let mut remove = cmd("SREM");
+                remove.arg(set).arg(user.get());
+                erased += remove.query_async::<u64>(&mut self.connection).await?;
+            }
+            scan = next;
+            report(KeyProgress { scan, erased });
+            if scan == 0 {
+                return Ok(erased);
+            }
+        }
+    }
+
+    /// Erases other readers' cursors in their conversations with a user.
+    ///
+    /// # Errors
+    ///
+    /// [`AdminError`]; some cursors may have been erased.
+    pub async fn erase_as_recipient(
+        &mut self,
+        user: UserId,
+        mut report: impl FnMut(KeyProgress),
+    ) -> Result<ErasedTowards, AdminError> {
+        let (mut done, mut scan) = (ErasedTowards::default(), 0);
+        loop {
+            let Readers { readers, next } = self.readers(scan).await?;
+            for readers in readers.chunks(READERS_PER_CALL) {
+                self.erase_towards(user, readers, &mut done).await?;
+            }
+            scan = next;
+            report(KeyProgress { scan, erased: done.cursors });
+            if scan == 0 {
+                return Ok(done);
+            }
+        }
+    }
+
+    async fn erase_towards(
+        &mut self,
+        user: UserId,
+        readers: &[UserId],
+        done: &mut ErasedTowards,
+    ) -> Result<(), AdminError> {
+        let shared = Arc::clone(&self.shared);
+        let Shared { keys, erase_recipient: script, .. } = &*shared;
+        let reply = self.run(script, |mut call, version| {
+            call.arg(1 + readers.len()).arg(keys.layout());
+            for reader in readers {
+                call.arg(keys.cursors(*reader));
+            }
+            call.arg(version).arg(user.get());
+            call
+        });
+        let reply = reply.await?;
+        let Value::Array(values) = &reply else { return Err(unexpected(&reply).into()) };
+        let [erased, problems @ ..] = &values[..] else { return Err(unexpected(&reply).into()) };
+        done.cursors += integer(erased)?;
+        done.unread += u64::try_from(problems.len()).unwrap_or(u64::MAX);
+        for problem in problems.iter().take(PROBLEMS_MAX.saturating_sub(done.problems.len())) {
+            done.problems.push(script.locate_lines(text(problem)?));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,80 @@
+//! Commands of operators on a Redis: changes of its layout, and of the cursors and whatever else it holds
+//! of a reader (`docs/production.md`).
+
+use std::fmt;
+
+use redis::aio::MultiplexedConnection;
+use redis::{RedisError, RedisResult, cmd};
+
+use super::connection::layout::{DOWNGRADING, Fields, LayoutMismatch};
+use super::errors::classify;
+use super::keys::{Keys, Partition};
+use crate::store::StoreError;
+
+mod cursors;
+mod erase;
+mod events;
+mod layout_change;
+mod put;
+
+pub use self::cursors::{CursorAdmin, ReaderProblem, Readers};
+pub use self::erase::{Erased, ErasedTowards, KeyProgress};
+pub use self::events::EventsErased;
+pub use self::layout_change::{LayoutAdmin, Progress};
+pub use self::put::{PutError, PutOutcome, PutReply, PutRule};
+
+/// Keys that one step of SCAN looks at.
+const SCAN_COUNT: usize = 1000;
+
+/// Why a command was not done, or not completed.
+#[derive(Debug)]
+pub enum AdminError {
+    /// The layout is not one that the command works on.
+    Layout(LayoutMismatch),
+    /// Redis could not be reached, or refused.
+    Failed(String),
+}
+
+impl fmt::Display for AdminError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Layout(LayoutMismatch::Other { version, partitions }) => {
+                if version.is_empty() && partitions.is_empty() {
+                    return f.write_str(
+                        "this Redis has no layout of markread: start serve once, or correct --redis-url",
+                    );
+                }
+                write!(
+                    f,
+                    "Redis has layout version {version:?} in {partitions:?} partitions, this command \
+                     needs version \"1\" or \"2\" in {:?}",
+                    Partition::COUNT
+                )?;
+                if version == DOWNGRADING {
+                    f.write_str(": run markread admin downgrade-layout again to complete it")?;
+                }
+                Ok(())
+            }
+            Self::Layout(mismatch @ LayoutMismatch::NoKey) => mismatch.fmt(f),
+            Self::Failed(problem) => f.write_str(problem),
+        }
+    }
+}
+
+impl From<RedisError> for AdminError {
+    fn from(error: RedisError) -> Self {
+        Self::Failed(classify(error).to_string())
+    }
+}
+
+impl From<StoreError> for AdminError {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+async fn layout_fields(connection: &mut MultiplexedConnection, keys: &Keys) -> RedisResult<Fields> {
+    let mut read = cmd("HMGET");
+    read.arg(keys.layout()).arg("version").arg("partitions").arg("key");
+    read.query_async(connection).await
+}
