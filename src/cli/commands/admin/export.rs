@@ -30,8 +30,8 @@ impl Counts {
 
 /// Writes all cursors.
 pub(super) async fn run(address: &RedisAddress, file: Option<PathBuf>) -> Result<(), AdminError> {
-    let mut interrupt = Interrupt::new()?;
     let mut admin = CursorAdmin::connect(address, "").await?;
+    let mut interrupt = Interrupt::new()?;
     let mut output = Output::open(file)?;
     let counts = Cell::new(Counts::default());
     let progress = Progress::new(Some(SCAN_LENGTH));

@@ -65,7 +65,6 @@ pub(super) async fn run(
     source: ImportSource,
     skip_lines: u64,
 ) -> Result<(), AdminError> {
-    let mut interrupt = Interrupt::new()?;
     let opened = lines::read(&source, skip_lines);
     let cannot_read = |error| AdminError::Failed(format!("{source} cannot be read: {error}"));
     let (pieces, length) = opened.map_err(cannot_read)?;
@@ -73,6 +72,7 @@ pub(super) async fn run(
     if is_new {
         say("this Redis had no layout of markread: version 2 was written");
     }
+    let mut interrupt = Interrupt::new()?;
     let mut import = Import {
         admin,
         counts: Counts { lines: skip_lines, ..Counts::default() },
@@ -90,13 +90,10 @@ pub(super) async fn run(
     drop(progress);
     say(&counts.describe());
     match done {
-        Err(problem) => {
-            // A source that ended before the lines to skip did has nothing to go on with.
-            Err(AdminError::Failed(format!(
-                "{problem}: to go on, run the command again with --skip-lines {}",
-                counts.lines
-            )))
-        }
+        Err(problem) => Err(AdminError::Failed(format!(
+            "{problem}: to go on, run the command again with --skip-lines {}",
+            counts.lines
+        ))),
         Ok(()) => match counts.invalid + counts.failed {
             0 => Ok(()),
             bad => Err(AdminError::Failed(format!("{} not imported", counted(bad, "line")))),

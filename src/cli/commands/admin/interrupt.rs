@@ -4,7 +4,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::store::redis::AdminError;
 
-/// SIGINT and SIGTERM, from when it is created on.
+/// SIGINT and SIGTERM, from when it is created on. Before, while a command connects, they end the process.
 #[derive(Debug)]
 pub(super) struct Interrupt {
     int: Signal,
