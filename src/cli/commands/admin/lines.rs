@@ -12,7 +12,7 @@ use crate::domain::CursorRecord;
 /// Longest line, in bytes. An exported one has at most 160.
 const LINE_MAX_BYTES: usize = 4096;
 
-/// Lines of a piece: what one script call puts, in about a millisecond.
+/// Lines of a piece: what one script call puts, in 1.5 ms (`docs/production.md`, "Move cursors").
 const LINES_PER_PIECE: u64 = 128;
 
 /// Pieces that wait to be put.
