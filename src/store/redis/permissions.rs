@@ -14,8 +14,8 @@ pub(crate) enum Need {
     Optional(&'static str),
     /// `serve --stream-max-bytes`, which is ready without it. The text says what is lost.
     StreamMaxBytes(&'static str),
-    /// A subcommand of `admin` alone, beside what servers need.
-    Admin(&'static str),
+    /// `admin` alone.
+    Admin,
 }
 
 /// A command.
@@ -74,7 +74,35 @@ pub(crate) const PERMISSIONS: &[Permission] = &[
     row("config|get", Need::Optional(STATISTICS), &[]),
     row("wait", Need::ReplicasAck, &["WAIT 1 1"]),
     row("memory|usage", Need::StreamMaxBytes(UNBOUNDED), &[]),
-    row("scan", Need::Admin("downgrade-layout"), &[]),
+    row("scan", Need::Admin, &[]),
+    row("unlink", Need::Admin, &[]),
+    row("srem", Need::Admin, &[]),
+    row("xdel", Need::Admin, &[]),
+];
+
+/// The commands that `markread admin` needs, of those in the table.
+#[cfg(test)]
+const ADMIN: [&str; 20] = [
+    "hello",
+    "evalsha",
+    "eval",
+    "time",
+    "exists",
+    "hdel",
+    "hget",
+    "hgetall",
+    "hlen",
+    "hmget",
+    "hrandfield",
+    "hscan",
+    "hset",
+    "hsetnx",
+    "xrange",
+    "xinfo|stream",
+    "scan",
+    "unlink",
+    "srem",
+    "xdel",
 ];
 
 /// A kind of keys that calls use.
@@ -200,7 +228,7 @@ mod tests {
     #[test]
     fn the_rule_of_the_docs_and_the_chart_is_that_of_the_table() {
         let keys = "~markread:* ~direct_message_mark_read_events %R~user:*";
-        let is_in_rule = |need| !matches!(need, Need::StreamMaxBytes(_) | Need::Admin(_));
+        let is_in_rule = |need| !matches!(need, Need::StreamMaxBytes(_) | Need::Admin);
         let rule = named(is_in_rule).join(" ");
         let line = format!("\n    user markread on >PASSWORD {keys} {rule}\n");
         assert!(PAGE.contains(&line), "{line}");
@@ -208,6 +236,18 @@ mod tests {
         let with_flag = named(|need| matches!(need, Need::StreamMaxBytes(_))).join(" ");
         let rule = format!(" {rule}{{{{ with .streamMaxBytes }}}} {with_flag}{{{{ end }}}}\n");
         assert!(conf.contains(&rule), "{rule}");
+    }
+
+    #[test]
+    fn the_rule_of_admin_is_documented() {
+        let keys = "~markread:* ~direct_message_mark_read_events";
+        let rows = PERMISSIONS.iter().filter(|row| ADMIN.contains(&row.command));
+        let rule: Vec<_> = rows.map(|row| format!("+{}", row.command)).collect();
+        assert_eq!(rule.len(), ADMIN.len(), "each is in the table");
+        let line = format!("\n    user markread-admin on >PASSWORD {keys} {}\n", rule.join(" "));
+        assert!(PAGE.contains(&line), "{line}");
+        let alone = PERMISSIONS.iter().filter(|row| row.need == Need::Admin);
+        assert!(alone.clone().all(|row| ADMIN.contains(&row.command)));
     }
 
     /// A line of the documentation's table.
@@ -227,11 +267,9 @@ mod tests {
         for row in PERMISSIONS {
             let (who, without) = match row.need {
                 Need::Calls | Need::ReplicasAck => continue,
+                Need::Admin => ("`markread admin`".to_owned(), "the command ends with status 1"),
                 Need::Optional(without) => ("optional".to_owned(), without),
                 Need::StreamMaxBytes(without) => ("`serve --stream-max-bytes`".to_owned(), without),
-                Need::Admin(command) => {
-                    (format!("`admin {command}`"), "the command ends with status 1, and names it")
-                }
             };
             lines.push(line(&who, &named(|need| need == row.need), without));
         }

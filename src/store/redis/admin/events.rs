@@ -35,7 +35,7 @@ impl CursorAdmin {
         mut report: impl FnMut(EventsErased),
     ) -> Result<EventsErased, AdminError> {
         let name = self.shared.keys.stream().to_owned();
-        let bounds = stream::bounds(&mut self.connection, &name).await?;
+        let bounds = stream::bounds(&mut self.connection, &self.shared.keys).await?;
         let mut done = EventsErased { length: bounds.length, ..EventsErased::default() };
         let mut after = EntryId::ZERO;
         while after < bounds.last_id {

@@ -89,7 +89,7 @@ impl PermissionProbe {
         let is_needed = |need| match need {
             Need::Calls => true,
             Need::ReplicasAck => replicas_ack.is_some(),
-            Need::Optional(_) | Need::StreamMaxBytes(_) | Need::Admin(_) => false,
+            Need::Optional(_) | Need::StreamMaxBytes(_) | Need::Admin => false,
         };
         for row in PERMISSIONS.iter().filter(|row| is_needed(row.need)) {
             row.calls.iter().for_each(|call| add(Shows::Command(row.command), call));
