@@ -143,7 +143,7 @@ async fn a_watcher_that_does_not_read_is_told_at_once_that_its_queue_is_full() {
     let wide = Client::connect(&server, 1 << 20).await;
     let wide = wide.call(WATCH, &reader, &[]).await;
     let caller = server.caller(READER);
-    for message in 1..=600 {
+    for message in 1..=2200 {
         caller.mark(RECIPIENT, message).await.unwrap();
     }
     // Long before `--send-timeout`.

@@ -22,8 +22,11 @@ pub(crate) enum Failure {
 impl From<RedisError> for Failure {
     fn from(error: RedisError) -> Self {
         let reply = server_text(&error);
-        // A demoted master keeps its connections open and refuses writes.
-        let is_demoted = reply.as_ref().is_some_and(|text| text.starts_with("READONLY"));
+        // A demoted master keeps its connections open and refuses writes; or everything, if it has no link to
+        // its master and may not serve old data.
+        let is_refusal_of_replica =
+            |text: &String| ["READONLY ", "MASTERDOWN "].iter().any(|code| text.starts_with(code));
+        let is_demoted = reply.as_ref().is_some_and(is_refusal_of_replica);
         let is_lost = error.is_unrecoverable_error();
         let text = classify(error).to_string();
         match reply {
