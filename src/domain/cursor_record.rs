@@ -5,10 +5,7 @@ use std::fmt;
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::{Conversation, MessageId, UserId};
-
-/// Most digits of a time in milliseconds: what a float of a script holds exactly.
-const TIME_MAX_MS: u64 = 999_999_999_999_999;
+use super::{Conversation, MessageId, TIME_MAX_MS, UserId};
 
 /// Longest text about an invalid line, in characters.
 const PROBLEM_MAX_CHARS: usize = 200;

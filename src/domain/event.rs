@@ -5,7 +5,7 @@
 
 use serde::Deserialize;
 
-use super::{Mark, Position, UserId, Users};
+use super::{Mark, Position, TIME_MAX_MS, UserId, Users};
 
 /// Returns the payload of a mark that advanced its cursor at `created_ms`, in milliseconds since 1970.
 ///
@@ -48,7 +48,8 @@ impl Event {
             recipient: event.target.recipient_id.parse().ok()?,
             last_read_event_id: event.last_read_event_id.parse().ok()?,
         };
-        Some(Self { position, mark, created_ms: event.created_timestamp.parse().ok()? })
+        let created_ms = event.created_timestamp.parse().ok().filter(|ms| *ms <= TIME_MAX_MS)?;
+        Some(Self { position, mark, created_ms })
     }
 }
 
@@ -124,7 +125,11 @@ mod tests {
         let mark = mark(7, 8);
         let payload = event_payload(&mark, 9, &users);
         assert_eq!(Event::parse(position, &payload), Some(Event { position, mark, created_ms: 9 }));
-        for other in ["", "{}", "[]", &payload[1..], &payload.replace("\"8\"", "8")] {
+        let later = |ms: &str| payload.replace("\"9\"", ms);
+        assert!(Event::parse(position, &later("\"253402300799999\"")).is_some());
+        // Its time has no text.
+        let too_late = later("\"253402300800000\"");
+        for other in ["", "{}", "[]", &payload[1..], &payload.replace("\"8\"", "8"), &too_late] {
             assert_eq!(Event::parse(position, other), None, "{other}");
         }
     }

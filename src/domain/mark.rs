@@ -45,6 +45,10 @@ impl Mark {
     }
 }
 
+/// The greatest time, in milliseconds since 1970: the end of the year 9999, which is the end of protobuf's
+/// `Timestamp` and of RFC 3339.
+pub const TIME_MAX_MS: u64 = 253_402_300_799_999;
+
 /// How far a reader has read a conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadCursor {

@@ -22,7 +22,7 @@ pub use self::field::{
     LAST_READ_EVENT_ID, PAGE_MAX_CURSORS, RECIPIENT_ID,
 };
 pub use self::ids::{InvalidId, MAX_ID, MessageId, UserId};
-pub use self::mark::{Mark, Outcome, ReadCursor, ServedMark, advances};
+pub use self::mark::{Mark, Outcome, ReadCursor, ServedMark, TIME_MAX_MS, advances};
 pub use self::nonce::Nonce;
 pub use self::position::{InvalidPosition, Position};
 pub use self::quota::{Quota, RateLimit};

@@ -10,7 +10,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 use crate::client::{Client, ClientConfig, connect};
-use crate::domain::{MessageId, UserId};
+use crate::domain::{MessageId, TIME_MAX_MS, UserId};
 use crate::proto::codes::code_name;
 use crate::proto::watch_mark_read_events_response::Update;
 use crate::proto::{
@@ -267,7 +267,8 @@ fn time(at: Option<&Timestamp>) -> String {
     let at = at.and_then(|at| {
         let seconds = Duration::from_secs(at.seconds.try_into().ok()?);
         let nanos = Duration::from_nanos(at.nanos.try_into().ok()?);
-        UNIX_EPOCH.checked_add(seconds + nanos)
+        // A later one has no text.
+        UNIX_EPOCH.checked_add((seconds + nanos).min(Duration::from_millis(TIME_MAX_MS)))
     });
     humantime::format_rfc3339_millis(at.unwrap_or(UNIX_EPOCH)).to_string()
 }

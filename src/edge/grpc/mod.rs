@@ -11,7 +11,7 @@ use tonic::{Code, Status};
 pub(super) use self::one_message::OneMessage;
 pub(super) use self::whole_messages::{BodyError, WholeMessages, payload};
 use super::answer::{Body, insert_rate_limit};
-use crate::domain::{BATCH_MAX_ITEMS, BadField, FieldProblem, Quota, Refusal};
+use crate::domain::{BATCH_MAX_ITEMS, BadField, FieldProblem, Quota, Refusal, TIME_MAX_MS};
 use crate::edge::request_bytes::HeldBytes;
 use crate::net::body::RequestBody;
 use crate::proto::codec::SmallBuffers;
@@ -169,7 +169,9 @@ fn with_quota<T>(message: T, quota: Quota) -> tonic::Response<T> {
     response
 }
 
+/// Converts a time. Redis may have one that was written by hand.
 fn timestamp(ms_since_1970: u64) -> prost_types::Timestamp {
+    let ms_since_1970 = ms_since_1970.min(TIME_MAX_MS);
     let seconds = i64::try_from(ms_since_1970 / 1000).unwrap_or(i64::MAX);
     let nanos = i32::try_from(ms_since_1970 % 1000 * 1_000_000).unwrap_or_default();
     prost_types::Timestamp { seconds, nanos }

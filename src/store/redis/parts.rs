@@ -8,6 +8,7 @@ use super::connection::stream_history::StreamHistory;
 use super::denials::Denials;
 use super::keys::Keys;
 use super::probe::permissions::PermissionProbe;
+use super::settings::ReplicasAck;
 use super::stream_limit::StreamLimit;
 use crate::domain::RateLimit;
 
@@ -21,6 +22,7 @@ pub(crate) struct StoreParts {
     /// Readers whose quota of marks is used up.
     pub(crate) denials: Arc<Denials>,
     pub(crate) rate_limit: RateLimit,
+    pub(crate) replicas_ack: Option<ReplicasAck>,
     /// Readers whose quota of reads is used up.
     pub(crate) read_denials: Arc<Denials>,
     pub(crate) read_rate_limit: RateLimit,

@@ -29,6 +29,9 @@ pub struct RedisConfig {
     pub replicas_ack: Option<ReplicasAck>,
 }
 
+/// Script calls in flight if each is followed by a `WAIT` for replicas.
+pub(crate) const WAITS_IN_FLIGHT_MAX: u32 = 16;
+
 /// Replicas that must acknowledge a mark (`WAIT`) before it is answered OK.
 #[derive(Clone, Copy, Debug)]
 pub struct ReplicasAck {
@@ -36,6 +39,13 @@ pub struct ReplicasAck {
     pub replicas: u32,
     /// Longest time to wait for them.
     pub timeout: Duration,
+}
+
+impl ReplicasAck {
+    /// Returns how long a reply may take because of the calls that wait before it on a connection.
+    pub(crate) fn queue_time_max(&self) -> Duration {
+        self.timeout.saturating_mul(WAITS_IN_FLIGHT_MAX)
+    }
 }
 
 impl fmt::Debug for RedisConfig {

@@ -98,6 +98,7 @@ impl RedisStore {
             stream_history: Arc::default(),
             denials: Arc::new(Denials::new()),
             rate_limit,
+            replicas_ack: config.replicas_ack,
             stream_limit,
             read_denials: Arc::new(Denials::new()),
             read_rate_limit: config.read_rate_limit,
@@ -105,7 +106,7 @@ impl RedisStore {
         let StoreParts { connections, keys, layout, denials, read_denials, .. } = parts.clone();
         let stream_history = Arc::clone(&parts.stream_history);
         let supervisor = tokio::spawn(Supervisor::new(address, parts.clone(), load).run());
-        let group_commit = Arc::new(GroupCommit::new(parts, marks, config.replicas_ack));
+        let group_commit = Arc::new(GroupCommit::new(parts, marks));
         let store = Self {
             partitions: Partitions::single(PartitionStore {
                 keys,

@@ -6,7 +6,10 @@ use markread_harness::caller::Credentials;
 use markread_harness::server::SECRET;
 use markread_harness::{MESSAGE, READER, RECIPIENT, Redis, Server, eventually};
 use nix::sys::signal::Signal;
+use tokio::time::sleep;
 use tonic::Code;
+
+use crate::command_line::Files;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -62,4 +65,36 @@ async fn sighup_reads_files_again_and_ends_nothing() {
     // It drains as ever.
     server.signal(Signal::SIGTERM);
     assert!(server.exit(LIMIT).await.success());
+}
+
+#[tokio::test]
+async fn on_sighup_one_read_counts() {
+    let files = Files::new();
+    // Two reads in a row never agree, so that nothing but the signal can have a change applied.
+    let contents = |comment: u32| {
+        format!(
+            "# {comment}\n[[credential]]\nconsumer_key = \"k\"\nconsumer_secret = \"s\"\n\
+             access_token = \"t\"\naccess_token_secret = \"u\"\nuser_id = \"1\"\n"
+        )
+    };
+    let file = files.write("credentials.toml", contents(0));
+    let redis = Redis::start().await;
+    let server = Server::on_with(&redis, &["--oauth1-credentials-file", &file]).await;
+    let change = async {
+        for comment in 1.. {
+            std::fs::write(&file, contents(comment)).unwrap();
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let is_in_use = || server.log().iter().any(|line| line.contains("changed files are in use"));
+    let check = async {
+        sleep(Duration::from_secs(2)).await;
+        assert!(!is_in_use(), "{:?}", server.log());
+        server.signal(Signal::SIGHUP);
+        eventually("the change is in use", LIMIT, async || is_in_use().then_some(())).await;
+    };
+    tokio::select! {
+        () = change => {}
+        () = check => {}
+    }
 }

@@ -37,11 +37,14 @@ pub(crate) async fn permit_as(redis: &Redis, user: &str, rule: &str) -> String {
     redis.url().replace("redis://", &format!("redis://{user}:PASSWORD@"))
 }
 
-/// Waits until a server is not ready and says why, with this word and without taking Redis for away.
-async fn wait_until_it_names(server: &Server, word: &str) -> String {
-    let page = eventually(word, NOTICED, async || {
+/// Waits until a server is not ready and says why, with this word or text.
+async fn wait_until_it_names(server: &Server, text: &str) -> String {
+    let page = eventually(text, NOTICED, async || {
         let (status, page) = server.get("/readyz").await;
-        let is_named = page.split_whitespace().any(|named| named == word || page.contains(word));
+        // `+hget` is not named by `+hgetall`.
+        let is_end = |rest: &str| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '|');
+        let is_named =
+            page.match_indices(text).any(|(start, _)| is_end(&page[start + text.len()..]));
         (status == 503 && is_named).then_some(page)
     })
     .await;

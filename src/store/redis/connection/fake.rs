@@ -278,6 +278,7 @@ pub(crate) fn parts() -> StoreParts {
         stream_history: Arc::default(),
         denials: Arc::new(Denials::new()),
         rate_limit: RATE_LIMIT,
+        replicas_ack: None,
         stream_limit: Arc::new(StreamLimit::new(0, None)),
         read_denials: Arc::new(Denials::new()),
         read_rate_limit: RATE_LIMIT,

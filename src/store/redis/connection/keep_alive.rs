@@ -1,42 +1,56 @@
 //! Commands on the connections that may be idle.
 
+use std::time::Duration;
+
 use redis::{RedisResult, Value, cmd};
 use tokio::task::JoinSet;
 
 use super::Connections;
 use super::link::Role;
+use crate::store::redis::settings::ReplicasAck;
 
-/// Successful probes during which a connection does not answer, before it is replaced: it hangs, and not
-/// Redis. The one for the tail answers after its `XREAD`, which blocks for up to a second.
-const PROBES_BEFORE_REPLACEMENT: u32 = 3;
+/// Seconds, and so successful probes, during which a connection does not answer before it is replaced: it
+/// hangs, and not Redis. The one for the tail answers after its `XREAD`, which blocks for up to a second.
+const SILENT_MAX_PROBES: u32 = 3;
 
 /// Commands that keep the connections for calls and for the tail open while they are idle, and find one
 /// that hangs. Probes do that for their own.
-#[derive(Default)]
 pub(super) struct KeepAlive {
     calls: Liveness,
     tail: Liveness,
 }
 
 /// Whether one connection answers.
-#[derive(Default)]
 struct Liveness {
     /// The command that waits for its answer.
-    asked: JoinSet<()>,
-    /// Successful probes in the meantime.
+    pending: JoinSet<()>,
+    /// Successful probes in the meantime, and after how many the connection is replaced.
     probes: u32,
+    max_probes: u32,
 }
 
 impl KeepAlive {
+    /// Creates it for connections on which calls wait for replicas.
+    pub(super) fn new(replicas_ack: Option<ReplicasAck>) -> Self {
+        let queue_time = replicas_ack.map_or(Duration::ZERO, |ack| ack.queue_time_max());
+        let queue_probes =
+            u32::try_from(queue_time.as_secs().saturating_add(1)).unwrap_or(u32::MAX);
+        let queue_probes = if queue_time.is_zero() { 0 } else { queue_probes };
+        Self {
+            calls: Liveness::new(SILENT_MAX_PROBES.saturating_add(queue_probes)),
+            tail: Liveness::new(SILENT_MAX_PROBES),
+        }
+    }
+
     /// Sends a command on each connection that has answered the last one.
     pub(super) fn ask(&mut self, connections: &Connections) {
         for (role, liveness) in self.each() {
             liveness.collect();
-            if !liveness.asked.is_empty() {
+            if !liveness.pending.is_empty() {
                 continue;
             }
             let Some(mut connection) = connections.living(role) else { continue };
-            liveness.asked.spawn(async move {
+            liveness.pending.spawn(async move {
                 // TIME, since the documented ACL does not allow PING. An error is an answer too, and a
                 // lost connection is noticed by itself.
                 let _: RedisResult<Value> = cmd("TIME").query_async(&mut connection).await;
@@ -48,12 +62,13 @@ impl KeepAlive {
     pub(super) fn note_probe(&mut self, connections: &Connections) {
         for (role, liveness) in self.each() {
             liveness.collect();
-            if liveness.asked.is_empty() {
+            if liveness.pending.is_empty() {
                 continue;
             }
+            // The first probe comes right after the command was sent.
             liveness.probes += 1;
-            if liveness.probes >= PROBES_BEFORE_REPLACEMENT {
-                *liveness = Liveness::default();
+            if liveness.probes > liveness.max_probes {
+                *liveness = Liveness::new(liveness.max_probes);
                 connections.note_loss(role);
             }
         }
@@ -65,8 +80,12 @@ impl KeepAlive {
 }
 
 impl Liveness {
+    fn new(max_probes: u32) -> Self {
+        Self { pending: JoinSet::new(), probes: 0, max_probes }
+    }
+
     fn collect(&mut self) {
-        while self.asked.try_join_next().is_some() {
+        while self.pending.try_join_next().is_some() {
             self.probes = 0;
         }
     }

@@ -39,7 +39,7 @@ pub(crate) enum Role {
 impl Role {
     pub(super) const ALL: [Self; 3] = [Self::Calls, Self::Probes, Self::Tail];
 
-    /// Returns the name in log lines and metrics.
+    /// Returns the name in log lines.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Calls => "calls",

@@ -17,7 +17,7 @@ use crate::store::StoreHealth;
 use crate::store::redis::parts::StoreParts;
 use crate::store::redis::probe::Warnings;
 use crate::store::redis::probe::stats::RedisStats;
-use crate::telemetry::metrics;
+use crate::telemetry::{LogThrottle, metrics};
 
 /// Time between probes. Health is off after two failures, and on after one success.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
@@ -60,6 +60,9 @@ pub(crate) struct Supervisor<C> {
     /// Loads the scripts.
     load: Pipeline,
     failing_since: Option<Instant>,
+    /// The cause that was logged last, and other causes in the same outage.
+    logged_cause: String,
+    causes_log: LogThrottle,
     /// True once this Redis has answered.
     has_answered: bool,
     warnings: Warnings,
@@ -75,10 +78,19 @@ struct ConnectionSet {
 
 impl<C: Connect> Supervisor<C> {
     pub(crate) fn new(connect: C, parts: StoreParts, load: Pipeline) -> Self {
-        let (failing_since, has_answered) = (None, false);
-        let (warnings, stats) = (Vec::new(), RedisStats::default());
-        let connect = Arc::new(connect);
-        Self { connect, parts, load, failing_since, has_answered, warnings, stats }
+        let (failing_since, logged_cause, causes_log) = Default::default();
+        let (warnings, stats) = Default::default();
+        Self {
+            connect: Arc::new(connect),
+            parts,
+            load,
+            failing_since,
+            logged_cause,
+            causes_log,
+            has_answered: false,
+            warnings,
+            stats,
+        }
     }
 
     /// Runs until the first Redis it meets has another layout.
@@ -93,7 +105,8 @@ impl<C: Connect> Supervisor<C> {
                 Failure::Layout(mismatch) if !self.has_answered => return mismatch,
                 Failure::Layout(mismatch) => self.leave_all(mismatch.to_string()),
                 Failure::Moved(cause) | Failure::Lost(cause) => self.leave_all(cause),
-                Failure::NoAnswer(cause) | Failure::Refused(cause) => self.note_failure(cause),
+                Failure::NoAnswer(cause) => self.note_failure(cause),
+                Failure::Refused(cause) => self.note_refusal(cause),
             }
             sleep(Duration::from_millis(rand::random_range(RECONNECT_MS))).await;
         }
@@ -108,9 +121,9 @@ impl<C: Connect> Supervisor<C> {
     async fn open(&mut self) -> Result<ConnectionSet, Failure> {
         let losses = &self.parts.connections.losses;
         let client = self.connect.client().map_err(Failure::NoAnswer)?;
-        let calls = Link::open::<C>(&client, losses).await?;
-        let probes = Link::open::<C>(&client, losses).await?;
-        let tail = Link::open::<C>(&client, losses).await?;
+        // At once: each takes several round trips, and Redis may be far away.
+        let open = || Link::open::<C>(&client, losses);
+        let (calls, probes, tail) = tokio::try_join!(open(), open(), open())?;
         if [&probes, &tail].iter().any(|link| link.run_id() != calls.run_id()) {
             return Err(Failure::Moved(ANOTHER_REDIS.to_owned()));
         }
@@ -137,7 +150,7 @@ impl<C: Connect> Supervisor<C> {
         connections.put_to_use(Role::Tail, opened.tail);
         let losses = Arc::clone(&connections.losses);
         let mut replacements = Replacements::new(Arc::clone(&self.connect), losses);
-        let mut keep_alive = KeepAlive::default();
+        let mut keep_alive = KeepAlive::new(self.parts.replicas_ack);
         let mut failures = 0;
         loop {
             let mut next = Instant::now() + PROBE_INTERVAL;
@@ -162,7 +175,7 @@ impl<C: Connect> Supervisor<C> {
                             self.note_failure(cause);
                         }
                         Failure::Refused(cause) if failures < PROBES_BEFORE_RECONNECT => {
-                            self.note_failure(cause);
+                            self.note_refusal(cause);
                         }
                         failure => return failure,
                     }
@@ -306,11 +319,35 @@ impl<C: Connect> Supervisor<C> {
         });
     }
 
+    /// Notes that Redis does not answer.
     fn note_failure(&mut self, cause: String) {
-        let since = *self.failing_since.get_or_insert_with(|| {
+        if self.is_to_be_logged(&cause) {
             tracing::warn!(?cause, "Redis does not answer");
-            Instant::now()
-        });
+        }
+        self.note_unready(cause);
+    }
+
+    /// Notes that Redis answers, and would refuse calls.
+    fn note_refusal(&mut self, cause: String) {
+        if self.is_to_be_logged(&cause) {
+            tracing::warn!(?cause, "Redis refuses calls");
+        }
+        self.note_unready(cause);
+    }
+
+    /// Returns whether a cause is the first one, or is new and none was logged for a minute.
+    fn is_to_be_logged(&mut self, cause: &str) -> bool {
+        let is_new = self.logged_cause != cause;
+        let is_logged =
+            self.failing_since.is_none() || is_new && self.causes_log.permit().is_some();
+        if is_logged {
+            cause.clone_into(&mut self.logged_cause);
+        }
+        is_logged
+    }
+
+    fn note_unready(&mut self, cause: String) {
+        let since = *self.failing_since.get_or_insert_with(Instant::now);
         if since.elapsed() >= OFF_AFTER {
             self.parts.connections.health.send_replace(StoreHealth::Away(cause));
         }

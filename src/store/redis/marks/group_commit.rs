@@ -20,7 +20,7 @@ use crate::domain::{CALL_USER_OBJECTS_MAX_BYTES, Outcome, Users};
 use crate::store::redis::errors::{classify, is_layout_change, lost_script};
 use crate::store::redis::marks::script_call::{MarkReadScript, TracedMark};
 use crate::store::redis::parts::StoreParts;
-use crate::store::redis::settings::ReplicasAck;
+use crate::store::redis::settings::{ReplicasAck, WAITS_IN_FLIGHT_MAX};
 use crate::store::{MarkResult, StoreError};
 
 /// Script calls in flight for single marks. With two, Redis idles while replies are handled.
@@ -29,11 +29,8 @@ const SLOTS: usize = 3;
 /// Most marks of a group: Redis serves nobody else for the duration of its script call.
 const GROUP_MAX_MARKS: usize = 64;
 
-/// Script calls in flight if each is followed by a WAIT for replicas.
-const WAITS_IN_FLIGHT_MAX: usize = 16;
-
-/// How long a call with a WAIT is in flight without an answer. On a connection that hangs, and was replaced,
-/// none comes, and the calls on it must not keep others from being sent. Callers have given up long before.
+/// How long a call with a WAIT is in flight without an answer, besides those before it. On a connection that
+/// hangs, and was replaced, none comes, and the calls on it must not keep others from being sent.
 const UNANSWERED_MAX: Duration = Duration::from_secs(60);
 
 /// How often marks are sent again that were not run, since the layout had changed.
@@ -43,7 +40,6 @@ pub(crate) const LAYOUT_ATTEMPTS: usize = 3;
 pub(crate) struct GroupCommit {
     parts: StoreParts,
     script: MarkReadScript,
-    replicas_ack: Option<ReplicasAck>,
     waits_in_flight: Arc<Semaphore>,
     slots: Mutex<Slots>,
 }
@@ -75,14 +71,10 @@ struct Group {
 struct Slot(Arc<GroupCommit>);
 
 impl GroupCommit {
-    pub(crate) fn new(
-        parts: StoreParts,
-        script: MarkReadScript,
-        replicas_ack: Option<ReplicasAck>,
-    ) -> Self {
-        let waits_in_flight = Arc::new(Semaphore::new(WAITS_IN_FLIGHT_MAX));
-        let slots = Mutex::default();
-        Self { parts, script, replicas_ack, waits_in_flight, slots }
+    pub(crate) fn new(parts: StoreParts, script: MarkReadScript) -> Self {
+        let waits_in_flight = usize::try_from(WAITS_IN_FLIGHT_MAX).unwrap_or(usize::MAX);
+        let waits_in_flight = Arc::new(Semaphore::new(waits_in_flight));
+        Self { parts, script, waits_in_flight, slots: Mutex::default() }
     }
 
     /// Sends one mark, in a script call of its own or with others.
@@ -281,7 +273,7 @@ impl GroupCommit {
         connection: &mut MultiplexedConnection,
         call: Cmd,
     ) -> RedisResult<(Value, Replicas)> {
-        match self.replicas_ack {
+        match self.parts.replicas_ack {
             Some(ack) => self.send_and_wait_for_replicas(connection.clone(), call, ack).await,
             None => Ok((call.query_async(connection).await?, Replicas { enough: true })),
         }
@@ -303,7 +295,7 @@ impl GroupCommit {
         calls.add_command(call).cmd("WAIT").arg(ack.replicas).arg(timeout_ms).ignore_errors();
         let sent = tokio::spawn(async move {
             let replies = calls.query_async::<Vec<RedisResult<Value>>>(&mut connection);
-            let replies = timeout(UNANSWERED_MAX, replies).await;
+            let replies = timeout(UNANSWERED_MAX + ack.queue_time_max(), replies).await;
             drop(permit);
             replies
         });

@@ -6,7 +6,8 @@ local try = redis.pcall
 local function settle(key, used, taken, served, is_old)
   local unserved = taken - served
   if unserved == 0 then return end
-  -- A key that this script created is removed, if the user may do that: what it leaves expires.
+  -- A key that this script created is removed, if the user may do that. If not, the next call sets
+  -- the key's expiry.
   if used + served == 0 and not is_old and tonumber(try('DEL', key)) then return end
   call('INCRBY', key, -unserved)
 end

@@ -43,10 +43,10 @@ impl Setup {
             let _ = sender.send(call);
             reply
         });
-        let parts = fake::parts();
+        let parts = StoreParts { replicas_ack, ..fake::parts() };
         redis.connect_calls(&parts).await;
         let script = MarkReadScript::new(Arc::clone(&parts.stream_limit), RATE_LIMIT);
-        let group_commit = Arc::new(GroupCommit::new(parts.clone(), script, replicas_ack));
+        let group_commit = Arc::new(GroupCommit::new(parts.clone(), script));
         Self { redis, parts, group_commit, calls }
     }
 
@@ -427,11 +427,12 @@ async fn calls_on_a_connection_that_never_answers_leave_their_places() {
     for _ in 1..=16 {
         unanswered.push(setup.next().await);
     }
-    sleep(UNANSWERED_MAX * 9 / 10).await;
+    let unanswered_max = UNANSWERED_MAX + ACK.unwrap().timeout * 16;
+    sleep(unanswered_max * 9 / 10).await;
     setup.assert_no_call().await;
     // Another connection takes the place of the one that hangs.
     setup.redis.connect_calls(&setup.parts).await;
-    sleep(UNANSWERED_MAX / 5).await;
+    sleep(unanswered_max / 5).await;
     let late = result_of(lists.remove(0)).await.unwrap_err();
     assert_eq!(late.kind, Unavailable);
     let readers = setup.next().await.readers();

@@ -1,6 +1,7 @@
 //! Connections that are lost, each alone.
 
 use super::*;
+use crate::store::redis::settings::ReplicasAck;
 
 /// The connections in the order in which they are opened.
 const CALLS: usize = 0;
@@ -197,7 +198,7 @@ async fn a_connection_that_hangs_alone_is_replaced_alone() {
         let mut health = setup.parts.connections.health();
         health.mark_unchanged();
         setup.intercept(move |command| (command.connection == hangs).then(fake::never));
-        sleep(ms(2900)).await;
+        sleep(ms(3900)).await;
         assert_eq!(setup.redis.attempts().len(), 3);
         sleep(ms(200)).await;
         assert_eq!(setup.redis.attempts().len(), 4);
@@ -208,6 +209,23 @@ async fn a_connection_that_hangs_alone_is_replaced_alone() {
         assert_eq!(setup.redis.attempts().len(), 4);
         assert!(setup.received_by("TIME").contains(&3));
         assert!(!health.has_changed().unwrap(), "{:?}", setup.health());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_on_which_calls_wait_for_replicas_is_left_alone() {
+    let ack = ReplicasAck { replicas: 1, timeout: Duration::from_millis(1500) };
+    for (replicas_ack, attempts) in [(None, 4), (Some(ack), 3)] {
+        let mut setup = Setup::new();
+        setup.parts.replicas_ack = replicas_ack;
+        setup.run();
+        setup.wait_until_ready().await;
+        setup.intercept(|command| (command.connection == CALLS).then(fake::never));
+        sleep(ms(20_000)).await;
+        assert_eq!(setup.redis.attempts().len(), attempts);
+        // Past the time of sixteen calls it hangs.
+        sleep(ms(15_000)).await;
+        assert_eq!(setup.redis.attempts().len(), 4);
     }
 }
 
