@@ -70,3 +70,22 @@ async fn a_readers_cursors_are_printed_wherever_they_are() {
         assert_eq!(unknown.done(), "");
     }
 }
+
+/// What is there may be no text at all.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_that_is_not_an_id_is_replaced_by_force() {
+    let redis = redis_of(2).await;
+    Subject::on(Arc::clone(&redis), MANY).await.mark_one(mark(READER, 1, 1)).await;
+    let key = format!("markread:cursors:{READER}");
+    let mut connection = redis.connection().await;
+    for value in [&b"x"[..], b"\xff\xfe", b"", b"03", b"99999999999999999999"] {
+        let mut damage = redis::cmd("HSET");
+        damage.arg(&key).arg(RECIPIENT).arg(value);
+        damage.query_async::<()>(&mut connection).await.unwrap();
+        set(&redis, READER, RECIPIENT, 5, &[]).await.failed();
+        let line = set(&redis, READER, RECIPIENT, 5, &["--force"]).await.done();
+        assert!(line.ends_with("is 5, and was not set\n"), "{value:?}: {line}");
+        let line = set(&redis, READER, RECIPIENT, 6, &["--force"]).await.done();
+        assert!(line.ends_with("is 6, and was 5\n"), "{line}");
+    }
+}

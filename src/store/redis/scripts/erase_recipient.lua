@@ -8,7 +8,6 @@
 -- Reply: how many cursors were erased; then the error of each reader whose cursors cannot be read.
 
 local recipient, reply = ARGV[2], {0}
-local _ = read_time -- cursor.lua has it for scripts that reply with it
 
 local function erase(key)
   local message, home = read_cursor(key, recipient)

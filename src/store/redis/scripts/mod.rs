@@ -42,6 +42,7 @@ impl Script {
             "buckets.lua",
             "moves.lua",
             "cursor.lua",
+            "read_time.lua",
             "batch.lua",
             "mark_read.lua"
         )
@@ -56,6 +57,7 @@ impl Script {
             "read_quota.lua",
             "buckets.lua",
             "cursor.lua",
+            "read_time.lua",
             "read_states.lua"
         )
     }

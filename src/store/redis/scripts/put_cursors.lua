@@ -12,14 +12,17 @@
 -- then two values of each cursor, in order:
 --
 --   values                  outcome
---   'advanced', known       written; `known` is the message before it ('': none)
+--   'advanced', known       written; `known` is the message before it ('': none, or not an ID)
 --   'unchanged', known      the cursor was there already
 --   'behind', known         the cursor was ahead, and 'force' was not given
 --   'error', text           nothing of this cursor was written
 
 local FORCE = ARGV[2] == 'force'
-local _ = read_time -- cursor.lua has it for scripts that reply with it
 first_cursor_and_batch(1, 3)
+
+local function is_id(message)
+  return message and string.find(message, '^[1-9]%d*$')
+end
 
 local function put(key, recipient, message, read_at)
   local known, home, count, old_count = read_cursor(key, recipient)
@@ -32,7 +35,7 @@ local function put(key, recipient, message, read_at)
   if not known then
     plan = rare.plan_first_cursor(nil, key, home, count)
   elseif not FORCE then
-    if not string.find(known, '^[1-9]%d*$') then error('CORRUPT the cursor is not an ID', 0) end
+    if not is_id(known) then error('CORRUPT the cursor is not an ID', 0) end
     -- The rule, `advances` in src/domain/mark.rs.
     if #known > #message or #known == #message and known > message then return 'behind', known end
   end
@@ -42,7 +45,7 @@ local function put(key, recipient, message, read_at)
   else
     rare.write_first_cursor(plan, nil, key, home, recipient, message, time)
   end
-  return 'advanced', known or ''
+  return 'advanced', is_id(known) and known or ''
 end
 
 -- Nothing is written under another version than the layout's.
