@@ -123,11 +123,7 @@ async fn output_that_cannot_be_written_is_an_error() {
 /// Nobody reads what is written, so that the export does not come to its end.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_export_is_interrupted_while_nobody_takes_it() {
-    let redis = redis_of(2).await;
-    let subject = Subject::on(Arc::clone(&redis), MANY).await;
-    for reader in 1..=10 {
-        mark_all(&subject, reader, 1..=1_000).await;
-    }
+    let (redis, _subject) = large(2, 1_000).await;
     let mut export = admin_command(&redis.url(), &["export"]);
     let export = export.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -204,6 +200,33 @@ async fn a_redis_without_a_layout_or_with_another_is_refused() {
     for words in commands {
         admin(&nowhere, words).await.failed();
     }
+}
+
+/// Ten readers with so many cursors each: more than an export reads or writes at once.
+async fn large(version: u8, cursors: u64) -> (Arc<Redis>, Subject) {
+    let redis = redis_of(version).await;
+    let subject = Subject::on(Arc::clone(&redis), MANY).await;
+    for reader in 1..=10 {
+        mark_all(&subject, reader, 1..=cursors).await;
+    }
+    (redis, subject)
+}
+
+/// Nobody takes the first part before the layout has changed.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_of_many_readers_goes_on_after_an_upgrade() {
+    let (redis, _subject) = large(1, 3_000).await;
+    let before = exported(&redis).await;
+    let mut export = admin_command(&redis.url(), &["export"]);
+    let export = export.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    admin(&redis, &["upgrade-layout"]).await.done();
+    let output = timeout(ENDS, export.wait_with_output()).await.expect("it ends").unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    assert_eq!(lines(&String::from_utf8(output.stdout).unwrap()), before);
+    let moved: Vec<String> = redis.run("KEYS markread:cursors:*:k0").await;
+    assert!(!moved.is_empty(), "some were read under the new version");
 }
 
 pub(super) fn interrupt(child: &Child) {

@@ -70,7 +70,7 @@ async fn export(
 ) -> Result<(), AdminError> {
     let mut scan = 0;
     loop {
-        let Readers { readers, next } = admin.readers(scan).await?;
+        let Readers { readers, next, .. } = admin.readers(scan).await?;
         let write = async |records: &[CursorRecord]| {
             output.write(records).await?;
             let mut done = counts.get();

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use redis::{Value, cmd};
 
 use super::AdminError;
-use super::cursors::{CursorAdmin, Readers, Shared};
+use super::connection::Readers;
+use super::cursors::{CursorAdmin, Shared};
 use crate::domain::UserId;
 use crate::store::redis::errors::unexpected;
 use crate::store::redis::scripts::{integer, text};
@@ -86,7 +87,7 @@ impl CursorAdmin {
         let keys = &self.shared.keys;
         let mut unlink = cmd("UNLINK");
         unlink.arg(keys.quota(reader)).arg(keys.read_quota(reader));
-        Ok(unlink.query_async(&mut self.connection).await?)
+        Ok(unlink.query_async(self.connection.redis()).await?)
     }
 
     /// Erases a user's subscriptions to webhooks.
@@ -102,11 +103,11 @@ impl CursorAdmin {
         let pattern = format!("{}*", self.shared.keys.subscriptions_prefix());
         let (mut erased, mut scan) = (0, 0);
         loop {
-            let (next, sets) = self.scan(scan, &pattern, "set").await?;
+            let (next, sets) = self.connection.scan(scan, &pattern, Some("set")).await?;
             for set in sets {
                 let mut remove = cmd("SREM");
                 remove.arg(set).arg(user.get());
-                erased += remove.query_async::<u64>(&mut self.connection).await?;
+                erased += remove.query_async::<u64>(self.connection.redis()).await?;
             }
             scan = next;
             report(KeyProgress { scan, erased });
@@ -128,7 +129,7 @@ impl CursorAdmin {
     ) -> Result<ErasedTowards, AdminError> {
         let (mut done, mut scan) = (ErasedTowards::default(), 0);
         loop {
-            let Readers { readers, next } = self.readers(scan).await?;
+            let Readers { readers, next, .. } = self.readers(scan).await?;
             for readers in readers.chunks(READERS_PER_CALL) {
                 self.erase_towards(user, readers, &mut done).await?;
             }

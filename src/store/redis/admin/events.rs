@@ -35,11 +35,12 @@ impl CursorAdmin {
         mut report: impl FnMut(EventsErased),
     ) -> Result<EventsErased, AdminError> {
         let name = self.shared.keys.stream().to_owned();
-        let bounds = stream::bounds(&mut self.connection, &self.shared.keys).await?;
+        let bounds = stream::bounds(self.connection.redis(), &self.shared.keys).await?;
         let mut done = EventsErased { length: bounds.length, ..EventsErased::default() };
         let mut after = EntryId::ZERO;
         while after < bounds.last_id {
-            let read = stream::range(&mut self.connection, &name, after, ENTRIES_PER_STEP).await?;
+            let read =
+                stream::range(self.connection.redis(), &name, after, ENTRIES_PER_STEP).await?;
             let Entries { events, span: Some((_, end)), count, .. } = read else { break };
             after = end.entry();
             done.entries += u64::try_from(count).unwrap_or(u64::MAX);
@@ -53,7 +54,7 @@ impl CursorAdmin {
                 }
             }
             if names_user {
-                done.events += remove.query_async::<u64>(&mut self.connection).await?;
+                done.events += remove.query_async::<u64>(self.connection.redis()).await?;
             }
             report(done);
         }

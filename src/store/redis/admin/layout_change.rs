@@ -2,14 +2,14 @@
 
 use std::fmt;
 
-use redis::aio::MultiplexedConnection;
-use redis::{Cmd, RedisError, RedisResult, Value, cmd, pipe};
+use redis::{Cmd, cmd};
 
-use super::{AdminError, SCAN_COUNT, layout_fields};
+use super::AdminError;
+use super::connection::{AdminConnection, Readers};
 use crate::domain::UserId;
 use crate::store::redis::connection::address::RedisAddress;
 use crate::store::redis::connection::layout::{DOWNGRADING, placement};
-use crate::store::redis::errors::{classify, lost_script};
+use crate::store::redis::errors::classify;
 use crate::store::redis::keys::{Keys, Partition};
 use crate::store::redis::placement::{Placement, PlacementKey};
 use crate::store::redis::reads::{fill_move, parse_move};
@@ -43,7 +43,7 @@ pub struct Progress {
 
 /// Changes the layout of one Redis.
 pub struct LayoutAdmin {
-    connection: MultiplexedConnection,
+    connection: AdminConnection,
     keys: Keys,
 }
 
@@ -60,9 +60,7 @@ impl LayoutAdmin {
     ///
     /// [`AdminError::Failed`] with the cause.
     pub async fn connect(address: &RedisAddress) -> Result<Self, AdminError> {
-        let client = address.client().map_err(AdminError::Failed)?;
-        let config = redis::AsyncConnectionConfig::new().set_response_timeout(None);
-        let connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        let connection = AdminConnection::connect(address).await?;
         // Names of the stream and of user objects do not matter here.
         let keys = Keys::new(Partition::Only, String::new(), String::new());
         Ok(Self { connection, keys })
@@ -74,7 +72,7 @@ impl LayoutAdmin {
     ///
     /// [`AdminError`]; then nothing has changed, or everything.
     pub async fn upgrade(&mut self) -> Result<bool, AdminError> {
-        let fields = layout_fields(&mut self.connection, &self.keys).await?;
+        let fields = self.connection.layout_fields(&self.keys).await?;
         let from = match fields.0.as_deref() {
             Some(version) if version == Placement::Plain.version() || version == DOWNGRADING => {
                 version.to_owned()
@@ -104,7 +102,7 @@ impl LayoutAdmin {
         &mut self,
         mut report: impl FnMut(Progress),
     ) -> Result<Option<Progress>, AdminError> {
-        let fields = layout_fields(&mut self.connection, &self.keys).await?;
+        let fields = self.connection.layout_fields(&self.keys).await?;
         match fields.0.as_deref() {
             Some(DOWNGRADING) => self.try_downgrade(DOWNGRADING).await?,
             Some(KEYED) => {
@@ -125,7 +123,8 @@ impl LayoutAdmin {
 
     /// Tries each command of a downgrade, without which it could not be completed.
     async fn try_downgrade(&mut self, version: &str) -> Result<(), AdminError> {
-        self.scan(0, 1).await.map_err(|error| unchanged(classify(error)))?;
+        let scanned = self.connection.readers(&self.keys, 0).await;
+        scanned.map_err(|error| unchanged(classify(error)))?;
         self.try_move(version).await
     }
 
@@ -137,13 +136,8 @@ impl LayoutAdmin {
             call.arg(2).arg(self.keys.layout()).arg(nobody).arg(version);
             call
         };
-        let refused = match call(script.by_digest()).query_async(&mut self.connection).await {
-            Err(error) if lost_script(&error) => {
-                call(script.by_source()).query_async(&mut self.connection).await
-            }
-            sent => sent,
-        };
-        let refused: Vec<(String, String)> = refused.map_err(|error| unchanged(classify(error)))?;
+        let reply = self.connection.run(&script, call).await.map_err(unchanged)?;
+        let refused: Vec<(String, String)> = redis::from_redis_value(reply).map_err(unchanged)?;
         match refused.first() {
             Some((command, problem)) => Err(unchanged(format!(
                 "Redis refuses {command}, without which readers cannot be moved: {problem}"
@@ -152,25 +146,16 @@ impl LayoutAdmin {
         }
     }
 
-    /// Does one step of SCAN. Returns the cursor of the next one, and the hashes that it found.
-    async fn scan(&mut self, cursor: u64, count: usize) -> RedisResult<(u64, Vec<String>)> {
-        let mut step = cmd("SCAN");
-        step.arg(cursor).arg("MATCH").arg(format!("{}*", self.keys.cursors_prefix()));
-        step.arg("COUNT").arg(count).arg("TYPE").arg("hash");
-        step.query_async(&mut self.connection).await
-    }
-
     async fn move_all(
         &mut self,
         report: &mut impl FnMut(Progress),
     ) -> Result<Progress, AdminError> {
-        let (script, prefix) = (Script::move_reader(), self.keys.cursors_prefix());
+        let script = Script::move_reader();
         let (mut progress, mut scan) = (Progress::default(), 0_u64);
         loop {
-            let (next, found) = self.scan(scan, SCAN_COUNT).await?;
-            progress.keys += u64::try_from(found.len()).unwrap_or(u64::MAX);
-            let mut open: Vec<UserId> =
-                found.iter().filter_map(|key| key.strip_prefix(&prefix)?.parse().ok()).collect();
+            let found = self.connection.readers(&self.keys, scan).await?;
+            let Readers { readers: mut open, hashes, next } = found;
+            progress.keys += hashes;
             let mut is_first = true;
             while !open.is_empty() {
                 let moved = self.move_some(&script, &open).await?;
@@ -200,23 +185,8 @@ impl LayoutAdmin {
     ) -> Result<Vec<(u64, bool)>, AdminError> {
         let mut results = Vec::with_capacity(readers.len());
         for readers in readers.chunks(100) {
-            let calls = |call: fn(&Script) -> Cmd| {
-                let mut calls = pipe();
-                for reader in readers {
-                    calls.add_command(fill_move(call(script), &self.keys, DOWNGRADING, *reader));
-                }
-                calls
-            };
-            let connection = &mut self.connection.clone();
-            let replies: Result<Vec<Value>, RedisError> =
-                calls(Script::by_digest).query_async(connection).await;
-            let replies = match replies {
-                Err(error) if lost_script(&error) => {
-                    calls(Script::by_source).query_async(connection).await
-                }
-                replies => replies,
-            };
-            for reply in replies.map_err(|error| script.locate(classify(error)))? {
+            let fill = |call, reader: &UserId| fill_move(call, &self.keys, DOWNGRADING, *reader);
+            for reply in self.connection.run_all(script, readers, fill).await? {
                 let moved = parse_move(&reply)?;
                 results.push((moved.cursors, moved.more));
             }
@@ -227,7 +197,7 @@ impl LayoutAdmin {
     async fn change(&mut self, from: &str, to: &str, key: &str) -> Result<bool, AdminError> {
         let mut change = cmd("EVAL");
         change.arg(CHANGE).arg(1).arg(self.keys.layout()).arg(from).arg(to).arg(key);
-        Ok(change.query_async(&mut self.connection).await?)
+        Ok(change.query_async(self.connection.redis()).await?)
     }
 }
 

@@ -3,28 +3,26 @@
 
 use std::fmt;
 
-use redis::aio::MultiplexedConnection;
-use redis::{RedisError, RedisResult, cmd};
+use redis::RedisError;
 
-use super::connection::layout::{DOWNGRADING, Fields, LayoutMismatch};
+use super::connection::layout::{DOWNGRADING, LayoutMismatch};
 use super::errors::classify;
-use super::keys::{Keys, Partition};
+use super::keys::Partition;
 use crate::store::StoreError;
 
+mod connection;
 mod cursors;
 mod erase;
 mod events;
 mod layout_change;
 mod put;
 
-pub use self::cursors::{CursorAdmin, ReaderProblem, Readers};
+pub use self::connection::Readers;
+pub use self::cursors::{CursorAdmin, ReaderProblem};
 pub use self::erase::{Erased, ErasedTowards, KeyProgress};
 pub use self::events::EventsErased;
 pub use self::layout_change::{LayoutAdmin, Progress};
 pub use self::put::{PutError, PutOutcome, PutReply, PutRule};
-
-/// Keys that one step of SCAN looks at.
-const SCAN_COUNT: usize = 1000;
 
 /// Why a command was not done, or not completed.
 #[derive(Debug)]
@@ -71,10 +69,4 @@ impl From<StoreError> for AdminError {
     fn from(error: StoreError) -> Self {
         Self::Failed(error.to_string())
     }
-}
-
-async fn layout_fields(connection: &mut MultiplexedConnection, keys: &Keys) -> RedisResult<Fields> {
-    let mut read = cmd("HMGET");
-    read.arg(keys.layout()).arg("version").arg("partitions").arg("key");
-    read.query_async(connection).await
 }

@@ -1,6 +1,7 @@
 //! Puts cursors: calls of `put_cursors.lua` and their replies.
 
 use std::fmt;
+use std::sync::Arc;
 
 use redis::Value;
 
@@ -10,7 +11,6 @@ use crate::domain::{CursorRecord, MessageId};
 use crate::store::redis::errors::{classify_text, unexpected};
 use crate::store::redis::scripts::text;
 use crate::store::{StoreError, StoreErrorKind};
-use std::sync::Arc;
 
 /// Whether cursors may move back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

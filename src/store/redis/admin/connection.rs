@@ -1,0 +1,122 @@
+//! A connection to one Redis, by which operators' commands run scripts and find readers.
+
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, RedisError, RedisResult, Value, cmd, pipe};
+
+use super::AdminError;
+use crate::domain::UserId;
+use crate::store::StoreError;
+use crate::store::redis::connection::address::RedisAddress;
+use crate::store::redis::connection::layout::Fields;
+use crate::store::redis::errors::{classify, lost_script};
+use crate::store::redis::keys::Keys;
+use crate::store::redis::scripts::Script;
+
+/// How long Redis may take over one command.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Keys that one step of SCAN looks at.
+const SCAN_COUNT: usize = 1000;
+
+/// A connection. Its clones share it.
+#[derive(Clone)]
+pub(super) struct AdminConnection(MultiplexedConnection);
+
+/// Readers that one step of SCAN has found.
+#[derive(Debug)]
+pub struct Readers {
+    /// Each of them once.
+    pub readers: Vec<UserId>,
+    /// How many hashes there were, their buckets included.
+    pub hashes: u64,
+    /// Where the next step begins; 0 if this was the last one.
+    pub next: u64,
+}
+
+impl AdminConnection {
+    pub(super) async fn connect(address: &RedisAddress) -> Result<Self, AdminError> {
+        let client = address.client().map_err(AdminError::Failed)?;
+        let config =
+            redis::AsyncConnectionConfig::new().set_response_timeout(Some(RESPONSE_TIMEOUT));
+        Ok(Self(client.get_multiplexed_async_connection_with_config(&config).await?))
+    }
+
+    /// Returns what a single command is sent to.
+    pub(super) fn redis(&mut self) -> &mut MultiplexedConnection {
+        &mut self.0
+    }
+
+    pub(super) async fn layout_fields(&mut self, keys: &Keys) -> RedisResult<Fields> {
+        let mut read = cmd("HMGET");
+        read.arg(keys.layout()).arg("version").arg("partitions").arg("key");
+        read.query_async(&mut self.0).await
+    }
+
+    /// Does one step of SCAN. Returns the cursor of the next one, and the keys.
+    pub(super) async fn scan(
+        &mut self,
+        from: u64,
+        pattern: &str,
+        kind: Option<&str>,
+    ) -> RedisResult<(u64, Vec<String>)> {
+        let mut step = cmd("SCAN");
+        step.arg(from).arg("MATCH").arg(pattern).arg("COUNT").arg(SCAN_COUNT);
+        if let Some(kind) = kind {
+            step.arg("TYPE").arg(kind);
+        }
+        step.query_async(&mut self.0).await
+    }
+
+    /// Does one step of SCAN over the readers who have cursors.
+    pub(super) async fn readers(&mut self, keys: &Keys, from: u64) -> RedisResult<Readers> {
+        let prefix = keys.cursors_prefix();
+        let (next, hashes) = self.scan(from, &format!("{prefix}*"), Some("hash")).await?;
+        // A bucket's key has more than the reader behind the prefix.
+        let reader = |key: &String| key.strip_prefix(&prefix)?.parse::<UserId>().ok();
+        let mut readers: Vec<_> = hashes.iter().filter_map(reader).collect();
+        readers.sort_unstable();
+        readers.dedup();
+        Ok(Readers { readers, hashes: u64::try_from(hashes.len()).unwrap_or(u64::MAX), next })
+    }
+
+    /// Runs a script once.
+    pub(super) async fn run(
+        &mut self,
+        script: &Script,
+        fill: impl Fn(Cmd) -> Cmd,
+    ) -> Result<Value, StoreError> {
+        let mut replies = self.run_all(script, &[()], |call, ()| fill(call)).await?;
+        replies.pop().ok_or_else(|| StoreError::corrupt("a pipeline has no reply"))
+    }
+
+    /// Runs a script once for each item, in one pipeline.
+    pub(super) async fn run_all<T>(
+        &mut self,
+        script: &Script,
+        items: &[T],
+        fill: impl Fn(Cmd, &T) -> Cmd,
+    ) -> Result<Vec<Value>, StoreError> {
+        let calls = |call: fn(&Script) -> Cmd| {
+            let mut calls = pipe();
+            for item in items {
+                calls.add_command(fill(call(script), item));
+            }
+            calls
+        };
+        let sent: Result<Vec<Value>, RedisError> =
+            calls(Script::by_digest).query_async(&mut self.0).await;
+        let replies = match sent {
+            Err(error) if lost_script(&error) => {
+                calls(Script::by_source).query_async(&mut self.0).await
+            }
+            sent => sent,
+        };
+        let replies = replies.map_err(|error| script.locate(classify(error)))?;
+        if replies.len() != items.len() {
+            return Err(StoreError::corrupt("a pipeline has another number of replies"));
+        }
+        Ok(replies)
+    }
+}
