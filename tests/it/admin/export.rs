@@ -212,6 +212,44 @@ async fn large(version: u8, cursors: u64) -> (Arc<Redis>, Subject) {
     (redis, subject)
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_that_is_interrupted_or_fails_leaves_no_file() {
+    let (redis, _subject) = large(2, 1_000).await;
+    let mut interrupted = 0;
+    for n in 0..20 {
+        let files = Files::new();
+        let file = files.path("cursors.jsonl");
+        let words = ["export", "--output", file.to_str().unwrap()];
+        let export = admin_command(&redis.url(), &words).stderr(Stdio::piped()).spawn().unwrap();
+        eventually("the export has begun", ENDS, async || {
+            (files.path("cursors.jsonl.partial").exists() || file.exists()).then_some(())
+        })
+        .await;
+        tokio::time::sleep(Duration::from_millis(n)).await;
+        interrupt(&export);
+        let output = timeout(ENDS, export.wait_with_output()).await.unwrap().unwrap();
+        if output.status.success() {
+            assert_eq!(std::fs::read_to_string(&file).unwrap().lines().count(), 10_000);
+        } else {
+            interrupted += 1;
+            assert!(!file.exists(), "{n}: {output:?}");
+        }
+    }
+    assert!(interrupted > 0);
+
+    // It may look for readers, but not read their cursors.
+    redis.run::<()>("ACL SETUSER weak reset on >PASSWORD ~markread:* +hello +hmget +scan").await;
+    let url = redis.url().replace("redis://", "redis://weak:PASSWORD@");
+    for _ in 0..20 {
+        let files = Files::new();
+        let file = files.path("cursors.jsonl");
+        let words = ["export", "--output", file.to_str().unwrap()];
+        let line = ended(admin_command(&url, &words)).await.failed();
+        assert!(line.contains("permissions"), "{line}");
+        assert!(!file.exists() && files.path("cursors.jsonl.partial").exists());
+    }
+}
+
 /// Nobody takes the first part before the layout has changed.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_export_of_many_readers_goes_on_after_an_upgrade() {

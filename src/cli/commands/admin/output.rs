@@ -18,13 +18,20 @@ const BUFFER_BYTES: usize = 64 * 1024;
 /// Buffers that wait while the other side does not take them.
 const BUFFERS_WAITING: usize = 4;
 
+/// What the thread gets. A channel that is closed without the end means that there is more.
+#[derive(Debug)]
+enum Part {
+    Lines(String),
+    End,
+}
+
 /// Writes lines in a thread of its own, so that a reader that takes nothing does not keep the command
 /// from being interrupted.
 #[derive(Debug)]
 pub(super) struct Output {
     name: String,
     buffer: String,
-    sender: mpsc::Sender<String>,
+    sender: mpsc::Sender<Part>,
     ended: oneshot::Receiver<io::Result<()>>,
 }
 
@@ -69,7 +76,7 @@ impl Output {
             return Ok(());
         }
         let full = std::mem::take(&mut self.buffer);
-        match self.sender.send(full).await {
+        match self.sender.send(Part::Lines(full)).await {
             Ok(()) => Ok(()),
             Err(_) => Err(self.problem().await),
         }
@@ -79,9 +86,10 @@ impl Output {
     pub(super) async fn finish(mut self) -> Result<(), AdminError> {
         let rest = std::mem::take(&mut self.buffer);
         // Where it was not taken, the thread has ended with an error.
-        let _ = self.sender.send(rest).await;
-        let Self { name, sender, ended, .. } = self;
-        drop(sender);
+        for part in [Part::Lines(rest), Part::End] {
+            let _ = self.sender.send(part).await;
+        }
+        let Self { name, ended, .. } = self;
         match ended.await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(cannot_write(&name, &error)),
@@ -112,7 +120,11 @@ impl Target {
                 let file = OpenOptions::new().write(true).open(&path).map_err(cannot)?;
                 return Ok(Self::Open(file));
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if fs::symlink_metadata(&path).is_ok() {
+                    return Err("exists already, as a link to nowhere".to_owned());
+                }
+            }
             Err(error) => return Err(cannot(error)),
         }
         let partial_path = partial(&path);
@@ -127,7 +139,7 @@ impl Target {
         Ok(Self::New { partial: create.map_err(cannot)?, partial_path, path })
     }
 
-    fn write_all(self, receiver: mpsc::Receiver<String>) -> io::Result<()> {
+    fn write_all(self, receiver: mpsc::Receiver<Part>) -> io::Result<()> {
         match self {
             Self::Stdout => {
                 let mut stdout = io::stdout().lock();
@@ -138,21 +150,97 @@ impl Target {
             Self::New { mut partial, partial_path, path } => {
                 copy(receiver, &mut partial)?;
                 partial.sync_all()?;
-                fs::rename(partial_path, path)
+                rename_new(&partial_path, &path)
             }
         }
     }
 }
 
-fn copy(mut receiver: mpsc::Receiver<String>, target: &mut impl Write) -> io::Result<()> {
-    while let Some(lines) = receiver.blocking_recv() {
-        target.write_all(lines.as_bytes())?;
+fn copy(mut receiver: mpsc::Receiver<Part>, target: &mut impl Write) -> io::Result<()> {
+    loop {
+        match receiver.blocking_recv() {
+            Some(Part::Lines(lines)) => target.write_all(lines.as_bytes())?,
+            Some(Part::End) => return Ok(()),
+            None => return Err(io::ErrorKind::UnexpectedEof.into()),
+        }
     }
-    Ok(())
+}
+
+/// Renames a file, unless there is one of the new name: what has appeared meanwhile is not replaced.
+fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    match fs::hard_link(from, to) {
+        Ok(()) => fs::remove_file(from),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(error),
+        // Some file systems have no hard links.
+        Err(_) if fs::symlink_metadata(to).is_ok() => Err(io::ErrorKind::AlreadyExists.into()),
+        Err(_) => fs::rename(from, to),
+    }
 }
 
 fn partial(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".partial");
     name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Conversation;
+
+    fn record() -> CursorRecord {
+        let id = |id: u64| id.try_into().unwrap();
+        CursorRecord {
+            conversation: Conversation { reader: id(1), recipient: id(2) },
+            last_read_event_id: 3.try_into().unwrap(),
+            read_at_ms: Some(4),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_gets_its_name_only_when_it_is_complete() {
+        for is_finished in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("cursors.jsonl");
+            let mut output = Output::open(Some(path.clone())).unwrap();
+            output.write(&[record()]).await.unwrap();
+            if is_finished {
+                output.finish().await.unwrap();
+            } else {
+                let Output { sender, ended, .. } = output;
+                drop(sender);
+                assert!(ended.await.unwrap().is_err());
+            }
+            assert_eq!(path.exists(), is_finished);
+            assert_eq!(partial(&path).exists(), !is_finished);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_appears_meanwhile_is_not_overwritten() {
+        for appears in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("cursors.jsonl");
+            let mut output = Output::open(Some(path.clone())).unwrap();
+            output.write(&[record()]).await.unwrap();
+            if appears {
+                fs::write(&path, "mine").unwrap();
+                let problem = output.finish().await.unwrap_err().to_string();
+                assert!(problem.contains("exists"), "{problem}");
+                assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
+            } else {
+                output.finish().await.unwrap();
+                assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", record()));
+            }
+            assert_eq!(partial(&path).exists(), appears);
+        }
+    }
+
+    #[test]
+    fn a_link_to_nowhere_is_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("cursors.jsonl");
+        std::os::unix::fs::symlink("/nonexistent", &path).unwrap();
+        assert!(Output::open(Some(path)).unwrap_err().to_string().contains("exists already"));
+    }
 }
