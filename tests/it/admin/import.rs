@@ -306,6 +306,23 @@ async fn a_source_that_cannot_be_read_is_an_error() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn more_lines_to_skip_than_there_are_is_an_error() {
+    let redis = redis_of(2).await;
+    let files = Files::new();
+    let file = files.write("cursors.jsonl", line(1, 2, 3, 4));
+    for skip in ["2", "50"] {
+        let imported = admin(&redis, &["import", &file, "--skip-lines", skip]).await;
+        let line = imported.failed();
+        assert_eq!(line, format!("markread: --skip-lines {skip}: there is only 1 line"));
+    }
+    // What was done to its end may be gone on with.
+    let imported = admin(&redis, &["import", &file, "--skip-lines", "1"]).await;
+    assert!(imported.stderr.contains("1 line: 0 advanced"), "{imported:?}");
+    imported.done();
+    assert_eq!(redis.cursors(1).await.len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_redis_stops_an_import_which_goes_on_later() {
     let redis = redis_of(2).await;
     let all = sequence(128 * 20);

@@ -94,6 +94,10 @@ pub(super) async fn run(
             "{problem}: to go on, run the command again with --skip-lines {}",
             counts.lines
         ))),
+        Ok(()) if counts.lines < skip_lines => Err(AdminError::Failed(format!(
+            "--skip-lines {skip_lines}: there is only {}",
+            counted(counts.lines, "line")
+        ))),
         Ok(()) => match counts.invalid + counts.failed {
             0 => Ok(()),
             bad => Err(AdminError::Failed(format!("{} not imported", counted(bad, "line")))),

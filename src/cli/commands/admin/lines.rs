@@ -61,12 +61,19 @@ pub(super) fn read(source: &ImportSource, skip_lines: u64) -> io::Result<(Pieces
     }
 }
 
-/// Ends when everything is read, or nobody takes it.
+/// Ends when everything is read, or nobody takes it. The first piece has the lines that were skipped, if
+/// any were to be.
 fn send_all(input: impl BufRead, skip_lines: u64, sender: &mpsc::Sender<io::Result<Piece>>) {
     let mut lines = Lines { input, line: Vec::new(), number: 0, position: 0 };
     let mut skipped = Ok(true);
     while lines.number < skip_lines && matches!(skipped, Ok(true)) {
         skipped = lines.next();
+    }
+    if skip_lines > 0 && skipped.is_ok() {
+        let done = Piece { last_line: lines.number, position: lines.position, ..Piece::default() };
+        if sender.blocking_send(Ok(done)).is_err() {
+            return;
+        }
     }
     let mut result = skipped.map(|_| ());
     while result.is_ok() {
@@ -163,9 +170,13 @@ mod tests {
         assert_eq!(piece.numbers, [1, 4, 6]);
         assert_eq!(piece.invalid.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [5]);
         assert_eq!((piece.last_line, piece.position), (6, text.len().try_into().unwrap()));
-        let [piece] = &pieces(text.as_bytes(), 4)[..] else { panic!("one piece") };
+        let [skipped, piece] = &pieces(text.as_bytes(), 4)[..] else { panic!("two pieces") };
+        assert_eq!((skipped.last_line, skipped.records.len(), skipped.invalid.len()), (4, 0, 0));
         assert_eq!((&piece.numbers[..], piece.invalid.len()), (&[6][..], 1));
-        assert!(pieces(text.as_bytes(), 6).is_empty() && pieces(text.as_bytes(), 7).is_empty());
+        for skip_lines in [6, 7] {
+            let [skipped] = &pieces(text.as_bytes(), skip_lines)[..] else { panic!("one piece") };
+            assert_eq!((skipped.last_line, skipped.records.len()), (6, 0));
+        }
         assert!(pieces(b"", 0).is_empty());
     }
 
