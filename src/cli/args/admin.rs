@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::{RedisArgs, integer, switch};
+use super::{RedisArgs, integer};
 
 #[derive(Subcommand)]
 pub(in crate::cli) enum AdminArgs {
@@ -47,23 +47,24 @@ pub(in crate::cli) struct CursorsArgs {
     pub(in crate::cli) redis: AdminRedisArgs,
 }
 
+/// The cursor has no variables, and neither has the user of `erase`: those of other commands may be set in
+/// the same shell.
 #[derive(Args)]
 pub(in crate::cli) struct SetArgs {
     /// User ID of the reader
-    #[arg(long, value_name = "ID", env = "MARKREAD_USER", hide_env_values = true)]
+    #[arg(long, value_name = "ID")]
     pub(in crate::cli) user: String,
 
     /// User ID of the other user of the conversation
-    #[arg(long, value_name = "ID", env = "MARKREAD_RECIPIENT", hide_env_values = true)]
+    #[arg(long, value_name = "ID")]
     pub(in crate::cli) recipient: String,
 
     /// ID of the message up to which the conversation is read
-    #[arg(long, value_name = "ID", env = "MARKREAD_LAST_READ_EVENT_ID", hide_env_values = true)]
+    #[arg(long, value_name = "ID")]
     pub(in crate::cli) last_read_event_id: String,
 
     /// Also set it back
-    #[arg(long, env = "MARKREAD_FORCE", hide_env_values = true)]
-    #[arg(value_parser = switch)]
+    #[arg(long)]
     pub(in crate::cli) force: bool,
 
     #[command(flatten)]
@@ -73,17 +74,15 @@ pub(in crate::cli) struct SetArgs {
 #[derive(Args)]
 pub(in crate::cli) struct EraseArgs {
     /// User ID
-    #[arg(long, value_name = "ID", env = "MARKREAD_USER", hide_env_values = true)]
+    #[arg(long, value_name = "ID")]
     pub(in crate::cli) user: String,
 
     /// Also erase the events that name the user, as reader or as recipient
-    #[arg(long, env = "MARKREAD_EVENTS", hide_env_values = true)]
-    #[arg(value_parser = switch)]
+    #[arg(long)]
     pub(in crate::cli) events: bool,
 
     /// Also erase the cursors of other readers in their conversations with the user
-    #[arg(long, env = "MARKREAD_AS_RECIPIENT", hide_env_values = true)]
-    #[arg(value_parser = switch)]
+    #[arg(long)]
     pub(in crate::cli) as_recipient: bool,
 
     /// Key of the stream of mark-read events in Redis, as of serve

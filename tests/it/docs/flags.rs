@@ -13,6 +13,9 @@ type Flags = BTreeMap<String, (String, String)>;
 /// Where there is no default.
 const NO_DEFAULT: &str = "none";
 
+/// Where there is no variable.
+const FLAG_ALONE: &str = "none";
+
 async fn help(command_name: &[&str]) -> String {
     let output = command(command_name).arg("--help").output().await.unwrap();
     assert!(output.status.success(), "{command_name:?}");
@@ -60,7 +63,7 @@ fn help_flags(help: &str) -> Flags {
             None if usage.contains(&format!("{name} <")) => "required",
             None => NO_DEFAULT,
         };
-        let variable = bracketed(&text, "env").expect("a variable of each flag");
+        let variable = bracketed(&text, "env").unwrap_or(FLAG_ALONE);
         (name, (variable.to_owned(), default.to_owned()))
     });
     options.collect()
@@ -95,6 +98,17 @@ async fn every_flag_stands_in_the_page_with_variable_and_default() {
         let from_help = help_flags(&help(&words).await);
         assert!(!from_help.is_empty(), "{command} has flags");
         assert_eq!(page_flags(&command), from_help, "the page, and --help of {command}");
+        let alone: Vec<_> = from_help
+            .iter()
+            .filter(|(_, (variable, _))| variable == FLAG_ALONE)
+            .map(|(flag, _)| flag.as_str())
+            .collect();
+        let expected: &[&str] = match &*command {
+            "admin erase" => &["--as-recipient", "--events", "--user"],
+            "admin set" => &["--force", "--last-read-event-id", "--recipient", "--user"],
+            _ => &[],
+        };
+        assert_eq!(alone, expected, "the flags of {command} without a variable");
     }
 }
 
