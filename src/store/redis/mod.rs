@@ -33,8 +33,8 @@ mod stream;
 mod stream_limit;
 
 pub use self::admin::{
-    AdminError, CursorAdmin, Erased, ErasedTowards, EventsErased, KeyProgress, LayoutAdmin,
-    Progress, PutError, PutOutcome, PutReply, PutRule, ReaderProblem, Readers,
+    AdminError, CursorAdmin, CursorErasure, Erasure, EventErasure, KeyProgress, LayoutAdmin,
+    Progress, PutError, PutOutcome, PutReply, PutRule, ReaderProblem, Readers, RecipientErasure,
 };
 pub use self::connection::address::{RedisAddress, RedisFiles};
 pub use self::connection::layout::LayoutMismatch;

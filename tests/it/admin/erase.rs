@@ -114,10 +114,7 @@ async fn a_user_who_is_being_moved_is_erased_in_both_placements() {
 /// More buckets than one script call erases.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_with_very_many_cursors_is_erased_in_steps_beside_marks() {
-    let redis = redis_of(2).await;
-    let text: String = (1..=20_000).map(|to| line(USER, to, MESSAGE, 1)).collect();
-    import(&redis, &text).await.done();
-    assert!(redis.buckets(USER).await > 2 * 256);
+    let (redis, _subject) = with_many(2).await;
     let server = Server::on_with(&redis, &["--rate-limit", "1000000"]).await;
     let marks = async {
         let caller = server.caller(USER);
@@ -151,6 +148,116 @@ async fn what_cannot_be_read_is_said_and_the_rest_erased() {
     assert_eq!(of(&redis, USER).await, [0; 5]);
 }
 
+/// Without a valid number of buckets, or a hash, it is not known which buckets there are.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_whose_own_key_is_damaged_is_erased_whole() {
+    for version in [1, 2] {
+        let field = if version == 1 { "buckets" } else { "keyed_buckets" };
+        for damage in [
+            "SET markread:cursors:1000 x".to_owned(),
+            format!("HSET markread:cursors:1000 {field} x"),
+            format!("HSET markread:cursors:1000 {field} 1"),
+        ] {
+            let (redis, subject) = with_both(version).await;
+            let buckets = redis.bucket_keys(USER).await.len();
+            assert!(buckets > 10, "{buckets} buckets");
+            redis.run::<()>(&damage).await;
+            let line = erase(&redis, &["--as-recipient", "--events"]).await.done();
+            let keys = format!(
+                "user 1000: 0 cursors, {} damaged keys, 2 quotas, 2 subscriptions, 4 cursors of",
+                buckets + 1
+            );
+            assert!(line.starts_with(&keys), "{damage}: {line}");
+            assert_eq!(of(&redis, USER).await, [0; 5]);
+            assert_eq!(redis.run::<Vec<String>>("KEYS markread:*1000*").await, [""; 0]);
+            assert_eq!(of(&redis, TWIN).await, [1_000, 2, 2, 4, 1_004]);
+            subject.mark_one(mark(USER, 1, MESSAGE)).await;
+            assert_eq!(redis.cursors(USER).await.len(), 1, "the user may begin again");
+        }
+    }
+}
+
+/// A Redis with a user of 20,000 cursors, in far more buckets than one script call erases.
+async fn with_many(version: u8) -> (Arc<Redis>, Subject) {
+    let redis = redis_of(version).await;
+    let subject = Subject::on(Arc::clone(&redis), MANY).await;
+    let text: String = (1..=20_000).map(|to| line(USER, to, MESSAGE, 1)).collect();
+    import(&redis, &text).await.done();
+    assert!(redis.buckets(USER).await > 3 * 256);
+    (redis, subject)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_step_of_an_erase_is_larger_than_the_others() {
+    let (redis, _subject) = with_many(2).await;
+    let buckets = redis.buckets(USER).await;
+    let calls = async || {
+        (redis.calls("unlink").await + redis.calls("hlen").await, redis.calls("evalsha").await)
+    };
+    let before = calls().await;
+    erase(&redis, &[]).await.done();
+    let after = calls().await;
+    let (commands, steps) = (after.0 - before.0, after.1 - before.1);
+    assert!(steps >= buckets / 256, "{steps} steps");
+    assert!(commands < 2 * buckets + 20, "{commands} commands for {buckets} buckets: each once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_with_very_many_cursors_who_is_being_moved_is_erased() {
+    let (redis, subject) = with_many(1).await;
+    admin(&redis, &["upgrade-layout"]).await.done();
+    for to in 1..=50 {
+        subject.mark_one(mark(USER, 20_000 + to, MESSAGE)).await;
+    }
+    let left: u64 = redis.run("HGET markread:cursors:1000 buckets_left").await;
+    assert!(left > 256, "half moved");
+    let (done, ()) = tokio::join!(erase(&redis, &[]), async {
+        for to in 1..=50 {
+            subject.mark_one(mark(USER, 30_000 + to, MESSAGE)).await;
+        }
+    });
+    assert!(done.done().starts_with("user 1000: 20"));
+    erase(&redis, &[]).await.done();
+    assert_eq!(redis.run::<Vec<String>>("KEYS markread:*1000*").await, [""; 0]);
+    // A move that has only begun, of any size.
+    for (count, old_count) in [(2, 256), (2, 255), (256, 1), (128, 129), (300, 300)] {
+        let fields = format!("keyed_buckets {count} buckets {old_count}");
+        redis.run::<()>(&format!("HSET markread:cursors:1000 {fields}")).await;
+        redis.run::<()>("HSET markread:cursors:1000:0 5 6 -5 7").await;
+        let line = erase(&redis, &[]).await.done();
+        assert!(line.starts_with("user 1000: 1 cursor, "), "{fields}: {line}");
+        assert_eq!(redis.run::<Vec<String>>("KEYS markread:*1000*").await, [""; 0]);
+    }
+}
+
+/// Wherever an erase stops, what is left is as if the rest had never been there.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_interrupted_erase_leaves_is_whole() {
+    for version in [1, 2] {
+        let (redis, subject) = with_many(version).await;
+        let mut command = admin_command(&redis.url(), &["erase", "--user", "1000"]);
+        let mut child = command.spawn().unwrap();
+        eventually("some are erased", ENDS, async || {
+            (redis.buckets(USER).await < 1_000).then_some(())
+        })
+        .await;
+        child.kill().await.unwrap();
+        let left = redis.cursors(USER).await;
+        let printed = lines(&admin(&redis, &["cursors", "--user", "1000"]).await.done()).len();
+        assert_eq!(printed, left.len());
+        for to in 1..=300 {
+            subject.mark_one(mark(USER, to, MESSAGE)).await;
+        }
+        let keys: BTreeSet<String> =
+            redis.run::<Vec<String>>("KEYS markread:cursors:1000:*").await.into_iter().collect();
+        let buckets: BTreeSet<String> = redis.bucket_keys(USER).await.into_iter().collect();
+        assert!(keys.is_subset(&buckets), "no bucket outlives the count");
+        let line = erase(&redis, &[]).await.done();
+        assert!(line.starts_with("user 1000: "), "{line}");
+        assert_eq!(redis.run::<Vec<String>>("KEYS markread:cursors:1000*").await, [""; 0]);
+    }
+}
+
 /// The stream has another name.
 #[tokio::test(flavor = "multi_thread")]
 async fn events_are_erased_in_the_stream_of_the_flag() {
@@ -163,4 +270,34 @@ async fn events_are_erased_in_the_stream_of_the_flag() {
     let line = erase(&redis, &["--events", "--stream", "other"]).await.done();
     assert!(line.ends_with(" 1 event erased\n"), "{line}");
     assert_eq!(redis.run::<u64>("XLEN other").await, 1);
+}
+
+/// A shell in which variables of other commands are set.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_erased_or_set_back_is_named_by_flags_alone() {
+    let (redis, _subject) = with_both(2).await;
+    let variables = [
+        ("MARKREAD_USER", "1000"),
+        ("MARKREAD_RECIPIENT", "5"),
+        ("MARKREAD_LAST_READ_EVENT_ID", "1"),
+        ("MARKREAD_FORCE", "true"),
+        ("MARKREAD_EVENTS", "true"),
+        ("MARKREAD_AS_RECIPIENT", "true"),
+    ];
+    let run = async |words: &[&str]| {
+        let mut command = admin_command(&redis.url(), words);
+        command.envs(variables);
+        ended(command).await
+    };
+    for words in [&["erase"][..], &["set", "--force"]] {
+        let ended = run(words).await;
+        assert_eq!(ended.status, Some(2), "{ended:?}");
+        assert!(ended.stderr.contains("--user"), "{ended:?}");
+    }
+    let words = ["set", "--user", "1000", "--recipient", "5", "--last-read-event-id", "1"];
+    assert!(run(&words).await.failed().contains("--force"));
+    assert_eq!(of(&redis, USER).await, [1_000, 2, 2, 4, 1_004]);
+    let line = run(&["erase", "--user", "1000"]).await.done();
+    assert_eq!(line, "user 1000: 1000 cursors, 2 quotas, 2 subscriptions erased\n");
+    assert_eq!(of(&redis, USER).await, [0, 0, 0, 4, 1_004]);
 }

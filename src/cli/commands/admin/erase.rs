@@ -4,7 +4,8 @@ use super::counted;
 use super::progress::{Progress, SCAN_LENGTH, scan_position};
 use crate::domain::UserId;
 use crate::store::redis::{
-    AdminError, CursorAdmin, Erased, ErasedTowards, EventsErased, KeyProgress, RedisAddress,
+    AdminError, CursorAdmin, CursorErasure, Erasure, EventErasure, KeyProgress, RecipientErasure,
+    RedisAddress,
 };
 
 /// What is erased beside the user's own cursors, quotas and subscriptions.
@@ -24,9 +25,9 @@ pub(super) async fn run(
 ) -> Result<String, AdminError> {
     let stream = scope.events_in.as_deref().unwrap_or_default();
     let mut admin = CursorAdmin::connect(address, stream).await?;
-    let mut erased = Erased::default();
+    let mut erased = Erasure::default();
     match erase(&mut admin, user, scope, &mut erased).await {
-        Ok(()) if erased == Erased::default() => {
+        Ok(()) if erased == Erasure::default() => {
             Ok(format!("user {user} is not there: nothing was erased"))
         }
         Ok(()) => Ok(format!("user {user}: {} erased", describe(erased, scope))),
@@ -42,9 +43,9 @@ async fn erase(
     admin: &mut CursorAdmin,
     user: UserId,
     scope: &EraseScope,
-    erased: &mut Erased,
+    erased: &mut Erasure,
 ) -> Result<(), AdminError> {
-    erased.cursors = admin.erase_cursors(user).await?;
+    erased.own = admin.erase_cursors(user).await?;
     erased.quotas = admin.erase_quotas(user).await?;
     let progress = Progress::new(Some(SCAN_LENGTH));
     let show = |what: &'static str| {
@@ -54,7 +55,7 @@ async fn erase(
         }
     };
     erased.subscriptions = admin.erase_subscriptions(user, show("subscription")).await?;
-    let mut towards = ErasedTowards::default();
+    let mut towards = RecipientErasure::default();
     if scope.as_recipient {
         towards = admin.erase_as_recipient(user, show("cursor")).await?;
         erased.as_recipient = towards.cursors;
@@ -62,13 +63,13 @@ async fn erase(
     drop(progress);
     if scope.events_in.is_some() {
         let mut progress = None;
-        let report = |EventsErased { events, entries, length }| {
+        let report = |EventErasure { events, entries, length }| {
             let progress: &Progress = progress.get_or_insert_with(|| Progress::new(Some(length)));
             progress.set(entries, || counted(events, "event"));
         };
         erased.events = admin.erase_events(user, report).await?.events;
     }
-    let ErasedTowards { unread, problems, .. } = towards;
+    let RecipientErasure { unread, problems, .. } = towards;
     if unread == 0 {
         return Ok(());
     }
@@ -79,12 +80,14 @@ async fn erase(
     )))
 }
 
-fn describe(erased: Erased, scope: &EraseScope) -> String {
-    let mut parts = vec![
-        counted(erased.cursors, "cursor"),
-        counted(erased.quotas, "quota"),
-        counted(erased.subscriptions, "subscription"),
-    ];
+fn describe(erased: Erasure, scope: &EraseScope) -> String {
+    let CursorErasure { cursors, damaged_keys } = erased.own;
+    let mut parts = vec![counted(cursors, "cursor")];
+    if damaged_keys > 0 {
+        parts.push(counted(damaged_keys, "damaged key"));
+    }
+    parts.push(counted(erased.quotas, "quota"));
+    parts.push(counted(erased.subscriptions, "subscription"));
     if scope.as_recipient {
         parts.push(format!("{} of other readers", counted(erased.as_recipient, "cursor")));
     }

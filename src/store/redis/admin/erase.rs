@@ -19,9 +19,9 @@ const READERS_PER_CALL: usize = 64;
 
 /// What was erased of a user.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Erased {
+pub struct Erasure {
     /// The user's own cursors.
-    pub cursors: u64,
+    pub own: CursorErasure,
     /// The user's quotas, of marks and of reads.
     pub quotas: u64,
     /// Webhooks that the user was subscribed to.
@@ -32,9 +32,19 @@ pub struct Erased {
     pub events: u64,
 }
 
+/// What was erased of a user's own cursors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CursorErasure {
+    /// Cursors.
+    pub cursors: u64,
+    /// Keys in which cursors cannot be found, or not counted: another type than a hash, an invalid
+    /// number of buckets, and the buckets that belong to those.
+    pub damaged_keys: u64,
+}
+
 /// What was done about other readers' cursors.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ErasedTowards {
+pub struct RecipientErasure {
     /// Cursors that were erased.
     pub cursors: u64,
     /// Readers whose cursors cannot be read.
@@ -53,29 +63,59 @@ pub struct KeyProgress {
 }
 
 impl CursorAdmin {
-    /// Erases a reader's cursors, in both placements.
+    /// Erases a reader's cursors, in both placements. Where they are damaged, everything is erased that
+    /// has a name of theirs.
     ///
     /// # Errors
     ///
     /// [`AdminError`]; some cursors may have been erased.
-    pub async fn erase_cursors(&mut self, reader: UserId) -> Result<u64, AdminError> {
+    pub async fn erase_cursors(&mut self, reader: UserId) -> Result<CursorErasure, AdminError> {
         let shared = Arc::clone(&self.shared);
         let Shared { keys, erase_reader: script, .. } = &*shared;
-        let (mut erased, mut done) = (0, 0);
+        let mut erasure = CursorErasure::default();
         loop {
             let reply = self.run(script, |mut call, version| {
-                call.arg(2).arg(keys.layout()).arg(keys.cursors(reader)).arg(version).arg(done);
+                call.arg(2).arg(keys.layout()).arg(keys.cursors(reader)).arg(version);
                 call
             });
             let reply = reply.await?;
             let Value::Array(values) = &reply else { return Err(unexpected(&reply).into()) };
-            let [cursors, buckets] = &values[..] else { return Err(unexpected(&reply).into()) };
-            erased += integer(cursors)?;
-            match buckets {
-                Value::Int(-1) => return Ok(erased),
-                buckets => done = integer(buckets)?,
+            let [outcome, cursors, damaged] = &values[..] else {
+                return Err(unexpected(&reply).into());
+            };
+            erasure.cursors += integer(cursors)?;
+            erasure.damaged_keys += integer(damaged)?;
+            match text(outcome)? {
+                "more" => {}
+                "done" => return Ok(erasure),
+                "damaged" => {
+                    erasure.damaged_keys += self.erase_damaged(&keys.cursors(reader)).await?;
+                    return Ok(erasure);
+                }
+                _ => return Err(unexpected(&reply).into()),
             }
         }
+    }
+
+    /// Erases the buckets of a damaged key wherever they are, and then the key: until it is gone, no mark
+    /// creates new ones.
+    async fn erase_damaged(&mut self, key: &str) -> Result<u64, AdminError> {
+        let (mut erased, mut scan) = (0, 0);
+        loop {
+            let (next, found) = self.connection.scan(scan, &format!("{key}:*"), None).await?;
+            if !found.is_empty() {
+                let mut unlink = cmd("UNLINK");
+                unlink.arg(found);
+                erased += unlink.query_async::<u64>(self.connection.redis()).await?;
+            }
+            scan = next;
+            if scan == 0 {
+                break;
+            }
+        }
+        let mut unlink = cmd("UNLINK");
+        unlink.arg(key);
+        Ok(erased + unlink.query_async::<u64>(self.connection.redis()).await?)
     }
 
     /// Erases a reader's quotas.
@@ -126,8 +166,8 @@ impl CursorAdmin {
         &mut self,
         user: UserId,
         mut report: impl FnMut(KeyProgress),
-    ) -> Result<ErasedTowards, AdminError> {
-        let (mut done, mut scan) = (ErasedTowards::default(), 0);
+    ) -> Result<RecipientErasure, AdminError> {
+        let (mut done, mut scan) = (RecipientErasure::default(), 0);
         loop {
             let Readers { readers, next, .. } = self.readers(scan).await?;
             for readers in readers.chunks(READERS_PER_CALL) {
@@ -145,7 +185,7 @@ impl CursorAdmin {
         &mut self,
         user: UserId,
         readers: &[UserId],
-        done: &mut ErasedTowards,
+        done: &mut RecipientErasure,
     ) -> Result<(), AdminError> {
         let shared = Arc::clone(&self.shared);
         let Shared { keys, erase_recipient: script, .. } = &*shared;

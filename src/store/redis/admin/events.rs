@@ -13,7 +13,7 @@ const ENTRIES_PER_STEP: usize = 100;
 
 /// What a walk through the stream has done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct EventsErased {
+pub struct EventErasure {
     /// Events that were erased.
     pub events: u64,
     /// Entries that were looked at.
@@ -32,11 +32,11 @@ impl CursorAdmin {
     pub async fn erase_events(
         &mut self,
         user: UserId,
-        mut report: impl FnMut(EventsErased),
-    ) -> Result<EventsErased, AdminError> {
+        mut report: impl FnMut(EventErasure),
+    ) -> Result<EventErasure, AdminError> {
         let name = self.shared.keys.stream().to_owned();
         let bounds = stream::bounds(self.connection.redis(), &self.shared.keys).await?;
-        let mut done = EventsErased { length: bounds.length, ..EventsErased::default() };
+        let mut done = EventErasure { length: bounds.length, ..EventErasure::default() };
         let mut after = EntryId::ZERO;
         while after < bounds.last_id {
             let read =

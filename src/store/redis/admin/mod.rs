@@ -19,8 +19,8 @@ mod put;
 
 pub use self::connection::Readers;
 pub use self::cursors::{CursorAdmin, ReaderProblem};
-pub use self::erase::{Erased, ErasedTowards, KeyProgress};
-pub use self::events::EventsErased;
+pub use self::erase::{CursorErasure, Erasure, KeyProgress, RecipientErasure};
+pub use self::events::EventErasure;
 pub use self::layout_change::{LayoutAdmin, Progress};
 pub use self::put::{PutError, PutOutcome, PutReply, PutRule};
 
