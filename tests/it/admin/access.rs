@@ -34,11 +34,40 @@ async fn the_documented_rule_is_enough_for_each_command() {
     run(&["downgrade-layout"]).await;
     let log: Vec<redis::Value> = redis.run("ACL LOG").await;
     assert!(log.is_empty(), "{log:?}");
+}
 
-    // Without one of the commands it is named, and nothing is changed.
-    let fewer = rule().replace(" +unlink", "");
-    redis.run::<()>(&format!("ACL SETUSER markread-admin reset on >PASSWORD {fewer}")).await;
-    let line = ended(admin_command(&url, &["erase", "--user", "64"])).await.failed();
-    assert!(line.contains("permissions") || line.contains("can't run"), "{line}");
-    assert_eq!(redis.cursors(64).await.len(), 64);
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_right_a_command_fails_and_changes_nothing_else() {
+    let (redis, _subject) = filled(2).await;
+    redis.run::<()>("SADD markread:subscriptions:one 64").await;
+    let state = async || {
+        let there: (u64, u64) = (
+            redis.run("SISMEMBER markread:subscriptions:one 64").await,
+            redis.run("XLEN direct_message_mark_read_events").await,
+        );
+        (redis.cursors(64).await.len(), there.0, there.1, exported(&redis).await.len())
+    };
+    let before = state().await;
+    let (_, _, events, all) = before;
+    let erase = ["erase", "--user", "64", "--events"];
+    // What comes before the step that needs the right is done.
+    for (right, words, after) in [
+        ("scan", &["export"][..], before),
+        ("unlink", &erase, before),
+        ("scan", &erase, (0, 1, events, all - 64)),
+        ("srem", &erase, (0, 1, events, all - 64)),
+        ("xdel", &erase, (0, 0, events, all - 64)),
+    ] {
+        let fewer = rule().replace(&format!(" +{right}"), "");
+        assert_ne!(fewer, rule());
+        redis.run::<()>(&format!("ACL SETUSER markread-admin reset on >PASSWORD {fewer}")).await;
+        let url = redis.url().replace("redis://", "redis://markread-admin:PASSWORD@");
+        let line = ended(admin_command(&url, words)).await.failed();
+        assert!(line.contains("permissions") || line.contains("can't run"), "{line}");
+        assert_eq!(state().await, after, "without {right}");
+    }
+    redis.run::<()>(&format!("ACL SETUSER markread-admin reset on >PASSWORD {}", rule())).await;
+    let url = redis.url().replace("redis://", "redis://markread-admin:PASSWORD@");
+    ended(admin_command(&url, &erase)).await.done();
+    assert_eq!(state().await, (0, 0, events - 64 - 2, all - 64));
 }
