@@ -1,5 +1,7 @@
 //! The rights in Redis that `docs/production.md` lists for `markread admin` are enough.
 
+use markread_harness::free_port;
+
 use super::*;
 
 fn rule() -> &'static str {
@@ -70,4 +72,32 @@ async fn without_a_right_a_command_fails_and_changes_nothing_else() {
     let url = redis.url().replace("redis://", "redis://markread-admin:PASSWORD@");
     ended(admin_command(&url, &erase)).await.done();
     assert_eq!(state().await, (0, 0, events - 64 - 2, all - 64));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_of_a_cluster_is_refused_and_nothing_is_written() {
+    let redis =
+        Redis::with(&["--cluster-enabled", "yes", "--cluster-port", &free_port().to_string()])
+            .await;
+    redis.run::<()>("CLUSTER ADDSLOTSRANGE 0 16383").await;
+    eventually("the cluster is up", Duration::from_secs(10), async || {
+        let info: String = redis.run("CLUSTER INFO").await;
+        info.contains("cluster_state:ok").then_some(())
+    })
+    .await;
+    let files = Files::new();
+    let file = files.write("cursors.jsonl", line(1, 2, 3, 4));
+    for words in [
+        &["import", &file][..],
+        &["export"],
+        &["cursors", "--user", "1"],
+        &["erase", "--user", "1"],
+        &["set", "--user", "1", "--recipient", "2", "--last-read-event-id", "3"],
+        &["upgrade-layout"],
+        &["downgrade-layout"],
+    ] {
+        let refused = admin(&redis, words).await.failed();
+        assert!(refused.contains("cluster mode"), "{refused}");
+    }
+    assert_eq!(redis.run::<Vec<String>>("KEYS *").await, [""; 0]);
 }

@@ -28,7 +28,7 @@ pub(super) async fn run(
     let mut erased = Erasure::default();
     match erase(&mut admin, user, scope, &mut erased).await {
         Ok(()) if erased == Erasure::default() => {
-            Ok(format!("user {user} is not there: nothing was erased"))
+            Ok(format!("user {user} is not there: nothing was erased{}", not_searched(scope)))
         }
         Ok(()) => Ok(format!("user {user}: {} erased", describe(erased, scope))),
         Err(AdminError::Failed(problem)) => Err(AdminError::Failed(format!(
@@ -78,6 +78,18 @@ async fn erase(
         counted(unread, "other reader"),
         problems.join("; ")
     )))
+}
+
+/// Says where the user may still be.
+fn not_searched(scope: &EraseScope) -> &'static str {
+    match (scope.as_recipient, scope.events_in.is_some()) {
+        (true, true) => "",
+        (true, false) => " (without --events, which searches the stream)",
+        (false, true) => " (without --as-recipient, which searches other readers' cursors)",
+        (false, false) => {
+            " (without --events and --as-recipient, which search the stream and other readers' cursors)"
+        }
+    }
 }
 
 fn describe(erased: Erasure, scope: &EraseScope) -> String {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 
@@ -150,6 +150,7 @@ impl Target {
             Self::New { mut partial, partial_path, path } => {
                 copy(receiver, &mut partial)?;
                 partial.sync_all()?;
+                check_same(&partial, &partial_path)?;
                 rename_new(&partial_path, &path)
             }
         }
@@ -164,6 +165,15 @@ fn copy(mut receiver: mpsc::Receiver<Part>, target: &mut impl Write) -> io::Resu
             None => return Err(io::ErrorKind::UnexpectedEof.into()),
         }
     }
+}
+
+/// Checks that a path still leads to an open file: another export to it may have begun.
+fn check_same(file: &File, path: &Path) -> io::Result<()> {
+    let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    if identity(file.metadata()?) == identity(fs::metadata(path)?) {
+        return Ok(());
+    }
+    Err(io::Error::other(format!("another export replaced {}", path.display())))
 }
 
 /// Renames a file, unless there is one of the new name: what has appeared meanwhile is not replaced.
@@ -195,6 +205,24 @@ mod tests {
             last_read_event_id: 3.try_into().unwrap(),
             read_at_ms: Some(4),
         }
+    }
+
+    #[tokio::test]
+    async fn of_two_exports_to_a_file_the_later_one_is_complete() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("cursors.jsonl");
+        let mut outputs = Vec::new();
+        for _ in 0..2 {
+            let mut output = Output::open(Some(path.clone())).unwrap();
+            output.write(&[record()]).await.unwrap();
+            outputs.push(output);
+        }
+        let later = outputs.pop().unwrap();
+        let refused = outputs.pop().unwrap().finish().await.unwrap_err();
+        assert!(refused.to_string().contains("another export replaced"), "{refused}");
+        assert!(!path.exists());
+        later.finish().await.unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", record()));
     }
 
     #[tokio::test]

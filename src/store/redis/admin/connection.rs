@@ -12,6 +12,7 @@ use crate::store::redis::connection::address::RedisAddress;
 use crate::store::redis::connection::layout::Fields;
 use crate::store::redis::errors::{classify, lost_script};
 use crate::store::redis::keys::Keys;
+use crate::store::redis::probe::permissions::{IS_CLUSTER, is_cluster};
 use crate::store::redis::scripts::Script;
 
 /// How long Redis may take over one command.
@@ -36,11 +37,20 @@ pub struct Readers {
 }
 
 impl AdminConnection {
-    pub(super) async fn connect(address: &RedisAddress) -> Result<Self, AdminError> {
+    /// Connects to a Redis that is not a node of a cluster: its keys would be spread over nodes.
+    pub(super) async fn connect(address: &RedisAddress, keys: &Keys) -> Result<Self, AdminError> {
         let client = address.client().map_err(AdminError::Failed)?;
         let config =
             redis::AsyncConnectionConfig::new().set_response_timeout(Some(RESPONSE_TIMEOUT));
-        Ok(Self(client.get_multiplexed_async_connection_with_config(&config).await?))
+        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        let mut of_two_slots = cmd("EVAL");
+        of_two_slots.arg("return 1").arg(2).arg(keys.layout());
+        of_two_slots.arg(format!("{}0", keys.cursors_prefix()));
+        match of_two_slots.query_async::<Value>(&mut connection).await {
+            Err(error) if is_cluster(&error) => Err(AdminError::Failed(IS_CLUSTER.to_owned())),
+            // Whatever else is refused, the command itself will say.
+            _ => Ok(Self(connection)),
+        }
     }
 
     /// Returns what a single command is sent to.

@@ -84,9 +84,9 @@ impl CursorAdmin {
     }
 
     async fn connect_only(address: &RedisAddress, stream: &str) -> Result<Self, AdminError> {
-        let connection = AdminConnection::connect(address).await?;
         // The prefix of user objects does not matter here, and reads take no quota.
         let keys = Keys::new(Partition::Only, stream.to_owned(), String::new());
+        let connection = AdminConnection::connect(address, &keys).await?;
         let reads = ReadScripts::new(RateLimit { calls: 1, window_ms: 1 });
         let shared = Shared {
             keys,

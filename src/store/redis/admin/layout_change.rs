@@ -60,9 +60,9 @@ impl LayoutAdmin {
     ///
     /// [`AdminError::Failed`] with the cause.
     pub async fn connect(address: &RedisAddress) -> Result<Self, AdminError> {
-        let connection = AdminConnection::connect(address).await?;
         // Names of the stream and of user objects do not matter here.
         let keys = Keys::new(Partition::Only, String::new(), String::new());
+        let connection = AdminConnection::connect(address, &keys).await?;
         Ok(Self { connection, keys })
     }
 

@@ -21,7 +21,8 @@ use crate::store::redis::settings::ReplicasAck;
 /// Codes by which a node of a cluster refuses keys.
 const CLUSTER_CODES: [&str; 4] = ["CROSSSLOT", "MOVED", "ASK", "CLUSTERDOWN"];
 
-const IS_CLUSTER: &str =
+/// Why a node of a cluster is of no use.
+pub(crate) const IS_CLUSTER: &str =
     "Redis is in cluster mode, which is not supported: connect to one without cluster-enabled";
 
 /// The key of user objects, which are only read.
@@ -255,7 +256,8 @@ impl Missing {
     }
 }
 
-fn is_cluster(error: &RedisError) -> bool {
+/// Returns whether a node of a cluster refused keys.
+pub(crate) fn is_cluster(error: &RedisError) -> bool {
     let text = server_text(error).unwrap_or_default();
     CLUSTER_CODES.contains(&text.split(' ').next().unwrap_or_default())
 }
