@@ -135,19 +135,32 @@ impl LogBounds {
         if after == self.empty() && !self.trimmed {
             return Resumption::Complete(self.start());
         }
-        if after.entry() <= self.gap_before || self.may_have_lost(after) {
-            Resumption::Gap(self.start())
-        } else {
-            Resumption::Complete(after)
+        // Nobody knows when the watcher was at its position: any removal may have been after that.
+        let known = Losses { gap_before: self.gap_before, max_removed: EntryId::ZERO };
+        match self.loss(after, &known) {
+            _ if after.entry() <= self.gap_before => Resumption::Gap(self.start()),
+            Loss::Nothing => Resumption::Complete(after),
+            Loss::Removed => Resumption::Gap(after),
+            Loss::Trimmed | Loss::Log => Resumption::Gap(self.start()),
         }
     }
 
-    /// Returns whether entries after a position may be missing, as far as the span of the log shows it:
-    /// for a reader who has read this log up to there.
-    pub fn may_have_lost(&self, after: Position) -> bool {
-        self.is_another(after)
-            || (self.trimmed && after < self.start())
-            || after.entry() < self.max_removed
+    /// Returns the losses that the log reveals.
+    pub fn losses(&self) -> Losses {
+        Losses { gap_before: self.gap_before, max_removed: self.max_removed }
+    }
+
+    /// Returns what a reader may have lost who has read a log up to a position, and heard of some losses.
+    pub fn loss(&self, after: Position, known: &Losses) -> Loss {
+        if self.gap_before != known.gap_before || self.is_another(after) {
+            Loss::Log
+        } else if self.trimmed && after < self.start() {
+            Loss::Trimmed
+        } else if self.max_removed > known.max_removed && after.entry() < self.max_removed {
+            Loss::Removed
+        } else {
+            Loss::Nothing
+        }
     }
 
     /// Returns whether a reader who has read a log up to a position has read another one than this.
@@ -161,6 +174,28 @@ impl LogBounds {
     pub fn oldest_age_ms(&self) -> u64 {
         self.oldest.map_or(0, |oldest| self.now_ms.saturating_sub(oldest.ms))
     }
+}
+
+/// Losses of a log that can be told from its bounds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// As [`LogBounds::gap_before`].
+    pub gap_before: EntryId,
+    /// As [`LogBounds::max_removed`].
+    pub max_removed: EntryId,
+}
+
+/// What a reader may have lost after a position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// Nothing.
+    Nothing,
+    /// Single entries, which were removed. The reader goes on where it is.
+    Removed,
+    /// The entries before the oldest one, with which the reader goes on.
+    Trimmed,
+    /// The log is another one, and the position not one of it. The reader goes on with the oldest entry.
+    Log,
 }
 
 /// Where a watcher goes on that resumes after a position.
@@ -197,6 +232,7 @@ mod tests {
         let flushed = LogBounds { gap_before: id(4, 2), ..whole };
         let behind = LogBounds { gap_before: id(7, 0), ..whole };
         let holed = LogBounds { max_removed: id(7, 0), ..whole };
+        let removed = LogBounds { trimmed: true, ..holed };
         let empty = LogBounds::default();
         let emptied = LogBounds { last_id: id(9, 0), trimmed: true, ..empty };
         let flushed_empty = LogBounds { gap_before: id(9, 0), ..empty };
@@ -218,7 +254,8 @@ mod tests {
             ("past the last", whole, id(9, 1), gap(start)),
             ("lost", behind, id(7, 0), gap(start)),
             ("after what is lost", behind, id(8, 0), complete(id(8, 0))),
-            ("before one that was removed", holed, id(6, 0), gap(start)),
+            ("before one that was removed", holed, id(6, 0), gap(id(6, 0))),
+            ("before the oldest and one that was removed", removed, id(4, 9), gap(start)),
             ("one that was removed", holed, id(7, 0), complete(id(7, 0))),
             ("an empty log", empty, id(0, 1), complete(id(0, 0))),
             ("not of this log", empty, id(0, 2), gap(id(0, 0))),
@@ -232,6 +269,24 @@ mod tests {
                 Resumption::Gap(at) => gap(at.entry()),
             };
             assert_eq!(resumed, expected, "{name}: {after} in {log:?}");
+        }
+    }
+
+    #[test]
+    fn a_reader_loses_what_was_removed_since_it_heard_of_losses() {
+        let log = LogBounds { max_removed: id(7, 0), trimmed: true, ..bounds(5, 9) };
+        let known = |removed| Losses { max_removed: id(removed, 0), ..log.losses() };
+        let failed_over = Losses { gap_before: id(6, 0), ..log.losses() };
+        for (name, after, known, expected) in [
+            ("removed since", 6, known(3), Loss::Removed),
+            ("removed before", 6, known(7), Loss::Nothing),
+            ("of another log, where more was removed", 6, known(8), Loss::Nothing),
+            ("removed since, behind the reader", 7, known(3), Loss::Nothing),
+            ("trimmed too", 4, known(3), Loss::Trimmed),
+            ("of another log", 8, failed_over, Loss::Log),
+            ("past the end", 10, known(7), Loss::Log),
+        ] {
+            assert_eq!(log.loss(id(after, 0).into(), &known), expected, "{name}");
         }
     }
 

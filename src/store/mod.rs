@@ -19,7 +19,7 @@ pub mod redis;
 mod entries;
 mod error;
 
-pub use self::entries::{Entries, LogBounds, ReadSize, Resumption};
+pub use self::entries::{Entries, LogBounds, Loss, Losses, ReadSize, Resumption};
 pub use self::error::{StoreError, StoreErrorKind};
 
 /// Marks, each in one atomic step: quota, comparison, cursor, event.

@@ -16,8 +16,8 @@ use tracing::{Instrument, Span};
 use super::catch_up::Place;
 use super::state::concerns;
 use super::{BULK_READ_TIMEOUT, within};
-use crate::domain::{EntryId, Event, Position, UserId};
-use crate::store::{Entries, EventLog, LogBounds, ReadSize, StoreError};
+use crate::domain::{Event, Position, UserId};
+use crate::store::{Entries, EventLog, LogBounds, Loss, ReadSize, StoreError};
 
 /// Most entries of a read.
 const READ_MAX_ENTRIES: usize = 500;
@@ -55,9 +55,7 @@ struct Waiting {
 /// A watcher that waits for the events after its position.
 struct Request {
     user: UserId,
-    after: Position,
-    /// What was known to be lost of the log when the watcher's position was found in it.
-    gap_before: EntryId,
+    place: Place,
     /// Orders requests by how long their users wait since they were last served.
     turn: u64,
     /// The span of its call. A read is a part of the first call that it is for.
@@ -81,19 +79,11 @@ pub(super) struct Piece {
     pub(super) reached: Option<Position>,
     /// Entries that were read for the watcher.
     pub(super) entries: usize,
-    /// What the watcher may have lost before these events.
+    /// What the watcher may have lost before these events. If the log is another one, the events may be of
+    /// either.
     pub(super) loss: Loss,
-}
-
-/// What a watcher may have lost before the events of a piece.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Loss {
-    /// Nothing.
-    Nothing,
-    /// Entries were removed before they were read.
-    Removed,
-    /// The log is another one: the events may be of either, and the watcher's position of neither.
-    Log(LogBounds),
+    /// The log's bounds, after the read.
+    pub(super) bounds: LogBounds,
 }
 
 /// Whose turn it is, in this order, again and again. Short backlogs are served first, but only by half
@@ -188,29 +178,32 @@ impl Waiting {
     ) {
         self.last_turn += 1;
         let (turn, span) = (self.last_turn, Span::current());
-        let Place { position: after, gap_before, .. } = place;
-        self.requests.push(Request { user, after, gap_before, turn, span, reply });
+        self.requests.push(Request { user, place, turn, span, reply });
     }
 
     /// Returns the position to read on from, how many wait there, and the span of the first of them. Whoever
     /// has left is dropped.
     fn next(&mut self, turn: Turn) -> Option<(Position, usize, Span)> {
         self.requests.retain(|request| !request.reply.is_closed());
-        let positions = self.requests.iter().map(|request| request.after);
+        let positions = self.requests.iter().map(|request| request.place.position);
         let start = match turn {
             Turn::Foremost => positions.max(),
             Turn::Hindmost => positions.min(),
-            Turn::Longest => {
-                self.requests.iter().min_by_key(|request| request.turn).map(|first| first.after)
-            }
+            Turn::Longest => self
+                .requests
+                .iter()
+                .min_by_key(|request| request.turn)
+                .map(|first| first.place.position),
         }?;
-        let mut there = self.requests.iter().filter(|request| request.after == start);
+        let mut there = self.requests.iter().filter(|request| request.place.position == start);
         let first = there.next()?;
         Some((start, 1 + there.count(), first.span.clone()))
     }
 
     fn has_any(&self, after: Position) -> bool {
-        self.requests.iter().any(|request| request.after == after && !request.reply.is_closed())
+        self.requests
+            .iter()
+            .any(|request| request.place.position == after && !request.reply.is_closed())
     }
 
     /// Answers the requests that a read passes. Returns how many events that delivers.
@@ -222,10 +215,10 @@ impl Waiting {
             Err(_) => true,
         };
         let (met, left): (Vec<_>, Vec<_>) =
-            self.requests.drain(..).partition(|request| passes(request.after));
+            self.requests.drain(..).partition(|request| passes(request.place.position));
         self.requests = left;
         let served: HashSet<UserId> =
-            met.iter().filter(|one| one.after == start).map(|one| one.user).collect();
+            met.iter().filter(|one| one.place.position == start).map(|one| one.user).collect();
         // A user with many backlogs does not have more turns than one with a single backlog.
         for request in self.requests.iter_mut().filter(|one| served.contains(&one.user)) {
             self.last_turn += 1;
@@ -246,21 +239,14 @@ impl Piece {
     /// Takes out of a read what a watcher needs. One that joined on the way needs a part of it.
     fn new(read: &Read, request: &Request, start: Position) -> Self {
         let Read { entries, bounds } = read;
-        let &Request { user, after, gap_before, .. } = request;
+        let &Request { user, place, .. } = request;
+        let after = place.position;
         let first = entries.events.partition_point(|event| event.position <= after);
         let later = entries.events.get(first..).unwrap_or_default();
         let events = later.iter().filter(|event| concerns(event, user)).copied().collect();
         let reached = entries.span.map(|(_, end)| end);
         let entries = if after == start { entries.count } else { later.len() };
-        // Whoever starts at the beginning wants what there is.
-        let loss = if bounds.gap_before != gap_before || bounds.is_another(after) {
-            Loss::Log(*bounds)
-        } else if after != Position::START && bounds.may_have_lost(after) {
-            Loss::Removed
-        } else {
-            Loss::Nothing
-        };
-        Self { events, reached, entries, loss }
+        Self { events, reached, entries, loss: place.loss(bounds), bounds: *bounds }
     }
 }
 

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use super::backlog::Loss;
 use super::state::Watcher;
 use super::{BULK_READ_TIMEOUT, Hub, TAIL_READ_ENTRIES, Update, within};
-use crate::domain::{EntryId, Event, Position, ReadOutcome, UserId};
-use crate::store::LogBounds;
+use crate::domain::{Event, Position, ReadOutcome, UserId};
+use crate::store::{LogBounds, Loss, Losses};
 use crate::telemetry::metrics;
 
 /// Entries read for a watcher that cost one of its read quota, and how many are read before it pays.
@@ -17,8 +16,8 @@ const UNPAID_MAX_ENTRIES: usize = 10 * ENTRIES_OF_A_READ;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
     pub(super) position: Position,
-    /// What was known to be lost of the log.
-    pub(super) gap_before: EntryId,
+    /// Losses of the log of which the watcher heard.
+    pub(super) losses: Losses,
     pub(super) generation: u64,
 }
 
@@ -26,7 +25,7 @@ impl Place {
     /// The same position, before anything was lost.
     #[cfg(test)]
     pub(super) fn new(position: Position) -> Self {
-        Self { position, gap_before: EntryId::ZERO, generation: 0 }
+        Self { position, losses: Losses::default(), generation: 0 }
     }
 }
 
@@ -106,8 +105,9 @@ impl Hub {
                         metrics::count_watch_gaps(1);
                         let _ = updates.send(Update::Gap).await;
                     }
-                    if let Loss::Log(bounds) = piece.loss {
-                        place.restart(&bounds);
+                    place.losses = piece.bounds.losses();
+                    if piece.loss == Loss::Log {
+                        place.position = piece.bounds.start();
                         continue;
                     }
                     // If there is nothing more, the ring has all there is.
@@ -133,7 +133,8 @@ impl Hub {
         unpaid: usize,
     ) -> InRing {
         let mut state = self.state();
-        if (state.generation, state.gap_before) != (place.generation, place.gap_before) {
+        let known = (place.generation, place.losses.gap_before);
+        if (state.generation, state.losses.gap_before) != known {
             return InRing::Restarted;
         }
         let Some(missed) = state.missed(user, place.position, TAIL_READ_ENTRIES + 1) else {
@@ -156,20 +157,25 @@ impl Hub {
     async fn compare(&self, place: &mut Place) -> Result<bool, Update> {
         let view = self.state().view();
         let bounds = self.bounds().await.map_err(Update::Failed)?;
-        let generation = {
+        let (generation, has_restarted) = {
             let mut state = self.state();
-            state.check(&view, &bounds);
-            state.generation
+            // Before the check: what that finds, the bounds show for the place too.
+            let has_restarted = state.has_restarted_since(place.generation);
+            (state.check(&view, &bounds), has_restarted)
         };
-        let is_trimmed = place.position != Position::START && bounds.may_have_lost(place.position);
-        let is_another = bounds.gap_before != place.gap_before || bounds.is_another(place.position);
-        let has_lost = is_another || is_trimmed;
-        if has_lost {
+        let loss = match place.loss(&bounds) {
+            // The position may be one of both logs, and what the reading heard of is not reported again.
+            Loss::Nothing | Loss::Removed if has_restarted => Loss::Log,
+            loss => loss,
+        };
+        if loss != Loss::Nothing {
             metrics::count_watch_gaps(1);
-            place.restart(&bounds);
         }
-        place.generation = generation;
-        Ok(has_lost)
+        if let Loss::Log | Loss::Trimmed = loss {
+            place.position = bounds.start();
+        }
+        (place.losses, place.generation) = (bounds.losses(), generation);
+        Ok(loss != Loss::Nothing)
     }
 
     async fn pay_over(&self, limit: usize, user: UserId, unpaid: &mut usize) -> Result<(), Update> {
@@ -195,9 +201,12 @@ impl Hub {
 }
 
 impl Place {
-    /// Goes on with the oldest entry of another log.
-    fn restart(&mut self, bounds: &LogBounds) {
-        self.position = bounds.start();
-        self.gap_before = bounds.gap_before;
+    /// Returns what the watcher may have lost by the log's bounds. One that starts at the beginning wants what
+    /// there is.
+    pub(super) fn loss(&self, bounds: &LogBounds) -> Loss {
+        match bounds.loss(self.position, &self.losses) {
+            Loss::Trimmed | Loss::Removed if self.position == Position::START => Loss::Nothing,
+            loss => loss,
+        }
     }
 }

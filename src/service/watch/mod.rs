@@ -50,7 +50,7 @@ pub enum Update {
     Event(Event),
     /// No event: the log has reached this position.
     Heartbeat(Position),
-    /// Events may be lost. The watch goes on with the oldest entry.
+    /// Events may be lost. The watch goes on with the oldest entry, or where it is if single ones were removed.
     Gap,
     /// The watch ends: the read quota does not cover the entries that were read for it.
     OverQuota {
@@ -167,7 +167,7 @@ impl Hub {
             return Err(WatchError::Ahead);
         }
         // The ring may be of another log than the bounds.
-        self.state().check(&view, &bounds);
+        let generation = self.state().check(&view, &bounds);
         let position = match bounds.resume(after) {
             Resumption::Complete(position) => position,
             Resumption::Gap(position) => {
@@ -176,8 +176,7 @@ impl Hub {
                 position
             }
         };
-        let generation = self.state().generation;
-        let place = Place { position, gap_before: bounds.gap_before, generation };
+        let place = Place { position, losses: bounds.losses(), generation };
         // In the current span, since it belongs to the call and so to its trace.
         tokio::spawn(Arc::clone(self).run_catch_up(user, watcher, place).in_current_span());
         Ok(())

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::Update;
 use crate::domain::{EntryId, Event, Position, UserId};
-use crate::store::{Entries, LogBounds};
+use crate::store::{Entries, LogBounds, Loss, Losses};
 use crate::telemetry::metrics::{self, Bound};
 
 /// Events that are kept for watchers that come back.
@@ -29,8 +29,8 @@ pub(super) struct State {
     read_to: Position,
     /// Counts the beginnings: those of the reading, and those after gaps.
     pub(super) generation: u64,
-    /// What is known to be lost of the log that is read.
-    pub(super) gap_before: EntryId,
+    /// Losses of the log that is read, of which all watchers heard.
+    pub(super) losses: Losses,
     /// Entries of the log when its bounds were read last.
     length: u64,
     /// The last restart, unless the reading was begun since.
@@ -45,6 +45,8 @@ pub(super) struct State {
 /// A restart of the reading with the oldest entry of a log, of which all watchers heard.
 struct Restart {
     at: Instant,
+    /// The generation that it began.
+    generation: u64,
     /// The oldest entry, once there was one.
     oldest: Option<EntryId>,
 }
@@ -117,7 +119,7 @@ impl State {
         self.read_to = end;
         self.tail = Some(newest.span.map_or(bounds.end(), |(_, end)| end));
         (self.floor, self.ring) = (floor, newest.events.into());
-        (self.gap_before, self.length) = (bounds.gap_before, bounds.length);
+        (self.losses, self.length) = (bounds.losses(), bounds.length);
         self.generation += 1;
         self.restart = None;
     }
@@ -129,53 +131,86 @@ impl State {
     }
 
     /// Compares the log with the one that is read: its bounds, after a view of the reading. If it is another
-    /// one, all watchers get a gap, and the reading goes on with the oldest entry.
-    pub(super) fn check(&mut self, view: &View, bounds: &LogBounds) {
-        if self.takes_up(view, bounds)
-            && (bounds.gap_before != self.gap_before || bounds.is_another(view.read_to))
-        {
-            self.restart(bounds);
-        }
+    /// one, all watchers get a gap, and the reading goes on with the oldest entry. Returns the generation to
+    /// which the bounds belong.
+    pub(super) fn check(&mut self, view: &View, bounds: &LogBounds) -> u64 {
+        self.check_for(&[Loss::Log], view, bounds)
     }
 
-    /// Also if entries were removed before they were read.
+    /// Does the same, also if entries were removed before they were read. If these are single ones, the reading
+    /// goes on where it is.
     pub(super) fn check_all(&mut self, view: &View, bounds: &LogBounds) {
-        if self.takes_up(view, bounds)
-            && (bounds.gap_before != self.gap_before || bounds.may_have_lost(view.read_to))
-        {
-            self.restart(bounds);
-        }
+        self.check_for(&[Loss::Log, Loss::Trimmed, Loss::Removed], view, bounds);
     }
 
-    /// Takes over bounds, unless they belong to an older view of the reading: nothing follows from those.
-    fn takes_up(&mut self, view: &View, bounds: &LogBounds) -> bool {
-        if !view.is_reading || self.generation != view.generation {
-            return false;
+    fn check_for(&mut self, losses: &[Loss], view: &View, bounds: &LogBounds) -> u64 {
+        // Nothing follows from bounds that are older than the last beginning.
+        if !self.is_current(view) {
+            return view.generation;
         }
         self.length = bounds.length;
-        // Watchers have heard of this loss already: it was found here before the store knew all of it.
-        // Everything since has been read if the log still begins where it did.
-        let is_known = self.restart.as_ref().is_some_and(|restart| {
-            restart.at.elapsed() < SAME_LOSS_MAX && restart.oldest == bounds.oldest
-        });
-        if is_known && !bounds.trimmed && !bounds.is_another(view.read_to) {
-            self.gap_before = bounds.gap_before;
-            // An empty log's position depends on it.
-            if bounds.length == 0 {
-                self.tail = Some(bounds.end());
-            }
+        if self.has_heard_of_loss(view, bounds) {
+            self.take_over_loss(bounds);
         }
-        true
+        match bounds.loss(view.read_to, &self.losses) {
+            loss if !losses.contains(&loss) => {}
+            Loss::Nothing => {}
+            Loss::Removed => self.note_removal(bounds),
+            Loss::Trimmed | Loss::Log => self.restart(bounds),
+        }
+        self.generation
+    }
+
+    /// Returns whether the reading was not begun again since a view of it.
+    fn is_current(&self, view: &View) -> bool {
+        view.is_reading && self.generation == view.generation
+    }
+
+    /// Returns whether what is lost by these bounds is the loss for which the reading was restarted: it was
+    /// found here before the store knew all of it. Everything since has been read if the log still begins where
+    /// it did.
+    fn has_heard_of_loss(&self, view: &View, bounds: &LogBounds) -> bool {
+        self.restart.as_ref().is_some_and(|restart| {
+            restart.at.elapsed() < SAME_LOSS_MAX && restart.oldest == bounds.oldest
+        }) && !bounds.trimmed
+            && !bounds.is_another(view.read_to)
+    }
+
+    /// Takes over what the store knows now of a loss of which watchers have heard.
+    fn take_over_loss(&mut self, bounds: &LogBounds) {
+        self.losses.gap_before = bounds.gap_before;
+        // An empty log's position depends on it.
+        if bounds.length == 0 {
+            self.tail = Some(bounds.end());
+        }
+    }
+
+    /// Returns whether the reading was restarted after a generation.
+    pub(super) fn has_restarted_since(&self, generation: u64) -> bool {
+        self.restart.as_ref().is_some_and(|restart| restart.generation > generation)
+    }
+
+    /// Goes on after the removal of single entries. A read that is under way is dropped, and watchers that
+    /// catch up compare their places.
+    fn note_removal(&mut self, bounds: &LogBounds) {
+        self.losses = bounds.losses();
+        self.generation += 1;
+        self.send_gaps();
     }
 
     fn restart(&mut self, bounds: &LogBounds) {
         let start = bounds.start();
         (self.read_to, self.floor) = (start, start);
         self.tail = Some(if bounds.length == 0 { bounds.end() } else { start });
-        self.gap_before = bounds.gap_before;
-        self.restart = Some(Restart { at: Instant::now(), oldest: bounds.oldest });
+        self.losses = bounds.losses();
         self.generation += 1;
+        let (at, generation) = (Instant::now(), self.generation);
+        self.restart = Some(Restart { at, generation, oldest: bounds.oldest });
         self.ring.clear();
+        self.send_gaps();
+    }
+
+    fn send_gaps(&mut self) {
         metrics::count_watch_gaps(self.watchers.values().map(Vec::len).sum());
         self.send_all(&Update::Gap);
     }

@@ -154,10 +154,11 @@ impl Hub {
                 metrics::set_watch_tail_lag(Duration::ZERO);
                 continue;
             }
-            // A store that does not answer is reported by its supervisor.
-            let Ok(bounds) = self.bounds().await else { continue };
-            self.state().check(&view, &bounds);
-            metrics::set_watch_tail_lag(standstill.measure(&view, &bounds));
+            let bounds = self.bounds().await.ok();
+            if let Some(bounds) = &bounds {
+                self.state().check(&view, bounds);
+            }
+            metrics::set_watch_tail_lag(standstill.measure(&view, bounds.as_ref()));
         }
     }
 }
@@ -200,26 +201,34 @@ impl Reads {
 /// Measures for how long the reading has stood still while there was something to read.
 #[derive(Default)]
 pub(super) struct Standstill {
-    /// Where the reading stands, and since when.
-    at: Option<(bool, u64, Position, Instant)>,
+    /// Where the reading stands; `None` if it has reached the end of the log.
+    halt: Option<Halt>,
+}
+
+/// A place where the reading stands before the end of the log.
+#[derive(Clone, Copy)]
+struct Halt {
+    is_reading: bool,
+    read_to: Position,
+    since: Instant,
 }
 
 impl Standstill {
-    /// Returns the time, by one look at the reading and then at the log.
-    pub(super) fn measure(&mut self, view: &View, bounds: &LogBounds) -> Duration {
-        // Before the first read somebody waits for it.
-        let is_behind = !view.is_reading
-            || bounds.newest.is_some_and(|newest| Position::from(newest) > view.read_to);
-        let place = (view.is_reading, view.generation, view.read_to);
-        self.at = match self.at {
-            Some((reading, generation, position, since)) if is_behind => {
-                let has_moved = (reading, generation, position) != place;
-                let since = if has_moved { Instant::now() } else { since };
-                Some((place.0, place.1, place.2, since))
-            }
-            _ if is_behind => Some((place.0, place.1, place.2, Instant::now())),
-            _ => None,
+    /// Returns the time, by one look at the reading and then at the log. While the log's bounds cannot be read,
+    /// there may be something to read.
+    pub(super) fn measure(&mut self, view: &View, bounds: Option<&LogBounds>) -> Duration {
+        let has_reached_end = |bounds: &LogBounds| {
+            bounds.newest.is_none_or(|newest| Position::from(newest) <= view.read_to)
         };
-        self.at.map_or(Duration::ZERO, |(.., since)| since.elapsed())
+        // Before the first read somebody waits for it.
+        let is_behind = !view.is_reading || !bounds.is_some_and(has_reached_end);
+        // A restart at the same place is not progress.
+        let &View { is_reading, read_to, .. } = view;
+        self.halt = match self.halt {
+            _ if !is_behind => None,
+            Some(halt) if (halt.is_reading, halt.read_to) == (is_reading, read_to) => Some(halt),
+            _ => Some(Halt { is_reading, read_to, since: Instant::now() }),
+        };
+        self.halt.map_or(Duration::ZERO, |halt| halt.since.elapsed())
     }
 }

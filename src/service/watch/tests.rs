@@ -2,6 +2,7 @@
 
 mod backlog;
 mod fake_log;
+mod losses;
 
 use tokio::time::{Instant, sleep};
 
@@ -391,32 +392,34 @@ async fn a_watcher_that_catches_up_hears_that_its_log_was_replaced() {
 
 #[tokio::test(start_paused = true)]
 async fn a_standstill_is_measured_while_there_is_something_to_read() {
-    let at = |read_to, is_reading| View {
-        is_reading,
-        read_to: position(read_to),
-        generation: 1,
-        length: 0,
-    };
     let log = |newest| LogBounds { newest: Some(position(newest).entry()), ..LogBounds::default() };
     let mut standstill = Standstill::default();
-    for (read_to, is_reading, newest, expected) in [
+    for (generation, (read_to, is_reading, newest, expected)) in (1..).zip([
         // Nothing to read.
-        (5, true, 5, 0),
-        (5, true, 5, 0),
-        (5, true, 6, 0),
-        (5, true, 9, 1),
-        (5, true, 9, 2),
+        (5, true, Some(5), 0),
+        (5, true, Some(5), 0),
+        (5, true, Some(6), 0),
+        // It begins again and again at the same place.
+        (5, true, Some(9), 1),
+        (5, true, Some(9), 2),
         // It moves, but does not keep up.
-        (6, true, 99, 0),
-        (7, true, 999, 0),
-        (7, true, 999, 1),
-        (999, true, 999, 0),
+        (6, true, Some(99), 0),
+        (7, true, Some(999), 0),
+        (7, true, Some(999), 1),
+        (999, true, Some(999), 0),
+        // The bounds cannot be read.
+        (999, true, None, 0),
+        (999, true, None, 1),
+        (1000, true, None, 0),
+        (1000, true, None, 1),
+        (1000, true, Some(1000), 0),
         // Watchers wait for the first read.
-        (0, false, 5, 0),
-        (0, false, 5, 1),
-    ] {
-        let lag = standstill.measure(&at(read_to, is_reading), &log(newest));
-        assert_eq!(lag, seconds(expected), "{read_to} of {newest}");
+        (0, false, Some(5), 0),
+        (0, false, None, 1),
+    ]) {
+        let view = View { is_reading, read_to: position(read_to), generation, length: 0 };
+        let lag = standstill.measure(&view, newest.map(log).as_ref());
+        assert_eq!(lag, seconds(expected), "{read_to} of {newest:?}");
         sleep(seconds(1)).await;
     }
 }

@@ -1,7 +1,7 @@
 //! What watchers missed, beyond the ring: shared reads, their order, their size and their price.
 
 use super::*;
-use crate::service::watch::backlog::Loss;
+use crate::store::Loss;
 
 /// Events that are newer than the ring's first, after a start.
 const IN_RING: u64 = 10_000;

@@ -19,6 +19,8 @@ pub(super) struct FakeLog {
     changed: Notify,
     /// Whether reads of what a watcher missed wait, with what they have read.
     pub(super) held: watch::Sender<bool>,
+    /// Lets reads of the bounds go on that wait with what they have read.
+    bounds_releases: Notify,
 }
 
 #[derive(Default)]
@@ -27,6 +29,8 @@ struct LogState {
     last: u64,
     trimmed: bool,
     gap_before: EntryId,
+    max_removed: EntryId,
+    is_holding_bounds: bool,
     mode: Mode,
     reads: Vec<(Read, Instant)>,
     /// Reads that are left to each watcher, and what each has paid.
@@ -89,11 +93,38 @@ impl FakeLog {
         state.trimmed = true;
     }
 
+    /// Removes an entry that is not the oldest.
+    pub(super) fn erase(&self, number: u64) {
+        let mut state = self.state();
+        state.events.retain(|event| event.position != position(number));
+        state.max_removed = state.max_removed.max(EntryId { ms: number, count: 0 });
+        state.trimmed = true;
+    }
+
+    /// Holds the next read of the bounds, with what it reads.
+    pub(super) fn hold_bounds(&self) {
+        self.state().is_holding_bounds = true;
+    }
+
+    /// Lets the read that is held go on.
+    pub(super) fn release_bounds(&self) {
+        self.bounds_releases.notify_one();
+    }
+
     /// Removes everything, as a flush does. The next entry has the number after this one.
     pub(super) fn flush(&self, last: u64) {
         let mut state = self.state();
         state.events.clear();
-        (state.last, state.trimmed) = (last, false);
+        (state.last, state.trimmed, state.max_removed) = (last, false, EntryId::ZERO);
+    }
+
+    /// Loses the newest entries, as a failover does.
+    pub(super) fn lose(&self, count: u64) {
+        let mut state = self.state();
+        for _ in 0..count {
+            state.events.pop_back();
+            state.last -= 1;
+        }
     }
 
     /// Sets the greatest entry that is known to be lost.
@@ -232,16 +263,28 @@ impl EventLog for FakeLog {
     async fn bounds(&self) -> Result<LogBounds, StoreError> {
         self.note(Read::Span);
         self.answer().await?;
-        let state = self.state();
-        Ok(LogBounds {
-            oldest: state.events.front().map(|event| event.position.entry()),
-            newest: state.events.back().map(|event| event.position.entry()),
-            last_id: EntryId { ms: state.last, count: 0 },
-            gap_before: state.gap_before,
-            trimmed: state.trimmed,
-            length: u64::try_from(state.events.len()).unwrap(),
+        let (bounds, is_held) = {
+            let mut state = self.state();
+            (state.bounds(), std::mem::take(&mut state.is_holding_bounds))
+        };
+        if is_held {
+            self.bounds_releases.notified().await;
+        }
+        Ok(bounds)
+    }
+}
+
+impl LogState {
+    fn bounds(&self) -> LogBounds {
+        LogBounds {
+            oldest: self.events.front().map(|event| event.position.entry()),
+            newest: self.events.back().map(|event| event.position.entry()),
+            last_id: EntryId { ms: self.last, count: 0 },
+            max_removed: self.max_removed,
+            gap_before: self.gap_before,
+            trimmed: self.trimmed,
+            length: u64::try_from(self.events.len()).unwrap(),
             now_ms: NOW_MS,
-            ..LogBounds::default()
-        })
+        }
     }
 }

@@ -105,8 +105,12 @@ async fn a_stream_of_another_type_is_waited_out() {
     let (mut watcher, place) = Watcher::open(&server, READER).await;
     let caller = server.caller(READER);
     redis.run::<()>(&format!("LPUSH {STREAM} x")).await;
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    // Nothing can be known of it but that nothing is read.
+    eventually("it is measured", LIMIT, async || (server.metric(LAG).await? >= 3.0).then_some(()))
+        .await;
     redis.run::<()>(&format!("DEL {STREAM}")).await;
+    eventually("it is over", LIMIT, async || (server.metric(LAG).await? == 0.0).then_some(()))
+        .await;
     caller.mark(RECIPIENT, 1).await.unwrap();
     assert_eq!(ids(&watcher.event().await), (READER, RECIPIENT, 1));
     let mut back = Watcher::after(&server, READER, &place).await;
