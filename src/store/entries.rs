@@ -176,7 +176,7 @@ impl LogBounds {
     }
 }
 
-/// Losses of a log that can be told from its bounds.
+/// Losses of a log that its bounds show.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Losses {
     /// As [`LogBounds::gap_before`].

@@ -144,3 +144,35 @@ async fn the_embedded_store_is_reported_as_up() {
     becomes(&server, "markread_store_up", 1.0..=1.0).await;
     becomes(&server, "markread_stream_maxlen", 7.0..=7.0).await;
 }
+
+/// The most memory that a server had, in KiB.
+fn peak_memory_kib(server: &Server) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.id())).unwrap();
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    kib.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_huge_entry_of_another_program_does_not_reach_a_server_that_nobody_watches() {
+    const ENTRY_BYTES: u32 = 20 << 20;
+    let redis = Redis::start().await;
+    // The greatest size is measured too, with the flag.
+    let server = Server::on_with(&redis, &["--stream-max-bytes", "1GiB"]).await;
+    let quiet = Server::on(&redis).await;
+    for server in [&server, &quiet] {
+        becomes(server, "markread_stream_length", 0.0..=0.0).await;
+    }
+    let before = [&server, &quiet].map(peak_memory_kib);
+    let mut add = redis::cmd("XADD");
+    add.arg(STREAM).arg("*").arg("x").arg(vec![b'x'; ENTRY_BYTES.try_into().unwrap()]);
+    add.query_async::<()>(&mut redis.connection().await).await.unwrap();
+    for server in [&server, &quiet] {
+        becomes(server, "markread_stream_length", 1.0..=1.0).await;
+    }
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    for (server, before) in [&server, &quiet].into_iter().zip(before) {
+        let grown = peak_memory_kib(server) - before;
+        assert!(grown < 15 << 10, "{grown} KiB");
+    }
+    becomes(&server, "markread_stream_bytes", f64::from(ENTRY_BYTES)..=f64::MAX).await;
+}

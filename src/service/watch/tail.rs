@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, interval, sleep, sleep_until};
 
 use super::state::View;
 use super::{BULK_READ_TIMEOUT, HEARTBEAT_INTERVAL, Hub, TAIL_READ_ENTRIES, Update, within};
@@ -32,6 +32,9 @@ const RING_START_EVENTS: usize = 10_000;
 
 /// Time between two checks of the log.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The pause after a check, in its durations, if that is longer.
+const PAUSE_OF_CHECKS: u32 = 10;
 
 /// Longest pause after a full read, in which watchers that read make room for the next one, and time between
 /// two looks at their queues.
@@ -141,10 +144,10 @@ impl Hub {
     /// Checks the log, for ever, also while its reads hang or fail.
     async fn run_checks(self: Arc<Self>) {
         let mut standstill = Standstill::default();
-        let mut interval = interval(CHECK_INTERVAL);
-        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut next = Instant::now();
         loop {
-            interval.tick().await;
+            sleep_until(next).await;
+            next = Instant::now() + CHECK_INTERVAL;
             let (view, unwatched_for) = {
                 let state = self.state();
                 (state.view(), state.unwatched_for())
@@ -154,8 +157,11 @@ impl Hub {
                 metrics::set_watch_tail_lag(Duration::ZERO);
                 continue;
             }
+            let began = Instant::now();
             let bounds = self.bounds().await.ok();
             if let Some(bounds) = &bounds {
+                // Entries of many megabytes at the ends of the stream make a look expensive for the store.
+                next = next.max(Instant::now() + began.elapsed() * PAUSE_OF_CHECKS);
                 self.state().check(&view, bounds);
             }
             metrics::set_watch_tail_lag(standstill.measure(&view, bounds.as_ref()));

@@ -307,7 +307,7 @@ async fn a_position_before_a_trimmed_log_gets_a_gap() {
 
 #[tokio::test(start_paused = true)]
 async fn a_log_that_was_replaced_is_heard_from_its_oldest_entry_after_a_gap() {
-    // Its entries have lower numbers than the old ones, or higher ones, or it cannot be told by them.
+    // Its entries have lower numbers than the old ones, or higher ones, or they do not show it.
     for (last, gap_before) in [(0, 0), (0, 5), (5, 0), (5, 5), (3, 5)] {
         let setup = Setup::new();
         let mut watch = setup.watch(alice()).await;

@@ -153,7 +153,7 @@ impl EventLog for RedisStore {
         let PartitionStore { keys, connections, .. } = self.partitions.only();
         let mut connection = connections.calls()?;
         let read = stream::bounds(&mut connection, keys);
-        let bounds = self.spans.command("BATCH", stream::BOUNDS_COMMANDS).record(read).await?;
+        let bounds = self.spans.command("EVAL", 1).record(read).await?;
         // What Redis refuses to keep is known here.
         let gap_before = bounds.gap_before.max(self.stream_history.gap_before());
         Ok(LogBounds { gap_before, ..bounds })

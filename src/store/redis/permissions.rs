@@ -177,7 +177,11 @@ mod tests {
             if !CONTAINERS.contains(&&*word) {
                 return word;
             }
-            let (sub, _) = words_after(rest, ".arg(\"", '"').swap_remove(0);
+            let in_script = rest.strip_prefix(", '").and_then(|rest| rest.split_once('\''));
+            let sub = in_script.map_or_else(
+                || words_after(rest, ".arg(\"", '"').swap_remove(0).0,
+                |(sub, _)| sub.to_lowercase(),
+            );
             format!("{word}|{sub}")
         };
         found.into_iter().map(name).collect()

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{Pipeline, RedisError, RedisResult, Value, cmd, pipe};
+use redis::{ErrorKind, FromRedisValue, RedisError, RedisResult, Value, cmd};
 
 use super::errors::{classify, unexpected};
 use super::keys::Keys;
@@ -17,8 +17,33 @@ const READ_MAX_ENTRIES: usize = 1000;
 /// Bytes to aim at in each of the reads that return many entries.
 const READ_BYTES: usize = 4 * 1024 * 1024;
 
-/// The reply to `XINFO STREAM`.
-pub(crate) type Info = HashMap<String, Value>;
+/// Returns numbers and IDs of the stream, and which of some entries are in it. Entries of other programs may
+/// have hundreds of megabytes, and `XINFO STREAM` and `XREVRANGE` return whole ones: they do not leave Redis.
+///
+/// Not `XRANGE`: its count in `INFO commandstats` shows what is read for watchers that come back.
+const SPAN: &str = "
+    local gap_before = redis.call('HGET', KEYS[2], 'gap_before')
+    local time = redis.call('TIME')
+    local reply = {gap_before or '', time[1], time[2]}
+    local info = redis.pcall('XINFO', 'STREAM', KEYS[1])
+    if info.err then
+        if string.find(info.err, 'no such key', 1, true) then return reply end
+        return info
+    end
+    local fields = {}
+    for i = 1, #info, 2 do fields[info[i]] = info[i + 1] end
+    local first, last = fields['first-entry'] or {''}, fields['last-entry'] or {'', {}}
+    local newest_bytes = #last[1]
+    for _, text in ipairs(last[2]) do newest_bytes = newest_bytes + #text end
+    local present = {}
+    for i, id in ipairs(ARGV) do
+        local is_end = id == first[1] or id == last[1]
+        present[i] = (is_end or #redis.call('XREVRANGE', KEYS[1], id, id) > 0) and 1 or 0
+    end
+    local numbers = {fields['length'], fields['entries-added'], fields['radix-tree-keys'], newest_bytes}
+    local last_id, max_removed = fields['last-generated-id'], fields['max-deleted-entry-id']
+    reply[4], reply[5], reply[6] = numbers, {first[1], last[1], last_id, max_removed}, present
+    return reply";
 
 /// Waits for entries after an ID.
 pub(crate) async fn wait(
@@ -79,50 +104,25 @@ pub(crate) async fn newest(
     Ok(newest)
 }
 
-/// Number of commands that [`bounds`] sends.
-pub(crate) const BOUNDS_COMMANDS: usize = 3;
-
-/// Reads the span of the stream.
+/// Reads the bounds of the stream.
 pub(crate) async fn bounds(
     connection: &mut MultiplexedConnection,
     keys: &Keys,
 ) -> Result<LogBounds, StoreError> {
-    let mut read = pipe();
-    ask_info(&mut read, keys);
-    read.cmd("TIME").ignore_errors();
-    let (info, gap_before, time): (RedisResult<Info>, GapBefore, RedisResult<(u64, u64)>) =
-        read.query_async(connection).await.map_err(classify)?;
-    let (seconds, micros) = time.map_err(classify)?;
-    let span = span(info)?;
-    Ok(LogBounds {
-        gap_before: parse_gap(gap_before).map_err(classify)?,
-        now_ms: seconds * 1000 + micros / 1000,
-        ..span.unwrap_or_default().bounds
-    })
+    let (span, _) = span(connection, keys, &[]).await.map_err(classify)?;
+    Ok(span.bounds)
 }
 
-/// The layout's field `gap_before`, in a reply.
-pub(crate) type GapBefore = RedisResult<(Option<Vec<u8>>,)>;
-
-/// Adds the commands whose replies are [`Info`] and [`GapBefore`].
-pub(crate) fn ask_info(read: &mut Pipeline, keys: &Keys) {
-    read.cmd("XINFO").arg("STREAM").arg(keys.stream());
-    read.cmd("HMGET").arg(keys.layout()).arg("gap_before");
-}
-
-/// Parses what is in the layout. An absent position is zero, and so is one that somebody else put there.
-pub(crate) fn parse_gap(gap_before: GapBefore) -> Result<EntryId, RedisError> {
-    let text = gap_before?.0.and_then(|text| String::from_utf8(text).ok());
-    Ok(text.and_then(|text| text.parse().ok()).unwrap_or(EntryId::ZERO))
-}
-
-/// The stream, from `XINFO STREAM`.
+/// A stream as it was found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Span {
-    /// Its bounds. The clock and the known losses are not part of the reply.
     pub(crate) bounds: LogBounds,
     /// How many entries were ever added.
     pub(crate) added: u64,
+    /// How many nodes have its entries.
+    pub(crate) nodes: u64,
+    /// The size of the newest entry, in bytes.
+    pub(crate) newest_bytes: u64,
 }
 
 impl Span {
@@ -132,37 +132,69 @@ impl Span {
     }
 }
 
-/// Parses the reply to `XINFO STREAM`; `None` if there is no stream.
-pub(crate) fn span(info: RedisResult<Info>) -> Result<Option<Span>, StoreError> {
-    let info = match info {
-        Ok(info) => info,
-        Err(error) if error.detail().is_some_and(|detail| detail.contains("no such key")) => {
-            return Ok(None);
-        }
-        Err(error) => return Err(classify(error)),
+/// Reads the stream's span, and which of some entries are in their place.
+pub(crate) async fn span(
+    connection: &mut MultiplexedConnection,
+    keys: &Keys,
+    entries: &[EntryId],
+) -> RedisResult<(Span, Vec<EntryId>)> {
+    let mut read = cmd("EVAL");
+    read.arg(SPAN).arg(2).arg(keys.stream()).arg(keys.layout());
+    for entry in entries {
+        read.arg(entry.to_string());
+    }
+    let reply: Value = read.query_async(connection).await?;
+    parse_span(&reply, entries).map_err(|error| {
+        RedisError::from((ErrorKind::UnexpectedReturnType, "the stream's span", error.to_string()))
+    })
+}
+
+/// Parses the reply of [`SPAN`], which is short if there is no stream.
+fn parse_span(reply: &Value, entries: &[EntryId]) -> Result<(Span, Vec<EntryId>), StoreError> {
+    let Value::Array(parts) = reply else { return Err(unexpected(reply)) };
+    let [gap_before, seconds, micros, of_stream @ ..] = &parts[..] else {
+        return Err(unexpected(reply));
     };
-    let value = |name: &str| {
-        info.get(name).ok_or_else(|| StoreError::corrupt("a field of XINFO STREAM is missing"))
-    };
-    let number = |name: &str| match value(name)? {
-        Value::Int(number) => u64::try_from(*number).map_err(StoreError::corrupt),
-        other => Err(unexpected(other)),
-    };
-    let entry = |name: &str| match value(name)? {
-        Value::Array(entry) => entry.first().map(id).transpose(),
-        _ => Ok(None),
-    };
-    let (length, added) = (number("length")?, number("entries-added")?);
-    let bounds = LogBounds {
-        oldest: entry("first-entry")?,
-        newest: entry("last-entry")?,
-        last_id: id(value("last-generated-id")?)?,
-        max_removed: id(value("max-deleted-entry-id")?)?,
-        trimmed: added > length,
-        length,
+    let (seconds, micros) = (number(seconds)?, number(micros)?);
+    let outside = LogBounds {
+        // An absent position is zero, and so is one that somebody else put there.
+        gap_before: id(gap_before).unwrap_or(EntryId::ZERO),
+        now_ms: seconds.saturating_mul(1000).saturating_add(micros / 1000),
         ..LogBounds::default()
     };
-    Ok(Some(Span { bounds, added }))
+    let [Value::Array(numbers), Value::Array(ids), Value::Array(present)] = of_stream else {
+        return if of_stream.is_empty() {
+            Ok((Span { bounds: outside, ..Span::default() }, Vec::new()))
+        } else {
+            Err(unexpected(reply))
+        };
+    };
+    let ([length, added, nodes, newest_bytes], [oldest, newest, last_id, max_removed]) =
+        (&numbers[..], &ids[..])
+    else {
+        return Err(unexpected(reply));
+    };
+    let (length, added) = (number(length)?, number(added)?);
+    let entry = |value: &Value| match value {
+        Value::BulkString(text) if text.is_empty() => Ok(None),
+        value => id(value).map(Some),
+    };
+    let bounds = LogBounds {
+        oldest: entry(oldest)?,
+        newest: entry(newest)?,
+        last_id: id(last_id)?,
+        max_removed: id(max_removed)?,
+        trimmed: added > length,
+        length,
+        ..outside
+    };
+    let span = Span { bounds, added, nodes: number(nodes)?, newest_bytes: number(newest_bytes)? };
+    let present = entries.iter().zip(present).filter(|(_, is_there)| **is_there == Value::Int(1));
+    Ok((span, present.map(|(entry, _)| *entry).collect()))
+}
+
+fn number(value: &Value) -> Result<u64, StoreError> {
+    u64::from_redis_value_ref(value).map_err(StoreError::corrupt)
 }
 
 /// An entry in a reply.

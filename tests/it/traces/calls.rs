@@ -87,7 +87,7 @@ async fn every_method_has_a_span_with_its_redis_spans_below() {
         ("GetReadState", vec!["EVALSHA read_states"]),
         ("BatchGetReadStates", vec!["EVALSHA read_states"]),
         ("ListReadCursors", vec!["EVALSHA list_cursors"]),
-        ("WatchMarkReadEvents", vec!["EVALSHA read_states", "BATCH 0"]),
+        ("WatchMarkReadEvents", vec!["EVALSHA read_states", "EVAL 0"]),
     ];
     let spans = collector.spans();
     for (method, names) in expected {

@@ -222,7 +222,7 @@ async fn a_watcher_that_trimming_overtakes_gets_a_gap() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_watcher_of_a_read_is_told_that_trimming_overtook_it() {
+async fn each_watcher_of_a_read_that_trimming_overtook_gets_a_gap() {
     let log = Arc::new(FakeLog::default());
     log.publish(2_000, 1, 2);
     log.trim(1_000);

@@ -106,36 +106,3 @@ async fn a_resume_that_read_the_bounds_of_an_older_log_gets_a_gap() {
     assert!((1..=2).contains(&gaps), "{gaps} gaps");
     assert!(events.ends_with(&numbers(1..=5)), "{events:?}");
 }
-
-#[tokio::test(start_paused = true)]
-async fn a_catch_up_that_compared_an_older_log_gets_a_gap() {
-    let setup = Setup::new();
-    setup.log.publish(5, 1, 2);
-    let _other = setup.watch(user(2)).await;
-    settle().await;
-    // It waits for a read of the bounds while the reading is begun again, and then once more.
-    setup.log.hold_bounds();
-    let opening = tokio::spawn({
-        let hub = Arc::clone(&setup.hub);
-        async move { hub.watch(alice(), Some(position(3))).await }
-    });
-    settle().await;
-    setup.log.set_gap_before(1);
-    sleep(ms(1_500)).await;
-    setup.log.hold_bounds();
-    // The next one is that of the catch-up.
-    setup.log.release_bounds();
-    let mut watch = opening.await.unwrap().unwrap();
-    settle().await;
-    setup.log.flush(0);
-    setup.log.publish(4, 1, 2);
-    sleep(ms(1_500)).await;
-    setup.log.release_bounds();
-    sleep(ms(500)).await;
-    setup.log.set_gap_before(5);
-    sleep(seconds(3)).await;
-    setup.log.publish(1, 1, 2);
-    let (events, gaps) = hear(&mut watch, 5).await;
-    assert!((1..=3).contains(&gaps), "{gaps} gaps");
-    assert!(events.ends_with(&numbers(1..=5)), "{events:?}");
-}

@@ -8,16 +8,18 @@
 //! later: whoever resumes at or below it gets a gap.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{RedisResult, Value, cmd, pipe};
+use redis::{RedisResult, cmd};
+use tokio::time::{Instant, timeout};
 
 use super::layout::KnownLayout;
 use crate::domain::EntryId;
 use crate::store::Entries;
 use crate::store::redis::keys::Keys;
 use crate::store::redis::placement::Placement;
-use crate::store::redis::stream::{self, GapBefore, Info, Span};
+use crate::store::redis::stream::{self, Span};
 use crate::telemetry::LogThrottle;
 
 /// Raises `gap_before`, and never lowers it. IDs have up to 20 digits, more than Lua's numbers.
@@ -33,15 +35,24 @@ const RAISE: &str = "
     redis.call('HSET', KEYS[1], 'gap_before', ARGV[1])
     return 1";
 
+/// The pause after a check, in its durations. Redis copies the first and the last entry for each, into memory of
+/// the script: that takes it 0.1 s for entries of 30 MB, and 2 s for 200 MB.
+const PAUSE_OF_CHECKS: u32 = 10;
+
+/// Longest wait for one, within that for a probe.
+const CHECK_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// What a server knows of the stream.
 #[derive(Debug, Default)]
 pub(crate) struct StreamHistory {
-    known: Mutex<Known>,
+    knowledge: Mutex<Knowledge>,
+    /// When the last check ended, and how long it took.
+    last_check: Mutex<Option<(Instant, Duration)>>,
     unwritten: LogThrottle,
 }
 
 #[derive(Clone, Debug, Default)]
-struct Known {
+struct Knowledge {
     /// The stream at the last check.
     checked: Option<Span>,
     /// The first and the last entry that were read since.
@@ -56,9 +67,8 @@ struct Known {
 
 /// What a check found in Redis.
 #[derive(Clone, Debug)]
-struct Found {
+struct Sighting {
     span: Span,
-    gap_before: EntryId,
     /// The known entries that are in their place.
     present: Vec<EntryId>,
     layout_is_new: bool,
@@ -67,53 +77,74 @@ struct Found {
 impl StreamHistory {
     /// Returns the greatest position before which entries are known to be lost.
     pub(crate) fn gap_before(&self) -> EntryId {
-        self.known().gap_before
+        self.knowledge().gap_before
     }
 
     /// Notes new entries that were read.
     pub(crate) fn note_read(&self, read: &Entries) {
         if let Some((before, end)) = read.span {
-            self.known().note_read(before.entry().after(), end.entry());
+            self.knowledge().note_read(before.entry().after(), end.entry());
         }
     }
 
     /// Notes that the layout was absent: Redis was flushed, or only the layout's key was deleted.
     pub(crate) fn note_absent_layout(&self) {
-        self.known().layout_was_absent = true;
+        self.knowledge().layout_was_absent = true;
+    }
+
+    /// Checks the stream once a second, as [`Self::check`] does, or less often if a check takes long. Returns the
+    /// stream as it was found last.
+    pub(crate) async fn check_paced(
+        &self,
+        connection: &mut MultiplexedConnection,
+        keys: &Keys,
+        layout: &KnownLayout,
+    ) -> RedisResult<Option<Span>> {
+        let last = *self.last_check.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_none_or(|(end, took)| end.elapsed() >= took * PAUSE_OF_CHECKS) {
+            let began = Instant::now();
+            // Whether Redis answers at all, the rest of the probe finds.
+            let checked = timeout(CHECK_TIMEOUT, self.check(connection, keys, layout)).await;
+            // One that is given up takes Redis longer than that.
+            let took = if checked.is_ok() { began.elapsed() } else { 2 * CHECK_TIMEOUT };
+            let ended = Some((Instant::now(), took));
+            *self.last_check.lock().unwrap_or_else(PoisonError::into_inner) = ended;
+            if let Ok(checked) = checked {
+                return checked;
+            }
+        }
+        Ok(self.knowledge().checked)
     }
 
     /// Compares the stream with what is known of it. If it is another one, it writes the last known ID into
-    /// the layout. To be called before a connection is put to use, and once a second.
+    /// the layout. To be called before a connection is put to use, and once a second. Returns the stream as it
+    /// was found.
     pub(crate) async fn check(
         &self,
         connection: &mut MultiplexedConnection,
         keys: &Keys,
         layout: &KnownLayout,
-    ) -> RedisResult<()> {
+    ) -> RedisResult<Option<Span>> {
         let placement = layout.known();
-        let known = self.known().clone();
-        let mut ask = pipe();
-        stream::ask_info(&mut ask, keys);
-        let (info, gap_before): (RedisResult<Info>, GapBefore) =
-            ask.ignore_errors().query_async(connection).await?;
-        // Nothing can be known of what cannot be read, such as a key of another type.
-        let (Ok(span), Ok(gap_before)) = (stream::span(info), stream::parse_gap(gap_before)) else {
-            return Ok(());
+        let known = self.knowledge().clone();
+        let (span, present) = match stream::span(connection, keys, &known.entries()).await {
+            Ok(found) => found,
+            // Nothing can be known of what cannot be read, such as a key of another type.
+            Err(error) if error.code().is_some() => return Ok(None),
+            Err(error) => return Err(error),
         };
-        // After the span: if the stream is replaced in between, the entries are missing.
-        let present = present(connection, keys.stream(), known.entries()).await?;
         let layout_is_new = known.layout_was_absent
             || is_another_layout(known.placement.as_deref(), placement.as_deref());
-        let found = Found { span: span.unwrap_or_default(), gap_before, present, layout_is_new };
+        let found = Sighting { span, present, layout_is_new };
         let to_write = {
-            let mut now = self.known();
+            let mut now = self.knowledge();
             now.placement = placement;
             now.update(&known, &found)
         };
-        match to_write {
-            Some(gap_before) => self.write(connection, keys, gap_before).await,
-            None => Ok(()),
+        if let Some(gap_before) = to_write {
+            self.write(connection, keys, gap_before).await?;
         }
+        Ok(Some(span))
     }
 
     /// Writes a known loss. If Redis refuses, the next check tries it again; until then only this server
@@ -131,7 +162,7 @@ impl StreamHistory {
                 if self.unwritten.permit().is_some() {
                     tracing::warn!(
                         cause = ?error.to_string(),
-                        "other servers cannot be told that entries of the stream are lost"
+                        "the loss of entries of the stream cannot be written for other servers"
                     );
                 }
                 Ok(())
@@ -140,9 +171,9 @@ impl StreamHistory {
         }
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn knowledge(&self) -> MutexGuard<'_, Knowledge> {
         // A poisoned lock is safe to use: nothing that holds it panics.
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.knowledge.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -155,31 +186,7 @@ fn is_another_layout(known: Option<&Placement>, found: Option<&Placement>) -> bo
     }
 }
 
-/// Returns which of these entries are in the stream.
-async fn present(
-    connection: &mut MultiplexedConnection,
-    stream: &str,
-    entries: Vec<EntryId>,
-) -> RedisResult<Vec<EntryId>> {
-    if entries.is_empty() {
-        return Ok(entries);
-    }
-    let mut read = pipe();
-    for entry in &entries {
-        let id = entry.to_string();
-        // Not XRANGE: its count in `INFO commandstats` shows what is read for watchers that come back.
-        read.cmd("XREVRANGE").arg(stream).arg(&id).arg(&id);
-    }
-    let found: Vec<RedisResult<Value>> = read.ignore_errors().query_async(connection).await?;
-    let is_present = |reply: &RedisResult<Value>| match reply {
-        Ok(Value::Array(entries)) => !entries.is_empty(),
-        _ => false,
-    };
-    let found = entries.into_iter().zip(found).filter(|(_, reply)| is_present(reply));
-    Ok(found.map(|(entry, _)| entry).collect())
-}
-
-impl Known {
+impl Knowledge {
     fn last_checked(&self) -> EntryId {
         self.checked.map_or(EntryId::ZERO, |span| span.bounds.last_id)
     }
@@ -206,7 +213,7 @@ impl Known {
 
     /// Takes over what a check found of what was known when it began. Returns the position that is to be
     /// written into the layout.
-    fn update(&mut self, known: &Self, found: &Found) -> Option<EntryId> {
+    fn update(&mut self, known: &Self, found: &Sighting) -> Option<EntryId> {
         let lost = known.lost(found);
         if let Some(lost) = lost {
             tracing::warn!(
@@ -214,7 +221,8 @@ impl Known {
                 "the stream is not the one that was read before: Redis was flushed, or lost entries"
             );
         }
-        self.gap_before = self.gap_before.max(found.gap_before).max(lost.unwrap_or_default());
+        self.gap_before =
+            self.gap_before.max(found.span.bounds.gap_before).max(lost.unwrap_or_default());
         let last_id = found.span.bounds.last_id;
         self.checked = Some(found.span);
         // Entries may have been read after the check.
@@ -222,11 +230,11 @@ impl Known {
         self.first_read = self.last_read;
         // It may have been found absent meanwhile: the next check knows it.
         self.layout_was_absent &= !known.layout_was_absent;
-        (self.gap_before > found.gap_before).then_some(self.gap_before)
+        (self.gap_before > found.span.bounds.gap_before).then_some(self.gap_before)
     }
 
     /// Returns the position before which entries are lost, if the stream is another one.
-    fn lost(&self, found: &Found) -> Option<EntryId> {
+    fn lost(&self, found: &Sighting) -> Option<EntryId> {
         let entries = self.entries();
         let missing: Vec<_> =
             entries.iter().copied().filter(|entry| self.is_missing(*entry, found)).collect();
@@ -234,7 +242,7 @@ impl Known {
         let is_other = !missing.is_empty() || (went_back && !entries.is_empty());
         // Nothing was known to be in the log. What came since was lost with the layout.
         let was_empty = self.checked.is_some() && entries.is_empty();
-        let is_flushed = found.layout_is_new || found.gap_before < self.gap_before;
+        let is_flushed = found.layout_is_new || found.span.bounds.gap_before < self.gap_before;
         let is_other = is_other || (was_empty && is_flushed);
         if !is_other {
             return None;
@@ -250,11 +258,11 @@ impl Known {
     }
 
     /// Returns whether an entry is not in its place although nobody removed it from this stream.
-    fn is_missing(&self, entry: EntryId, found: &Found) -> bool {
+    fn is_missing(&self, entry: EntryId, found: &Sighting) -> bool {
         if found.present.contains(&entry) {
             return false;
         }
-        let Span { bounds, added } = found.span;
+        let Span { bounds, added, .. } = found.span;
         let known_added = self.checked.map_or(0, |checked| checked.added);
         let is_same = !found.layout_is_new && bounds.last_id >= entry && added >= known_added;
         // Trimming takes the oldest first: it must have taken everything that was known up to this one.

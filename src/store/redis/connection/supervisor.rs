@@ -17,6 +17,7 @@ use crate::store::StoreHealth;
 use crate::store::redis::parts::StoreParts;
 use crate::store::redis::probe::Warnings;
 use crate::store::redis::probe::stats::RedisStats;
+use crate::store::redis::stream::Span;
 use crate::telemetry::{LogThrottle, metrics};
 
 /// Time between probes. Health is off after two failures, and on after one success.
@@ -129,7 +130,7 @@ impl<C: Connect> Supervisor<C> {
         }
         let prepared = self.prepare(&mut calls.connection()).await;
         if let Err(Failure::Refused(_)) = &prepared {
-            self.collect_stats(&mut calls.connection()).await;
+            self.collect_stats(&mut calls.connection(), None).await;
         }
         prepared.map(|()| ConnectionSet { calls, probes, tail })
     }
@@ -137,7 +138,10 @@ impl<C: Connect> Supervisor<C> {
     async fn prepare(&self, connection: &mut MultiplexedConnection) -> Result<(), Failure> {
         self.parts.permissions.check(connection).await?;
         self.load.query_async::<()>(connection).await?;
-        self.check_layout(connection).await
+        self.check_layout(connection).await?;
+        let StoreParts { stream_history, keys, layout, .. } = &self.parts;
+        stream_history.check(connection, keys, layout).await?;
+        Ok(())
     }
 
     /// Puts the connections to use, probes Redis, and replaces what is lost, until all have to be left.
@@ -156,11 +160,11 @@ impl<C: Connect> Supervisor<C> {
             let mut next = Instant::now() + PROBE_INTERVAL;
             keep_alive.ask(&connections);
             match self.probe_living().await {
-                Ok(mut probed) => {
+                Ok((mut probed, stream)) => {
                     failures = 0;
                     keep_alive.note_probe(&connections);
                     denial_check::run(&self.parts, &mut probed).await;
-                    let warnings = self.collect_stats(&mut probed).await;
+                    let warnings = self.collect_stats(&mut probed, stream).await;
                     self.note_success(warnings);
                 }
                 Err(failure) => {
@@ -189,17 +193,17 @@ impl<C: Connect> Supervisor<C> {
     }
 
     /// Probes over the connection for probes, or that for calls while it is lost. Returns the one that
-    /// answered.
-    async fn probe_living(&mut self) -> Result<MultiplexedConnection, Failure> {
+    /// answered, and the stream if it can be read.
+    async fn probe_living(&mut self) -> Result<(MultiplexedConnection, Option<Span>), Failure> {
         let connections = Arc::clone(&self.parts.connections);
         for role in [Role::Probes, Role::Calls] {
             let Some(mut connection) = connections.living(role) else { continue };
             match self.probe(&mut connection).await {
-                Ok(()) => return Ok(connection),
+                Ok(stream) => return Ok((connection, stream)),
                 Err(Failure::Lost(_)) => connections.note_loss(role),
                 Err(failure) => {
                     if let Failure::Refused(_) = failure {
-                        self.collect_stats(&mut connection).await;
+                        self.collect_stats(&mut connection, None).await;
                     }
                     return Err(failure);
                 }
@@ -270,14 +274,16 @@ impl<C: Connect> Supervisor<C> {
         Ok(())
     }
 
-    async fn probe(&self, connection: &mut MultiplexedConnection) -> Result<(), Failure> {
+    async fn probe(&self, connection: &mut MultiplexedConnection) -> Result<Option<Span>, Failure> {
         let probed = timeout(PROBE_TIMEOUT, self.check(connection)).await;
         probed.unwrap_or_else(|_| Err(Failure::NoAnswer("a probe timed out".to_owned())))
     }
 
-    async fn check(&self, connection: &mut MultiplexedConnection) -> Result<(), Failure> {
+    async fn check(&self, connection: &mut MultiplexedConnection) -> Result<Option<Span>, Failure> {
         self.parts.permissions.check(connection).await?;
-        self.check_layout(connection).await
+        self.check_layout(connection).await?;
+        let StoreParts { stream_history, keys, layout, .. } = &self.parts;
+        Ok(stream_history.check_paced(connection, keys, layout).await?)
     }
 
     async fn check_layout(&self, connection: &mut MultiplexedConnection) -> Result<(), Failure> {
@@ -288,14 +294,17 @@ impl<C: Connect> Supervisor<C> {
             self.parts.note_absent_layout();
         }
         self.parts.layout.set(placement.map_err(Failure::Layout)?);
-        let StoreParts { stream_history, keys, layout, .. } = &self.parts;
-        Ok(stream_history.check(connection, keys, layout).await?)
+        Ok(())
     }
 
     /// Collects statistics for operators, even if Redis refuses calls: a full one still answers this.
-    async fn collect_stats(&mut self, connection: &mut MultiplexedConnection) -> Option<Warnings> {
+    async fn collect_stats(
+        &mut self,
+        connection: &mut MultiplexedConnection,
+        stream: Option<Span>,
+    ) -> Option<Warnings> {
         let StoreParts { keys, stream_limit, .. } = &self.parts;
-        let collect = self.stats.collect(connection, keys, stream_limit);
+        let collect = self.stats.collect(connection, keys, stream_limit, stream);
         timeout(PROBE_TIMEOUT, collect).await.ok().flatten()
     }
 

@@ -12,7 +12,7 @@ use super::{Warnings, durability};
 use crate::domain::EntryId;
 use crate::store::LogBounds;
 use crate::store::redis::keys::Keys;
-use crate::store::redis::stream;
+use crate::store::redis::stream::{self, Span};
 use crate::store::redis::stream_limit::StreamLimit;
 use crate::telemetry::metrics::{self, GroupGauges};
 
@@ -44,16 +44,22 @@ struct Group {
 }
 
 impl RedisStats {
-    /// Collects once. Returns the settings that may lose data, if Redis reveals them.
+    /// Collects once, with the stream as the probe found it, if it came so far. Returns the settings that may
+    /// lose data, if Redis reveals them.
     pub(crate) async fn collect(
         &mut self,
         connection: &mut MultiplexedConnection,
         keys: &Keys,
         limit: &StreamLimit,
+        found: Option<Span>,
     ) -> Option<Warnings> {
         let stream = keys.stream();
-        let is_bounded = self.bound_stream(connection, stream, limit).await;
-        if let Ok(bounds) = stream::bounds(connection, keys).await {
+        let span = match found {
+            Some(span) => Some(span),
+            None => stream::span(connection, keys, &[]).await.ok().map(|(span, _)| span),
+        };
+        let is_bounded = self.bound_stream(connection, stream, limit, span.as_ref()).await;
+        if let Some(Span { bounds, .. }) = span {
             metrics::set_stream(bounds.length, Duration::from_millis(bounds.oldest_age_ms()));
             export_groups(groups(connection, stream).await.unwrap_or_default(), &bounds);
         }
@@ -88,12 +94,14 @@ impl RedisStats {
         connection: &mut MultiplexedConnection,
         stream: &str,
         limit: &StreamLimit,
+        span: Option<&Span>,
     ) -> bool {
         if limit.max_bytes().is_none() {
             metrics::set_stream_bytes(0);
             return true;
         }
-        let Some(measured) = self.stream_size.measure(connection, stream).await else {
+        let Some(span) = span else { return false };
+        let Some(measured) = self.stream_size.measure(connection, stream, span).await else {
             return false;
         };
         metrics::set_stream_bytes(measured.bytes);

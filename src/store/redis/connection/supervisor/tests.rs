@@ -48,6 +48,9 @@ impl State {
         fake::now(match words[..] {
             ["PING"] => Resp::integer(u64::try_from(command.connection).unwrap()),
             ["SCRIPT", "LOAD", _] => Resp::text("0"),
+            ["EVAL", script, ..] if script.contains("max-deleted-entry-id") => {
+                Resp::array([Resp::text(""), Resp::text("1"), Resp::text("0")])
+            }
             ["EVAL", script, ..] if script.contains("gap_before") => Resp::integer(1),
             ["EVAL", ..] => Resp::array([]),
             ["HSETNX", "markread:layout", field, value] => {
@@ -64,7 +67,6 @@ impl State {
                 None => Resp::error("NOPERM this user has no permissions"),
             },
             ["TIME"] => Resp::array([Resp::text("1"), Resp::text("0")]),
-            ["XINFO", ..] => Resp::error("ERR no such key"),
             _ => Resp::error("ERR unknown command"),
         })
     }
@@ -216,7 +218,7 @@ async fn it_connects_checks_the_layout_and_is_ready_once_probed() {
     let (permissions, load) = (["EVAL"; 2], ["SCRIPT"; 3]);
     let (read, write) = (["HSETNX", "HMGET"], ["HSETNX", "HSETNX", "HMGET"]);
     // The stream, before the connections are put to use.
-    let check = ["XINFO", "HMGET"];
+    let check = ["EVAL"];
     let prepared = [&permissions[..], &load, &read, &write, &check].concat();
     assert_eq!(names, [&["INFO"][..], &prepared, &["TIME", "PING"]].concat());
     // Nothing but that is sent on the connection that blocks.
@@ -237,6 +239,30 @@ async fn it_probes_every_second() {
     sleep(ms(10_500)).await;
     let probes = setup.state().received.iter().filter(|sent| sent.name() == "HSETNX").count();
     assert_eq!(probes, 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn looks_at_the_stream_that_take_long_are_rarer_and_no_failures() {
+    let is_look =
+        |command: &Command| command.words.iter().any(|word| word.contains("max-deleted-entry-id"));
+    // A look after 3 s, or after 10 s when it was given up.
+    for (takes, expected) in [(ms(10), 30), (ms(300), 8), (ms(600), 3)] {
+        let setup = Setup::ready().await;
+        let mut health = setup.parts.connections.health();
+        health.mark_unchanged();
+        setup.state().received.clear();
+        setup.intercept(move |command| {
+            let reply = || Resp::array([Resp::text(""), Resp::text("1"), Resp::text("0")]);
+            is_look(command).then(|| fake::after(takes, reply()))
+        });
+        sleep(ms(30_500)).await;
+        let received = setup.state().received.clone();
+        let probes = received.iter().filter(|sent| sent.name() == "HSETNX").count();
+        assert_eq!(probes, 30);
+        let looks = received.iter().filter(|sent| is_look(sent)).count();
+        assert!(looks.abs_diff(expected) <= 1, "{looks} looks of {takes:?}");
+        assert!(!health.has_changed().unwrap(), "{:?}", setup.health());
+    }
 }
 
 #[tokio::test(start_paused = true)]
