@@ -89,5 +89,8 @@ async fn an_outage_shows_in_every_probe_but_liveness() {
     redis.restart().await;
     eventually("health is back", RECOVERY, async || server.is_serving().await.then_some(())).await;
     assert_eq!(server.get("/readyz").await, (200, "ok\n".to_owned()));
-    assert_eq!(server.log().iter().filter(|line| line.contains("does not answer")).count(), 1);
+    // It was lost, and then it could not be reached.
+    let log = server.log();
+    let lines = log.iter().filter(|line| line.contains("does not answer")).count();
+    assert!((1..=2).contains(&lines), "{log:?}");
 }
