@@ -8,12 +8,12 @@ use crate::store::redis::{
     RedisAddress,
 };
 
-/// What is erased beside the user's own cursors, quotas and subscriptions.
+/// The scope of an erasure, beside the user's own cursors, quotas and subscriptions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EraseScope {
     /// The stream whose events that name the user are erased.
     pub events_in: Option<String>,
-    /// Whether other readers' cursors in conversations with the user are erased.
+    /// True to erase other readers' cursors in conversations with the user.
     pub as_recipient: bool,
 }
 

@@ -10,7 +10,7 @@ use super::{PROBLEMS_MAX_NAMED, counted, say};
 use crate::domain::CursorRecord;
 use crate::store::redis::{AdminError, CursorAdmin, ReaderProblem, Readers, RedisAddress};
 
-/// What was exported so far.
+/// Counts of an export.
 #[derive(Clone, Copy, Debug, Default)]
 struct Counts {
     cursors: u64,

@@ -33,7 +33,7 @@ impl fmt::Display for ImportSource {
     }
 }
 
-/// What was imported so far.
+/// Counts of an import.
 #[derive(Clone, Copy, Debug, Default)]
 struct Counts {
     /// Lines up to which everything is done.

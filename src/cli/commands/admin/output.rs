@@ -18,7 +18,7 @@ const BUFFER_BYTES: usize = 64 * 1024;
 /// Buffers that wait while the other side does not take them.
 const BUFFERS_WAITING: usize = 4;
 
-/// What the thread gets. A channel that is closed without the end means that there is more.
+/// A message to the thread. If the channel is closed before the end, the output is incomplete.
 #[derive(Debug)]
 enum Part {
     Lines(String),
@@ -35,7 +35,7 @@ pub(super) struct Output {
     ended: oneshot::Receiver<io::Result<()>>,
 }
 
-/// What is written to.
+/// The target of an output.
 enum Target {
     Stdout,
     /// Something that is there and is not a regular file: a pipe, a device.
@@ -128,7 +128,7 @@ impl Target {
             Err(error) => return Err(cannot(error)),
         }
         let partial_path = partial(&path);
-        // What an interrupted export has left may be readable to others, and would stay so.
+        // The file of an interrupted export may be readable to others, and would stay so.
         if let Err(error) = fs::remove_file(&partial_path)
             && error.kind() != io::ErrorKind::NotFound
         {
