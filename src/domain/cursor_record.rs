@@ -26,7 +26,7 @@ impl CursorRecord {
     ///
     /// # Errors
     ///
-    /// What is wrong with it, without control characters and at most a few hundred characters long.
+    /// The problem, without control characters and at most a few hundred characters long.
     pub fn parse(line: &[u8]) -> Result<Self, String> {
         // serde would take an array for an object too.
         if line.trim_ascii_start().starts_with(b"[") {

@@ -79,7 +79,7 @@ pub(super) struct Piece {
     pub(super) reached: Option<Position>,
     /// Entries that were read for the watcher.
     pub(super) entries: usize,
-    /// What the watcher may have lost before these events. If the log is another one, the events may be of
+    /// The loss that the watcher may have had before these events. If the log is another one, the events may be of
     /// either.
     pub(super) loss: Loss,
     /// The log's bounds, after the read.

@@ -41,7 +41,7 @@ const PAUSE_OF_CHECKS: u32 = 10;
 const DRAIN_MAX: Duration = Duration::from_millis(100);
 const DRAIN_INTERVAL: Duration = Duration::from_millis(10);
 
-/// What is known from earlier reads.
+/// Experience of earlier reads: their size, failures, and foreign entries.
 struct Reads {
     size: ReadSize,
     failing_since: Option<Instant>,

@@ -5,9 +5,8 @@ use std::fmt;
 
 use redis::RedisError;
 
-use super::connection::layout::{DOWNGRADING, LayoutMismatch};
+use super::connection::layout::LayoutMismatch;
 use super::errors::classify;
-use super::keys::Partition;
 use crate::store::StoreError;
 
 mod connection;
@@ -36,24 +35,14 @@ pub enum AdminError {
 impl fmt::Display for AdminError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Layout(LayoutMismatch::Other { version, partitions }) => {
-                if version.is_empty() && partitions.is_empty() {
-                    return f.write_str(
-                        "this Redis has no layout of markread: start serve once, or correct --redis-url",
-                    );
-                }
-                write!(
-                    f,
-                    "Redis has layout version {version:?} in {partitions:?} partitions, this command \
-                     needs version \"1\" or \"2\" in {:?}",
-                    Partition::COUNT
-                )?;
-                if version == DOWNGRADING {
-                    f.write_str(": run markread admin downgrade-layout again to complete it")?;
-                }
-                Ok(())
+            Self::Layout(LayoutMismatch::Other { version, partitions })
+                if version.is_empty() && partitions.is_empty() =>
+            {
+                f.write_str(
+                    "this Redis has no layout of markread: start serve once, or correct --redis-url",
+                )
             }
-            Self::Layout(mismatch @ LayoutMismatch::NoKey) => mismatch.fmt(f),
+            Self::Layout(mismatch) => mismatch.write_for("this command", f),
             Self::Failed(problem) => f.write_str(problem),
         }
     }

@@ -1,7 +1,5 @@
 //! Commands on the connections that may be idle.
 
-use std::time::Duration;
-
 use redis::{RedisResult, Value, cmd};
 use tokio::task::JoinSet;
 
@@ -32,10 +30,9 @@ struct Liveness {
 impl KeepAlive {
     /// Creates it for connections on which calls wait for replicas.
     pub(super) fn new(replicas_ack: Option<ReplicasAck>) -> Self {
-        let queue_time = replicas_ack.map_or(Duration::ZERO, |ack| ack.queue_time_max());
-        let queue_probes =
-            u32::try_from(queue_time.as_secs().saturating_add(1)).unwrap_or(u32::MAX);
-        let queue_probes = if queue_time.is_zero() { 0 } else { queue_probes };
+        let queue_seconds =
+            replicas_ack.map_or(0, |ack| ack.queue_time_max().as_secs().saturating_add(1));
+        let queue_probes = u32::try_from(queue_seconds).unwrap_or(u32::MAX);
         Self {
             calls: Liveness::new(SILENT_MAX_PROBES.saturating_add(queue_probes)),
             tail: Liveness::new(SILENT_MAX_PROBES),

@@ -30,13 +30,14 @@ pub enum LayoutMismatch {
     NoKey,
 }
 
-impl fmt::Display for LayoutMismatch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl LayoutMismatch {
+    /// Writes the text for a server or a command, which `subject` names.
+    pub(crate) fn write_for(&self, subject: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Other { version, partitions } => {
                 write!(
                     f,
-                    "Redis has layout version {version:?} in {partitions:?} partitions, this server \
+                    "Redis has layout version {version:?} in {partitions:?} partitions, {subject} \
                      needs version \"1\" or \"2\" in {:?}",
                     Partition::COUNT
                 )?;
@@ -50,6 +51,12 @@ impl fmt::Display for LayoutMismatch {
                  of the layout from a backup",
             ),
         }
+    }
+}
+
+impl fmt::Display for LayoutMismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write_for("this server", f)
     }
 }
 
