@@ -9,7 +9,7 @@ use markread_harness::raw;
 use markread_harness::{MESSAGE, READER, RECIPIENT, Redis, Server};
 use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::refused;
@@ -91,22 +91,14 @@ async fn one_stalled_stream_ends_no_other_of_its_connection() {
     assert!((refused(&server, "send_timeout").await - 1.0).abs() < 0.5);
 }
 
-/// Connects with buffers that are much smaller than the server's.
-async fn connect_with_small_buffers(server: &Server) -> TcpStream {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.set_recv_buffer_size(64 * 1024).unwrap();
-    socket.set_send_buffer_size(4096).unwrap();
-    socket.connect(server.address.parse().unwrap()).await.unwrap()
-}
-
 #[tokio::test]
 async fn a_client_that_takes_no_byte_is_closed() {
-    // The server's buffers hold answers to some 25,000 requests, each of which takes time.
+    // The kernel's buffers hold answers to tens of thousands of requests, each of which takes time.
     const LIMIT: Duration = Duration::from_secs(90);
     let server = Server::dev(&["--send-timeout", "1s"]).await;
     let head = "GET /nothing HTTP/1.1\r\nhost: x\r\n\r\n";
     // More answers than the buffers of both kernels hold.
-    let mut deaf = connect_with_small_buffers(&server).await;
+    let mut deaf = TcpStream::connect(&server.address).await.unwrap();
     let many = head.repeat(100);
     let mut count = 0;
     let ended = async {
@@ -120,7 +112,7 @@ async fn a_client_that_takes_no_byte_is_closed() {
     };
     timeout(LIMIT, ended).await.expect("it is closed");
     // One that reads gets as many answers.
-    let (mut read, mut write) = connect_with_small_buffers(&server).await.into_split();
+    let (mut read, mut write) = TcpStream::connect(&server.address).await.unwrap().into_split();
     let requests = count / head.len();
     let last = "GET /nothing HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     let send = async {
