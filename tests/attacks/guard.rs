@@ -33,7 +33,7 @@ async fn refusals(stage: Arc<Stage>) {
         let passed = cpu_micros(&stage, "127.0.0.2:0", &anonymous).await;
         let refused = cpu_micros(&stage, "127.0.0.2:0", &anonymous).await;
         let served = cpu_micros(&stage, "127.0.0.3:0", &served).await;
-        stage.check_time(
+        stage.check(
             refused <= TOLERANCE * passed,
             format!(
                 "a refusal costs no more than an unauthenticated call: {refused:.1} µs of CPU, \

@@ -61,7 +61,7 @@ use stage::{Binary, Stage};
 /// Attackers yield to the server and its neighbour: they would have machines of their own.
 const NICE: &str = "10";
 
-/// How often an attack is run again that broke a limit of time only.
+/// How often an attack is run again that broke no limit of memory, and did not end the server.
 const RETRIES: usize = 2;
 
 fn main() -> ExitCode {
@@ -95,7 +95,7 @@ async fn run(words: &[String]) -> ExitCode {
     for case in &cases {
         let mut verdict = report::row(case, &run_case(&binary, case).await);
         for _ in 0..RETRIES {
-            if verdict != Verdict::Slow {
+            if verdict != Verdict::Retry {
                 break;
             }
             println!("    once more, since something else may have been slow");

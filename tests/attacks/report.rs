@@ -25,8 +25,8 @@ pub(crate) fn head() {
 pub(crate) enum Verdict {
     /// It broke no limit.
     Ok,
-    /// It broke none but one of time.
-    Slow,
+    /// It broke some that a slow machine may break.
+    Retry,
     /// It broke a limit.
     Broken,
 }
@@ -41,7 +41,7 @@ pub(crate) fn row(case: &Case, outcome: &Outcome) -> Verdict {
     let broken: Vec<&Finding> = findings.filter(|finding| !finding.holds).collect();
     let verdict = match broken.as_slice() {
         [] => Verdict::Ok,
-        broken if broken.iter().all(|finding| finding.is_time) => Verdict::Slow,
+        broken if !broken.iter().any(|finding| finding.is_final) => Verdict::Retry,
         _ => Verdict::Broken,
     };
     println!(
@@ -69,11 +69,11 @@ fn limits(case: &Case, outcome: &Outcome) -> Vec<Finding> {
     let [before, during] = outcome.peaks;
     if case.is_limited {
         let holds = during <= LIMIT_MIB * MIB;
-        return vec![Finding::new(holds, format!("at most {LIMIT_MIB} MiB are used"))];
+        return vec![Finding::final_one(holds, format!("at most {LIMIT_MIB} MiB are used"))];
     }
     let grown = during.saturating_sub(before) / MIB;
     let what = format!("it adds at most {} MiB, got {grown}", case.memory_mib);
-    let mut limits = vec![Finding::new(grown <= case.memory_mib, what)];
+    let mut limits = vec![Finding::final_one(grown <= case.memory_mib, what)];
     if !case.neighbour {
         return limits;
     }
@@ -82,7 +82,7 @@ fn limits(case: &Case, outcome: &Outcome) -> Vec<Finding> {
     for (when, figures) in [("during", &outcome.attack), ("after", &outcome.after)] {
         let holds = figures.quantile_ms(0.5).is_some_and(|p50| p50 <= limit);
         let what = format!("others' p50 {when} it is at most {limit:.1} ms");
-        limits.push(Finding::of_time(holds, what));
+        limits.push(Finding::new(holds, what));
     }
     let refused = outcome.attack.refused();
     let what = format!(
