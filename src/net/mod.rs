@@ -1,6 +1,7 @@
 //! Connections: accepted, secured, bounded, drained.
 
 pub mod body;
+mod cgroup;
 mod date;
 mod first_bytes;
 mod head_timeout;

@@ -1,7 +1,8 @@
 //! The memory that the process may use: its own setting, and the limits of its cgroups, of either version.
 
 use std::fs::read_to_string;
-use std::path::{Component, Path, PathBuf};
+
+use crate::net::cgroup::{self, Folder, Version};
 
 /// From here on a limit of version 1 means none: the kernel's "unlimited" is the greatest multiple of a
 /// page in 63 bits.
@@ -31,7 +32,7 @@ impl MemoryLimit {
     /// Returns the least of `--memory-limit` and the limits of all cgroups of the process, or `None` if
     /// there is none.
     pub fn find(flag: Option<u64>) -> Option<Self> {
-        let cgroup = cgroup_limit("/proc/self/cgroup", "/proc/self/mountinfo");
+        let cgroup = least_limit(&cgroup::folders("memory"));
         Self::least(flag, cgroup, machine_bytes())
     }
 
@@ -56,128 +57,29 @@ pub(super) fn kib_of(page: &str, name: &str) -> Option<u64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// Returns the least limit of the cgroups that a process is in, and of all above them.
-fn cgroup_limit(cgroups: impl AsRef<Path>, mounts: impl AsRef<Path>) -> Option<u64> {
-    let (cgroups, mounts) = (read_to_string(cgroups).ok()?, read_to_string(mounts).ok()?);
-    let mounts: Vec<_> = mounts.lines().filter_map(Mount::parse).collect();
-    let hierarchies = cgroups.lines().filter_map(Hierarchy::parse);
-    hierarchies.flat_map(|hierarchy| hierarchy.limits(&mounts)).min()
+/// Returns the least limit of these cgroups.
+fn least_limit(folders: &[Folder]) -> Option<u64> {
+    folders.iter().filter_map(limit_of).min()
 }
 
-/// A hierarchy of cgroups that limits memory, as in a line of `/proc/self/cgroup`.
-#[derive(Debug, PartialEq, Eq)]
-struct Hierarchy<'a> {
-    version: Version,
-    path: &'a str,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Version {
-    V1,
-    V2,
-}
-
-impl Version {
-    fn limit_file(self) -> &'static str {
-        match self {
-            Self::V1 => "memory.limit_in_bytes",
-            Self::V2 => "memory.max",
-        }
-    }
-}
-
-impl<'a> Hierarchy<'a> {
-    /// Parses `0::/path` (version 2), or `4:cpu,memory:/path` (version 1).
-    fn parse(line: &'a str) -> Option<Self> {
-        let mut parts = line.splitn(3, ':');
-        let (id, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
-        let version = match (id, controllers) {
-            ("0", "") => Version::V2,
-            _ if controllers.split(',').any(|name| name == "memory") => Version::V1,
-            _ => return None,
-        };
-        Some(Self { version, path })
-    }
-
-    /// Returns the limits of the cgroup and of those above it, as far as they are mounted.
-    fn limits(&self, mounts: &[Mount]) -> Vec<u64> {
-        let mounts = mounts.iter().filter(|mount| mount.version == self.version);
-        mounts.flat_map(|mount| mount.folders(self.path)).filter_map(|at| self.limit(&at)).collect()
-    }
-
-    fn limit(&self, folder: &Path) -> Option<u64> {
-        // `max` is not a number.
-        let limit = read_to_string(folder.join(self.version.limit_file())).ok()?;
-        limit.trim().parse().ok().filter(|bytes| *bytes < UNLIMITED)
-    }
-}
-
-/// A mounted hierarchy, as in a line of `/proc/self/mountinfo`.
-#[derive(Debug, PartialEq, Eq)]
-struct Mount {
-    version: Version,
-    /// The cgroup that is mounted.
-    root: PathBuf,
-    /// Where it is mounted.
-    point: PathBuf,
-}
-
-impl Mount {
-    /// Parses `36 35 98:0 <root> <mount point> <options> … - <type> <source> <super options>`.
-    fn parse(line: &str) -> Option<Self> {
-        let (mount, system) = line.split_once(" - ")?;
-        let mut system = system.split(' ');
-        let version = match (system.next()?, system.nth(1)?) {
-            ("cgroup2", _) => Version::V2,
-            ("cgroup", options) if options.split(',').any(|name| name == "memory") => Version::V1,
-            _ => return None,
-        };
-        let mut mount = mount.split(' ').skip(3).map(unescape);
-        Some(Self { version, root: mount.next()?, point: mount.next()? })
-    }
-
-    /// Returns the folders of a cgroup and of those above it. In a container, the cgroup may be outside of
-    /// what is mounted, which then is the container's own.
-    fn folders(&self, cgroup: &str) -> Vec<PathBuf> {
-        let inside = Path::new(cgroup).strip_prefix(&self.root).unwrap_or(Path::new(""));
-        let inside: PathBuf =
-            if inside.components().all(|part| matches!(part, Component::Normal(_))) {
-                inside.to_owned()
-            } else {
-                PathBuf::new()
-            };
-        inside.ancestors().map(|above| self.point.join(above)).collect()
-    }
-}
-
-/// Replaces `\040` and its like, as mountinfo writes spaces, tabs, line feeds and backslashes.
-fn unescape(path: &str) -> PathBuf {
-    let escapes = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
-    escapes.iter().fold(path.to_owned(), |path, (from, to)| path.replace(from, to)).into()
+fn limit_of(folder: &Folder) -> Option<u64> {
+    // `max` is not a number.
+    let limit = folder.read(match folder.version {
+        Version::V1 => "memory.limit_in_bytes",
+        Version::V2 => "memory.max",
+    })?;
+    limit.trim().parse().ok().filter(|bytes| *bytes < UNLIMITED)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs::{create_dir_all, write};
-
     use super::*;
+    use crate::net::cgroup::fake::{V2, read};
 
-    /// A machine with these lines in `/proc/self`, where `{}` is the folder of the cgroups' files.
     fn limit(cgroups: &str, mounts: &str, files: &[(&str, &str)]) -> Option<u64> {
-        let dir = tempfile::tempdir().unwrap();
-        let root = dir.path().to_str().unwrap();
-        for (file, limit) in files {
-            let file = dir.path().join(file);
-            create_dir_all(file.parent().unwrap()).unwrap();
-            write(file, limit).unwrap();
-        }
-        let [cgroup_file, mount_file] = ["cgroup", "mountinfo"].map(|name| dir.path().join(name));
-        write(&cgroup_file, cgroups).unwrap();
-        write(&mount_file, mounts.replace("{}", root)).unwrap();
-        cgroup_limit(&cgroup_file, &mount_file)
+        read("memory", cgroups, mounts, files, least_limit)
     }
 
-    const V2: &str = "31 23 0:28 / {}/v2 rw,relatime shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
     const V1: &str = "35 31 0:32 / {}/v1 rw,relatime - cgroup cgroup rw,memory\n";
 
     #[test]
