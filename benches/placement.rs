@@ -19,6 +19,7 @@ use std::time::Duration;
 use markread::domain::{
     ListPosition, Mark, Outcome, RateLimit, ReadOutcome, USER_OBJECT_MAX_BYTES,
 };
+use markread::net::workers::Workers;
 use markread::store::redis::{RedisAddress, RedisConfig, RedisFiles, RedisStore};
 use markread::store::{Cursors, Marks, StoreHealth};
 use markread_harness::{Redis, eventually};
@@ -93,7 +94,7 @@ async fn spent(redis: &Redis) -> f64 {
 }
 
 async fn connect(redis: &Redis) -> Arc<RedisStore> {
-    let (store, _) = RedisStore::start(RedisConfig {
+    let config = RedisConfig {
         address: RedisAddress::new(&redis.url(), None, RedisFiles::default()).unwrap(),
         stream: "direct_message_mark_read_events".to_owned(),
         stream_maxlen: 1_000,
@@ -103,7 +104,8 @@ async fn connect(redis: &Redis) -> Arc<RedisStore> {
         rate_limit: MANY,
         read_rate_limit: MANY,
         replicas_ack: None,
-    });
+    };
+    let (store, _) = RedisStore::start(config, Workers::here());
     let health = store.health();
     eventually("the store connects", Duration::from_secs(10), async || {
         matches!(*health.borrow(), StoreHealth::Ready { .. }).then_some(())

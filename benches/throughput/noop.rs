@@ -18,8 +18,10 @@ use markread::edge::answer::insert_rate_limit;
 use markread::edge::grpc::MESSAGE_MAX_BYTES;
 use markread::edge::{Edge, EdgeConfig};
 use markread::files::Reread;
+use markread::net::cpus::WorkerCount;
 use markread::net::lifecycle::Lifecycle;
 use markread::net::listener::Listener;
+use markread::net::workers::WorkerThreads;
 use markread::ops::health::{self, Sources};
 use markread::proto::mark_read_service_server::{MarkReadService, MarkReadServiceServer};
 use markread::proto::{
@@ -103,14 +105,10 @@ pub(crate) fn serve(role: Role, flags: impl Iterator<Item = String>) {
     let Ok(Command::Serve(config)) = parsed else { panic!("flags of serve: {parsed:?}") };
     let ServeConfig { listen, limits, worker_threads, edge, .. } = *config;
     // As src/cli/mod.rs does.
-    let mut runtime = if worker_threads == 1 {
-        Builder::new_current_thread()
-    } else {
-        Builder::new_multi_thread()
-    };
-    let runtime = runtime.worker_threads(worker_threads).enable_all().build().unwrap();
+    let threads = WorkerThreads::start(WorkerCount::find(worker_threads).threads).unwrap();
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let listener = Listener::bind(listen, limits).unwrap();
+        let listener = Listener::bind(listen, limits).unwrap().with_workers(threads.workers());
         println!("{}", listener.local_addr().unwrap());
         let lifecycle = Lifecycle::default();
         match role {

@@ -20,6 +20,8 @@ use self::commands::token;
 use self::config::{ServeConfig, TokenConfig};
 use self::serve::ServeError;
 use crate::client::ClientConfig;
+use crate::net::cpus::WorkerCount;
+use crate::net::workers::WorkerThreads;
 use crate::store::redis::{AdminError, RedisAddress};
 use crate::telemetry::{self, Traces};
 
@@ -98,8 +100,14 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Exit> 
 }
 
 fn serve(mut config: ServeConfig) -> ExitCode {
-    let runtime = match serve_runtime(config.worker_threads).enable_all().build() {
+    // The control runtime: accepts connections, probes Redis, reads the event log, waits for signals.
+    let runtime = match Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
+        Err(error) => return fail(1, error),
+    };
+    let count = WorkerCount::find(config.worker_threads);
+    let threads = match WorkerThreads::start(count.threads) {
+        Ok(threads) => threads,
         Err(error) => return fail(1, error),
     };
     let settings = std::mem::replace(&mut config.traces, Ok(None));
@@ -113,27 +121,18 @@ fn serve(mut config: ServeConfig) -> ExitCode {
         tracing::warn!(problem, "calls are not traced");
         None
     });
-    let served = runtime.block_on(serve::serve(config));
+    let served = runtime.block_on(serve::serve(config, count, threads.workers()));
     // After the drain, while the runtime can still send.
     if let Some(traces) = traces {
         let _ = runtime.block_on(runtime.spawn_blocking(|| traces.flush()));
     }
+    threads.stop(SHUTDOWN_TIMEOUT);
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(mismatch @ ServeError::Layout(_)) => fail(2, mismatch),
         Err(failed @ ServeError::Failed(_)) => fail(1, failed),
     }
-}
-
-/// One thread needs no scheduler that hands work to others.
-fn serve_runtime(threads: usize) -> Builder {
-    if threads == 1 {
-        return Builder::new_current_thread();
-    }
-    let mut builder = Builder::new_multi_thread();
-    builder.worker_threads(threads);
-    builder
 }
 
 fn call(call: impl Future<Output = Result<(), String>>) -> ExitCode {

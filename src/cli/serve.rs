@@ -14,10 +14,12 @@ use super::start;
 use crate::edge::Edge;
 use crate::files::Reread;
 use crate::identity::Identity;
+use crate::net::cpus::WorkerCount;
 use crate::net::lifecycle::{Lifecycle, Phase};
 use crate::net::listener::{Limits, Listener};
 use crate::net::memory::{self, MemoryLimit};
 use crate::net::pressure::{MemoryPressure, Pressure};
+use crate::net::workers::Workers;
 use crate::ops::health::{self, Sources};
 use crate::ops::pages;
 use crate::ops::port::OpsPort;
@@ -53,14 +55,18 @@ fn failed(what: &str, error: impl fmt::Display) -> ServeError {
     ServeError::Failed(format!("{what}: {error}"))
 }
 
-/// Serves until SIGTERM or SIGINT, then drains. A second signal ends the drain at once.
+/// Serves on these workers until SIGTERM or SIGINT, then drains. A second signal ends the drain at once.
 ///
 /// # Errors
 ///
 /// [`ServeError`], before anything was served, or if the first Redis it meets has another layout.
-pub async fn serve(config: ServeConfig) -> Result<(), ServeError> {
+pub async fn serve(
+    config: ServeConfig,
+    count: WorkerCount,
+    workers: Workers,
+) -> Result<(), ServeError> {
     let ServeConfig { listen, ops_listen, tls, backend, edge, drain_delay, drain, .. } = config;
-    let connections = start::fit_descriptors(config.limits.connections);
+    let connections = start::fit_descriptors(config.limits.connections, count.threads);
     let limits = Limits { connections, ..config.limits };
     let memory_limit = MemoryLimit::find(config.memory_limit);
     let pressure = MemoryPressure::default();
@@ -70,14 +76,17 @@ pub async fn serve(config: ServeConfig) -> Result<(), ServeError> {
     tokio::spawn(reread_at(hangup, reread.clone()));
     let listener = bind("--listen", listen, limits)?;
     let listener = listener.with_tls(tls.clone()).with_pressure(pressure.clone());
+    let listener = listener.with_workers(workers.clone());
     let ops = OpsPort::bind(ops_listen)
         .map_err(|error| failed(&format!("--ops-listen {ops_listen}"), error))?;
     let page = metrics::install().map_err(|error| failed("metrics", error))?;
     let metrics = Arc::new(Metrics::default());
     let lifecycle = Lifecycle::default();
-    let OpenStore { store, health: store_health, mut supervisor } = open_store(backend);
+    let redis_connections = backend.redis_connections(count.threads);
+    let OpenStore { store, health: store_health, mut supervisor } = open_store(backend, workers);
 
     log_addresses(&listener, &ops);
+    log_threads(count, redis_connections);
     warn_about(&edge.identity, tls.is_some());
     start::warn_about_memory(config.memory_limit, memory_limit);
     start::warn_about_connection_memory(limits.connections, memory_limit);
@@ -142,10 +151,10 @@ struct OpenStore {
     supervisor: JoinHandle<LayoutMismatch>,
 }
 
-fn open_store(backend: Backend) -> OpenStore {
+fn open_store(backend: Backend, workers: Workers) -> OpenStore {
     match backend {
         Backend::Redis(config) => {
-            let (store, supervisor) = RedisStore::start(*config);
+            let (store, supervisor) = RedisStore::start(*config, workers);
             let health = store.health();
             OpenStore { store, health, supervisor }
         }
@@ -163,6 +172,10 @@ fn log_addresses(listener: &Listener, ops: &OpsPort) {
         let (grpc, ops) = (grpc.to_string(), ops.address.to_string());
         tracing::info!(grpc, ops, "listening");
     }
+}
+
+fn log_threads(WorkerCount { threads, source }: WorkerCount, redis_connections: usize) {
+    tracing::info!(threads, source, redis_connections, "worker threads");
 }
 
 /// Ends the watchers with the longest queues while memory is nearly used up.

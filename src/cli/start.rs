@@ -8,15 +8,20 @@ use crate::net::memory::{LimitSource, MemoryLimit};
 /// Redis, to a collector and for a JWK set, files, and what the runtimes need.
 const RESERVED_DESCRIPTORS: u64 = 128;
 
+/// File descriptors of each worker thread but the first: its runtime's, and its connection to Redis with the
+/// one that replaces it.
+const WORKER_DESCRIPTORS: u64 = 8;
+
 /// Memory that an idle connection takes after its first call (`docs/performance.md`).
 const IDLE_CONNECTION_BYTES: u64 = 40_000;
 
 /// Raises the limit of file descriptors as far as `--max-connections` needs. Returns how many connections
 /// may be open: fewer if the hard limit is lower, with a warning, so that the operators' port and Redis
 /// can always be reached.
-pub(super) fn fit_descriptors(connections: usize) -> usize {
-    let Some(limit) = raise_descriptors(connections) else { return connections };
-    let fit = connections_that_fit(limit);
+pub(super) fn fit_descriptors(connections: usize, worker_threads: usize) -> usize {
+    let reserved = reserved_descriptors(worker_threads);
+    let Some(limit) = raise_descriptors(connections, reserved) else { return connections };
+    let fit = connections_that_fit(limit, reserved);
     if fit < connections {
         tracing::warn!(
             "--max-connections needs more file descriptors than the limit of {limit} (ulimit -Hn): \
@@ -26,10 +31,14 @@ pub(super) fn fit_descriptors(connections: usize) -> usize {
     fit.min(connections)
 }
 
+fn reserved_descriptors(worker_threads: usize) -> u64 {
+    let others = u64::try_from(worker_threads.saturating_sub(1)).unwrap_or(u64::MAX);
+    RESERVED_DESCRIPTORS.saturating_add(others.saturating_mul(WORKER_DESCRIPTORS))
+}
+
 /// Raises the soft limit of file descriptors as far as needed and allowed. Returns it; `None` is no limit.
-fn raise_descriptors(connections: usize) -> Option<u64> {
-    let needed =
-        u64::try_from(connections).unwrap_or(u64::MAX).saturating_add(RESERVED_DESCRIPTORS);
+fn raise_descriptors(connections: usize, reserved: u64) -> Option<u64> {
+    let needed = u64::try_from(connections).unwrap_or(u64::MAX).saturating_add(reserved);
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let soft = current.filter(|soft| *soft < needed)?;
     let raised = maximum.map_or(needed, |hard| hard.min(needed));
@@ -64,8 +73,8 @@ pub(super) fn warn_about_connection_memory(connections: usize, limit: Option<Mem
 }
 
 /// Returns how many connections a limit of descriptors allows. Of a very low one they get half.
-fn connections_that_fit(descriptors: u64) -> usize {
-    let reserve = RESERVED_DESCRIPTORS.min(descriptors / 2);
+fn connections_that_fit(descriptors: u64, reserved: u64) -> usize {
+    let reserve = reserved.min(descriptors / 2);
     usize::try_from(descriptors - reserve).unwrap_or(usize::MAX)
 }
 
@@ -83,10 +92,18 @@ mod tests {
 
     #[test]
     fn connections_leave_a_reserve_of_descriptors() {
-        for (descriptors, connections) in
-            [(20_000, 19_872), (1024, 896), (256, 128), (100, 50), (0, 0)]
-        {
-            assert_eq!(connections_that_fit(descriptors), connections, "{descriptors}");
+        for (descriptors, worker_threads, connections) in [
+            (20_000, 1, 19_872),
+            (20_000, 16, 19_752),
+            (1024, 1, 896),
+            (1024, 4, 872),
+            (256, 1, 128),
+            (100, 1, 50),
+            (0, 1, 0),
+        ] {
+            let reserved = reserved_descriptors(worker_threads);
+            let fit = connections_that_fit(descriptors, reserved);
+            assert_eq!(fit, connections, "{descriptors}, {worker_threads}");
         }
     }
 

@@ -25,6 +25,7 @@ use super::pressure::{MemoryPressure, Pressure};
 use super::send_timeout::SendTimeout;
 use super::service::HttpService;
 use super::tls::Tls;
+use super::workers::Workers;
 use super::{http1, http2};
 use crate::telemetry::LogThrottle;
 use crate::telemetry::metrics::{Bound, count_refused};
@@ -76,6 +77,7 @@ pub struct Listener {
     limits: Limits,
     tls: Option<Arc<Tls>>,
     pressure: MemoryPressure,
+    workers: Workers,
     logs: Logs,
 }
 
@@ -120,7 +122,13 @@ impl Listener {
         socket.listen(BACKLOG)?;
         let socket = TcpListener::from_std(socket.into())?;
         let (pressure, logs) = Default::default();
-        Ok(Self { socket, limits, tls: None, pressure, logs })
+        Ok(Self { socket, limits, tls: None, pressure, workers: Workers::here(), logs })
+    }
+
+    /// Hands the connections to these workers. Without them, the runtime that accepts serves them too.
+    #[must_use]
+    pub fn with_workers(self, workers: Workers) -> Self {
+        Self { workers, ..self }
     }
 
     /// Terminates TLS on the connections, if `tls` is given.
@@ -169,13 +177,20 @@ impl Listener {
                 }
             };
             let Some(permits) = self.admit(&open, &peers, address) else { continue };
+            // The worker's runtime has to register it.
+            let Ok(stream) = stream.into_std() else { continue };
             let (settings, notices) = (Arc::clone(&settings), notices.subscribe());
             let connection = Connection { settings, address, notices };
             let (tls, service_of) = (self.tls.clone(), service_of.clone());
-            connections.spawn(async move {
-                connection.accept(stream, tls, service_of).await;
-                drop(permits);
-            });
+            let worker = self.workers.assign();
+            let Some(runtime) = worker.runtime().cloned() else { continue };
+            let serve = async move {
+                if let Ok(stream) = TcpStream::from_std(stream) {
+                    connection.accept(stream, tls, service_of).await;
+                }
+                drop((permits, worker));
+            };
+            connections.spawn_on(serve, &runtime);
         }
         drop(self.socket);
         notices.send_modify(|notice| notice.draining = true);

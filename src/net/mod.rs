@@ -2,6 +2,7 @@
 
 pub mod body;
 mod cgroup;
+pub mod cpus;
 mod date;
 mod first_bytes;
 mod head_timeout;
@@ -17,3 +18,4 @@ mod send_timeout;
 pub mod service;
 pub mod stream_control;
 pub mod tls;
+pub mod workers;

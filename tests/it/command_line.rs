@@ -379,7 +379,10 @@ async fn help_names_every_flag_with_its_variable_and_default() {
         ("public-url", "what the request names"),
         ("replicas-ack", "0"),
         ("replicas-ack-timeout", "100ms"),
-        ("worker-threads", "1"),
+        (
+            "worker-threads",
+            "the CPUs of its cgroups' quota, rounded down, 1 to 16; 1 without a quota",
+        ),
         ("drain-delay", "0s"),
         ("drain", "20s"),
         ("log-format", "text on a terminal, else json"),

@@ -17,6 +17,9 @@ use tonic_health::pb::health_check_response::ServingStatus;
 /// Longer than an exit takes that waits for nothing, even on a busy machine.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
+/// Numbers of worker threads.
+const THREADS: [&str; 2] = ["1", "4"];
+
 const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
 
 async fn wait_until_unready(server: &Server) {
@@ -63,56 +66,73 @@ async fn readiness_ends_first_and_calls_are_served_in_the_delay() {
 }
 
 #[tokio::test]
-async fn a_call_in_flight_is_finished() {
-    let redis = Redis::start().await;
-    let server = Server::on_with(&redis, &["--call-timeout", "20s"]).await;
-    let caller = server.caller(READER);
-    caller.mark(RECIPIENT, 1).await.unwrap();
-    redis.freeze();
-    let call = tokio::spawn(async move { caller.mark(RECIPIENT, MESSAGE).await });
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    server.signal(Signal::SIGTERM);
-    wait_until_unready(&server).await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    assert!(!call.is_finished());
-    assert_eq!(server.get("/livez").await.0, 200);
-    redis.thaw();
-    assert!(call.await.unwrap().unwrap().advanced);
-    leaves(server, AT_ONCE).await;
-    assert_eq!(redis.cursors(READER).await[&RECIPIENT], MESSAGE);
+async fn calls_in_flight_are_finished_on_all_threads() {
+    for threads in THREADS {
+        let redis = Redis::start().await;
+        let flags = ["--call-timeout", "20s", "--worker-threads", threads];
+        let server = Server::on_with(&redis, &flags).await;
+        let callers: Vec<_> = (READER..READER + 8).map(|reader| server.caller(reader)).collect();
+        for caller in &callers {
+            caller.mark(RECIPIENT, 1).await.unwrap();
+        }
+        redis.freeze();
+        let calls = callers
+            .into_iter()
+            .map(|caller| async move { caller.mark(RECIPIENT, MESSAGE).await.unwrap().advanced });
+        let calls: Vec<_> = calls.map(tokio::spawn).collect();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        server.signal(Signal::SIGTERM);
+        wait_until_unready(&server).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(calls.iter().all(|call| !call.is_finished()));
+        assert_eq!(server.get("/livez").await.0, 200);
+        redis.thaw();
+        for call in calls {
+            assert!(call.await.unwrap());
+        }
+        leaves(server, AT_ONCE).await;
+        for reader in READER..READER + 8 {
+            assert_eq!(redis.cursors(reader).await[&RECIPIENT], MESSAGE);
+        }
+    }
 }
 
 #[tokio::test]
 async fn a_client_that_never_finishes_does_not_extend_the_drain() {
-    let long = ["--call-timeout", "60s", "--handshake-timeout", "60s"];
-    let flags = [&["--drain", "2s"], &long[..]].concat();
-    let server = Server::dev(&flags).await;
-    let address = &server.address;
     let half_a_head = b"POST /1.1/direct_messages/mark_read.json HTTP/1.1\r\nhost: x\r\n";
     let half_a_body = b"POST /x HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nhalf";
-    let _held = (
-        wire::tcp(address, b"").await,
-        wire::tcp(address, &PREFACE[..10]).await,
-        wire::tcp(address, PREFACE).await,
-        wire::tcp(address, &[PREFACE, SETTINGS].concat()).await,
-        wire::tcp(address, half_a_head).await,
-        wire::tcp(address, half_a_body).await,
-        half_sent_call(&server, MARK_READ).await,
-        half_sent_call(&server, REFLECTION).await,
-    );
-    server.signal(Signal::SIGTERM);
-    leaves(server, Duration::from_secs(2) + AT_ONCE).await;
+    for threads in THREADS {
+        let long = ["--call-timeout", "60s", "--handshake-timeout", "60s"];
+        let flags = [&["--drain", "2s", "--worker-threads", threads], &long[..]].concat();
+        let server = Server::dev(&flags).await;
+        let address = &server.address;
+        let _held = (
+            wire::tcp(address, b"").await,
+            wire::tcp(address, &PREFACE[..10]).await,
+            wire::tcp(address, PREFACE).await,
+            wire::tcp(address, &[PREFACE, SETTINGS].concat()).await,
+            wire::tcp(address, half_a_head).await,
+            wire::tcp(address, half_a_body).await,
+            half_sent_call(&server, MARK_READ).await,
+            half_sent_call(&server, REFLECTION).await,
+        );
+        server.signal(Signal::SIGTERM);
+        leaves(server, Duration::from_secs(2) + AT_ONCE).await;
+    }
 }
 
 #[tokio::test]
 async fn an_idle_client_does_not_delay_the_exit() {
-    let server = Server::dev(&["--drain", "60s", "--handshake-timeout", "60s"]).await;
-    let _silent = wire::tcp(&server.address, b"").await;
-    let _idle = Raw::to(&server).await;
-    let caller = server.caller(READER);
-    caller.mark(RECIPIENT, MESSAGE).await.unwrap();
-    server.signal(Signal::SIGTERM);
-    leaves(server, AT_ONCE).await;
+    for threads in THREADS {
+        let flags = ["--drain", "60s", "--handshake-timeout", "60s", "--worker-threads", threads];
+        let server = Server::dev(&flags).await;
+        let _silent = wire::tcp(&server.address, b"").await;
+        let _idle = (Raw::to(&server).await, Raw::to(&server).await);
+        let caller = server.caller(READER);
+        caller.mark(RECIPIENT, MESSAGE).await.unwrap();
+        server.signal(Signal::SIGTERM);
+        leaves(server, AT_ONCE).await;
+    }
 }
 
 #[tokio::test]
@@ -191,8 +211,9 @@ async fn a_server_whose_redis_is_down_or_hangs_exits_as_well() {
 
 #[tokio::test]
 async fn a_second_signal_ends_the_drain_at_once() {
-    for delay in ["0s", "60s"] {
-        let flags = ["--drain", "60s", "--call-timeout", "60s", "--drain-delay", delay];
+    for (threads, delay) in THREADS.into_iter().flat_map(|n| [(n, "0s"), (n, "60s")]) {
+        let times = ["--drain", "60s", "--call-timeout", "60s", "--drain-delay", delay];
+        let flags = [&["--worker-threads", threads], &times[..]].concat();
         let server = Server::dev(&flags).await;
         let _held = half_sent_call(&server, MARK_READ).await;
         server.caller(READER).mark(RECIPIENT, MESSAGE).await.unwrap();

@@ -41,3 +41,4 @@ mod stream_bound;
 mod traces;
 mod twins;
 mod users;
+mod worker_threads;

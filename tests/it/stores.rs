@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use markread::domain::{Mark, Nonce, Outcome, Quota, RateLimit, USER_OBJECT_MAX_BYTES, UserId};
+use markread::net::workers::Workers;
 use markread::store::memory::MemoryStore;
 use markread::store::redis::{RedisAddress, RedisConfig, RedisFiles, RedisStore};
 use markread::store::{NonceUse, Store, StoreHealth};
@@ -39,7 +40,7 @@ impl Subject {
             read_rate_limit: READ_LIMIT,
             replicas_ack: None,
         };
-        let (store, _keeper) = RedisStore::start(config);
+        let (store, _keeper) = RedisStore::start(config, Workers::here());
         let health = store.health();
         eventually("the store connects", Duration::from_secs(10), async || {
             matches!(*health.borrow(), StoreHealth::Ready { .. }).then_some(())

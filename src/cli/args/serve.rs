@@ -167,12 +167,11 @@ pub(in crate::cli) struct ServeArgs {
     #[arg(value_delimiter = ',')]
     pub(in crate::cli) trusted_client: Vec<String>,
 
-    /// Threads that serve calls. One is the most efficient, since a call is too short to be handed from
-    /// thread to thread; more serve more calls if a server has a machine to itself
-    #[arg(long, value_name = "THREADS", default_value_t = 1)]
-    #[arg(value_parser = integer::<u32>(1..=1024))]
-    #[arg(env = "MARKREAD_WORKER_THREADS", hide_env_values = true)]
-    pub(in crate::cli) worker_threads: u32,
+    /// Threads that serve calls, each with a connection to Redis [default: the CPUs of its cgroups' quota,
+    /// rounded down, 1 to 16; 1 without a quota]
+    #[arg(long, value_name = "THREADS", env = "MARKREAD_WORKER_THREADS", hide_env_values = true)]
+    #[arg(value_parser = integer::<u8>(1..=16))]
+    pub(in crate::cli) worker_threads: Option<u8>,
 
     /// Open connections; one more is closed at once
     #[arg(long, value_name = "CONNECTIONS", default_value_t = 10_000)]

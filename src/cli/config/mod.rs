@@ -10,7 +10,7 @@ use crate::edge::EdgeConfig;
 use crate::identity::jwt::{ExpectedClaims, Secret};
 use crate::net::listener::Limits;
 use crate::net::tls::Tls;
-use crate::store::redis::RedisConfig;
+use crate::store::redis::{RedisConfig, RedisStore};
 use crate::telemetry::{LogFormat, TracesConfig};
 
 mod admin;
@@ -40,8 +40,8 @@ pub struct ServeConfig {
     pub drain_delay: Duration,
     /// How long calls in flight may finish after that.
     pub drain: Duration,
-    /// Threads that serve calls.
-    pub worker_threads: usize,
+    /// Threads that serve calls; `None`: as many as its CPU quota allows.
+    pub worker_threads: Option<usize>,
     /// Format of log lines; `None`: text on a terminal, otherwise JSON.
     pub log_format: Option<LogFormat>,
     /// The collector of spans; `None` if calls are not traced. An error is a variable that cannot be
@@ -65,6 +65,16 @@ pub enum Backend {
         /// Size of the payloads that are kept, in bytes; `None` keeps any.
         stream_max_bytes: Option<usize>,
     },
+}
+
+impl Backend {
+    /// Returns how many connections to Redis so many worker threads need.
+    pub(in crate::cli) fn redis_connections(&self, worker_threads: usize) -> usize {
+        match self {
+            Self::Redis(_) => RedisStore::connections(worker_threads),
+            Self::Memory { .. } => 0,
+        }
+    }
 }
 
 /// Settings of `markread token`.

@@ -58,7 +58,7 @@ impl ServeArgs {
             memory_limit: self.memory_limit,
             drain_delay: self.drain_delay,
             drain: self.drain,
-            worker_threads: usize::try_from(self.worker_threads).unwrap_or(usize::MAX),
+            worker_threads: self.worker_threads.map(usize::from),
             log_format: self.log_format,
             traces: traces::read(&|name| std::env::var_os(name)),
         })

@@ -8,6 +8,8 @@ use super::connection::layout::KnownLayout;
 use super::keys::Keys;
 use super::marks::group_commit::GroupCommit;
 use crate::domain::UserId;
+use crate::net::workers;
+use crate::store::StoreError;
 
 /// The parts of the store that belong to a partition.
 #[derive(Debug)]
@@ -18,8 +20,17 @@ pub(crate) struct PartitionStore {
     pub(crate) connections: Arc<Connections>,
     /// The layout of the Redis that has the partition.
     pub(crate) layout: Arc<KnownLayout>,
-    /// Shares script calls among the partition's marks.
-    pub(crate) group_commit: Arc<GroupCommit>,
+    /// Shares script calls among the partition's marks: one for each worker, whose marks share them
+    /// without another thread.
+    pub(crate) group_commits: Box<[Arc<GroupCommit>]>,
+}
+
+impl PartitionStore {
+    /// Returns the group commit of this thread's worker.
+    pub(crate) fn group_commit(&self) -> Result<&Arc<GroupCommit>, StoreError> {
+        let own = self.group_commits.get(workers::current()).or_else(|| self.group_commits.first());
+        own.ok_or_else(|| StoreError::unavailable("there is no worker"))
+    }
 }
 
 /// All partitions.

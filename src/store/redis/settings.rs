@@ -29,7 +29,8 @@ pub struct RedisConfig {
     pub replicas_ack: Option<ReplicasAck>,
 }
 
-/// Script calls in flight if each is followed by a `WAIT` for replicas.
+/// Script calls of one worker in flight if each is followed by a `WAIT` for replicas, which blocks the
+/// worker's connection.
 pub(crate) const WAITS_IN_FLIGHT_MAX: u32 = 16;
 
 /// Replicas that must acknowledge a mark (`WAIT`) before it is answered OK.

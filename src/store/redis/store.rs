@@ -6,10 +6,10 @@ use redis::{Cmd, Value};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::{AbortHandle, JoinHandle};
 
-use super::connection::Connections;
 use super::connection::layout::LayoutMismatch;
 use super::connection::stream_history::StreamHistory;
 use super::connection::supervisor::Supervisor;
+use super::connection::{Connections, roles};
 use super::denials::Denials;
 use super::errors::{classify, is_layout_change, lost_script};
 use super::keys::{Keys, Partition};
@@ -27,6 +27,7 @@ use super::settings::RedisConfig;
 use super::spans::Spans;
 use super::stream_limit::StreamLimit;
 use crate::domain::{CursorPage, ListPosition, ReadOutcome, UserId};
+use crate::net::workers::Workers;
 use crate::store::{HealthReceiver, StoreError};
 use crate::telemetry::metrics::{self, StoreTimer};
 
@@ -72,13 +73,15 @@ impl Drop for RedisStore {
 impl RedisStore {
     /// Creates a store, and starts the task that keeps it connected until it is dropped. The task ends
     /// by itself only if the first Redis it meets has another layout.
-    pub fn start(config: RedisConfig) -> (Arc<Self>, JoinHandle<LayoutMismatch>) {
+    ///
+    /// Each worker has a connection for its calls.
+    pub fn start(config: RedisConfig, workers: Workers) -> (Arc<Self>, JoinHandle<LayoutMismatch>) {
         let RedisConfig { address, stream, stream_maxlen, stream_max_bytes, rate_limit, .. } =
             config;
         metrics::set_stream_maxlen(stream_maxlen);
         let spans = Arc::new(Spans::new(address.info()));
         let stream_limit = Arc::new(StreamLimit::new(stream_maxlen, stream_max_bytes));
-        let marks = MarkReadScript::new(Arc::clone(&stream_limit), rate_limit);
+        let marks = Arc::new(MarkReadScript::new(Arc::clone(&stream_limit), rate_limit));
         let reads = ReadScripts::new(config.read_rate_limit);
         let nonces = NonceScript::new(rate_limit);
         let load = scripts::load(&[
@@ -91,7 +94,7 @@ impl RedisStore {
         ]);
         let keys = Arc::new(Keys::new(Partition::Only, stream, config.user_key_prefix));
         let parts = StoreParts {
-            connections: Arc::new(Connections::new()),
+            connections: Arc::new(Connections::new(workers.count())),
             permissions: Arc::new(PermissionProbe::new(&keys, config.replicas_ack)),
             keys,
             layout: Arc::default(),
@@ -105,14 +108,15 @@ impl RedisStore {
         };
         let StoreParts { connections, keys, layout, denials, read_denials, .. } = parts.clone();
         let stream_history = Arc::clone(&parts.stream_history);
-        let supervisor = tokio::spawn(Supervisor::new(address, parts.clone(), load).run());
-        let group_commit = Arc::new(GroupCommit::new(parts, marks));
+        let group_commit = |_| Arc::new(GroupCommit::new(parts.clone(), Arc::clone(&marks)));
+        let group_commits = (0..workers.count()).map(group_commit).collect();
+        let supervisor = tokio::spawn(Supervisor::new(address, parts, load, workers).run());
         let store = Self {
             partitions: Partitions::single(PartitionStore {
                 keys,
                 connections,
                 layout,
-                group_commit,
+                group_commits,
             }),
             reads,
             denials,
@@ -131,6 +135,11 @@ impl RedisStore {
             in_flight: Semaphore::new(IN_FLIGHT_MAX),
         };
         (Arc::new(store), supervisor)
+    }
+
+    /// Returns how many connections to Redis a store of so many workers keeps.
+    pub fn connections(workers: usize) -> usize {
+        roles(workers).count()
     }
 
     /// Returns the health of Redis, as it changes.

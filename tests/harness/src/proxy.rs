@@ -2,7 +2,7 @@
 
 use std::future::pending;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -16,9 +16,18 @@ use crate::Redis;
 /// A proxy. It ends when it is dropped, with its connections.
 pub struct Proxy {
     address: SocketAddr,
-    /// Of each connection, in the order they were accepted: notified when it is to be forgotten.
-    connections: Arc<Mutex<Vec<Arc<Notify>>>>,
+    /// The connections, in the order they were accepted.
+    connections: Arc<Mutex<Vec<Arc<Accepted>>>>,
     task: JoinHandle<()>,
+}
+
+/// A connection that was accepted.
+#[derive(Default)]
+struct Accepted {
+    /// Notified when it is to be forgotten.
+    forget: Notify,
+    /// The proxy's own address on the connection to Redis.
+    upstream: OnceLock<SocketAddr>,
 }
 
 impl Proxy {
@@ -35,15 +44,15 @@ impl Proxy {
     async fn start(redis: &Redis, idle_limit: Option<Duration>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let connections: Arc<Mutex<Vec<Arc<Notify>>>> = Arc::default();
+        let connections: Arc<Mutex<Vec<Arc<Accepted>>>> = Arc::default();
         let (port, accepted) = (redis.port, Arc::clone(&connections));
         let task = tokio::spawn(async move {
             let mut pipes = JoinSet::new();
             loop {
                 let (client, _) = listener.accept().await.unwrap();
-                let forget = Arc::new(Notify::new());
-                accepted.lock().unwrap().push(Arc::clone(&forget));
-                pipes.spawn(async move { pipe(client, port, idle_limit, &forget).await });
+                let connection = Arc::<Accepted>::default();
+                accepted.lock().unwrap().push(Arc::clone(&connection));
+                pipes.spawn(async move { pipe(client, port, idle_limit, &connection).await });
             }
         });
         Self { address, connections, task }
@@ -59,10 +68,12 @@ impl Proxy {
         self.connections.lock().unwrap().len()
     }
 
-    /// Passes nothing on any more on one connection, by its number in the order they were accepted. Both
-    /// ends stay open.
-    pub fn forget(&self, number: usize) {
-        self.connections.lock().unwrap()[number].notify_one();
+    /// Passes nothing on any more on one connection, by the address that Redis sees. Both ends stay open.
+    pub fn forget(&self, address: SocketAddr) {
+        let connections = self.connections.lock().unwrap();
+        let mut with_address = connections.iter();
+        let found = with_address.find(|known| known.upstream.get() == Some(&address));
+        found.expect("it was accepted").forget.notify_one();
     }
 }
 
@@ -73,8 +84,14 @@ impl Drop for Proxy {
 }
 
 /// Passes on what is sent, until one side ends or nothing was sent for so long.
-async fn pipe(mut client: TcpStream, port: u16, idle_limit: Option<Duration>, forget: &Notify) {
+async fn pipe(
+    mut client: TcpStream,
+    port: u16,
+    idle_limit: Option<Duration>,
+    connection: &Accepted,
+) {
     let Ok(mut redis) = TcpStream::connect(("127.0.0.1", port)).await else { return };
+    connection.upstream.get_or_init(|| redis.local_addr().unwrap());
     let (mut to_redis, mut to_client) = (vec![0; 16 * 1024], vec![0; 16 * 1024]);
     loop {
         let idle = async {
@@ -93,7 +110,7 @@ async fn pipe(mut client: TcpStream, port: u16, idle_limit: Option<Duration>, fo
                 _ => return,
             },
             () = idle => return,
-            () = forget.notified() => pending().await,
+            () = connection.forget.notified() => pending().await,
         };
         if passed.is_err() {
             return;

@@ -26,6 +26,9 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// The secret that test servers verify tokens with, as [`Credentials::token_of`] signs them.
 pub const SECRET: &str = "a secret of the tests, long enough for HS256";
 
+/// The variable with the number of worker threads, which otherwise depends on the machine.
+const WORKER_THREADS: &str = "MARKREAD_WORKER_THREADS";
+
 /// A server process.
 pub struct Server {
     process: Child,
@@ -111,8 +114,11 @@ impl Server {
     }
 
     /// The same as [`Server::spawn`], with a command that runs a `markread` binary with the arguments
-    /// that are added to it.
+    /// that are added to it. It has one worker thread, unless its flags or variables say otherwise.
     pub async fn started_by(mut command: Command, flags: &[&str], dev: bool) -> Self {
+        if !command.as_std().get_envs().any(|(name, _)| name == WORKER_THREADS) {
+            command.env(WORKER_THREADS, "1");
+        }
         let mut process = command
             .args(["serve", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"])
             .args(["--log-format", "json"])

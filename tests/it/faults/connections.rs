@@ -1,5 +1,6 @@
 //! Connections to Redis that are closed or forgotten, while Redis serves on.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use markread_harness::caller::Refusal;
@@ -77,15 +78,53 @@ async fn idle_connections_are_kept_open() {
     assert_eq!(connections(&redis).await, before);
 }
 
-/// The IDs that Redis gave to the server's connections, in the order they were opened: for calls, for
-/// probes, for the tail. The harness's own end with their commands.
-async fn connections(redis: &Redis) -> Vec<u64> {
+/// A connection of a server, as Redis lists it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Listed {
+    pub(crate) id: u64,
+    pub(crate) address: SocketAddr,
+    /// The last command.
+    pub(crate) command: String,
+}
+
+impl Listed {
+    fn parse(line: &str) -> Self {
+        let field = |name: &str| {
+            let mut values = line.split(' ').filter_map(|field| field.strip_prefix(name));
+            values.next().expect("it has the field")
+        };
+        Self {
+            id: field("id=").parse().unwrap(),
+            address: field("addr=").parse().unwrap(),
+            command: field("cmd=").to_owned(),
+        }
+    }
+}
+
+/// The server's connections. The harness's own end with their commands.
+pub(crate) async fn listed(redis: &Redis) -> Vec<Listed> {
     let clients: String = redis.run("CLIENT LIST TYPE normal").await;
     let others = clients.lines().filter(|line| !line.contains("cmd=client"));
-    let id = |line: &str| line.split(' ').next()?.strip_prefix("id=")?.parse().ok();
-    let mut ids: Vec<u64> = others.map(|line| id(line).expect("it has an ID")).collect();
-    ids.sort_unstable();
-    ids
+    let mut listed: Vec<_> = others.map(Listed::parse).collect();
+    listed.sort();
+    listed
+}
+
+/// The IDs of the server's connections.
+pub(crate) async fn connections(redis: &Redis) -> Vec<u64> {
+    listed(redis).await.into_iter().map(|listed| listed.id).collect()
+}
+
+/// The connections of a server with one worker: first that for calls, on which a mark comes.
+async fn calls_first(redis: &Redis, server: &Server) -> Vec<Listed> {
+    eventually("a mark is the last command of one", REPLACED, async || {
+        server.caller(READER).mark(RECIPIENT, 1).await.unwrap();
+        let mut listed = listed(redis).await;
+        let calls = listed.iter().position(|listed| listed.command == "evalsha")?;
+        listed.swap(0, calls);
+        Some(listed)
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -93,7 +132,8 @@ async fn only_the_connection_that_was_closed_is_replaced() {
     for (number, may_fail) in [(0, IN_FLIGHT), (1, 0), (2, 0)] {
         let redis = Redis::start().await;
         let server = Server::on_with(&redis, &UNLIMITED).await;
-        let mut kept = connections(&redis).await;
+        let listed = calls_first(&redis, &server).await;
+        let mut kept: Vec<_> = listed.iter().map(|listed| listed.id).collect();
         assert_eq!(kept.len(), 3, "{kept:?}");
         let closed = kept.remove(number);
         let close = async {
@@ -123,7 +163,7 @@ async fn only_the_connection_that_hangs_is_replaced() {
         let server = Server::at(&proxy.url(), &UNLIMITED, &[]).await;
         server.wait_until_ready().await;
         let (mut watcher, _) = Watcher::open(&server, READER).await;
-        proxy.forget(number);
+        proxy.forget(calls_first(&redis, &server).await[number].address);
         let traffic = refused(&server, PACE, REPLACED);
         let replace = eventually("it is replaced", REPLACED, async || {
             assert_eq!(server.get("/readyz").await.0, 200);

@@ -1,7 +1,7 @@
 //! What callers see while Redis fails, and what becomes of their marks.
 
 mod absence;
-mod connections;
+pub(crate) mod connections;
 mod kills;
 mod layout;
 mod load;

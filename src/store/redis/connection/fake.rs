@@ -164,7 +164,7 @@ impl FakeRedis {
     /// Opens a connection, and puts it to use for calls.
     pub(crate) async fn connect_calls(&self, parts: &StoreParts) {
         let calls = self.open(&AsyncConnectionConfig::new().set_response_timeout(None)).await;
-        parts.connections.put_to_use(Role::Calls, Link::unwatched(calls));
+        parts.connections.put_to_use(Role::Calls(0), Link::unwatched(calls));
     }
 
     async fn open(&self, config: &AsyncConnectionConfig) -> MultiplexedConnection {
@@ -271,7 +271,7 @@ async fn read_number(reader: &mut BufReader<ReadHalf<DuplexStream>>) -> Result<u
 pub(crate) fn parts() -> StoreParts {
     let keys = Arc::new(Keys::new(Partition::Only, "events".to_owned(), "user:".to_owned()));
     StoreParts {
-        connections: Arc::new(Connections::new()),
+        connections: Arc::new(Connections::new(1)),
         permissions: Arc::new(PermissionProbe::new(&keys, None)),
         keys,
         layout: Arc::default(),

@@ -13,10 +13,7 @@ const SILENT_MAX_PROBES: u32 = 3;
 
 /// Commands that keep the connections for calls and for the tail open while they are idle, and find one
 /// that hangs. Probes do that for their own.
-pub(super) struct KeepAlive {
-    calls: Liveness,
-    tail: Liveness,
-}
+pub(super) struct KeepAlive(Vec<(Role, Liveness)>);
 
 /// Whether one connection answers.
 struct Liveness {
@@ -29,24 +26,24 @@ struct Liveness {
 
 impl KeepAlive {
     /// Creates it for connections on which calls wait for replicas.
-    pub(super) fn new(replicas_ack: Option<ReplicasAck>) -> Self {
+    pub(super) fn new(connections: &Connections, replicas_ack: Option<ReplicasAck>) -> Self {
         let queue_seconds =
             replicas_ack.map_or(0, |ack| ack.queue_time_max().as_secs().saturating_add(1));
         let queue_probes = u32::try_from(queue_seconds).unwrap_or(u32::MAX);
-        Self {
-            calls: Liveness::new(SILENT_MAX_PROBES.saturating_add(queue_probes)),
-            tail: Liveness::new(SILENT_MAX_PROBES),
-        }
+        let calls_max_probes = SILENT_MAX_PROBES.saturating_add(queue_probes);
+        let calls = connections.calls_roles().map(|role| (role, Liveness::new(calls_max_probes)));
+        let tail = (Role::Tail, Liveness::new(SILENT_MAX_PROBES));
+        Self(calls.chain([tail]).collect())
     }
 
     /// Sends a command on each connection that has answered the last one.
     pub(super) fn ask(&mut self, connections: &Connections) {
-        for (role, liveness) in self.each() {
+        for (role, liveness) in &mut self.0 {
             liveness.collect();
             if !liveness.pending.is_empty() {
                 continue;
             }
-            let Some(mut connection) = connections.living(role) else { continue };
+            let Some(mut connection) = connections.living(*role) else { continue };
             liveness.pending.spawn(async move {
                 // TIME, since the documented ACL does not allow PING. An error is an answer too, and a
                 // lost connection is noticed by itself.
@@ -57,7 +54,7 @@ impl KeepAlive {
 
     /// Notes that a probe succeeded, and that connections are lost which did not answer during several.
     pub(super) fn note_probe(&mut self, connections: &Connections) {
-        for (role, liveness) in self.each() {
+        for (role, liveness) in &mut self.0 {
             liveness.collect();
             if liveness.pending.is_empty() {
                 continue;
@@ -66,13 +63,9 @@ impl KeepAlive {
             liveness.probes += 1;
             if liveness.probes > liveness.max_probes {
                 *liveness = Liveness::new(liveness.max_probes);
-                connections.note_loss(role);
+                connections.note_loss(*role);
             }
         }
-    }
-
-    fn each(&mut self) -> [(Role, &mut Liveness); 2] {
-        [(Role::Calls, &mut self.calls), (Role::Tail, &mut self.tail)]
     }
 }
 

@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, PushInfo, PushKind, RedisResult, cmd};
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use super::failure::Failure;
+use crate::net::workers::Workers;
 
 /// Opens connections to one Redis.
 pub(crate) trait Connect: Send + Sync + 'static {
@@ -26,10 +28,10 @@ pub(crate) trait Connect: Send + Sync + 'static {
 }
 
 /// What a connection is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Role {
-    /// Calls.
-    Calls,
+    /// Calls of the worker with this index.
+    Calls(usize),
     /// Probes, which must not queue after a call that waits for replicas.
     Probes,
     /// Blocks until the stream has entries.
@@ -37,16 +39,29 @@ pub(crate) enum Role {
 }
 
 impl Role {
-    pub(super) const ALL: [Self; 3] = [Self::Calls, Self::Probes, Self::Tail];
-
     /// Returns the name in log lines.
     pub(super) fn name(self) -> &'static str {
         match self {
-            Self::Calls => "calls",
+            Self::Calls(_) => "calls",
             Self::Probes => "probes",
             Self::Tail => "tail",
         }
     }
+}
+
+/// Returns the roles of all connections that so many workers need.
+pub(crate) fn roles(workers: usize) -> impl Iterator<Item = Role> {
+    (0..workers).map(Role::Calls).chain([Role::Probes, Role::Tail])
+}
+
+/// Returns the runtime that a connection is opened on, which then drives it: its worker's, so that no call
+/// is handed to another thread.
+pub(super) fn runtime_of(role: Role, workers: &Workers) -> Handle {
+    let worker = match role {
+        Role::Calls(worker) => workers.runtime(worker).cloned(),
+        Role::Probes | Role::Tail => None,
+    };
+    worker.unwrap_or_else(Handle::current)
 }
 
 /// One connection.

@@ -9,7 +9,9 @@ use arc_swap::ArcSwapOption;
 use redis::aio::MultiplexedConnection;
 use tokio::sync::{Notify, watch};
 
+pub(crate) use self::link::roles;
 use self::link::{Link, Role};
+use crate::net::workers;
 use crate::store::{HealthReceiver, StoreError, StoreHealth};
 
 pub(crate) mod address;
@@ -28,7 +30,8 @@ pub(crate) mod fake;
 /// The current connections to one Redis. The [`supervisor::Supervisor`] replaces them.
 #[derive(Debug)]
 pub(crate) struct Connections {
-    calls: ArcSwapOption<Link>,
+    /// Each worker's.
+    calls: Box<[ArcSwapOption<Link>]>,
     probes: ArcSwapOption<Link>,
     tail: ArcSwapOption<Link>,
     /// Why there are none.
@@ -39,17 +42,27 @@ pub(crate) struct Connections {
 }
 
 impl Connections {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(workers: usize) -> Self {
         let health = watch::Sender::new(StoreHealth::Away("not connected yet".to_owned()));
-        let (calls, probes, tail, cause) = Default::default();
+        let calls = (0..workers).map(|_| ArcSwapOption::empty()).collect();
+        let (probes, tail, cause) = Default::default();
         Self { calls, probes, tail, cause, losses: Arc::default(), health }
     }
 
-    /// Returns the connection for calls; while it is lost that for probes, if that one is alive. A call
-    /// does not wait for a lost one to come back.
+    /// Returns the connection for calls of this thread's worker; while it is lost that for probes, or any
+    /// other worker's that is alive. A call does not wait for a lost one to come back.
     pub(crate) fn calls(&self) -> Result<MultiplexedConnection, StoreError> {
-        let living = self.living(Role::Calls).or_else(|| self.living(Role::Probes));
-        living.ok_or_else(|| self.not_connected())
+        self.calls_of(workers::current())
+    }
+
+    fn calls_of(&self, worker: usize) -> Result<MultiplexedConnection, StoreError> {
+        let own = self.living(Role::Calls(worker));
+        own.or_else(|| self.living_for_others()).ok_or_else(|| self.not_connected())
+    }
+
+    fn living_for_others(&self) -> Option<MultiplexedConnection> {
+        let mut roles = [Role::Probes].into_iter().chain(self.calls_roles());
+        roles.find_map(|role| self.living(role))
     }
 
     /// Returns the connection that blocks until the stream has entries. Nothing else may use it.
@@ -62,32 +75,48 @@ impl Connections {
         self.health.subscribe()
     }
 
-    fn slot(&self, role: Role) -> &ArcSwapOption<Link> {
+    /// Returns the roles of all connections.
+    fn roles(&self) -> impl Iterator<Item = Role> + use<> {
+        roles(self.calls.len())
+    }
+
+    /// Returns the roles of the connections for calls.
+    fn calls_roles(&self) -> impl Iterator<Item = Role> + use<> {
+        (0..self.calls.len()).map(Role::Calls)
+    }
+
+    /// Returns where a connection is kept; `None` if there is no such worker.
+    fn slot(&self, role: Role) -> Option<&ArcSwapOption<Link>> {
         match role {
-            Role::Calls => &self.calls,
-            Role::Probes => &self.probes,
-            Role::Tail => &self.tail,
+            Role::Calls(worker) => self.calls.get(worker),
+            Role::Probes => Some(&self.probes),
+            Role::Tail => Some(&self.tail),
         }
     }
 
     fn living(&self, role: Role) -> Option<MultiplexedConnection> {
-        let link = self.slot(role).load();
+        let link = self.slot(role)?.load();
         link.as_ref().filter(|link| !link.is_lost()).map(|link| link.connection())
     }
 
     /// Returns whether this connection is in use and lost.
     fn is_lost(&self, role: Role) -> bool {
-        self.slot(role).load().as_ref().is_some_and(|link| link.is_lost())
+        let link = self.slot(role).map(ArcSwapOption::load);
+        link.is_some_and(|link| link.as_ref().is_some_and(|link| link.is_lost()))
     }
 
     fn note_loss(&self, role: Role) {
-        if let Some(link) = &*self.slot(role).load() {
+        if let Some(slot) = self.slot(role)
+            && let Some(link) = &*slot.load()
+        {
             link.note_loss();
         }
     }
 
     fn put_to_use(&self, role: Role, link: Link) {
-        self.slot(role).store(Some(Arc::new(link)));
+        if let Some(slot) = self.slot(role) {
+            slot.store(Some(Arc::new(link)));
+        }
         self.cause.store(None);
     }
 
@@ -95,8 +124,8 @@ impl Connections {
     fn leave_all(&self, cause: &str) {
         let cause = cause.strip_prefix("the store is unavailable: ").unwrap_or(cause);
         self.cause.store(Some(Arc::new(cause.to_owned())));
-        for role in Role::ALL {
-            self.slot(role).store(None);
+        for slot in self.roles().filter_map(|role| self.slot(role)) {
+            slot.store(None);
         }
     }
 

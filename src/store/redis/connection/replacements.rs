@@ -1,5 +1,6 @@
 //! Replacements of single connections, while the others stay in use.
 
+use std::collections::HashMap;
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,18 +10,18 @@ use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::failure::Failure;
-use super::link::{Connect, Link, Role};
+use super::link::{Connect, Link, Role, runtime_of};
 use super::supervisor::{CONNECT_TIMEOUT, RECONNECT_MS, connecting_timed_out};
+use crate::net::workers::Workers;
 use crate::telemetry::LogThrottle;
 
 /// Opens connections beside the ones in use, each for one role. What is under way ends when it is dropped.
 pub(super) struct Replacements<C> {
     connect: Arc<C>,
+    workers: Workers,
     losses: Arc<Notify>,
     opening: JoinSet<Replacement>,
-    calls: Progress,
-    probes: Progress,
-    tail: Progress,
+    progress: HashMap<Role, Progress>,
     loss_log: LogThrottle,
 }
 
@@ -38,10 +39,10 @@ struct Progress {
 }
 
 impl<C: Connect> Replacements<C> {
-    pub(super) fn new(connect: Arc<C>, losses: Arc<Notify>) -> Self {
+    pub(super) fn new(connect: Arc<C>, workers: Workers, losses: Arc<Notify>) -> Self {
         let opening = JoinSet::new();
-        let (calls, probes, tail, loss_log) = Default::default();
-        Self { connect, losses, opening, calls, probes, tail, loss_log }
+        let (progress, loss_log) = Default::default();
+        Self { connect, workers, losses, opening, progress, loss_log }
     }
 
     /// Starts to open a connection for a role, unless that is under way. The first attempt begins at once:
@@ -56,7 +57,7 @@ impl<C: Connect> Replacements<C> {
         let pause = Duration::from_millis(rand::random_range(RECONNECT_MS));
         progress.not_before = Some(begin + pause);
         let (connect, losses) = (Arc::clone(&self.connect), Arc::clone(&self.losses));
-        let task = self.opening.spawn(async move {
+        let opening = async move {
             sleep_until(begin).await;
             let open = async {
                 let client = connect.client().map_err(Failure::NoAnswer)?;
@@ -64,7 +65,8 @@ impl<C: Connect> Replacements<C> {
             };
             let opened = timeout(CONNECT_TIMEOUT, open).await;
             (role, opened.unwrap_or_else(|_| Err(connecting_timed_out())))
-        });
+        };
+        let task = self.opening.spawn_on(opening, &runtime_of(role, &self.workers));
         self.progress(role).task = Some(task.id());
         if is_first && let Some(suppressed) = self.loss_log.permit() {
             let connection = role.name();
@@ -81,10 +83,9 @@ impl<C: Connect> Replacements<C> {
                     return (role, opened);
                 }
                 Some(Err(panicked)) => {
-                    let ended = Role::ALL
-                        .into_iter()
-                        .find(|role| self.progress(*role).task == Some(panicked.id()));
-                    if let Some(role) = ended {
+                    let mut progress = self.progress.iter();
+                    let ended = progress.find(|(_, known)| known.task == Some(panicked.id()));
+                    if let Some((&role, _)) = ended {
                         self.progress(role).task = None;
                         return (role, Err(Failure::NoAnswer(panicked.to_string())));
                     }
@@ -110,10 +111,6 @@ impl<C: Connect> Replacements<C> {
     }
 
     fn progress(&mut self, role: Role) -> &mut Progress {
-        match role {
-            Role::Calls => &mut self.calls,
-            Role::Probes => &mut self.probes,
-            Role::Tail => &mut self.tail,
-        }
+        self.progress.entry(role).or_default()
     }
 }

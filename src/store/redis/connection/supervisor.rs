@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use redis::Pipeline;
 use redis::aio::MultiplexedConnection;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::denial_check;
 use super::failure::Failure;
 use super::keep_alive::KeepAlive;
 use super::layout::{self, Layout, LayoutMismatch};
-use super::link::{Connect, Link, Role};
+use super::link::{Connect, Link, Role, runtime_of};
 use super::replacements::Replacements;
+use crate::net::workers::Workers;
 use crate::store::StoreHealth;
 use crate::store::redis::parts::StoreParts;
 use crate::store::redis::probe::Warnings;
@@ -57,6 +59,7 @@ pub(super) fn connecting_timed_out() -> Failure {
 /// Keeps the connections to one Redis.
 pub(crate) struct Supervisor<C> {
     connect: Arc<C>,
+    workers: Workers,
     parts: StoreParts,
     /// Loads the scripts.
     load: Pipeline,
@@ -72,17 +75,17 @@ pub(crate) struct Supervisor<C> {
 
 /// The connections of one Redis, before they are put to use.
 struct ConnectionSet {
-    calls: Link,
-    probes: Link,
-    tail: Link,
+    run_id: Option<String>,
+    links: Vec<(Role, Link)>,
 }
 
 impl<C: Connect> Supervisor<C> {
-    pub(crate) fn new(connect: C, parts: StoreParts, load: Pipeline) -> Self {
+    pub(crate) fn new(connect: C, parts: StoreParts, load: Pipeline, workers: Workers) -> Self {
         let (failing_since, logged_cause, causes_log) = Default::default();
         let (warnings, stats) = Default::default();
         Self {
             connect: Arc::new(connect),
+            workers,
             parts,
             load,
             failing_since,
@@ -120,19 +123,37 @@ impl<C: Connect> Supervisor<C> {
 
     /// Opens connections, loads the scripts and checks the layout before any is used.
     async fn open(&mut self) -> Result<ConnectionSet, Failure> {
-        let losses = &self.parts.connections.losses;
-        let client = self.connect.client().map_err(Failure::NoAnswer)?;
-        // At once: each takes several round trips, and Redis may be far away.
-        let open = || Link::open::<C>(&client, losses);
-        let (calls, probes, tail) = tokio::try_join!(open(), open(), open())?;
-        if [&probes, &tail].iter().any(|link| link.run_id() != calls.run_id()) {
+        let links = self.open_all().await?;
+        let first = links.iter().find(|(role, _)| *role == Role::Calls(0));
+        let Some((_, first)) = first else { return Err(all_lost()) };
+        if links.iter().any(|(_, link)| link.run_id() != first.run_id()) {
             return Err(Failure::Moved(ANOTHER_REDIS.to_owned()));
         }
-        let prepared = self.prepare(&mut calls.connection()).await;
+        let prepared = self.prepare(&mut first.connection()).await;
         if let Err(Failure::Refused(_)) = &prepared {
-            self.collect_stats(&mut calls.connection(), None).await;
+            self.collect_stats(&mut first.connection(), None).await;
         }
-        prepared.map(|()| ConnectionSet { calls, probes, tail })
+        let run_id = first.run_id().map(str::to_owned);
+        prepared.map(|()| ConnectionSet { run_id, links })
+    }
+
+    /// Opens all connections at once: each takes several round trips, and Redis may be far away.
+    async fn open_all(&self) -> Result<Vec<(Role, Link)>, Failure> {
+        let connections = &self.parts.connections;
+        let client = Arc::new(self.connect.client().map_err(Failure::NoAnswer)?);
+        // What is under way ends when it is dropped.
+        let mut opening = JoinSet::new();
+        for role in connections.roles() {
+            let (client, losses) = (Arc::clone(&client), Arc::clone(&connections.losses));
+            let open = async move { (role, Link::open::<C>(&client, &losses).await) };
+            opening.spawn_on(open, &runtime_of(role, &self.workers));
+        }
+        let mut links = Vec::with_capacity(opening.len());
+        while let Some(opened) = opening.join_next().await {
+            let (role, link) = opened.map_err(|ended| Failure::NoAnswer(ended.to_string()))?;
+            links.push((role, link?));
+        }
+        Ok(links)
     }
 
     async fn prepare(&self, connection: &mut MultiplexedConnection) -> Result<(), Failure> {
@@ -146,15 +167,15 @@ impl<C: Connect> Supervisor<C> {
 
     /// Puts the connections to use, probes Redis, and replaces what is lost, until all have to be left.
     async fn supervise(&mut self, opened: ConnectionSet) -> Failure {
-        let run_id = opened.calls.run_id().map(str::to_owned);
+        let ConnectionSet { run_id, links } = opened;
         let connections = Arc::clone(&self.parts.connections);
         self.parts.clear_denials();
-        connections.put_to_use(Role::Calls, opened.calls);
-        connections.put_to_use(Role::Probes, opened.probes);
-        connections.put_to_use(Role::Tail, opened.tail);
-        let losses = Arc::clone(&connections.losses);
-        let mut replacements = Replacements::new(Arc::clone(&self.connect), losses);
-        let mut keep_alive = KeepAlive::new(self.parts.replicas_ack);
+        for (role, link) in links {
+            connections.put_to_use(role, link);
+        }
+        let (connect, losses) = (Arc::clone(&self.connect), Arc::clone(&connections.losses));
+        let mut replacements = Replacements::new(connect, self.workers.clone(), losses);
+        let mut keep_alive = KeepAlive::new(&connections, self.parts.replicas_ack);
         let mut failures = 0;
         loop {
             let mut next = Instant::now() + PROBE_INTERVAL;
@@ -192,11 +213,11 @@ impl<C: Connect> Supervisor<C> {
         }
     }
 
-    /// Probes over the connection for probes, or that for calls while it is lost. Returns the one that
+    /// Probes over the connection for probes, or one for calls while it is lost. Returns the one that
     /// answered, and the stream if it can be read.
     async fn probe_living(&mut self) -> Result<(MultiplexedConnection, Option<Span>), Failure> {
         let connections = Arc::clone(&self.parts.connections);
-        for role in [Role::Probes, Role::Calls] {
+        for role in [Role::Probes].into_iter().chain(connections.calls_roles()) {
             let Some(mut connection) = connections.living(role) else { continue };
             match self.probe(&mut connection).await {
                 Ok(stream) => return Ok((connection, stream)),
@@ -222,9 +243,9 @@ impl<C: Connect> Supervisor<C> {
     ) -> Result<(), Failure> {
         let connections = Arc::clone(&self.parts.connections);
         loop {
-            let lost = Role::ALL.into_iter().filter(|role| connections.is_lost(*role));
-            let lost: Vec<_> = lost.collect();
-            if lost.contains(&Role::Calls) && lost.contains(&Role::Probes) {
+            let lost: Vec<_> =
+                connections.roles().filter(|&role| connections.is_lost(role)).collect();
+            if connections.roles().all(|role| role == Role::Tail || lost.contains(&role)) {
                 return Err(all_lost());
             }
             if !lost.is_empty() && run_id.is_none() {
@@ -265,7 +286,7 @@ impl<C: Connect> Supervisor<C> {
         if run_id.is_none() || link.run_id() != run_id {
             return Err(Failure::Moved(ANOTHER_REDIS.to_owned()));
         }
-        if role == Role::Calls {
+        if let Role::Calls(_) = role {
             let prepared = timeout(CONNECT_TIMEOUT, self.prepare(&mut link.connection())).await;
             prepared.unwrap_or_else(|_| Err(connecting_timed_out()))?;
             self.parts.clear_denials();

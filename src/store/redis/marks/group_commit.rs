@@ -36,10 +36,10 @@ const UNANSWERED_MAX: Duration = Duration::from_secs(60);
 /// How often marks are sent again that were not run, since the layout had changed.
 pub(crate) const LAYOUT_ATTEMPTS: usize = 3;
 
-/// Sends the marks of one partition.
+/// Sends one worker's marks of one partition.
 pub(crate) struct GroupCommit {
     parts: StoreParts,
-    script: MarkReadScript,
+    script: Arc<MarkReadScript>,
     waits_in_flight: Arc<Semaphore>,
     slots: Mutex<Slots>,
 }
@@ -71,7 +71,7 @@ struct Group {
 struct Slot(Arc<GroupCommit>);
 
 impl GroupCommit {
-    pub(crate) fn new(parts: StoreParts, script: MarkReadScript) -> Self {
+    pub(crate) fn new(parts: StoreParts, script: Arc<MarkReadScript>) -> Self {
         let waits_in_flight = usize::try_from(WAITS_IN_FLIGHT_MAX).unwrap_or(usize::MAX);
         let waits_in_flight = Arc::new(Semaphore::new(waits_in_flight));
         Self { parts, script, waits_in_flight, slots: Mutex::default() }

@@ -25,7 +25,7 @@ impl Marks for RedisStore {
         };
         let _timing = self.timers.mark_read.start();
         let partition = self.partitions.for_reader(mark.reader);
-        let call = partition.group_commit.mark(TracedMark { mark, traceparent }, users);
+        let call = partition.group_commit()?.mark(TracedMark { mark, traceparent }, users);
         self.spans.script("mark_read", 1).record(call).await
     }
 
@@ -79,8 +79,8 @@ impl RedisStore {
         let users = self.read_users(marks).await?;
         let _timing = self.timers.mark_read.start();
         let traced: Vec<_> = marks.iter().map(|&mark| TracedMark { mark, traceparent }).collect();
-        let call =
-            self.partitions.for_reader(first.reader).group_commit.run_script(&traced, &users);
+        let group_commit = self.partitions.for_reader(first.reader).group_commit()?;
+        let call = group_commit.run_script(&traced, &users);
         let span = self.spans.script("mark_read", marks.len());
         span.record_many(call, |results| results.iter().find_map(|result| result.as_ref().err()))
             .await

@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::domain::UserId;
 use crate::store::HealthReceiver;
+use crate::store::redis::connection::Connections;
 use crate::store::redis::connection::fake::{
     self, Command, FakeRedis, RATE_LIMIT, Reachable, Reply, Resp,
 };
@@ -20,6 +21,7 @@ use crate::store::redis::scripts::{self, Script};
 struct Setup {
     redis: FakeRedis,
     parts: StoreParts,
+    workers: Workers,
     state: Arc<Mutex<State>>,
 }
 
@@ -74,6 +76,10 @@ impl State {
 
 impl Setup {
     fn new() -> Self {
+        Self::of_workers(1)
+    }
+
+    fn of_workers(count: usize) -> Self {
         let state = Arc::new(Mutex::new(State {
             layout: HashMap::new(),
             quota: None,
@@ -83,14 +89,18 @@ impl Setup {
         }));
         let of_redis = Arc::clone(&state);
         let redis = FakeRedis::new(move |command| of_redis.lock().unwrap().answer(command));
-        Self { redis, parts: fake::parts(), state }
+        let connections = Arc::new(Connections::new(count));
+        let parts = StoreParts { connections, ..fake::parts() };
+        Self { redis, parts, workers: Workers::all_here(count), state }
     }
 
     /// Starts the supervisor.
     fn run(&self) -> JoinHandle<LayoutMismatch> {
         let load = [Script::mark_read(), Script::read_states(), Script::list_cursors()];
         let load = scripts::load(&load.each_ref());
-        tokio::spawn(Supervisor::new(self.redis.clone(), self.parts.clone(), load).run())
+        let (redis, parts, workers) =
+            (self.redis.clone(), self.parts.clone(), self.workers.clone());
+        tokio::spawn(Supervisor::new(redis, parts, load, workers).run())
     }
 
     /// Starts the supervisor, and returns right after its first probe.
@@ -141,7 +151,12 @@ impl Setup {
 
     /// Returns the number of the connection that calls use.
     async fn calls(&self) -> Option<usize> {
-        let mut calls = self.parts.connections.calls().ok()?;
+        self.calls_of(0).await
+    }
+
+    /// Returns the number of the connection that a worker's calls use.
+    async fn calls_of(&self, worker: usize) -> Option<usize> {
+        let mut calls = self.parts.connections.calls_of(worker).ok()?;
         Some(cmd("PING").query_async(&mut calls).await.unwrap())
     }
 

@@ -46,7 +46,7 @@ impl Setup {
         let parts = StoreParts { replicas_ack, ..fake::parts() };
         redis.connect_calls(&parts).await;
         let script = MarkReadScript::new(Arc::clone(&parts.stream_limit), RATE_LIMIT);
-        let group_commit = Arc::new(GroupCommit::new(parts.clone(), script));
+        let group_commit = Arc::new(GroupCommit::new(parts.clone(), Arc::new(script)));
         Self { redis, parts, group_commit, calls }
     }
 

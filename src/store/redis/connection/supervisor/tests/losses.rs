@@ -302,3 +302,60 @@ async fn a_master_found_demoted_at_a_new_connection_is_left_at_once() {
     let StoreHealth::Away(cause) = setup.health() else { panic!("it is ready") };
     assert!(cause.contains("READONLY"), "{cause}");
 }
+
+/// The connections that the calls of three workers use.
+async fn calls_of_three(setup: &Setup) -> [Option<usize>; 3] {
+    [setup.calls_of(0).await, setup.calls_of(1).await, setup.calls_of(2).await]
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_workers_calls_go_on_over_probes_then_over_another_workers() {
+    // In the order in which they are opened: 0 to 2 are the workers', 3 is for probes, 4 for the tail.
+    let setup = Setup::of_workers(3);
+    setup.run();
+    setup.wait_until_ready().await;
+    assert_eq!(setup.redis.attempts().len(), 5);
+    assert_eq!(calls_of_three(&setup).await, [Some(0), Some(1), Some(2)]);
+    let mut health = setup.parts.connections.health();
+    health.mark_unchanged();
+    setup.redis.set_reachable(Reachable::Refuses);
+    for (lost, calls) in [
+        (1, [Some(0), Some(3), Some(2)]),
+        (3, [Some(0), Some(0), Some(2)]),
+        (0, [Some(2), Some(2), Some(2)]),
+    ] {
+        setup.redis.close_connection(lost);
+        settle().await;
+        assert_eq!(calls_of_three(&setup).await, calls, "lost: {lost}");
+    }
+    setup.received_by("");
+    sleep(ms(10_000)).await;
+    assert_eq!(setup.received_by("HMGET"), [2], "probes go on over the last one");
+    assert!(!health.has_changed().unwrap(), "{:?}", setup.health());
+
+    setup.redis.set_reachable(Reachable::Yes);
+    sleep(ms(3000)).await;
+    let [first, second, third] = calls_of_three(&setup).await;
+    assert!(first > Some(4) && second > Some(4) && first != second, "{first:?} {second:?}");
+    assert_eq!(third, Some(2), "it was never lost");
+
+    setup.redis.set_reachable(Reachable::Hangs);
+    setup.redis.close_connections();
+    settle().await;
+    assert_eq!(calls_of_three(&setup).await, [None, None, None]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_workers_idle_connection_is_kept_alive() {
+    let setup = Setup::of_workers(3);
+    setup.run();
+    setup.wait_until_ready().await;
+    setup.received_by("");
+    sleep(ms(1500)).await;
+    assert_eq!(setup.received_by("TIME"), [0, 1, 2, 4]);
+    // One that hangs is replaced, and no other.
+    setup.intercept(|command| (command.connection == 1).then(fake::never));
+    sleep(ms(6000)).await;
+    assert_eq!(setup.redis.attempts().len(), 6);
+    assert_eq!(calls_of_three(&setup).await, [Some(0), Some(5), Some(2)]);
+}
