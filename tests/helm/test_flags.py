@@ -3,7 +3,9 @@
 import os
 import re
 import subprocess
+from pathlib import Path
 
+import pytest
 import yaml
 
 import chart
@@ -85,3 +87,31 @@ def test_behind_a_proxy_one_peer_may_have_all_connections():
             for each in chart.container(chart.one(objects, "Deployment"))["env"]
         }
         assert env["MARKREAD_MAX_CONNECTIONS_PER_PEER"] == bound
+
+
+@pytest.mark.parametrize("binary", chart.HELMS, ids=lambda binary: Path(binary).name)
+def test_a_pod_has_as_many_worker_threads_as_its_limit_of_cpus(binary):
+    def threads(**values):
+        objects = chart.render(chart.ci("jwt-secret"), binary=binary, **values)
+        env = chart.container(chart.one(objects, "Deployment"))["env"]
+        (value,) = [each["value"] for each in env if each["name"] == "MARKREAD_WORKER_THREADS"]
+        return value
+
+    for cpu, expected in [
+        ('"500m"', "1"),
+        ("0.5", "1"),
+        ("2", "2"),
+        ('"2"', "2"),
+        ("1.5", "1"),
+        ('"3.9"', "3"),
+        ('"2000m"', "2"),
+        ('"2999m"', "2"),
+        ("16", "16"),
+        ('"64"', "16"),
+        ('"64000m"', "16"),
+    ]:
+        assert threads(resources__limits__cpu=cpu) == expected, cpu
+    for resources in ["null", "{}", '{"limits": null}', '{"requests": {"cpu": "4"}}']:
+        assert threads(resources=resources) == "1", resources
+    # What is set counts, and not the limit.
+    assert threads(config__workerThreads="3", resources__limits__cpu='"8"') == "3"

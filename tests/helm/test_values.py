@@ -86,6 +86,7 @@ OTHERS = {
     "config.publicUrls": ["https://other.example.com"],
     "config.streamMaxBytes": "2GiB",
     "config.memoryLimit": "256MiB",
+    "config.workerThreads": 7,
     "config.reflection": "off",
     "config.logFormat": "text",
     "config.logLevel": "debug",

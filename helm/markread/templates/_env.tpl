@@ -1,3 +1,17 @@
+{{- /*
+Threads that serve calls: as many as the CPUs of the limit, such as 1.5 or 2000m, rounded down.
+*/ -}}
+{{- define "markread.workerThreads" -}}
+{{- with .Values.config.workerThreads -}}
+{{ int64 . }}
+{{- else -}}
+{{- $cpu := toString (((.Values.resources).limits).cpu | default "") -}}
+{{- $cpus := float64 (trimSuffix "m" $cpu) -}}
+{{- if hasSuffix "m" $cpu }}{{ $cpus = divf $cpus 1000 }}{{ end -}}
+{{ min 16 (max 1 (int64 (floor $cpus))) }}
+{{- end -}}
+{{- end }}
+
 {{- /* The environment variables that the chart sets. */ -}}
 {{- define "markread.env" -}}
 - name: MARKREAD_LISTEN
@@ -79,7 +93,7 @@
 - name: MARKREAD_REPLICAS_ACK_TIMEOUT
   value: {{ .replicasAckTimeout | quote }}
 - name: MARKREAD_WORKER_THREADS
-  value: {{ .workerThreads | int64 | quote }}
+  value: {{ include "markread.workerThreads" $ | quote }}
 - name: MARKREAD_MAX_CONNECTIONS
   value: {{ .maxConnections | int64 | quote }}
 - name: MARKREAD_MAX_CONNECTIONS_PER_PEER
