@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use markread_harness::binary::{command_of, path};
-use markread_harness::{MESSAGE, READER, RECIPIENT, Raw, Redis, Server, eventually, wire};
+use markread_harness::{MESSAGE, Proxy, READER, RECIPIENT, Raw, Redis, Server, eventually, wire};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -130,6 +130,34 @@ async fn one_threads_lost_connection_is_replaced_alone() {
         refused.iter().for_each(assert_store_unavailable);
         assert_eq!(server.get("/readyz").await.0, 200);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_threads_hanging_connection_keeps_no_other_waiting() {
+    let redis = Redis::start().await;
+    let proxy = Proxy::to(&redis).await;
+    let flags = [&FOUR[..], &["--rate-limit", "1000000", "--call-timeout", "1s"]].concat();
+    let server = Server::at(&proxy.url(), &flags, &[]).await;
+    server.wait_until_ready().await;
+    let callers: Vec<_> = (0..8).map(|n| server.caller(READER + n)).collect();
+    for caller in &callers {
+        caller.mark(RECIPIENT, 1).await.unwrap();
+    }
+    let listed = listed(&redis).await;
+    let marked = listed.iter().find(|listed| listed.command == "evalsha");
+    proxy.forget(marked.expect("a mark came on it").address);
+    // More at once than a thread's slots for script calls.
+    let calls = callers.iter().map(|caller| {
+        let marks = (0..8).map(|n| {
+            let caller = caller.clone();
+            async move { caller.mark(RECIPIENT, MESSAGE + n).await.is_err() }
+        });
+        let marks: JoinSet<_> = marks.collect();
+        async move { marks.join_all().await.contains(&true) }
+    });
+    let refused = calls.collect::<JoinSet<_>>().join_all().await;
+    let refused = refused.into_iter().filter(|refused| *refused).count();
+    assert!((1..=2).contains(&refused), "callers whose marks were refused: {refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
