@@ -56,13 +56,13 @@ pub(crate) const KINDS: [Kind; 4] = [
 const BEGINNING: Kind = Kind { readers: READERS, calls: READERS, ..KINDS[3] };
 
 const READERS: u64 = 32;
-const FIRST_READER: u64 = 2_000_000_000;
-const FIRST_RECIPIENT: u64 = 1_234_567_890_123_456_789;
-const FIRST_MESSAGE: u64 = 1_000_000_000_000_000_000;
+pub(crate) const FIRST_READER: u64 = 2_000_000_000;
+pub(crate) const FIRST_RECIPIENT: u64 = 1_234_567_890_123_456_789;
+pub(crate) const FIRST_MESSAGE: u64 = 1_000_000_000_000_000_000;
 
 /// Conversations of each reader, and the one that single marks are for.
-const CONVERSATIONS: u64 = 50;
-const MARKED: u64 = CONVERSATIONS / 2;
+pub(crate) const CONVERSATIONS: u64 = 50;
+pub(crate) const MARKED: u64 = CONVERSATIONS / 2;
 
 impl Kind {
     pub(crate) fn marks(&self) -> u64 {

@@ -21,6 +21,7 @@
 mod calls;
 mod counted;
 mod limits;
+mod naive;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -71,6 +72,8 @@ async fn main() -> ExitCode {
             figures.push(Figure { of: process.name, kind: kind.name, instructions });
         }
     }
+    figures.push(naive::count(&mut processes[1], redis_port).await);
+    naive::compare(&figures);
     let here = limits::Place::here();
     if std::env::args().any(|word| word == "--refresh") {
         limits::refresh(&here, &figures);

@@ -15,16 +15,9 @@ use crate::process::cpu_seconds;
 use crate::workloads::{CURSORS, SIDE};
 
 /// The script that one would write first.
-const NAIVE: &str = "
-local used = redis.call('INCR', KEYS[1])
-if used == 1 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
-local time = redis.call('TIME')
-local cursor = redis.call('HGET', KEYS[2], ARGV[2])
-redis.call('HSET', KEYS[2], ARGV[2], ARGV[3])
-redis.call('XADD', KEYS[3], 'MAXLEN', '~', '1000000', '*', 'payload', ARGV[4])
-return {used, time[1], cursor}";
+const NAIVE: &str = include_str!("../naive/script.lua");
 
-const PAYLOAD: &str = r#"{"direct_message_mark_read_events":[{"created_timestamp":"1518127183443","sender_id":"2000000000","last_read_event_id":"1000000000000000000","target":{"recipient_id":"1234567890123456789"}}],"users":{"2000000000":{"id":"2000000000"},"1234567890123456789":{"id":"1234567890123456789"}}}"#;
+const PAYLOAD: &str = include_str!("../naive/payload.json").trim_ascii_end();
 
 const STREAM: &str = "direct_message_mark_read_events";
 
