@@ -1,5 +1,6 @@
 //! The figures of the rounds.
 
+use crate::latency::Latency;
 use crate::load::Round;
 use crate::redis_load::Repetition;
 
@@ -9,14 +10,12 @@ pub(crate) struct Measured {
     pub(crate) calls_per_second: Vec<f64>,
     /// CPU time of server, Redis and generator, in µs a call.
     cpu_us: [Vec<f64>; 3],
-    /// The latencies at half of the peak load in µs: p50, p99 and p99.9.
-    pub(crate) at_half_us: [f64; 3],
 }
 
 impl Measured {
     pub(crate) fn of(name: &'static str) -> Self {
-        let (calls_per_second, cpu_us, at_half_us) = Default::default();
-        Self { name, calls_per_second, cpu_us, at_half_us }
+        let (calls_per_second, cpu_us) = Default::default();
+        Self { name, calls_per_second, cpu_us }
     }
 
     /// Adds a round with the CPU seconds of server, Redis and generator.
@@ -27,12 +26,13 @@ impl Measured {
         }
     }
 
-    pub(crate) fn at_half(&mut self, round: &Round) {
-        self.at_half_us = [500, 990, 999].map(|permille| round.permille_us(permille));
-    }
-
     pub(crate) fn per_second(&self) -> f64 {
         median(&self.calls_per_second)
+    }
+
+    /// CPU time of server and Redis together.
+    pub(crate) fn both_us(&self) -> f64 {
+        self.server_us() + self.redis_us()
     }
 
     pub(crate) fn server_us(&self) -> f64 {
@@ -74,26 +74,27 @@ impl Script {
     }
 }
 
-/// The ratios between figures of one run.
-#[derive(serde::Serialize)]
-pub(crate) struct Ratios {
-    pub(crate) mark_read_over_noop: f64,
-    pub(crate) mark_read_over_noop_of_the_whole: f64,
-    pub(crate) mark_read_over_script_p16: f64,
-    pub(crate) redis_us_per_call: f64,
-    pub(crate) lone_call_over_parts: f64,
-    pub(crate) auth_share: f64,
-    pub(crate) batch_100_over_single: f64,
-}
-
+/// The figures of calls.
 pub(crate) struct Throughput {
     pub(crate) measured: Vec<Measured>,
     pub(crate) scripts: Vec<Script>,
     /// The share of the own script's runs that advanced a cursor.
     pub(crate) advanced: f64,
-    pub(crate) ratios: Ratios,
+    /// p50 of a lone mark in µs, and the sum of those of a lone `noop` and a lone script.
+    pub(crate) lone_us: f64,
+    pub(crate) lone_parts_us: f64,
+    /// CPU time to check a token that was seen before, in µs.
+    pub(crate) authentication_us: f64,
+    pub(crate) latencies: Vec<Latency>,
     /// Resident memory of server and Redis at the end.
     pub(crate) rss_bytes: [u64; 2],
+}
+
+impl Throughput {
+    /// The figures of the workload with this name, if it was measured.
+    pub(crate) fn find(&self, name: &str) -> Option<&Measured> {
+        self.measured.iter().find(|measured| measured.name == name)
+    }
 }
 
 pub(crate) fn median(values: &[f64]) -> f64 {

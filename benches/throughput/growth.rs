@@ -6,10 +6,11 @@ use std::sync::Arc;
 use markread_harness::{Redis, Server};
 
 use crate::Options;
+use crate::bound::Bound;
 use crate::figures::median;
-use crate::load::{Calls, Pace, Until, run};
+use crate::load::{Calls, Concurrency, Until, run};
 use crate::process::cpu_seconds;
-use crate::report::{Bound, thousands};
+use crate::report::thousands;
 use crate::rounds::UNLIMITED;
 use crate::workloads::{FIRST_READER, Population};
 
@@ -19,7 +20,7 @@ const READERS: u64 = 10;
 const MANY_READERS: u64 = 500;
 
 /// Each call has up to 500 marks, which may split buckets: more at once would wait too long.
-const SEEDING: Pace = Pace::Saturate { connections: 2, at_once: 2 };
+const SEEDING: Concurrency = Concurrency { connections: 2, at_once: 2 };
 
 const FEW_ENTRIES: u64 = 1000;
 const MANY_ENTRIES: u64 = 1_000_000;

@@ -9,19 +9,15 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use h2::RecvStream;
 use h2::client::SendRequest;
+use http::uri::{Authority, Parts, PathAndQuery, Scheme};
 use http::{HeaderValue, Method, Request, Response, Uri};
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
 use tokio::task::JoinSet;
-
-/// The interval at which evenly paced calls are sent, plus about 50 µs. The runtime's own timer has
-/// whole milliseconds only, which is more than most calls take.
-const TICK: Duration = Duration::from_micros(50);
 
 /// The calls of a workload.
 pub(crate) struct Calls {
     pub(crate) name: &'static str,
-    pub(crate) path: String,
+    pub(crate) path: PathAndQuery,
     pub(crate) content_type: &'static str,
     /// Returns `authorization` and body of the call with this number.
     pub(crate) make: Box<dyn Fn(u64) -> (HeaderValue, Bytes) + Send + Sync>,
@@ -33,13 +29,23 @@ pub(crate) struct Calls {
     pub(crate) answered: AtomicU64,
 }
 
-/// The pace of calls.
+impl Calls {
+    /// Takes the next number.
+    pub(crate) fn next_number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The number of answers in all rounds.
+    pub(crate) fn answered(&self) -> u64 {
+        self.answered.load(Ordering::Relaxed)
+    }
+}
+
+/// Calls at once on each of these connections, each followed by the next.
 #[derive(Clone, Copy)]
-pub(crate) enum Pace {
-    /// This many at once on each connection, each followed by the next.
-    Saturate { connections: usize, at_once: usize },
-    /// This many a second, whether or not earlier calls have been answered.
-    Even { connections: usize, per_second: f64 },
+pub(crate) struct Concurrency {
+    pub(crate) connections: usize,
+    pub(crate) at_once: usize,
 }
 
 /// When to stop.
@@ -63,15 +69,15 @@ impl Round {
         self.calls as f64 / self.took.as_secs_f64()
     }
 
-    /// The latency in µs that this many of a thousand calls do not exceed.
-    pub(crate) fn permille_us(&self, permille: usize) -> f64 {
-        f64::from(self.latencies_us[(self.latencies_us.len() - 1) * permille / 1000])
+    /// The median latency in µs.
+    pub(crate) fn median_us(&self) -> f64 {
+        permille(&self.latencies_us, 500)
     }
 }
 
 /// Connections to one server, closed when this is dropped.
 pub(crate) struct Connections {
-    address: String,
+    host: Authority,
     open: Vec<SendRequest<Bytes>>,
     _driven: JoinSet<Result<(), h2::Error>>,
 }
@@ -90,73 +96,43 @@ impl Connections {
             driven.spawn(connection);
             open.push(sender);
         }
-        Self { address: address.to_owned(), open, _driven: driven }
+        Self { host: address.parse().unwrap(), open, _driven: driven }
     }
 
     /// Makes `count` of these calls, one after another, on each connection in turn.
-    pub(crate) async fn call_each(&mut self, calls: &Calls, count: usize) {
+    pub(crate) async fn call_each(&self, calls: &Calls, count: usize) {
         for turn in 0..count {
-            check(&mut self.begin(calls, turn).await, calls).await;
+            self.sender(turn).call(calls, calls.next_number()).await;
         }
     }
 
     /// Begins the next of these calls on a connection.
-    pub(crate) async fn begin(&mut self, calls: &Calls, turn: usize) -> Response<RecvStream> {
-        let number = calls.next.fetch_add(1, Ordering::Relaxed);
-        let turn = turn % self.open.len();
-        let uri = uri(&self.address, calls);
-        begin(&mut self.open[turn], calls, uri, number).await
+    pub(crate) async fn begin(&self, calls: &Calls, turn: usize) -> Response<RecvStream> {
+        self.sender(turn).begin(calls, calls.next_number()).await
+    }
+
+    /// Returns what sends on the connection whose turn it is.
+    pub(crate) fn sender(&self, turn: usize) -> Sender {
+        Sender { http: self.open[turn % self.open.len()].clone(), host: self.host.clone() }
     }
 }
 
-/// Makes calls at this pace until then.
-pub(crate) async fn run(address: &str, calls: &Arc<Calls>, pace: Pace, until: Until) -> Round {
-    let (Pace::Saturate { connections, .. } | Pace::Even { connections, .. }) = pace;
+/// Makes as many calls at once as it says, until then.
+pub(crate) async fn run(
+    address: &str,
+    calls: &Arc<Calls>,
+    concurrency: Concurrency,
+    until: Until,
+) -> Round {
+    let Concurrency { connections, at_once } = concurrency;
     let connections = Connections::open(address, connections).await;
-    let uri = uri(address, calls);
     let mut working = JoinSet::new();
-    let mut latencies_us = Vec::new();
     let began = Instant::now();
-    match pace {
-        Pace::Saturate { at_once, .. } => {
-            for sender in &connections.open {
-                for _ in 0..at_once {
-                    let (sender, calls, uri) = (sender.clone(), Arc::clone(calls), uri.clone());
-                    working.spawn(one_after_another(sender, calls, uri, began, until));
-                }
-            }
-        }
-        Pace::Even { per_second, .. } => {
-            let Until::Elapsed(lasts) = until else { panic!("an even pace is kept for a time") };
-            let tick = ticks();
-            let mut number = 0_u32;
-            while began.elapsed() < lasts {
-                tick.notified().await;
-                // Finished tasks would take memory, and the time to allocate it.
-                while let Some(done) = working.try_join_next() {
-                    latencies_us.append(&mut done.unwrap());
-                }
-                loop {
-                    let due = began + Duration::from_secs_f64(f64::from(number) / per_second);
-                    if due > Instant::now() {
-                        break;
-                    }
-                    let mut sender =
-                        connections.open[number as usize % connections.open.len()].clone();
-                    let (calls, uri) = (Arc::clone(calls), uri.clone());
-                    working.spawn(async move {
-                        let number = calls.next.fetch_add(1, Ordering::Relaxed);
-                        call(&mut sender, &calls, uri, number).await;
-                        // Counted from when the call was due, so that waiting behind a slow one
-                        // counts.
-                        vec![micros(due.elapsed())]
-                    });
-                    number += 1;
-                }
-            }
-        }
+    for turn in 0..connections.open.len() * at_once {
+        let sender = connections.sender(turn);
+        working.spawn(one_after_another(sender, Arc::clone(calls), began, until));
     }
-    latencies_us.append(&mut working.join_all().await.concat());
+    let mut latencies_us = working.join_all().await.concat();
     let took = began.elapsed();
     latencies_us.sort_unstable();
     calls.answered.fetch_add(latencies_us.len() as u64, Ordering::Relaxed);
@@ -164,16 +140,15 @@ pub(crate) async fn run(address: &str, calls: &Arc<Calls>, pace: Pace, until: Un
 }
 
 async fn one_after_another(
-    mut sender: SendRequest<Bytes>,
+    mut sender: Sender,
     calls: Arc<Calls>,
-    uri: Uri,
     began: Instant,
     until: Until,
 ) -> Vec<u32> {
     let mut latencies = Vec::with_capacity(16 * 1024);
     let mut sent = Instant::now();
     loop {
-        let number = calls.next.fetch_add(1, Ordering::Relaxed);
+        let number = calls.next_number();
         let goes_on = match until {
             Until::Elapsed(lasts) => sent.duration_since(began) < lasts,
             Until::Number(end) => number < end,
@@ -181,41 +156,43 @@ async fn one_after_another(
         if !goes_on {
             return latencies;
         }
-        call(&mut sender, &calls, uri.clone(), number).await;
+        sender.call(&calls, number).await;
         let answered = Instant::now();
         latencies.push(micros(answered.duration_since(sent)));
         sent = answered;
     }
 }
 
-fn uri(address: &str, calls: &Calls) -> Uri {
-    format!("http://{address}{}", calls.path).parse().unwrap()
+/// Sends calls on one connection.
+pub(crate) struct Sender {
+    http: SendRequest<Bytes>,
+    host: Authority,
 }
 
-async fn begin(
-    sender: &mut SendRequest<Bytes>,
-    calls: &Calls,
-    uri: Uri,
-    number: u64,
-) -> Response<RecvStream> {
-    let (authorization, body) = (calls.make)(number);
-    let mut request = Request::new(());
-    *request.method_mut() = Method::POST;
-    *request.uri_mut() = uri;
-    let headers = request.headers_mut();
-    headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(calls.content_type));
-    headers.insert(http::header::TE, HeaderValue::from_static("trailers"));
-    headers.insert(http::header::AUTHORIZATION, authorization);
-    poll_fn(|cx| sender.poll_ready(cx)).await.unwrap();
-    let (answer, mut stream) = sender.send_request(request, false).unwrap();
-    stream.send_data(body, true).unwrap();
-    answer.await.unwrap()
-}
+impl Sender {
+    /// Makes a call and checks its answer.
+    pub(crate) async fn call(&mut self, calls: &Calls, number: u64) {
+        check(&mut self.begin(calls, number).await, calls).await;
+    }
 
-/// Makes a call and checks its answer.
-async fn call(sender: &mut SendRequest<Bytes>, calls: &Calls, uri: Uri, number: u64) {
-    let mut answer = begin(sender, calls, uri, number).await;
-    check(&mut answer, calls).await;
+    async fn begin(&mut self, calls: &Calls, number: u64) -> Response<RecvStream> {
+        let (authorization, body) = (calls.make)(number);
+        let mut request = Request::new(());
+        let mut uri = Parts::default();
+        uri.scheme = Some(Scheme::HTTP);
+        uri.authority = Some(self.host.clone());
+        uri.path_and_query = Some(calls.path.clone());
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = Uri::from_parts(uri).unwrap();
+        let headers = request.headers_mut();
+        headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(calls.content_type));
+        headers.insert(http::header::TE, HeaderValue::from_static("trailers"));
+        headers.insert(http::header::AUTHORIZATION, authorization);
+        poll_fn(|cx| self.http.poll_ready(cx)).await.unwrap();
+        let (answer, mut stream) = self.http.send_request(request, false).unwrap();
+        stream.send_data(body, true).unwrap();
+        answer.await.unwrap()
+    }
 }
 
 /// Reads an answer to its end and checks its status.
@@ -234,20 +211,11 @@ async fn check(answer: &mut Response<RecvStream>, calls: &Calls) {
     assert_eq!(status, calls.status, "{}: {headers:?} {trailers:?}", calls.name);
 }
 
-fn micros(time: Duration) -> u32 {
+pub(crate) fn micros(time: Duration) -> u32 {
     u32::try_from(time.as_micros()).unwrap_or(u32::MAX)
 }
 
-/// Starts a thread that notifies every [`TICK`].
-fn ticks() -> Arc<Notify> {
-    let tick = Arc::new(Notify::new());
-    let ticking = Arc::downgrade(&tick);
-    std::thread::spawn(move || {
-        while let Some(tick) = ticking.upgrade() {
-            tick.notify_one();
-            drop(tick);
-            std::thread::sleep(TICK);
-        }
-    });
-    tick
+/// Returns the value that this many of a thousand sorted ones do not exceed.
+pub(crate) fn permille(sorted: &[u32], permille: usize) -> f64 {
+    f64::from(sorted[(sorted.len() - 1) * permille / 1000])
 }

@@ -6,7 +6,8 @@
 //! and ratios to `docs/performance.md`, `docs/performance.svg` and `target/throughput.json`.
 //! `-- --seconds N` makes a round longer, `-- --rounds N` makes more of them,
 //! `-- --worker-threads N` gives the servers more threads, `-- --at-once N` makes N calls at once
-//! on each of eight connections. `-- --only PART` measures the part
+//! on each of eight connections. `-- --against PATH` and `-- --peer PATH` measure another binary of
+//! markread, and envoyproxy/ratelimit, beside it. `-- --only PART` measures the part
 //! `throughput`, `growth` or `memory`, prints it, and writes nothing.
 
 #![allow(
@@ -21,18 +22,27 @@
     reason = "a bench prints, and ends where something fails"
 )]
 
+mod bare_hyper;
+mod bound;
 mod chart;
+mod connections;
 mod figures;
 mod growth;
+mod latency;
 mod load;
 mod memory;
 mod noop;
+mod paced;
+mod peer;
 mod process;
+mod ratios;
 mod redis_load;
 mod report;
 mod rounds;
+mod tokens;
 mod workloads;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use mimalloc::MiMalloc;
@@ -47,17 +57,24 @@ pub(crate) struct Options {
     pub(crate) worker_threads: String,
     /// Calls at once on each connection.
     pub(crate) at_once: usize,
+    /// Another binary of markread.
+    pub(crate) against: Option<PathBuf>,
+    /// The binary of envoyproxy/ratelimit.
+    pub(crate) peer: Option<PathBuf>,
 }
 
 impl Options {
-    /// The pace that keeps a server busy.
-    pub(crate) fn saturate(&self) -> load::Pace {
-        load::Pace::Saturate { connections: rounds::CONNECTIONS, at_once: self.at_once }
+    /// Enough calls to keep a server busy.
+    pub(crate) fn saturate(&self) -> load::Concurrency {
+        load::Concurrency { connections: rounds::CONNECTIONS, at_once: self.at_once }
     }
 }
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
+    if std::env::args().nth(1).as_deref() == Some(bare_hyper::NAME) {
+        return bare_hyper::serve();
+    }
     if let Some(role) = arguments.next().as_deref().and_then(noop::Role::parse) {
         noop::serve(role, arguments);
         return;
@@ -71,6 +88,8 @@ fn main() {
         rounds: number("--rounds", 5),
         worker_threads: number("--worker-threads", 1).to_string(),
         at_once: number("--at-once", 64) as usize,
+        against: option("--against").map(PathBuf::from),
+        peer: option("--peer").map(PathBuf::from),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(measure(&options, option("--only").as_deref()));
@@ -79,15 +98,18 @@ fn main() {
 async fn measure(options: &Options, only: Option<&str>) {
     match only {
         Some("throughput") => {
-            println!("{}", report::rounds(options, &rounds::measure(options).await));
+            let throughput = rounds::measure(options).await;
+            let ratios = ratios::collect(&throughput, None);
+            println!("{}", report::rounds(options, &throughput, &ratios));
         }
-        Some("memory") => println!("{}", memory::measure().await),
+        Some("memory") => println!("{}", memory::measure().await.0),
         Some("growth") => println!("{}", growth::measure(options).await),
         Some(other) => panic!("--only must be throughput, memory or growth, got {other}"),
         None => {
             let throughput = rounds::measure(options).await;
-            let parts = [growth::measure(options).await, memory::measure().await];
-            println!("{}", report::write(options, &throughput, &parts));
+            let growth = growth::measure(options).await;
+            let (memory, idle) = memory::measure().await;
+            println!("{}", report::write(options, &throughput, &idle, &[growth, memory]));
         }
     }
 }

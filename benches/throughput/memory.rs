@@ -4,15 +4,16 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use markread_harness::{Redis, Server};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::time::sleep;
 
+use crate::bound::Bound;
+use crate::connections::IdleConnections;
 use crate::growth::seed;
 use crate::load::Connections;
 use crate::process::rss_bytes;
-use crate::report::{Bound, thousands};
+use crate::report::thousands;
 use crate::rounds::UNLIMITED;
-use crate::workloads::{self, FIRST_READER, FIRST_RECIPIENT, Population};
+use crate::workloads::{self, FIRST_READER, FIRST_RECIPIENT, Population, USER_OBJECT_BYTES};
 
 /// Conversations of a reader, and the most bytes that a cursor may cost then.
 const CONVERSATIONS: [(u64, Option<Bound>); 9] = [
@@ -37,38 +38,32 @@ const SETTLES: Duration = Duration::from_secs(1);
 
 const ENTRIES: u64 = 20_000;
 const ENTRIES_WITH_USERS: u64 = 2000;
-const USER_OBJECT_BYTES: usize = 3000;
 
-const CONNECTIONS: u64 = 10_000;
-/// Of one process, which has a few other files open.
-const FILES: u64 = CONNECTIONS + 500;
 const WATCHERS: u64 = 5000;
 const WATCHERS_PER_CONNECTION: u64 = 200;
 
-pub(crate) async fn measure() -> String {
+/// Returns the figures as text, and those of idle connections.
+pub(crate) async fn measure() -> (String, IdleConnections) {
     println!("memory: cursors");
     let cursors = cursors().await;
     println!("memory: events");
     let [bare, with_users] = entries().await;
     println!("memory: connections and watchers");
     let redis = Redis::start().await;
-    let (connections, opened) = connections(&redis).await;
+    let idle = IdleConnections::measure(&redis).await;
     let watcher = watcher(&redis).await;
-    format!(
+    let text = format!(
         "## Memory\n\n{cursors}\n\
          | other | bytes |\n| --- | ---: |\n\
          | an entry of the stream without user objects | {bare:.0} |\n\
          | the same with two user objects of {USER_OBJECT_BYTES} bytes | {with_users:.0} |\n\
-         | in the server: 10,000 idle connections, each after one call | {} |\n\
-         | in the server: an idle watcher, without its connection | {} |\n\n\
-         The server's figures are resident memory: with {} connections at once, and with {} \
-         watchers on {}.\n",
-        thousands(connections as u64),
-        thousands(watcher as u64),
-        thousands(opened),
+         | resident in the server: an idle watcher, without its connection ({} on {}) | {} |\n\n{}",
         thousands(WATCHERS),
         WATCHERS / WATCHERS_PER_CONNECTION,
-    )
+        thousands(watcher as u64),
+        idle.text(),
+    );
+    (text, idle)
 }
 
 /// The memory of cursors and quotas, as text.
@@ -158,9 +153,7 @@ async fn entries() -> [f64; 2] {
     let some = Population { first_reader: FIRST_READER + 40, readers: 4, conversations: 500 };
     let users = (some.first_reader..).take(4).chain((FIRST_RECIPIENT..).take(500));
     for user in users {
-        let object = format!("{{\"id\":\"{user}\",\"bio\":\"");
-        let object = format!("{object:a<width$}\"}}", width = USER_OBJECT_BYTES - 2);
-        redis.put_user(user, object.as_bytes()).await;
+        redis.put_user(user, workloads::user_object(user).as_bytes()).await;
     }
     [bare, entry(&redis, some, ENTRIES_WITH_USERS).await]
 }
@@ -175,29 +168,11 @@ async fn entry(redis: &Redis, population: Population, entries: u64) -> f64 {
     (before - used_memory(redis).await) / entries as f64
 }
 
-/// The memory of a connection in the server, and how many were measured.
-async fn connections(redis: &Redis) -> (f64, u64) {
-    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    let files = FILES.min(most);
-    // The server has the same limit.
-    setrlimit(Resource::RLIMIT_NOFILE, files, most).unwrap();
-    let count = files - (FILES - CONNECTIONS);
-    let enough = ["--max-connections", "100000"];
-    let server = Server::on_with(redis, &[&UNLIMITED[..], &enough].concat()).await;
-    let calls = workloads::state();
-    Connections::open(&server.address, 8).await.call_each(&calls, 800).await;
-    let before = rss_bytes(server.id());
-    let mut connections = Connections::open(&server.address, count as usize).await;
-    connections.call_each(&calls, count as usize).await;
-    let grown = (rss_bytes(server.id()) - before) as f64;
-    (grown * CONNECTIONS as f64 / count as f64, count)
-}
-
 /// The memory of a watcher in the server.
 async fn watcher(redis: &Redis) -> f64 {
     let server = Server::on_with(redis, &UNLIMITED).await;
     let count = (WATCHERS / WATCHERS_PER_CONNECTION) as usize;
-    let mut connections = Connections::open(&server.address, count).await;
+    let connections = Connections::open(&server.address, count).await;
     connections.call_each(&workloads::state(), 100 * count).await;
     let before = rss_bytes(server.id());
     let calls = workloads::watches(WATCHERS);

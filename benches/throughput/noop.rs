@@ -75,14 +75,20 @@ pub(crate) struct Noop {
 }
 
 impl Noop {
-    /// Starts a server with this many threads.
-    pub(crate) async fn start(role: Role, worker_threads: &str) -> Self {
+    /// Starts a server with these flags of `serve`.
+    pub(crate) async fn start(role: Role, flags: &[&str]) -> Self {
+        Self::start_named(role.name(), flags).await
+    }
+
+    /// Starts this program with a name as its first argument.
+    pub(crate) async fn start_named(name: &str, flags: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let secret = dir.path().join("secret");
         std::fs::write(&secret, SECRET).unwrap();
         let mut process = tokio::process::Command::new(std::env::current_exe().unwrap())
-            .args([role.name(), "--worker-threads", worker_threads, "--jwt-secret-file"])
+            .args([name, "--jwt-secret-file"])
             .arg(secret)
+            .args(flags)
             .env_clear()
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -146,7 +152,12 @@ async fn storeless(config: EdgeConfig, lifecycle: &Lifecycle) -> Edge {
 const QUOTA: Quota =
     Quota { limit: 999_999_999_999, remaining: 999_999_000_000, reset_at_ms: 1_518_127_183_443 };
 
-struct AtOnce;
+/// The generated service alone.
+pub(crate) fn generated() -> MarkReadServiceServer<AtOnce> {
+    MarkReadServiceServer::new(AtOnce).max_decoding_message_size(MESSAGE_MAX_BYTES)
+}
+
+pub(crate) struct AtOnce;
 
 #[tonic::async_trait]
 impl MarkReadService for AtOnce {

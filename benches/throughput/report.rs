@@ -4,152 +4,195 @@ use std::fmt::Write;
 use std::fs;
 use std::process::Command;
 
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
-use crate::Options;
+use crate::connections::IdleConnections;
 use crate::figures::{Throughput, spread};
-use crate::{chart, workloads};
+use crate::latency::{Latency, Pace};
+use crate::paced::LATE_US;
+use crate::ratios::{self, Ratio};
+use crate::{Options, chart, workloads};
 
-/// Writes both files, and returns the text of the first.
-pub(crate) fn write(options: &Options, throughput: &Throughput, parts: &[String]) -> String {
+/// The shares of late calls above which p99 and p99.9 are not the server's: half of those that are
+/// slower.
+const BELIEVED: [f64; 2] = [0.005, 0.0005];
+
+/// Writes the report, its chart and the JSON, and returns the text of the first.
+pub(crate) fn write(
+    options: &Options,
+    throughput: &Throughput,
+    idle: &IdleConnections,
+    parts: &[String],
+) -> String {
+    let ratios = ratios::collect(throughput, Some(idle));
     let text = format!(
         "# Performance\n\nMeasured by `cargo bench --bench throughput` on one machine that the load \
          generator, the server and Redis share:\n{}.\n\n{}\n{}",
         machine(),
-        rounds(options, throughput),
+        rounds(options, throughput, &ratios),
         parts.join("\n"),
     );
     fs::write("docs/performance.md", &text).unwrap();
     fs::write("docs/performance.svg", chart::of(throughput)).unwrap();
-    let json = json!({ "ratios": throughput.ratios });
-    fs::write("target/throughput.json", json.to_string()).unwrap();
+    fs::write("target/throughput.json", json(throughput, idle, &ratios).to_string()).unwrap();
     text
 }
 
+fn json(throughput: &Throughput, idle: &IdleConnections, ratios: &[Ratio]) -> Value {
+    let ratios = ratios.iter().map(|ratio| (ratio.name.to_owned(), ratio.value.into()));
+    let calls = throughput.measured.iter().map(|of| {
+        let figures = json!({
+            "calls_per_second": of.per_second(),
+            "server_us": of.server_us(),
+            "redis_us": of.redis_us(),
+            "generator_us": of.generator_us(),
+        });
+        (of.name.to_owned(), figures)
+    });
+    let latencies = throughput.latencies.iter().map(|of| {
+        let [median, p99, p999] = of.percentiles_us();
+        json!({
+            "of": of.name,
+            "pace": of.pace.name(),
+            "calls_per_second": of.per_second,
+            "p50_us": median,
+            "p99_us": p99,
+            "p999_us": p999,
+            "late": of.late(),
+            "lateness_p99_us": of.lateness_us(),
+        })
+    });
+    json!({
+        "ratios": ratios.collect::<Map<_, _>>(),
+        "calls": calls.collect::<Map<_, _>>(),
+        "latencies": latencies.collect::<Vec<_>>(),
+        "idle_connections": idle,
+    })
+}
+
 /// The rounds as text.
-pub(crate) fn rounds(options: &Options, throughput: &Throughput) -> String {
-    let Options { lasts, rounds, worker_threads, at_once } = options;
+pub(crate) fn rounds(options: &Options, throughput: &Throughput, ratios: &[Ratio]) -> String {
+    let Options { lasts, rounds, worker_threads, at_once, .. } = options;
     let readers = workloads::READERS;
     let conversations = workloads::CONVERSATIONS;
+    let peer = if throughput.find(workloads::PEER).is_some() { PEER } else { "" };
     let mut text = format!(
-        "## Calls\n\n\
+        "## Ratios\n\n\
+         What a part costs is held against the limit of that part, in the same run.\n\n{}\n\
+         ## Calls\n\n\
          Medians of {rounds} rounds of {} s each, taken in turn; the spread is from the lowest to \
          the highest round.\n\n\
          | condition | value |\n| --- | --- |\n\
-         | calls at once | {} (batches: 16), on 8 connections |\n\
+         | calls at once | {} (batches: 16), on {} connections |\n\
          | readers | {readers} in turn, with {conversations} conversations each (batches: 100) |\n\
          | marks | all advance, unless the row says otherwise |\n\
-         | server | bearer tokens, edge guard at its default, {worker_threads} worker thread |\n\
+         | server | bearer tokens, edge guard at its default, worker threads: {worker_threads} |\n\
          | Redis | without persistence |\n\n\
          - `noop`: the calls of `mark_read, advancing`, sent to a server that answers at once. It \
          is the generated service on\n  the same listener, runtime and allocator, without edge \
          guard, identity and store.\n\
          - `noop of the whole server`: the same calls to the service itself, with edge guard and \
          tokens, on a store that\n  does nothing.\n\
+         - two user objects: readers and recipients have one of {} bytes each. The server keeps them \
+         for 4 s; the stream has\n  10,000 entries at most.\n\
+         {peer}\
          - naive script: INCR, PEXPIRE (on the first call), TIME, HGET, HSET and XADD, for the \
          same number of readers and\n  conversations.\n\
          - script: the service's own, as the server sends it for a single mark; {:.0} % of its \
          runs here advanced a cursor.\n\n\
-         ![Calls a second](performance.svg)\n\n\
-         | | calls/s | spread | server | Redis | generator | p50 | p99 | p99.9 |\n\
-         | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
+         ![Calls a second, and latencies](performance.svg)\n\n",
+        ratios::table(ratios),
         lasts.as_secs(),
         at_once * crate::rounds::CONNECTIONS,
+        crate::rounds::CONNECTIONS,
+        workloads::USER_OBJECT_BYTES,
         100.0 * throughput.advanced,
     );
+    text += &calls(throughput);
+    text += &latencies(throughput, lasts.as_secs());
+    text
+}
+
+/// What the report says of the peer.
+const PEER: &str = "- [envoyproxy/ratelimit](https://github.com/envoyproxy/ratelimit): a gRPC rate limiter on \
+     Redis, in Go, on as many CPUs\n  as it likes, with a quota for each reader and writes grouped for 150 µs. A \
+     call is INCRBY and EXPIRE: no token, no\n  cursor, no event. [development.md](development.md#benchmarks) \
+     has the commands to build and measure it.\n";
+
+fn calls(throughput: &Throughput) -> String {
+    let mut text = "| | calls/s | spread | server | Redis | generator |\n\
+         | --- | ---: | ---: | ---: | ---: | ---: |\n"
+        .to_owned();
     for measured in &throughput.measured {
-        let [p50, p99, p999] = measured.at_half_us.map(|us| us / 1000.0);
         let _ = writeln!(
             text,
-            "| {} | {:.0} | {:.0} % | {:.2} | {:.2} | {:.2} | {p50:.2} | {p99:.2} | {p999:.2} |",
+            "| {} | {:.0} | {:.0} % | {:.1} | {:.1} | {:.1} |",
             measured.name,
             measured.per_second(),
             100.0 * spread(&measured.calls_per_second),
-            measured.server_us() / 10.0,
-            measured.redis_us() / 10.0,
-            measured.generator_us() / 10.0,
+            measured.server_us(),
+            measured.redis_us(),
+            measured.generator_us(),
         );
     }
     for script in &throughput.scripts {
         let _ = writeln!(
             text,
-            "| `redis-benchmark`, {} | {:.0} | {:.0} % | | {:.2} | | | | |",
+            "| `redis-benchmark`, {} | {:.0} | {:.0} % | | {:.1} | |",
             script.name,
             script.per_second(),
             100.0 * spread(&script.calls_per_second),
-            script.redis_us() / 10.0,
+            script.redis_us(),
         );
     }
     let [server, redis] = throughput.rss_bytes.map(|bytes| bytes / 1024 / 1024);
     let _ = write!(
         text,
-        "\n- *server*, *Redis*, *generator*: CPU seconds for 100,000 calls.\n\
-         - *p50*, *p99*, *p99.9*: ms, with calls at even intervals at half the rate.\n\
-         - Resident memory at the end: the server {server} MiB, Redis {redis} MiB.\n\n{}",
-        ratios(throughput),
+        "\n- *server*, *Redis*, *generator*: µs of CPU a call.\n\
+         - Resident memory at the end: the server {server} MiB, Redis {redis} MiB.\n\n",
     );
     text
 }
 
-fn ratios(throughput: &Throughput) -> String {
-    let ratios = &throughput.ratios;
-    let mut text = "| figure | measured | target | |\n| --- | ---: | ---: | --- |\n".to_owned();
-    for (name, value, bound) in [
-        ("advancing `mark_read` / `noop`", ratios.mark_read_over_noop, AtLeast(0.75)),
-        (
-            "advancing `mark_read` / `noop` of the whole server",
-            ratios.mark_read_over_noop_of_the_whole,
-            AtLeast(0.75),
-        ),
-        (
-            "advancing `mark_read` / the naive script at pipeline 16",
-            ratios.mark_read_over_script_p16,
-            AtLeast(0.9),
-        ),
-        ("CPU of Redis, µs a call", ratios.redis_us_per_call, AtMost(4.0)),
-        (
-            "p50 of a lone call / sum of a lone `noop` and a lone script",
-            ratios.lone_call_over_parts,
-            AtMost(1.5),
-        ),
-        ("CPU to check a token seen before / CPU of the server", ratios.auth_share, AtMost(0.05)),
-        (
-            "marks a second in batches of 100 / in single calls",
-            ratios.batch_100_over_single,
-            AtLeast(4.0),
-        ),
-    ] {
-        let _ = writeln!(text, "| {name} | {value:.2} | {bound} | {} |", bound.verdict(value));
+/// The latencies as text.
+fn latencies(throughput: &Throughput, seconds: u64) -> String {
+    let mut text = format!(
+        "## Latency\n\n\
+         Calls at even intervals, {seconds} s a round, whether or not earlier ones have been answered; \
+         medians of the rounds. A latency\ncounts from when the call was due, so a generator that is \
+         late adds to it: *late* is the share of calls that were sent\nmore than {:.1} ms after they \
+         were due, and *lateness* is the p99 of that delay. With more than {} % late, p99 is marked \n\
+         with * and not to be believed, with more than {} % p99.9. An event counts from when its mark was \
+         due until a watcher\non another connection has it; {} users watch, and each mark concerns one. \
+         All is in ms.\n\n\
+         | | pace | calls/s | p50 | p99 | p99.9 | late | lateness |\n\
+         | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |\n",
+        f64::from(LATE_US) / 1000.0,
+        100.0 * BELIEVED[0],
+        100.0 * BELIEVED[1],
+        workloads::CONVERSATIONS,
+    )
+    .replace(" \n", "\n");
+    for row in &throughput.latencies {
+        text += &latency(row);
     }
     text
 }
 
-/// The goal of a figure.
-#[derive(Clone, Copy)]
-pub(crate) enum Bound {
-    AtLeast(f64),
-    AtMost(f64),
-}
-
-use Bound::{AtLeast, AtMost};
-
-impl Bound {
-    pub(crate) fn verdict(self, value: f64) -> &'static str {
-        let reached = match self {
-            AtLeast(bound) => value >= bound,
-            AtMost(bound) => value <= bound,
-        };
-        if reached { "reached" } else { "**missed**" }
-    }
-}
-
-impl std::fmt::Display for Bound {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            AtLeast(bound) => write!(f, "≥ {bound}"),
-            AtMost(bound) => write!(f, "≤ {bound}"),
-        }
-    }
+fn latency(row: &Latency) -> String {
+    let [p50, p99, p999] = row.percentiles_us().map(|us| us / 1000.0);
+    let [mark, most_mark] = BELIEVED.map(|share| if row.late() > share { "*" } else { "" });
+    let pace = match row.pace {
+        Pace::Fixed(_) => "",
+        pace => pace.name(),
+    };
+    format!(
+        "| {} | {pace} | {:.0} | {p50:.2} | {p99:.2}{mark} | {p999:.2}{most_mark} | {:.2} % | {:.2} |\n",
+        row.name,
+        row.per_second,
+        100.0 * row.late(),
+        row.lateness_us() / 1000.0,
+    )
 }
 
 /// The machine, its software and the date.

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicU64;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::HeaderValue;
+use http::uri::PathAndQuery;
 use markread::proto::{
     BatchMarkReadRequest, GetReadStateRequest, MarkReadRequest, WatchMarkReadEventsRequest,
 };
@@ -34,22 +35,38 @@ const ACTIVE: u64 = 10;
 
 const SERVICE: &str = "/markread.v1.MarkReadService";
 
+/// The workloads that others are compared with.
+pub(crate) const NOOP: &str = "noop";
+pub(crate) const WHOLE_NOOP: &str = "noop of the whole server";
+pub(crate) const ADVANCING: &str = "mark_read, advancing";
+pub(crate) const UNCHANGED: &str = "mark_read, no-op";
+pub(crate) const BATCH: &str = "batch of 100";
+pub(crate) const STATE: &str = "get_read_state";
+pub(crate) const HTTP: &str = "HTTP edge, advancing";
+pub(crate) const OBJECTS: &str = "mark_read, two user objects of 3 KB";
+pub(crate) const TWO_THREADS: &str = "mark_read, 2 worker threads";
+pub(crate) const OTHER: &str = "mark_read of the other binary";
+pub(crate) const PEER: &str = "envoyproxy/ratelimit, ShouldRateLimit";
+
+/// Bytes of each user object.
+pub(crate) const USER_OBJECT_BYTES: usize = 3000;
+
 /// The constant parts of the calls to a method.
-struct Method {
-    name: &'static str,
-    path: String,
-    content_type: &'static str,
-    status: &'static str,
+pub(crate) struct Method {
+    pub(crate) name: &'static str,
+    pub(crate) path: PathAndQuery,
+    pub(crate) content_type: &'static str,
+    pub(crate) status: &'static str,
 }
 
 impl Method {
     fn of_grpc(name: &'static str, method: &str) -> Self {
-        let path = format!("{SERVICE}/{method}");
+        let path = format!("{SERVICE}/{method}").parse().unwrap();
         Self { name, path, content_type: "application/grpc", status: "0" }
     }
 
     /// Calls of all readers in turn, each with its token; `body` takes the call's number.
-    fn calls(self, body: impl Fn(u64) -> Bytes + Send + Sync + 'static) -> Arc<Calls> {
+    pub(crate) fn calls(self, body: impl Fn(u64) -> Bytes + Send + Sync + 'static) -> Arc<Calls> {
         self.calls_in_turn(FIRST_READER.., READERS, body)
     }
 
@@ -82,7 +99,7 @@ impl Method {
     }
 }
 
-fn frame(message: &impl Message) -> Bytes {
+pub(crate) fn frame(message: &impl Message) -> Bytes {
     let mut frame = BytesMut::with_capacity(5 + message.encoded_len());
     frame.put_u8(0);
     frame.put_u32(message.encoded_len() as u32);
@@ -108,28 +125,64 @@ fn rising(number: u64) -> MarkReadRequest {
     MarkReadRequest { last_read_event_id: FIRST_MESSAGE + number, recipient_id }
 }
 
-/// The same calls as [`advancing`], for the bare server that answers at once.
-pub(crate) fn noop() -> Arc<Calls> {
-    marks("noop")
+/// The number of the call that marked up to this message.
+pub(crate) fn number_of_message(message: u64) -> u64 {
+    message - FIRST_MESSAGE
 }
 
-/// The same calls, for the whole server that answers at once.
-pub(crate) fn noop_of_the_whole() -> Arc<Calls> {
-    marks("noop of the whole server")
-}
-
-/// Marks that all advance a cursor.
-pub(crate) fn advancing() -> Arc<Calls> {
-    marks("mark_read, advancing")
-}
-
-fn marks(name: &'static str) -> Arc<Calls> {
+/// Marks that all advance a cursor. `noop` gets the same.
+pub(crate) fn marks(name: &'static str) -> Arc<Calls> {
     Method::of_grpc(name, "MarkRead").calls(|number| frame(&rising(number)))
+}
+
+/// The same marks of readers of their own: the messages of those of other marks may be ahead.
+pub(crate) fn marks_of_group(name: &'static str, group: Group) -> Arc<Calls> {
+    let readers = group.readers();
+    let recipients = group.first_recipient() - FIRST_RECIPIENT;
+    Method::of_grpc(name, "MarkRead").calls_in_turn(readers, READERS, move |number| {
+        let mark = rising(number);
+        frame(&MarkReadRequest { recipient_id: mark.recipient_id + recipients, ..mark })
+    })
+}
+
+/// Whose calls a workload has, besides the readers of most.
+#[derive(Clone, Copy)]
+pub(crate) enum Group {
+    Batches = 1,
+    Http,
+    Objects,
+    TwoThreads,
+    Other,
+}
+
+impl Group {
+    pub(crate) fn readers(self) -> impl Iterator<Item = u64> {
+        let first = FIRST_READER + self as u64 * READERS;
+        first..first + READERS
+    }
+
+    /// Whom those who have a user object mark, besides whom others mark.
+    fn first_recipient(self) -> u64 {
+        match self {
+            Self::Objects => FIRST_RECIPIENT + 1000,
+            _ => FIRST_RECIPIENT,
+        }
+    }
+
+    pub(crate) fn recipients(self) -> impl Iterator<Item = u64> {
+        (self.first_recipient()..).take(CONVERSATIONS as usize)
+    }
+}
+
+/// A user object of [`USER_OBJECT_BYTES`].
+pub(crate) fn user_object(user: u64) -> String {
+    let object = format!("{{\"id\":\"{user}\",\"bio\":\"");
+    format!("{object:a<width$}\"}}", width = USER_OBJECT_BYTES - 2)
 }
 
 /// Marks that change nothing.
 pub(crate) fn unchanged() -> Arc<Calls> {
-    Method::of_grpc("mark_read, no-op", "MarkRead")
+    Method::of_grpc(UNCHANGED, "MarkRead")
         .calls(|number| frame(&MarkReadRequest { last_read_event_id: 1, ..rising(number) }))
 }
 
@@ -142,8 +195,8 @@ pub(crate) fn limited() -> Arc<Calls> {
 /// Batches of marks that all advance a cursor.
 pub(crate) fn batch() -> Arc<Calls> {
     // Other readers, since those of the other workloads have few conversations.
-    let readers = FIRST_READER + READERS..;
-    Method::of_grpc("batch of 100", "BatchMarkRead").calls_in_turn(readers, READERS, |number| {
+    let readers = Group::Batches.readers();
+    Method::of_grpc(BATCH, "BatchMarkRead").calls_in_turn(readers, READERS, |number| {
         let mark = |at| MarkReadRequest {
             recipient_id: FIRST_RECIPIENT + at,
             last_read_event_id: 2 * FIRST_MESSAGE + number,
@@ -154,20 +207,19 @@ pub(crate) fn batch() -> Arc<Calls> {
 
 /// Reads of a conversation's state.
 pub(crate) fn state() -> Arc<Calls> {
-    Method::of_grpc("get_read_state", "GetReadState")
+    Method::of_grpc(STATE, "GetReadState")
         .calls(|number| frame(&GetReadStateRequest { recipient_id: rising(number).recipient_id }))
 }
 
 /// Marks over HTTP that all advance a cursor.
 pub(crate) fn http() -> Arc<Calls> {
     let method = Method {
-        name: "HTTP edge, advancing",
-        path: "/1.1/direct_messages/mark_read.json".to_owned(),
+        name: HTTP,
+        path: PathAndQuery::from_static("/1.1/direct_messages/mark_read.json"),
         content_type: "application/x-www-form-urlencoded",
         status: "204",
     };
-    // Other readers, since the messages of the other workloads may be ahead.
-    method.calls_in_turn(FIRST_READER + 2 * READERS.., READERS, |number| {
+    method.calls_in_turn(Group::Http.readers(), READERS, |number| {
         let MarkReadRequest { last_read_event_id, recipient_id } = rising(number);
         format!("last_read_event_id={last_read_event_id}&recipient_id={recipient_id}").into()
     })
@@ -222,10 +274,16 @@ impl Population {
 
 /// Watches of different readers.
 pub(crate) fn watches(count: u64) -> Arc<Calls> {
+    watches_of(FIRST_READER.., count)
+}
+
+/// Watches of all whom [`marks`] mark.
+pub(crate) fn recipients_watching() -> Arc<Calls> {
+    watches_of(FIRST_RECIPIENT.., CONVERSATIONS)
+}
+
+fn watches_of(users: impl Iterator<Item = u64>, count: u64) -> Arc<Calls> {
     let after_now = frame(&WatchMarkReadEventsRequest { after: String::new() });
-    Method::of_grpc("watch", "WatchMarkReadEvents").calls_in_turn(
-        FIRST_READER..,
-        count,
-        move |_| after_now.clone(),
-    )
+    let method = Method::of_grpc("watch", "WatchMarkReadEvents");
+    method.calls_in_turn(users, count, move |_| after_now.clone())
 }
