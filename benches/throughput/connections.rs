@@ -15,8 +15,9 @@ use crate::workloads::{self, ADVANCING, NOOP, READERS};
 const CONNECTIONS: u64 = 10_000;
 /// Files that a process has open besides.
 const OTHER_FILES: u64 = 500;
-/// More than that.
-const ENOUGH: [&str; 2] = ["--max-connections", "100000"];
+/// Fewer than the kernel queues until they are accepted.
+const AT_A_TIME: u64 = 500;
+const ENOUGH: [&str; 4] = ["--max-connections", "100000", "--max-connections-per-peer", "0"];
 
 /// Bytes of resident memory of an idle connection, after one call on each.
 #[derive(Serialize)]
@@ -82,7 +83,12 @@ async fn each(address: &str, server: u32, calls: &Calls, count: u64) -> f64 {
     // Whatever is allocated once, such as for each reader.
     Connections::open(address, 8).await.call_each(calls, 2 * READERS as usize).await;
     let before = rss_bytes(server);
-    let connections = Connections::open(address, count as usize).await;
-    connections.call_each(calls, count as usize).await;
+    let mut open = Vec::new();
+    while open.len() < (count / AT_A_TIME) as usize {
+        let connections = Connections::open(address, AT_A_TIME as usize).await;
+        connections.call_each(calls, AT_A_TIME as usize).await;
+        open.push(connections);
+    }
+    let count = open.len() as u64 * AT_A_TIME;
     (rss_bytes(server) - before) as f64 / count as f64
 }

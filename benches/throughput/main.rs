@@ -8,7 +8,7 @@
 //! `-- --worker-threads N` gives the servers more threads, `-- --at-once N` makes N calls at once
 //! on each of eight connections. `-- --against PATH` and `-- --peer PATH` measure another binary of
 //! markread, and envoyproxy/ratelimit, beside it. `-- --only PART` measures the part
-//! `throughput`, `growth` or `memory`, prints it, and writes nothing.
+//! `throughput`, `growth`, `memory` or of that `connections`, prints it, and writes nothing.
 
 #![allow(
     clippy::as_conversions,
@@ -45,6 +45,7 @@ mod workloads;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use markread_harness::Redis;
 use mimalloc::MiMalloc;
 
 #[global_allocator]
@@ -103,8 +104,14 @@ async fn measure(options: &Options, only: Option<&str>) {
             println!("{}", report::rounds(options, &throughput, &ratios));
         }
         Some("memory") => println!("{}", memory::measure().await.0),
+        Some("connections") => {
+            let redis = Redis::start().await;
+            println!("{}", connections::IdleConnections::measure(&redis).await.text());
+        }
         Some("growth") => println!("{}", growth::measure(options).await),
-        Some(other) => panic!("--only must be throughput, memory or growth, got {other}"),
+        Some(other) => {
+            panic!("--only must be throughput, growth, memory or connections, got {other}")
+        }
         None => {
             let throughput = rounds::measure(options).await;
             let growth = growth::measure(options).await;
