@@ -24,6 +24,10 @@ const IN_FULL: [&str; 3] = [NOOP, ADVANCING, STATE];
 /// Fixed paces, in calls a second.
 const FIXED: [f64; 2] = [1000.0, 10_000.0];
 
+/// The shares of late calls above which p99 and p99.9 are not the server's: half of the calls that are
+/// slower.
+pub(crate) const BELIEVED: [f64; 2] = [0.005, 0.0005];
+
 /// The time for the last events after the last mark.
 const EVENTS_LIMIT: Duration = Duration::from_secs(20);
 

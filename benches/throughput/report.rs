@@ -8,14 +8,10 @@ use serde_json::{Map, Value, json};
 
 use crate::connections::IdleConnections;
 use crate::figures::{Throughput, spread};
-use crate::latency::{Latency, Pace};
+use crate::latency::{BELIEVED, Latency, Pace};
 use crate::paced::LATE_US;
 use crate::ratios::{self, Ratio};
 use crate::{Options, chart, workloads};
-
-/// The shares of late calls above which p99 and p99.9 are not the server's: half of those that are
-/// slower.
-const BELIEVED: [f64; 2] = [0.005, 0.0005];
 
 /// Writes the report, its chart and the JSON, and returns the text of the first.
 pub(crate) fn write(
