@@ -119,6 +119,7 @@ async fn server(dir: &Path, binary: &Path, redis_port: u16) -> (Counted, String)
     command.args(["--ops-listen", &ops, "--redis-url", &format!("redis://127.0.0.1:{redis_port}")]);
     command.arg("--jwt-secret-file").arg(secret);
     command.args(["--rate-limit", "999999999999", "--call-timeout", "60s"]);
+    command.args(["--worker-threads", "1"]);
     let server = Counted::start_as("server", dir, binary, command);
     let request = "GET /readyz HTTP/1.1\r\nhost: ops\r\nconnection: close\r\n\r\n";
     eventually("the server is ready", START_LIMIT, async || {
