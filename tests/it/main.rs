@@ -30,6 +30,7 @@ mod openapi;
 mod operations;
 mod permissions;
 mod placement;
+mod rare_marks;
 mod read_side;
 mod reader_bounds;
 mod redis_access;

@@ -56,6 +56,13 @@ impl Subject {
         }
     }
 
+    /// Makes all marks go by the script that does rare ones.
+    pub(crate) fn use_full_script_only(&self) {
+        if let Self::Redis { store, .. } = self {
+            store.use_full_script_only();
+        }
+    }
+
     pub(crate) async fn payloads(&self) -> Vec<String> {
         match self {
             Self::Memory(store) => store.events().into_iter().map(|(_, event)| event).collect(),

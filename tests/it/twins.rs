@@ -176,12 +176,16 @@ fn the_embedded_store_and_redis_are_twins() {
     let held = TestRunner::new(config).run(&(lists(), stored()), |(lists, stored)| {
         runtime.block_on(async {
             let in_memory = run(&Subject::memory(LIMIT), &lists, &stored).await;
-            for version in [1, 2] {
+            for (version, full_only) in [(1, false), (1, true), (2, false), (2, true)] {
                 empty(&redis, version).await;
                 // A new store for each case, since a store caches users and denials.
                 let subject = Subject::on(Arc::clone(&redis), LIMIT).await;
+                if full_only {
+                    subject.use_full_script_only();
+                }
                 let on_redis = run(&subject, &lists, &stored).await;
-                prop_assert_eq!(&on_redis, &in_memory, "layout version {}", version);
+                let way = (version, full_only);
+                prop_assert_eq!(&on_redis, &in_memory, "layout version, full script: {:?}", way);
                 let found: String = redis.run("HGET markread:layout version").await;
                 prop_assert_eq!(found, version.to_string());
             }
@@ -214,36 +218,40 @@ fn the_twins_agree_on_many_conversations_before_and_after_an_upgrade() {
     let redis = Arc::new(runtime.block_on(Redis::start()));
     let address = RedisAddress::new(&redis.url(), None, RedisFiles::default()).unwrap();
     let config = Config { cases: 60, failure_persistence: None, ..Config::default() };
-    let held = TestRunner::new(config).run(&(many(), 1..3_u8, 0..20_usize), |case| {
-        let (lists, version, upgrade_before) = case;
-        runtime.block_on(async {
-            let in_memory = Subject::memory(MANY);
-            empty(&redis, version).await;
-            let on_redis = Subject::on(Arc::clone(&redis), MANY).await;
-            for (n, marks) in lists.iter().enumerate() {
-                if n == upgrade_before {
-                    LayoutAdmin::connect(&address).await.unwrap().upgrade().await.unwrap();
+    let held =
+        TestRunner::new(config).run(&(many(), 1..3_u8, 0..20_usize, any::<bool>()), |case| {
+            let (lists, version, upgrade_before, full_only) = case;
+            runtime.block_on(async {
+                let in_memory = Subject::memory(MANY);
+                empty(&redis, version).await;
+                let on_redis = Subject::on(Arc::clone(&redis), MANY).await;
+                if full_only {
+                    on_redis.use_full_script_only();
                 }
-                let mut answers = Vec::new();
-                for subject in [&in_memory, &on_redis] {
-                    let outcomes = subject.store().mark_read_all(marks, None).await.unwrap();
-                    let timeless =
-                        outcomes.iter().map(|outcome| timeless(outcome.as_ref().unwrap()));
-                    answers.push(timeless.collect::<Vec<_>>());
+                for (n, marks) in lists.iter().enumerate() {
+                    if n == upgrade_before {
+                        LayoutAdmin::connect(&address).await.unwrap().upgrade().await.unwrap();
+                    }
+                    let mut answers = Vec::new();
+                    for subject in [&in_memory, &on_redis] {
+                        let outcomes = subject.store().mark_read_all(marks, None).await.unwrap();
+                        let timeless =
+                            outcomes.iter().map(|outcome| timeless(outcome.as_ref().unwrap()));
+                        answers.push(timeless.collect::<Vec<_>>());
+                    }
+                    prop_assert_eq!(&answers[0], &answers[1], "list {}", n);
                 }
-                prop_assert_eq!(&answers[0], &answers[1], "list {}", n);
-            }
-            let mut expected = BTreeMap::new();
-            for mark in lists.iter().flatten() {
-                let known = expected.entry(mark.recipient.get()).or_default();
-                *known = mark.last_read_event_id.get().max(*known);
-            }
-            prop_assert_eq!(&listed(&on_redis, 30).await, &expected);
-            let in_redis = redis.cursors(7).await;
-            prop_assert_eq!(&in_redis.into_iter().collect::<BTreeMap<_, _>>(), &expected);
-            Ok(())
-        })
-    });
+                let mut expected = BTreeMap::new();
+                for mark in lists.iter().flatten() {
+                    let known = expected.entry(mark.recipient.get()).or_default();
+                    *known = mark.last_read_event_id.get().max(*known);
+                }
+                prop_assert_eq!(&listed(&on_redis, 30).await, &expected);
+                let in_redis = redis.cursors(7).await;
+                prop_assert_eq!(&in_redis.into_iter().collect::<BTreeMap<_, _>>(), &expected);
+                Ok(())
+            })
+        });
     held.unwrap();
 }
 

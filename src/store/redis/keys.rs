@@ -50,6 +50,16 @@ impl Keys {
         format!("{}{reader}", self.quota_prefix())
     }
 
+    /// Appends the key of a reader's quota of marks.
+    pub(crate) fn write_quota(&self, key: &mut String, reader: UserId) {
+        self.write(key, "quota", reader);
+    }
+
+    /// Appends the key of a reader's cursors.
+    pub(crate) fn write_cursors(&self, key: &mut String, reader: UserId) {
+        self.write(key, "cursors", reader);
+    }
+
     /// Reads that a reader has used in the open window: a string with an expiry.
     pub(crate) fn read_quota(&self, reader: UserId) -> String {
         format!("{}{reader}", self.read_quota_prefix())
@@ -106,6 +116,14 @@ impl Keys {
     /// A user object, which other programs write.
     pub(crate) fn user(&self, user: UserId) -> String {
         format!("{}{user}", self.user_prefix)
+    }
+
+    fn write(&self, key: &mut String, kind: &str, user: UserId) {
+        let written = match self.partition {
+            Partition::Only => write!(key, "markread:{kind}:{user}"),
+        };
+        // Writing to a String cannot fail.
+        let _ = written;
     }
 
     fn prefix(&self, kind: &str) -> String {

@@ -1,6 +1,6 @@
 //! Placements: which bucket a conversation is in, for readers of more than 64 conversations. The rule is
-//! in `scripts/buckets.lua`; here are the twins of its hash functions, which give the order of pages, and
-//! the layout's version that names the rule.
+//! in `scripts/buckets.lua`; here are the twins of its hash functions, which give the order of pages and the
+//! bucket in which a mark is likely to find its cursor, and the layout's version that names the rule.
 
 use std::fmt::{self, Write};
 
@@ -82,11 +82,29 @@ impl Placement {
 
     /// Returns a conversation's place in the reader's list: the 31 bits of its hash, reversed.
     pub(crate) fn place(&self, recipient: UserId) -> u32 {
-        let hash = match self {
+        u32::try_from(self.hash(recipient)).unwrap_or_default().reverse_bits() >> 1
+    }
+
+    /// Appends to a reader's key what names the bucket of a conversation, for a reader with `count`
+    /// buckets: none is the reader's own hash.
+    pub(crate) fn append_bucket(&self, key: &mut String, recipient: UserId, count: u64) {
+        let Some(exponent) = count.checked_ilog2() else { return };
+        let low = 1_u64 << exponent;
+        let bucket = self.hash(recipient) % low.saturating_mul(2);
+        let bucket = if bucket < count { bucket } else { bucket - low };
+        let kind = match self {
+            Self::Plain => "",
+            Self::Keyed(_) => "k",
+        };
+        // Writing to a String cannot fail.
+        let _ = write!(key, ":{kind}{bucket}");
+    }
+
+    fn hash(&self, recipient: UserId) -> u64 {
+        match self {
             Self::Plain => plain_hash(recipient),
             Self::Keyed(key) => keyed_hash(key, recipient),
-        };
-        u32::try_from(hash).unwrap_or_default().reverse_bits() >> 1
+        }
     }
 }
 

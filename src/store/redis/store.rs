@@ -81,18 +81,13 @@ impl RedisStore {
         metrics::set_stream_maxlen(stream_maxlen);
         let spans = Arc::new(Spans::new(address.info()));
         let stream_limit = Arc::new(StreamLimit::new(stream_maxlen, stream_max_bytes));
-        let marks = Arc::new(MarkReadScript::new(Arc::clone(&stream_limit), rate_limit));
+        let keys = Arc::new(Keys::new(Partition::Only, stream, config.user_key_prefix));
+        let marks = MarkReadScript::new(Arc::clone(&stream_limit), rate_limit, &keys);
+        let marks = Arc::new(marks);
         let reads = ReadScripts::new(config.read_rate_limit);
         let nonces = NonceScript::new(rate_limit);
-        let load = scripts::load(&[
-            &marks.script,
-            &reads.states,
-            &reads.list,
-            &reads.take,
-            &reads.moves,
-            &nonces.script,
-        ]);
-        let keys = Arc::new(Keys::new(Partition::Only, stream, config.user_key_prefix));
+        let others = [&reads.states, &reads.list, &reads.take, &reads.moves, &nonces.script];
+        let load = scripts::load(marks.all().chain(others));
         let parts = StoreParts {
             connections: Arc::new(Connections::new(workers.count())),
             permissions: Arc::new(PermissionProbe::new(&keys, config.replicas_ack)),

@@ -23,6 +23,11 @@ impl StreamLimit {
         self.current.load(Ordering::Relaxed)
     }
 
+    /// Returns the length if it never changes: without a bound of the size.
+    pub(crate) fn constant(&self) -> Option<u64> {
+        self.max_bytes.is_none().then_some(self.max_entries)
+    }
+
     /// Returns the size that the stream may have, if it is bounded.
     pub(crate) fn max_bytes(&self) -> Option<u64> {
         self.max_bytes

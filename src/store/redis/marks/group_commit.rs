@@ -16,9 +16,9 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
-use crate::domain::{CALL_USER_OBJECTS_MAX_BYTES, Outcome, Users};
+use crate::domain::{CALL_USER_OBJECTS_MAX_BYTES, Mark, Outcome, Users, distinct_users};
 use crate::store::redis::errors::{classify, is_layout_change, lost_script};
-use crate::store::redis::marks::script_call::{MarkReadScript, TracedMark};
+use crate::store::redis::marks::script_call::{MarkReadScript, MarkReply, MarkScript, TracedMark};
 use crate::store::redis::parts::StoreParts;
 use crate::store::redis::settings::{ReplicasAck, WAITS_IN_FLIGHT_MAX};
 use crate::store::{MarkResult, StoreError};
@@ -77,6 +77,11 @@ impl GroupCommit {
         Self { parts, script, waits_in_flight, slots: Mutex::default() }
     }
 
+    /// Makes all marks go by the full script.
+    pub(crate) fn use_full_script_only(&self) {
+        self.script.use_full_only();
+    }
+
     /// Sends one mark, in a script call of its own or with others.
     pub(crate) async fn mark(self: &Arc<Self>, mark: TracedMark, users: Users) -> MarkResult {
         match self.take_slot(mark, users) {
@@ -93,23 +98,63 @@ impl GroupCommit {
         result?.unwrap_or_else(|| Err(StoreError::missing_result()))
     }
 
-    /// Sends marks in one script call, which applies them in order. Marks that were not run, since the
-    /// layout had changed, are sent again.
+    /// Sends marks in one script call, which applies them in order. Marks that are rare, or were not run
+    /// since the layout had changed, are sent again.
     pub(crate) async fn run_script(
         &self,
         marks: &[TracedMark],
         users: &Users,
     ) -> Result<Vec<MarkResult>, StoreError> {
-        let results = self.run_script_once(marks, users).await;
-        let is_rare = match &results {
+        let script = self.script.choose(marks);
+        let results = match self.run_script_once(script, marks, users).await {
+            Ok(MarkReply { results, rare }) if rare.is_empty() => Ok(results),
+            // Boxed: most marks are not rare, and its future would enlarge every call's.
+            Ok(reply) => Ok(Box::pin(self.run_rare(marks, users, reply)).await),
+            Err(error) => Err(error),
+        };
+        let has_changed = match &results {
             Ok(results) => results.iter().any(is_layout_change),
             failed => is_layout_change(failed),
         };
-        if !is_rare {
+        if !has_changed {
             return results;
         }
         // Boxed: a layout changes once in its life.
         Box::pin(self.run_again(marks, users, results)).await
+    }
+
+    /// Sends marks that the script of single marks has not done to the full script, with their users.
+    async fn run_rare(
+        &self,
+        marks: &[TracedMark],
+        users: &Users,
+        MarkReply { mut results, rare }: MarkReply,
+    ) -> Vec<MarkResult> {
+        let marks: Vec<_> = rare.iter().filter_map(|n| marks.get(*n)).copied().collect();
+        let plain: Vec<Mark> = marks.iter().map(|traced| traced.mark).collect();
+        let of_these = distinct_users(&plain).into_iter();
+        let of_these = of_these.filter_map(|user| Some((user, users.get(user)?.clone())));
+        self.run_full(&marks, &Users::within_bounds(of_these), &rare, &mut results).await;
+        results
+    }
+
+    /// Sends marks to the full script, and puts their results in these places.
+    async fn run_full(
+        &self,
+        marks: &[TracedMark],
+        users: &Users,
+        places: &[usize],
+        results: &mut [MarkResult],
+    ) {
+        let answers = match self.run_script_once(MarkScript::Full, marks, users).await {
+            Err(failed) => vec![Err(failed); places.len()],
+            Ok(reply) => reply.results,
+        };
+        for (n, answer) in places.iter().zip(answers) {
+            if let Some(result) = results.get_mut(*n) {
+                *result = answer;
+            }
+        }
     }
 
     async fn run_again(
@@ -133,42 +178,35 @@ impl GroupCommit {
             }
             let again: Vec<TracedMark> =
                 open.iter().filter_map(|n| marks.get(*n)).copied().collect();
-            let answers = match self.run_script_once(&again, users).await {
-                Err(failed) => vec![Err(failed); open.len()],
-                Ok(answers) => answers,
-            };
-            for (n, answer) in open.into_iter().zip(answers) {
-                if let Some(result) = results.get_mut(n) {
-                    *result = answer;
-                }
-            }
+            self.run_full(&again, users, &open, &mut results).await;
         }
         Ok(results)
     }
 
     async fn run_script_once(
         &self,
+        script: MarkScript,
         marks: &[TracedMark],
         users: &Users,
-    ) -> Result<Vec<MarkResult>, StoreError> {
+    ) -> Result<MarkReply, StoreError> {
         let mut connection = self.parts.connections.calls()?;
         let generation = self.parts.denials.generation();
         let sent_at = Instant::now();
-        let script = &self.script.script;
-        let (keys, placement) = (&self.parts.keys, self.parts.layout.placement());
-        let by_digest =
-            self.script.add_arguments(script.by_digest(), keys, &placement, marks, users);
-        let reply = match self.send(&mut connection, by_digest).await {
+        let text = self.script.script(script, marks);
+        let placement = self.parts.layout.placement();
+        let call = |call| {
+            let places = (&*self.parts.keys, &*placement);
+            self.script.add_arguments(script, call, places, marks, users)
+        };
+        let reply = match self.send(&mut connection, call(text.by_digest())).await {
             Err(error) if lost_script(&error) => {
-                let by_source =
-                    self.script.add_arguments(script.by_source(), keys, &placement, marks, users);
-                self.send(&mut connection, by_source).await
+                self.send(&mut connection, call(text.by_source())).await
             }
             sent => sent,
         };
-        let (reply, replicas) = reply.map_err(|error| script.locate(classify(error)))?;
-        let mut results = self.script.parse(marks, &reply)?;
-        for (TracedMark { mark, .. }, result) in marks.iter().zip(&mut results) {
+        let (reply, replicas) = reply.map_err(|error| text.locate(classify(error)))?;
+        let mut reply = self.script.parse(marks, &reply)?;
+        for (TracedMark { mark, .. }, result) in marks.iter().zip(&mut reply.results) {
             match result {
                 Ok(Outcome::OverQuota { quota, retry_after }) => {
                     // Redis read its clock after this one: the denial ends a moment early.
@@ -181,7 +219,7 @@ impl GroupCommit {
                 _ => {}
             }
         }
-        Ok(results)
+        Ok(reply)
     }
 
     /// Takes a slot if one is free; otherwise queues the mark.

@@ -8,6 +8,7 @@ use crate::telemetry::Traceparent;
 
 pub(crate) mod group_commit;
 pub(crate) mod script_call;
+pub(crate) mod single_marks;
 pub(crate) mod users;
 
 #[async_trait::async_trait]
@@ -58,6 +59,14 @@ impl Marks for RedisStore {
 }
 
 impl RedisStore {
+    /// Makes all marks go by `mark_read.lua`, as rare ones do, so that tests compare both ways.
+    #[doc(hidden)]
+    pub fn use_full_script_only(&self) {
+        for group_commit in &self.partitions.only().group_commits {
+            group_commit.use_full_script_only();
+        }
+    }
+
     fn cached_denial(&self, mark: &Mark) -> Option<Outcome> {
         let (quota, retry_after) = self.denials.get(mark.reader)?;
         Some(Outcome::OverQuota { quota, retry_after })

@@ -1,6 +1,7 @@
-//! The atomic step: calls of the script `mark_read.lua`, and its replies.
+//! The atomic step: calls of the scripts `single_marks.lua` and `mark_read.lua`, and their replies.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use quick_cache::sync::Cache;
@@ -9,6 +10,7 @@ use redis::{Cmd, Value};
 use crate::domain::{Mark, Outcome, RateLimit, ReadCursor, UserId, Users};
 use crate::store::redis::errors::{classify_text, unexpected};
 use crate::store::redis::keys::Keys;
+use crate::store::redis::marks::single_marks::SingleMarksScript;
 use crate::store::redis::placement::Placement;
 use crate::store::redis::scripts::{Script, integer, text};
 use crate::store::redis::stream_limit::StreamLimit;
@@ -25,26 +27,96 @@ pub(crate) struct TracedMark {
     pub(crate) traceparent: Option<Traceparent>,
 }
 
-/// The script, and the arguments that every call of it has.
+/// Which script a call runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MarkScript {
+    /// `single_marks.lua`: marks of readers with one mark each. It leaves rare ones to the other.
+    Single,
+    /// `mark_read.lua`: any marks.
+    Full,
+}
+
+/// The scripts, and the arguments that every call of them has.
 #[derive(Debug)]
 pub(crate) struct MarkReadScript {
-    pub(crate) script: Script,
-    stream_limit: Arc<StreamLimit>,
+    full: Script,
+    single: SingleMarksScript,
+    pub(super) stream_limit: Arc<StreamLimit>,
     rate_limit: RateLimit,
-    /// Bucket count last seen per reader; may be stale. The script looks there first.
-    bucket_hints: Cache<UserId, u64>,
+    /// Bucket count last seen per reader; may be stale. The scripts look there first.
+    pub(super) bucket_hints: Cache<UserId, u64>,
     unmoved_log: LogThrottle,
+    /// Whether all marks go by the full script, as tests have it.
+    full_only: AtomicBool,
+}
+
+/// A reply: one result for each mark. Those of rare marks, which were not done, are to be replaced.
+#[derive(Debug)]
+pub(crate) struct MarkReply {
+    pub(crate) results: Vec<MarkResult>,
+    /// The places of rare marks.
+    pub(crate) rare: Vec<usize>,
 }
 
 impl MarkReadScript {
-    pub(crate) fn new(stream_limit: Arc<StreamLimit>, rate_limit: RateLimit) -> Self {
-        let (script, bucket_hints) = (Script::mark_read(), Cache::new(HINTED_READERS));
-        Self { script, stream_limit, rate_limit, bucket_hints, unmoved_log: LogThrottle::default() }
+    pub(crate) fn new(stream_limit: Arc<StreamLimit>, rate_limit: RateLimit, keys: &Keys) -> Self {
+        Self {
+            full: Script::mark_read(),
+            single: SingleMarksScript::new(&stream_limit, rate_limit, keys),
+            stream_limit,
+            rate_limit,
+            bucket_hints: Cache::new(HINTED_READERS),
+            unmoved_log: LogThrottle::default(),
+            full_only: AtomicBool::new(false),
+        }
     }
 
-    /// Adds keys and arguments to a call: a batch of one reader's marks, or single marks of any readers.
-    /// Each user object is sent once.
+    /// Returns all scripts.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Script> {
+        self.single.texts().into_iter().chain([&self.full])
+    }
+
+    /// Makes all marks go by the full script.
+    pub(crate) fn use_full_only(&self) {
+        self.full_only.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns the script that marks are sent to first: if they are several of one reader, a batch.
+    pub(crate) fn choose(&self, marks: &[TracedMark]) -> MarkScript {
+        let is_single = marks.len() == 1 || !is_batch(marks);
+        if is_single && !self.full_only.load(Ordering::Relaxed) {
+            MarkScript::Single
+        } else {
+            MarkScript::Full
+        }
+    }
+
+    /// Returns the script's text for these marks.
+    pub(crate) fn script(&self, script: MarkScript, marks: &[TracedMark]) -> &Script {
+        match script {
+            MarkScript::Single => self.single.text(marks),
+            MarkScript::Full => &self.full,
+        }
+    }
+
+    /// Adds keys and arguments to a call.
     pub(crate) fn add_arguments(
+        &self,
+        script: MarkScript,
+        call: Cmd,
+        (keys, placement): (&Keys, &Placement),
+        marks: &[TracedMark],
+        users: &Users,
+    ) -> Cmd {
+        match script {
+            MarkScript::Single => self.add_single_marks(call, keys, placement, marks, users),
+            MarkScript::Full => self.add_any_marks(call, keys, placement, marks, users),
+        }
+    }
+
+    /// Adds keys and arguments to a call of the full script: a batch of one reader's marks, or single marks
+    /// of any readers. Each user object is sent once.
+    fn add_any_marks(
         &self,
         mut call: Cmd,
         keys: &Keys,
@@ -52,8 +124,7 @@ impl MarkReadScript {
         marks: &[TracedMark],
         users: &Users,
     ) -> Cmd {
-        let is_batch = marks.windows(2).all(|two| two[0].mark.reader == two[1].mark.reader);
-        let each = if is_batch { marks.len().max(1) } else { 1 };
+        let each = if is_batch(marks) { marks.len().max(1) } else { 1 };
         let readers = marks.chunks(each);
         call.arg(2 + 2 * readers.len()).arg(keys.layout()).arg(keys.stream());
         for TracedMark { mark, .. } in marks.iter().step_by(each) {
@@ -94,20 +165,29 @@ impl MarkReadScript {
         call
     }
 
-    /// Parses the reply, one result for each mark, and stores the bucket counts in it.
+    /// Parses the reply of either script, and stores the bucket counts in it.
     pub(crate) fn parse(
         &self,
         marks: &[TracedMark],
         reply: &Value,
-    ) -> Result<Vec<MarkResult>, StoreError> {
+    ) -> Result<MarkReply, StoreError> {
         let Value::Array(values) = reply else { return Err(unexpected(reply)) };
-        let Some((advanced_at_ms, values)) = values.split_first() else {
+        let Some((clock, values)) = values.split_first() else {
             return Err(unexpected(reply));
         };
-        let (advanced_at_ms, mut values) = (integer(advanced_at_ms)?, values.iter());
-        let result =
-            |traced: &TracedMark| self.parse_mark(&traced.mark, advanced_at_ms, &mut values);
-        let results = marks.iter().map(result).collect();
+        let advanced_at_ms = match clock {
+            Value::Int(_) => integer(clock)?,
+            _ => text(clock)?.parse().map_err(StoreError::corrupt)?,
+        };
+        let mut values = values.iter();
+        let (mut results, mut rare) = (Vec::with_capacity(marks.len()), Vec::new());
+        for (place, TracedMark { mark, .. }) in marks.iter().enumerate() {
+            let result = self.parse_mark(mark, advanced_at_ms, &mut values)?;
+            if result.is_none() {
+                rare.push(place);
+            }
+            results.push(result.unwrap_or_else(|| Err(StoreError::missing_result())));
+        }
         while let Some(first) = values.next() {
             let second = values
                 .next()
@@ -120,12 +200,12 @@ impl MarkReadScript {
                 }
             }
         }
-        results
+        Ok(MarkReply { results, rare })
     }
 
     fn warn_unmoved(&self, problem: &str) {
         if let Some(suppressed) = self.unmoved_log.permit() {
-            let problem = self.script.locate_lines(problem);
+            let problem = self.full.locate_lines(problem);
             tracing::warn!(
                 %problem,
                 suppressed,
@@ -135,24 +215,26 @@ impl MarkReadScript {
         }
     }
 
-    /// Parses the values of one mark. The outer error means that the reply is malformed, and so fails
-    /// all marks of the call.
+    /// Parses the values of one mark, which has no result if it is rare. The outer error means that the
+    /// reply is malformed, and so fails all marks of the call.
     fn parse_mark<'a>(
         &self,
         mark: &Mark,
         advanced_at_ms: u64,
         values: &mut impl Iterator<Item = &'a Value>,
-    ) -> Result<MarkResult, StoreError> {
+    ) -> Result<Option<MarkResult>, StoreError> {
         let mut next = || values.next().ok_or_else(StoreError::missing_result);
         let recipient = mark.recipient;
         let first = next()?;
         if let Value::Int(_) = first {
             let (last_read_event_id, read_at_ms) = (mark.last_read_event_id, advanced_at_ms);
             let cursor = ReadCursor { recipient, last_read_event_id, read_at_ms };
-            let quota = self.rate_limit.quota(integer(first)?, integer(next()?)?);
-            return Ok(Ok(Outcome::Advanced { cursor, quota }));
+            let (used, reset_at_ms) = (integer(first)?, integer(next()?)?);
+            let quota = self.rate_limit.quota(used, reset_at_ms);
+            // The call itself is counted, so a mark that was done has used one.
+            return Ok((used > 0).then_some(Ok(Outcome::Advanced { cursor, quota })));
         }
-        Ok(match text(first)? {
+        Ok(Some(match text(first)? {
             "unchanged" => {
                 let last_read_event_id = text(next()?)?.parse().map_err(StoreError::corrupt)?;
                 let read_at_ms = text(next()?)?.parse().map_err(StoreError::corrupt)?;
@@ -165,8 +247,13 @@ impl MarkReadScript {
                 let retry_after = Duration::from_millis(integer(next()?)?);
                 Ok(Outcome::OverQuota { quota, retry_after })
             }
-            "error" => Err(self.script.locate(classify_text(text(next()?)?))),
+            "error" => Err(self.full.locate(classify_text(text(next()?)?))),
             _ => return Err(unexpected(first)),
-        })
+        }))
     }
+}
+
+/// Returns whether all marks are of one reader.
+fn is_batch(marks: &[TracedMark]) -> bool {
+    marks.windows(2).all(|two| two[0].mark.reader == two[1].mark.reader)
 }

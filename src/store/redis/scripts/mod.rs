@@ -2,13 +2,18 @@
 //!
 //! A script is sent by its digest, and with its source if Redis does not have it.
 
+use std::borrow::Cow;
+
 use redis::{Cmd, Pipeline, Value, cmd, pipe};
 
+pub(crate) use self::single_marks::SingleMarksSettings;
 use super::errors::unexpected;
 use crate::store::StoreError;
 
+mod single_marks;
+
 /// Returns the pipeline that loads scripts, so that their first calls find them.
-pub(crate) fn load(scripts: &[&Script]) -> Pipeline {
+pub(crate) fn load<'a>(scripts: impl IntoIterator<Item = &'a Script>) -> Pipeline {
     let mut load = pipe();
     for script in scripts {
         load.add_command(script.load());
@@ -19,16 +24,19 @@ pub(crate) fn load(scripts: &[&Script]) -> Pipeline {
 /// A script.
 #[derive(Debug)]
 pub(crate) struct Script {
-    source: &'static str,
+    source: Cow<'static, str>,
     /// Its parts: file names and contents.
-    parts: &'static [(&'static str, &'static str)],
+    parts: Vec<(&'static str, Cow<'static, str>)>,
     sha1: String,
 }
 
 /// Joins files of this folder to a script.
 macro_rules! join {
     ($($file:literal),+) => {
-        Script::new(concat!($(include_str!($file)),+), &[$(($file, include_str!($file))),+])
+        Script::new(
+            Cow::Borrowed(concat!($(include_str!($file)),+)),
+            vec![$(($file, Cow::Borrowed(include_str!($file)))),+],
+        )
     };
 }
 
@@ -46,6 +54,14 @@ impl Script {
             "batch.lua",
             "mark_read.lua"
         )
+    }
+
+    /// Creates the script of single marks.
+    pub(crate) fn single_marks(settings: SingleMarksSettings<'_>) -> Self {
+        const REST: &str = include_str!("single_marks.lua");
+        let line = settings.statement();
+        let parts = vec![("settings", Cow::Owned(line.clone())), ("single_marks.lua", REST.into())];
+        Self::new(Cow::Owned(line + REST), parts)
     }
 
     /// Creates the script that reads cursors.
@@ -123,15 +139,15 @@ impl Script {
         join!("prelude.lua", "buckets.lua", "cursor.lua", "erase_recipient.lua")
     }
 
-    fn new(source: &'static str, parts: &'static [(&'static str, &'static str)]) -> Self {
-        let sha1 = redis::Script::new(source).get_hash().to_owned();
+    fn new(source: Cow<'static, str>, parts: Vec<(&'static str, Cow<'static, str>)>) -> Self {
+        let sha1 = redis::Script::new(&source).get_hash().to_owned();
         Self { source, parts, sha1 }
     }
 
     /// Returns the command that loads it.
     pub(crate) fn load(&self) -> Cmd {
         let mut load = cmd("SCRIPT");
-        load.arg("LOAD").arg(self.source);
+        load.arg("LOAD").arg(&*self.source);
         load
     }
 
@@ -145,7 +161,7 @@ impl Script {
     /// Returns a call with the source, which loads the script again.
     pub(crate) fn by_source(&self) -> Cmd {
         let mut call = cmd("EVAL");
-        call.arg(self.source);
+        call.arg(&*self.source);
         call
     }
 
@@ -172,7 +188,7 @@ impl Script {
     /// Finds the file of a line of the joined script, and the line's number in the file.
     fn file_and_line(&self, line: usize) -> Option<(&'static str, usize)> {
         let mut before = 0;
-        for (file, contents) in self.parts {
+        for (file, contents) in &self.parts {
             let lines = contents.matches('\n').count();
             if line <= before + lines {
                 return Some((file, line.checked_sub(before)?));
@@ -207,9 +223,22 @@ pub(crate) mod tests {
     use std::process::Command;
 
     use super::*;
+    use crate::domain::RateLimit;
 
-    pub(crate) fn scripts() -> [Script; 11] {
-        [
+    pub(crate) fn scripts() -> Vec<Script> {
+        let single_marks = |are_traced, stream_maxlen| {
+            Script::single_marks(SingleMarksSettings {
+                rate_limit: RateLimit { calls: u64::MAX, window_ms: 900_000 },
+                cursors_prefix: "markread:cursors:",
+                are_traced,
+                stream_maxlen,
+            })
+        };
+        vec![
+            single_marks(false, Some(1_000_000)),
+            single_marks(true, Some(0)),
+            single_marks(false, None),
+            single_marks(true, None),
             Script::mark_read(),
             Script::read_states(),
             Script::list_cursors(),
@@ -226,8 +255,8 @@ pub(crate) mod tests {
 
     #[test]
     fn each_command_of_a_move_is_tried_before() {
-        let tried = Script::may_move().source;
-        let mut pieces = Script::move_reader().source.split("call('");
+        let (tried, moves) = (Script::may_move().source, Script::move_reader().source);
+        let mut pieces = moves.split("call('");
         let commands: Vec<_> =
             pieces.by_ref().skip(1).filter_map(|piece| piece.split('\'').next()).collect();
         assert!(commands.contains(&"HRANDFIELD") && commands.contains(&"HSET"), "{commands:?}");
@@ -240,8 +269,8 @@ pub(crate) mod tests {
     fn an_error_names_the_file_and_its_line() {
         for script in scripts() {
             let (first, _) = script.parts[0];
-            for (file, contents) in script.parts {
-                let before = script.source.split(contents).next().unwrap();
+            for (file, contents) in &script.parts {
+                let before = script.source.split(&**contents).next().unwrap();
                 let line = before.matches('\n').count() + 2;
                 let error =
                     StoreError::corrupt(format!("ERR user_script:{line}: x on @user_script:1."));
@@ -259,7 +288,7 @@ pub(crate) mod tests {
         for script in scripts() {
             let dir = tempfile::tempdir().unwrap();
             let file = dir.path().join("script.lua");
-            std::fs::write(&file, script.source).unwrap();
+            std::fs::write(&file, &*script.source).unwrap();
             let checked = Command::new("luacheck")
                 .args(["--std", "lua51", "--read-globals", "redis", "KEYS", "ARGV"])
                 .args(["--max-line-length", "100", "--no-color", "--"])

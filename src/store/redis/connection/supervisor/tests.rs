@@ -97,7 +97,7 @@ impl Setup {
     /// Starts the supervisor.
     fn run(&self) -> JoinHandle<LayoutMismatch> {
         let load = [Script::mark_read(), Script::read_states(), Script::list_cursors()];
-        let load = scripts::load(&load.each_ref());
+        let load = scripts::load(&load);
         let (redis, parts, workers) =
             (self.redis.clone(), self.parts.clone(), self.workers.clone());
         tokio::spawn(Supervisor::new(redis, parts, load, workers).run())

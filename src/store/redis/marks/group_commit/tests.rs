@@ -45,7 +45,7 @@ impl Setup {
         });
         let parts = StoreParts { replicas_ack, ..fake::parts() };
         redis.connect_calls(&parts).await;
-        let script = MarkReadScript::new(Arc::clone(&parts.stream_limit), RATE_LIMIT);
+        let script = MarkReadScript::new(Arc::clone(&parts.stream_limit), RATE_LIMIT, &parts.keys);
         let group_commit = Arc::new(GroupCommit::new(parts.clone(), Arc::new(script)));
         Self { redis, parts, group_commit, calls }
     }
@@ -101,6 +101,22 @@ impl ScriptCall {
         let results = marks.flat_map(|reader| [Resp::integer(reader), Resp::integer(60_000)]);
         let reply = Resp::array([Resp::integer(1_000)].into_iter().chain(results));
         self.answer(reply);
+    }
+
+    /// Answers that all marks advanced, except those of these readers, which are rare.
+    fn leave(self, rare: &[u64]) {
+        let marks = self.readers().into_iter();
+        let results = marks.flat_map(|reader| {
+            let is_rare = rare.contains(&reader);
+            let values = if is_rare { [0, 0] } else { [reader, 60_000] };
+            values.map(Resp::integer)
+        });
+        self.answer(Resp::array([Resp::text("1000")].into_iter().chain(results)));
+    }
+
+    /// The digest of the script.
+    fn script(&self) -> &str {
+        &self.command.words[1]
     }
 
     /// Answers that the only mark is over quota for a minute.
@@ -339,9 +355,76 @@ async fn a_call_that_failed_otherwise_is_not_sent_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_rare_mark_is_sent_to_the_other_script() {
+    let mut setup = Setup::new().await;
+    let mark = setup.mark(1);
+    let single = setup.next().await;
+    let script = single.script().to_owned();
+    single.leave(&[1]);
+    let full = setup.next().await;
+    assert_eq!(full.readers(), [1]);
+    assert_ne!(full.script(), script);
+    full.succeed();
+    assert_advanced(mark, 1).await;
+    setup.assert_no_call().await;
+}
+
+/// A group whose user objects are sent again for its rare marks alone.
+#[tokio::test(start_paused = true)]
+async fn the_rare_marks_of_a_group_leave_together_with_their_users() {
+    let object = |name: &str| {
+        let object = UserObject::parse(format!("{{\"a\":\"{name}\"}}").as_bytes(), 100);
+        object.unwrap()
+    };
+    let mut setup = Setup::new().await;
+    let (_, calls) = setup.take_slots().await;
+    let waiting = [7, 4, 6, 5].map(|reader| {
+        let users = Users::within_bounds([(user(reader), object(&format!("of {reader}")))]);
+        (setup.mark_with(reader, users), reader)
+    });
+    settle().await;
+    calls.into_iter().for_each(ScriptCall::succeed);
+    setup.next().await.leave(&[4, 5]);
+    let full = setup.next().await;
+    assert_eq!(full.readers(), [4, 5]);
+    let sent = |name: &str| full.command.words.iter().any(|word| word.contains(name));
+    assert!(sent("of 4") && sent("of 5"), "{:?}", full.command.words);
+    assert!(!sent("of 6") && !sent("of 7"), "{:?}", full.command.words);
+    full.succeed();
+    for (mark, reader) in waiting {
+        assert_advanced(mark, reader).await;
+    }
+    setup.assert_no_call().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn rare_marks_that_fail_fail_alone() {
+    let mut setup = Setup::new().await;
+    let (_, calls) = setup.take_slots().await;
+    let [four, five] = [4, 5].map(|reader| setup.mark(reader));
+    settle().await;
+    calls.into_iter().for_each(ScriptCall::succeed);
+    setup.next().await.leave(&[5]);
+    setup.next().await.fail("OOM command not allowed");
+    assert_advanced(four, 4).await;
+    assert_unavailable(five).await;
+}
+
+/// Replicas acknowledge what each of the two calls wrote.
+#[tokio::test(start_paused = true)]
+async fn a_rare_mark_waits_for_replicas_too() {
+    let mut setup = Setup::with_replicas_ack(ACK, Resp::integer(1)).await;
+    let mark = setup.mark(1);
+    setup.next().await.leave(&[1]);
+    setup.next().await.succeed();
+    assert_unavailable(mark).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_denial_is_remembered() {
     let mut setup = Setup::new().await;
     let mark = setup.mark(1);
+    setup.next().await.leave(&[1]);
     setup.next().await.deny();
     let quota = Quota { limit: 100, remaining: 0, reset_at_ms: 61_000 };
     let retry_after = Duration::from_secs(60);
