@@ -20,14 +20,18 @@ use crate::proto::Rpc;
 use crate::telemetry::CallIds;
 use crate::telemetry::metrics::{MarkOutcome, Metrics};
 
-/// A method at work.
-pub(super) type MethodFuture = Pin<Box<dyn Future<Output = Answer> + Send>>;
+/// A method at work. A box of its own, since it is large until it has begun, and each layer around it would
+/// copy it once more.
+type MethodFuture = Pin<Box<dyn Future<Output = Answer> + Send>>;
+
+/// A call. Boxed, since its task and the connection move it.
+pub(super) type CallFuture = Pin<Box<Call>>;
 
 pin_project! {
     /// A call: its method, bounded by its deadline, inside its trace; in the end its answer is counted
     /// and recorded. Written out as one future, since nested async functions store their arguments twice
-    /// and each layer would be a box of its own (`cargo bench --bench instructions`).
-    pub struct CallFuture {
+    /// (`cargo bench --bench instructions`).
+    pub struct Call {
         #[pin]
         method: Timeout<Instrumented<Instrumented<MethodFuture>>>,
         ids: Option<CallIds>,
@@ -36,24 +40,32 @@ pin_project! {
     }
 }
 
-impl CallFuture {
-    pub(super) fn new(
-        method: MethodFuture,
-        arrival: Arrival,
-        began: Instant,
-        is_head: bool,
-        trace: CallTrace,
-        metrics: Arc<Metrics>,
-    ) -> Self {
+/// A call whose method is not chosen yet.
+pub(super) struct NewCall {
+    pub(super) arrival: Arrival,
+    pub(super) began: Instant,
+    pub(super) is_head: bool,
+    pub(super) trace: CallTrace,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+impl NewCall {
+    /// Returns the call with its method.
+    pub(super) fn run(self, method: impl Future<Output = Answer> + Send + 'static) -> CallFuture {
+        self.run_boxed(Box::pin(method))
+    }
+
+    fn run_boxed(self, method: MethodFuture) -> CallFuture {
+        let Self { arrival, began, is_head, trace, metrics } = self;
         let CallTrace { span, log_span, ids, .. } = trace;
         let method = method.instrument(span.inner().clone()).instrument(log_span.clone());
         let method = timeout_at(arrival.deadline.end(), method);
         let record = CallRecord { arrival, began, span, log_span, metrics, answered: false };
-        Self { method, ids, record, is_head }
+        Box::pin(Call { method, ids, record, is_head })
     }
 }
 
-impl Future for CallFuture {
+impl Future for Call {
     type Output = Result<Response<Body>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -125,6 +137,9 @@ impl Drop for CallRecord {
 
 /// Returns a unary answer's status: it is in the head if the call failed, else the call is OK.
 fn unary_code(response: &Response<Body>) -> Code {
+    if response.body().is_message() {
+        return Code::Ok;
+    }
     let status = response.headers().get(Status::GRPC_STATUS);
     status.map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()))
 }

@@ -66,8 +66,8 @@ impl Health {
         request_bytes: &RequestBytes,
         unidentified: &UnidentifiedStreams,
     ) -> Result<Response<Body>, Refusal> {
-        let request = grpc::message_request(request, MESSAGE_MAX_BYTES, request_bytes.begin());
         let (head, body) = request.into_parts();
+        let body = grpc::one_message(&head.headers, body, MESSAGE_MAX_BYTES, request_bytes.begin());
         let mut body = pin!(body.collect());
         let collected = match poll_fn(|cx| Poll::Ready(body.as_mut().poll(cx))).await {
             Poll::Ready(collected) => collected,
@@ -84,8 +84,8 @@ impl Health {
         // tonic decodes it again, which cannot fail then: its refusals have no details.
         let payload = grpc::payload(&message, MESSAGE_MAX_BYTES)?;
         HealthCheckRequest::decode(payload).map_err(|_| Refusal::MalformedMessage)?;
-        let request = Request::from_parts(head, Full::new(message));
-        Ok(match method {
+        let request = Request::new(Full::new(message));
+        let response = match method {
             HealthMethod::Check => {
                 grpc::server(MESSAGE_MAX_BYTES)
                     .unary(grpc::Handler::new(|message| self.check(message)), request)
@@ -97,7 +97,8 @@ impl Health {
                     .server_streaming(grpc::Handler::new(watch), request)
                     .await
             }
-        })
+        };
+        Ok(response.map(Body::from))
     }
 
     async fn check(

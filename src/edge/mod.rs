@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 use std::fmt;
+use std::future::ready;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use tonic_health::server::HealthService;
 
 use self::answer::{Answer, Body, MarkOutcomes};
 use self::arrival::{Arrival, Caller};
-use self::call::{CallFuture, MethodFuture};
+use self::call::{CallFuture, NewCall};
 use self::deadline::Deadline;
 use self::guard::{EdgeRate, Guard};
 use self::health::Health;
@@ -127,41 +128,41 @@ impl Edge {
     /// Refuses a request early, or starts its method.
     fn start(
         self: &Arc<Self>,
-        arrival: Arrival,
+        call: NewCall,
         streams: &Arc<ConnectionStreams>,
         request: Request<RequestBody>,
-    ) -> MethodFuture {
+    ) -> CallFuture {
+        let arrival = call.arrival;
         let Arrival { peer, route, .. } = arrival;
         let admitted = match route.target {
             Target::Health(_) => self.health.admit(peer),
             _ => self.admit(peer),
         };
         if let Err(refusal) = admitted {
-            return refused(route, refusal);
+            return call.run(ready(Answer::refused(route, refusal)));
         }
         let edge = Arc::clone(self);
-        match route.target {
+        let refusal = match route.target {
+            Target::Rpc(rpc) => return call.run(edge.rpc(rpc, arrival, request)),
             Target::Health(method) => {
                 let streams = Arc::clone(streams);
-                Box::pin(async move { edge.health(method, route, streams, request).await })
+                return call.run(async move { edge.health(method, route, streams, request).await });
             }
-            Target::Rpc(rpc) => Box::pin(async move { edge.rpc(rpc, arrival, request).await }),
             Target::MarkReadJson => {
-                Box::pin(async move { edge.mark_read_json(arrival, request).await })
+                return call.run(async move { edge.mark_read_json(arrival, request).await });
             }
             Target::Reflection(version) => {
                 let streams = Arc::clone(streams);
-                Box::pin(async move {
+                return call.run(async move {
                     let response = edge.reflection(version, &arrival, &streams, request).await;
                     response.map_or_else(|refusal| Answer::refused(route, refusal), Answer::new)
-                })
+                });
             }
-            Target::Unknown => refused(route, Refusal::Unknown),
-            Target::WrongHttpMethod => refused(route, Refusal::WrongHttpMethod),
-            Target::WrongContentType => {
-                refused(route, Refusal::WrongContentType { accepts: grpc::CONTENT_TYPE })
-            }
-        }
+            Target::Unknown => Refusal::Unknown,
+            Target::WrongHttpMethod => Refusal::WrongHttpMethod,
+            Target::WrongContentType => Refusal::WrongContentType { accepts: grpc::CONTENT_TYPE },
+        };
+        call.run(ready(Answer::refused(route, refusal)))
     }
 
     /// Refuses a peer's call while draining, under memory pressure, or if the peer makes too many. Health is
@@ -181,8 +182,14 @@ impl Edge {
         })
     }
 
-    async fn rpc(&self, rpc: Rpc, arrival: Arrival, request: Request<RequestBody>) -> Answer {
-        let caller = match self.authenticate(&arrival, request.headers()).await {
+    async fn rpc(
+        self: Arc<Self>,
+        rpc: Rpc,
+        arrival: Arrival,
+        request: Request<RequestBody>,
+    ) -> Answer {
+        let (head, body) = request.into_parts();
+        let caller = match self.authenticate(&arrival, &head.headers).await {
             Ok(caller) => caller,
             Err(refusal) => return Answer::refused(arrival.route, refusal),
         };
@@ -193,13 +200,15 @@ impl Edge {
             Ok(place) => place,
             Err(refusal) => return Answer::refused(arrival.route, refusal),
         };
-        let request =
-            grpc::message_request(request, grpc::MESSAGE_MAX_BYTES, self.request_bytes.begin());
+        let held = self.request_bytes.begin();
+        let body = grpc::one_message(&head.headers, body, grpc::MESSAGE_MAX_BYTES, held);
+        drop(head);
         let (service, arrival) = (&self.service, &arrival);
         let mut marks = MarkOutcomes::None;
-        let response = match rpc {
+        // Those of heavy calls are boxed, since the future is as large as the largest.
+        let answered = match rpc {
             Rpc::MarkRead => {
-                grpc::unary(request, async |message| {
+                grpc::unary(body, async |message| {
                     let _place = place().await.map_err(|refusal| {
                         marks = MarkOutcomes::One(answer::table::row(&refusal).outcome);
                         answer::grpc::status(refusal)
@@ -208,46 +217,45 @@ impl Edge {
                 })
                 .await
             }
-            Rpc::BatchMarkRead => {
-                grpc::unary(request, |message| {
-                    grpc::marks::batch_mark_read(service, arrival, caller, message, &mut marks)
-                })
-                .await
-            }
             Rpc::GetReadState => {
-                grpc::unary(request, async |message| {
+                grpc::unary(body, async |message| {
                     let _place = place().await.map_err(answer::grpc::status)?;
                     grpc::reads::get_read_state(service, arrival, caller, message).await
                 })
                 .await
             }
+            Rpc::BatchMarkRead => {
+                Box::pin(grpc::unary(body, |message| {
+                    grpc::marks::batch_mark_read(service, arrival, caller, message, &mut marks)
+                }))
+                .await
+            }
             Rpc::BatchGetReadStates => {
-                grpc::unary(request, |message| {
+                Box::pin(grpc::unary(body, |message| {
                     grpc::reads::batch_get_read_states(service, arrival, caller, message)
-                })
+                }))
                 .await
             }
             Rpc::ListReadCursors => {
-                grpc::unary(request, |message| {
+                Box::pin(grpc::unary(body, |message| {
                     grpc::reads::list_read_cursors(service, arrival, caller, message)
-                })
+                }))
                 .await
             }
             Rpc::WatchMarkReadEvents => {
-                let watch = grpc::streaming(request, |message| {
+                let watch = Box::pin(grpc::streaming(body, |message| {
                     grpc::watch::watch(service, arrival, caller, heavy, message)
-                })
-                .await;
-                UntilDrain::wrap(watch, &self.lifecycle)
+                }));
+                watch.await.map(|watch| UntilDrain::wrap(watch, &self.lifecycle))
             }
         };
-        match grpc::message_problem(&response) {
-            Some(problem) => {
+        match answered {
+            Ok(response) => Answer { response, marks },
+            Err(problem) => {
                 // The reader's concurrency comes first here too.
                 let busy = self.check_queue(rpc, caller.reader).err();
                 Answer::refused(arrival.route, busy.unwrap_or(problem))
             }
-            None => Answer { response, marks },
         }
     }
 
@@ -334,11 +342,6 @@ impl Edge {
     }
 }
 
-/// Returns the answer to a request that is refused at once.
-fn refused(route: Route, refusal: Refusal) -> MethodFuture {
-    Box::pin(std::future::ready(Answer::refused(route, refusal)))
-}
-
 /// The service of one connection.
 #[derive(Clone)]
 pub struct PeerService {
@@ -361,8 +364,8 @@ impl hyper::service::Service<Request<RequestBody>> for PeerService {
             Deadline::new(began.into(), route.protocol, request.headers(), edge.call_timeout);
         let trace = CallTrace::new(route, &request, &peer.client_auth.scheme());
         let arrival = Arrival { peer: *peer, route, deadline, traceparent: trace.traceparent };
-        let method = edge.start(arrival, streams, request);
-        CallFuture::new(method, arrival, began, is_head, trace, Arc::clone(&edge.metrics))
+        let metrics = Arc::clone(&edge.metrics);
+        edge.start(NewCall { arrival, began, is_head, trace, metrics }, streams, request)
     }
 }
 

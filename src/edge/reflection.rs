@@ -52,7 +52,8 @@ pub(super) struct Reflection {
     v1alpha: BoxService,
 }
 
-type BoxService = BoxCloneSyncService<Request<Full<Bytes>>, Response<Body>, Infallible>;
+type BoxService =
+    BoxCloneSyncService<Request<Full<Bytes>>, Response<tonic::body::Body>, Infallible>;
 
 impl Reflection {
     pub(super) fn new(access: ReflectionAccess) -> Result<Self, Error> {

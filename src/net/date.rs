@@ -10,7 +10,7 @@ thread_local! {
 }
 
 /// Returns the value of `date` now.
-pub(super) fn now() -> HeaderValue {
+pub(crate) fn now() -> HeaderValue {
     let now = SystemTime::now();
     let second = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     LAST.with_borrow_mut(|(written, value)| {

@@ -3,7 +3,7 @@
 pub mod body;
 mod cgroup;
 pub mod cpus;
-mod date;
+pub(crate) mod date;
 mod first_bytes;
 mod head_timeout;
 mod http1;

@@ -13,6 +13,7 @@ mod parts;
 pub mod table;
 mod words;
 
+pub(super) use self::parts::grpc_headers;
 pub use self::parts::{Body, insert_rate_limit};
 
 /// An answer, with the marks to count.

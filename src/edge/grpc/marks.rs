@@ -1,8 +1,8 @@
 //! `MarkRead` and `BatchMarkRead`.
 
-use tonic::{Response, Status};
+use tonic::Status;
 
-use super::{items, with_quota};
+use super::{Reply, items, with_quota};
 use crate::domain::{
     BAD_ITEMS_MAX_NAMED, BadField, Mark, MessageId, Outcome, Quota, Refusal, ServedMark, UserId,
 };
@@ -27,7 +27,7 @@ pub(in crate::edge) async fn mark_read(
     caller: Caller,
     message: proto::MarkReadRequest,
     counted: &mut MarkOutcomes,
-) -> Result<Response<proto::MarkReadResponse>, Status> {
+) -> Result<Reply<proto::MarkReadResponse>, Status> {
     let result = match command(message, caller.reader) {
         Ok(mark) => service.mark_read(mark, arrival.deadline.server, arrival.traceparent).await,
         Err(bad_fields) => Err(Refusal::BadFields(bad_fields)),
@@ -43,7 +43,7 @@ pub(in crate::edge) async fn batch_mark_read(
     caller: Caller,
     message: proto::BatchMarkReadRequest,
     counted: &mut MarkOutcomes,
-) -> Result<Response<proto::BatchMarkReadResponse>, Status> {
+) -> Result<Reply<proto::BatchMarkReadResponse>, Status> {
     *counted = MarkOutcomes::One(MarkOutcome::Invalid);
     let requests = items(REQUESTS, message.requests).map_err(status)?;
     let commands: Vec<_> =
@@ -76,10 +76,7 @@ pub(in crate::edge) async fn batch_mark_read(
         proto::BatchMarkReadResult { result: Some(result) }
     });
     let response = proto::BatchMarkReadResponse { results: results.collect() };
-    Ok(match quota {
-        Some(quota) => with_quota(response, quota),
-        None => Response::new(response),
-    })
+    Ok(Reply { message: response, quota })
 }
 
 /// Returns the refusal of a batch without a valid item. Bad fields are named as far as an answer goes.

@@ -2,15 +2,16 @@
 
 use std::future::{Ready, ready};
 
-use ::http::{HeaderName, Request, Response};
+use ::http::{HeaderMap, HeaderName, Request, Response};
 use prost::Message;
 use tokio_util::either::Either;
 use tonic::server::{ServerStreamingService, UnaryService};
 use tonic::{Code, Status};
 
 pub(super) use self::one_message::OneMessage;
+pub(super) use self::unary::{Reply, unary};
 pub(super) use self::whole_messages::{BodyError, WholeMessages, payload};
-use super::answer::{Body, insert_rate_limit};
+use super::answer::Body;
 use crate::domain::{BATCH_MAX_ITEMS, BadField, FieldProblem, Quota, Refusal, TIME_MAX_MS};
 use crate::edge::request_bytes::HeldBytes;
 use crate::net::body::RequestBody;
@@ -20,6 +21,7 @@ pub(super) mod marks;
 mod one_message;
 mod page_token;
 pub(super) mod reads;
+mod unary;
 pub(super) mod watch;
 mod whole_messages;
 
@@ -33,7 +35,7 @@ pub const CONTENT_TYPE: &str = "application/grpc over HTTP/2";
 const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 
 /// Translates tonic's refusal of a message that it could not read: tonic's carries no details.
-pub(super) fn message_problem(response: &Response<Body>) -> Option<Refusal> {
+fn message_problem(response: &Response<Body>) -> Option<Refusal> {
     let headers = response.headers();
     let code = headers.get(Status::GRPC_STATUS)?;
     if headers.contains_key(Status::GRPC_STATUS_DETAILS) {
@@ -58,34 +60,27 @@ fn code_problem(code: Code) -> Option<Refusal> {
     }
 }
 
-/// A request whose one message is shown when it has arrived.
-pub(super) type MessageRequest = Request<OneMessage<RequestBody>>;
-
-/// Prepares a request to be read, with its share of the memory for incomplete requests. tonic does not see
-/// `grpc-encoding`: by that header alone it would refuse a message that is not compressed.
-pub(super) fn message_request(
-    mut request: Request<RequestBody>,
+/// Prepares the body of a request to be read, with its share of the memory for incomplete requests.
+pub(super) fn one_message(
+    headers: &HeaderMap,
+    body: RequestBody,
     max_bytes: usize,
     held: HeldBytes,
-) -> MessageRequest {
-    let encoding = request.headers_mut().remove(ENCODING);
+) -> OneMessage<RequestBody> {
+    let encoding = headers.get(ENCODING);
     let has_encoding = encoding.is_some_and(|encoding| encoding != "identity");
-    request.map(|body| OneMessage::new(WholeMessages::new(body, max_bytes, held), has_encoding))
-}
-
-/// Reads the request's one message, lets `handle` answer it, and writes the answer.
-pub(super) async fn unary<M, R, F, Fut>(request: MessageRequest, handle: F) -> Response<Body>
-where
-    M: Message + Default + 'static,
-    R: Message + 'static,
-    F: FnOnce(M) -> Fut,
-    Fut: Future<Output = Result<tonic::Response<R>, Status>>,
-{
-    server(MESSAGE_MAX_BYTES).unary(Handler::new(handle), request).await
+    OneMessage::new(WholeMessages::new(body, max_bytes, held), has_encoding)
 }
 
 /// Reads the request's one message, and writes the stream that `handle` opens.
-pub(super) async fn streaming<M, S, R, F, Fut>(request: MessageRequest, handle: F) -> Response<Body>
+///
+/// # Errors
+///
+/// The refusal of a message that cannot be read.
+pub(super) async fn streaming<M, S, R, F, Fut>(
+    body: OneMessage<RequestBody>,
+    handle: F,
+) -> Result<Response<Body>, Refusal>
 where
     M: Message + Default + 'static,
     R: Message + 'static,
@@ -93,7 +88,14 @@ where
     F: FnOnce(M) -> Fut,
     Fut: Future<Output = Result<tonic::Response<S>, Status>>,
 {
-    server(MESSAGE_MAX_BYTES).server_streaming(Handler::new(handle), request).await
+    // Without headers: by `grpc-encoding` alone tonic would refuse a message that is not compressed.
+    let request = Request::new(body);
+    let mut server = server(MESSAGE_MAX_BYTES);
+    let response = server.server_streaming(Handler::new(handle), request).await.map(Body::from);
+    match message_problem(&response) {
+        Some(problem) => Err(problem),
+        None => Ok(response),
+    }
 }
 
 pub(super) fn server<M, R>(max_bytes: usize) -> tonic::server::Grpc<SmallBuffers<R, M>>
@@ -162,11 +164,9 @@ fn bad_field(name: &'static str, problem: impl Into<FieldProblem>) -> Refusal {
     Refusal::BadFields(vec![BadField::new(name, problem)])
 }
 
-/// Creates a response with the quota in its metadata.
-fn with_quota<T>(message: T, quota: Quota) -> tonic::Response<T> {
-    let mut response = tonic::Response::new(message);
-    insert_rate_limit(response.metadata_mut().as_mut(), quota);
-    response
+/// Creates an answer that shows the quota.
+fn with_quota<T>(message: T, quota: Quota) -> Reply<T> {
+    Reply { message, quota: Some(quota) }
 }
 
 /// Converts a time. Redis may have one that was written by hand.

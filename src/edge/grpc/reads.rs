@@ -1,8 +1,8 @@
 //! `GetReadState`, `BatchGetReadStates` and `ListReadCursors`.
 
-use tonic::{Response, Status};
+use tonic::Status;
 
-use super::{bad_field, items, page_token, timestamp, with_quota};
+use super::{Reply, bad_field, items, page_token, timestamp, with_quota};
 use crate::domain::{
     BAD_ITEMS_MAX_NAMED, BadField, FieldProblem, ListPosition, PAGE_MAX_CURSORS, RECIPIENT_ID,
     ReadCursor, ReadState, Refusal, UserId,
@@ -23,7 +23,7 @@ pub(in crate::edge) async fn get_read_state(
     arrival: &Arrival,
     caller: Caller,
     message: proto::GetReadStateRequest,
-) -> Result<Response<proto::GetReadStateResponse>, Status> {
+) -> Result<Reply<proto::GetReadStateResponse>, Status> {
     let recipient = UserId::try_from(message.recipient_id)
         .map_err(|problem| status(bad_field(RECIPIENT_ID, problem)))?;
     let read = service.read_states(caller.reader, &[recipient], arrival.deadline.server).await;
@@ -37,7 +37,7 @@ pub(in crate::edge) async fn batch_get_read_states(
     arrival: &Arrival,
     caller: Caller,
     message: proto::BatchGetReadStatesRequest,
-) -> Result<Response<proto::BatchGetReadStatesResponse>, Status> {
+) -> Result<Reply<proto::BatchGetReadStatesResponse>, Status> {
     let ids = items(RECIPIENT_IDS, message.recipient_ids).map_err(status)?;
     let recipients = user_ids(RECIPIENT_IDS, ids).map_err(status)?;
     let read = service.read_states(caller.reader, &recipients, arrival.deadline.server).await;
@@ -66,7 +66,7 @@ pub(in crate::edge) async fn list_read_cursors(
     arrival: &Arrival,
     caller: Caller,
     message: proto::ListReadCursorsRequest,
-) -> Result<Response<proto::ListReadCursorsResponse>, Status> {
+) -> Result<Reply<proto::ListReadCursorsResponse>, Status> {
     let reader = caller.reader;
     let (after, limit) = page(&message, reader).map_err(status)?;
     let listed = service.list_cursors(reader, after, limit, arrival.deadline.server).await;

@@ -9,9 +9,10 @@ use tokio::time::{Sleep, sleep};
 use tokio_stream::Stream;
 use tonic::{Response, Status};
 
-use super::{bad_field, timestamp, with_quota};
+use super::{bad_field, timestamp};
 use crate::domain::{Event, Flaw, InvalidPosition, Position, Refusal};
 use crate::edge::answer::grpc::status;
+use crate::edge::answer::insert_rate_limit;
 use crate::edge::arrival::{Arrival, Caller};
 use crate::edge::places::Place;
 use crate::net::stream_control::StreamControl;
@@ -39,7 +40,8 @@ pub(in crate::edge) async fn watch(
     let control = StreamControl::default();
     let updates =
         Updates::new(subscription, Arc::clone(service), caller.expires_at, place, control.clone());
-    let mut response = with_quota(updates, quota);
+    let mut response = Response::new(updates);
+    insert_rate_limit(response.metadata_mut().as_mut(), quota);
     response.extensions_mut().insert(control);
     Ok(response)
 }
