@@ -3,17 +3,21 @@
 use std::fmt;
 use std::time::SystemTime;
 
-use aws_lc_rs::digest::SHA256_OUTPUT_LEN;
+use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
+use super::invalid_token;
 use super::jwk_set;
 use super::jwt::{ExpectedClaims, Token, VerifiedClaims};
 use super::verifier::Verifier;
-use super::{invalid_token, sha256};
 use crate::domain::Refusal;
 
-/// Verified tokens that are cached, at about 200 bytes each.
+/// Verified tokens that are cached, and the most memory for them, in bytes.
 const CACHED_TOKENS: usize = 50_000;
+const CACHE_MAX_BYTES: u64 = 20 * 1024 * 1024;
+
+/// Size of a cached token without its text, roughly.
+const CACHED_TOKEN_BYTES: u64 = 160;
 
 /// Most keys that one token is tried with: those with the same `kid`, or all if it has none.
 const TRIED_KEYS: usize = 4;
@@ -24,8 +28,19 @@ pub struct Keys {
     /// What a set had besides them, in words; `None` for the one key of the settings.
     left_out: Option<String>,
     expected: ExpectedClaims,
-    /// By the token's SHA-256, since a token is a secret and may be long.
-    verified: Cache<[u8; SHA256_OUTPUT_LEN], VerifiedClaims>,
+    /// By the whole token: a digest of it that no caller can forge would cost more than all else that
+    /// identity does (`cargo bench --bench instructions`).
+    verified: Cache<Box<str>, VerifiedClaims, WeighToken>,
+}
+
+/// Weighs cached tokens, in bytes.
+#[derive(Clone)]
+struct WeighToken;
+
+impl Weighter<Box<str>, VerifiedClaims> for WeighToken {
+    fn weight(&self, token: &Box<str>, _: &VerifiedClaims) -> u64 {
+        u64::try_from(token.len()).unwrap_or(u64::MAX).saturating_add(CACHED_TOKEN_BYTES)
+    }
 }
 
 /// A key, with its `kid` in a set.
@@ -60,7 +75,8 @@ impl Keys {
     }
 
     fn new(usable: Vec<Key>, left_out: Option<String>, expected: ExpectedClaims) -> Self {
-        Self { usable, left_out, expected, verified: Cache::new(CACHED_TOKENS) }
+        let verified = Cache::with_weighter(CACHED_TOKENS, CACHE_MAX_BYTES, WeighToken);
+        Self { usable, left_out, expected, verified }
     }
 
     /// Returns the `kid` of each key that has one.
@@ -75,20 +91,19 @@ impl Keys {
 
     /// Checks a token.
     pub fn check(&self, token: &str) -> Check {
-        let digest = sha256(token);
-        if let Some(verified) = self.verified.get(&digest) {
+        if let Some(verified) = self.verified.get(token) {
             if SystemTime::now() < verified.expires_at {
                 return Check::Done(Ok(verified));
             }
-            self.verified.remove(&digest);
+            self.verified.remove(token);
         }
         let verified = match Token::parse(token) {
-            Ok(token) if self.named_by(&token).next().is_none() => return Check::UnknownKey,
-            Ok(token) => self.verify(&token),
+            Ok(parsed) if self.named_by(&parsed).next().is_none() => return Check::UnknownKey,
+            Ok(parsed) => self.verify(&parsed),
             Err(malformed) => Err(malformed),
         };
         if let Ok(verified) = verified {
-            self.verified.insert(digest, verified);
+            self.verified.insert(token.into(), verified);
         }
         Check::Done(verified)
     }
@@ -120,5 +135,26 @@ impl Keys {
 impl fmt::Debug for Keys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Keys").field("count", &self.usable.len()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::jwt::Secret;
+
+    #[test]
+    fn long_tokens_do_not_enlarge_the_cache() {
+        let secret = Secret::from_file_contents(vec![b'a'; 32]).unwrap();
+        let keys = Keys::single(Verifier::with_secret(&secret), ExpectedClaims::default());
+        let claims = VerifiedClaims {
+            user: 1.try_into().unwrap(),
+            expires_at: SystemTime::now() + std::time::Duration::from_secs(60),
+        };
+        for number in 0..4000 {
+            keys.verified.insert(format!("{number:016384}").into(), claims);
+        }
+        assert!(keys.verified.len() > 500);
+        assert!(keys.verified.weight() <= CACHE_MAX_BYTES, "{}", keys.verified.weight());
     }
 }

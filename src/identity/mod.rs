@@ -150,7 +150,7 @@ impl Identity {
     }
 }
 
-/// Returns the SHA-256 used as a cache key, so that the secret itself is not kept.
+/// Returns the SHA-256 of a text.
 fn sha256(text: &str) -> [u8; SHA256_OUTPUT_LEN] {
     let mut bytes = [0; SHA256_OUTPUT_LEN];
     bytes.copy_from_slice(digest(&SHA256, text.as_bytes()).as_ref());
