@@ -101,10 +101,6 @@ where
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<End> {
         loop {
             let this = self.as_mut().project();
-            // Also registers for a reset by the client.
-            if this.stream.poll_reset(cx).is_ready() {
-                return Poll::Ready(End::Reset);
-            }
             if let Some(streaming) = this.streaming
                 && !streaming.control.is_ending()
                 && streaming.end.as_mut().poll(cx).is_ready()
@@ -116,9 +112,14 @@ where
             } else {
                 self.as_mut().send_rest(cx)
             };
-            match ready!(step) {
-                Ok(()) => {}
-                Err(end) => return Poll::Ready(end),
+            match step {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(end)) => return Poll::Ready(end),
+                Poll::Pending => {
+                    // The client may reset the stream meanwhile, or has done so.
+                    let _ = ready!(self.project().stream.poll_reset(cx));
+                    return Poll::Ready(End::Reset);
+                }
             }
         }
     }
@@ -132,17 +133,14 @@ where
     /// Takes the body's next frame. Ready once it is taken, and sent unless it has data.
     fn take_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         let mut this = self.project();
-        match ready!(this.body.as_mut().poll_frame(cx)) {
+        let ended = match ready!(this.body.as_mut().poll_frame(cx)) {
             Some(Ok(frame)) => match frame.into_data().map_err(Frame::into_trailers) {
                 Ok(data) => {
                     *this.rest = data;
                     *this.cut = false;
                     return Poll::Ready(Ok(()));
                 }
-                Err(Ok(trailers)) => {
-                    // It fails if the caller has hung up.
-                    let _ = this.stream.send_trailers(trailers);
-                }
+                Err(Ok(trailers)) => this.stream.send_trailers(trailers),
                 // A kind of frame that HTTP/2 does not have.
                 Err(Err(_)) => return Poll::Ready(Ok(())),
             },
@@ -150,25 +148,28 @@ where
                 this.stream.send_reset(Reason::INTERNAL_ERROR);
                 return Poll::Ready(Err(End::Reset));
             }
-            None => {
-                let _ = this.stream.send_data(Bytes::new(), true);
-            }
-        }
-        Poll::Ready(Err(End::Sent))
+            None => this.stream.send_data(Bytes::new(), true),
+        };
+        // It fails if the caller has hung up.
+        Poll::Ready(Err(ended.map_or(End::Reset, |()| End::Sent)))
     }
 
     /// Sends as much of the rest as the client's windows allow. Ready if some was sent.
     fn send_rest(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         let this = self.as_mut().project();
         this.stream.reserve_capacity(this.rest.len());
-        while this.stream.capacity() == 0 {
+        let capacity = loop {
+            match this.stream.capacity() {
+                0 => {}
+                capacity => break capacity,
+            }
             match this.stream.poll_capacity(cx) {
                 Poll::Ready(Some(Ok(_))) => {}
                 Poll::Ready(_) => return Poll::Ready(Err(End::Reset)),
                 Poll::Pending => return self.wait(cx),
             }
-        }
-        let count = this.stream.capacity().min(this.rest.len());
+        };
+        let count = capacity.min(this.rest.len());
         *this.cut |= count < this.rest.len();
         let piece = this.rest.split_to(count);
         let is_last = this.rest.is_empty() && this.body.is_end_stream();

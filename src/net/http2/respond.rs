@@ -91,8 +91,11 @@ where
             let control = head.extensions.remove();
             let is_empty = body.is_end_stream();
             let headers = &mut head.headers;
-            for name in &CONNECTION_HEADERS {
-                headers.remove(name);
+            // An answer has a few headers, none of which is such.
+            if headers.keys().any(|name| CONNECTION_HEADERS.contains(name)) {
+                for name in &CONNECTION_HEADERS {
+                    headers.remove(name);
+                }
             }
             headers.entry(DATE).or_insert_with(date::now);
             if !is_empty && let Some(length) = body.size_hint().exact() {
