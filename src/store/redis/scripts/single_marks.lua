@@ -45,7 +45,7 @@ local keys = #KEYS
 local after_marks = FIRST + math.floor((keys - 1) / 2) * VALUES
 local is_rare = false
 if keys % 2 == 0 then
-  is_rare = try('HGET', KEYS[keys], 'version') ~= ARGV[after_marks]
+  is_rare = try('HMGET', KEYS[keys], 'version')[1] ~= ARGV[after_marks]
   after_marks = after_marks + 1
 end
 local objects
