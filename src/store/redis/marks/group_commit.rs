@@ -198,7 +198,8 @@ impl GroupCommit {
             let places = (&*self.parts.keys, &*placement);
             self.script.add_arguments(script, call, places, marks, users)
         };
-        let reply = match self.send(&mut connection, call(text.by_digest())).await {
+        let by_digest = call(self.script.by_digest(script, marks, users));
+        let reply = match self.send(&mut connection, by_digest).await {
             Err(error) if lost_script(&error) => {
                 self.send(&mut connection, call(text.by_source())).await
             }

@@ -99,6 +99,14 @@ impl MarkReadScript {
         }
     }
 
+    /// Returns a call of the script by its digest, without keys and arguments.
+    pub(crate) fn by_digest(&self, script: MarkScript, marks: &[TracedMark], users: &Users) -> Cmd {
+        match script {
+            MarkScript::Single => self.start_single_marks(marks, users),
+            MarkScript::Full => self.full.by_digest(),
+        }
+    }
+
     /// Adds keys and arguments to a call.
     pub(crate) fn add_arguments(
         &self,

@@ -1,16 +1,19 @@
 //! Calls of the script `single_marks.lua`.
 
+use std::fmt::Write;
+
 use redis::Cmd;
 
 use crate::domain::{RateLimit, Users};
 use crate::store::redis::keys::Keys;
-use crate::store::redis::marks::script_call::{MarkReadScript, TracedMark};
+use crate::store::redis::marks::script_call::{MarkReadScript, MarkScript, TracedMark};
 use crate::store::redis::placement::Placement;
 use crate::store::redis::scripts::{Script, SingleMarksSettings};
 use crate::store::redis::stream_limit::StreamLimit;
 
-/// Longest key of a quota or of cursors, roughly.
-const KEY_BYTES: usize = 64;
+/// Longest key of a quota or of cursors, and longest decimal of an ID, roughly.
+const KEY_BYTES: usize = 48;
+const ID_BYTES: usize = 19;
 
 /// The script in its two texts.
 #[derive(Debug)]
@@ -44,6 +47,15 @@ impl SingleMarksScript {
 }
 
 impl MarkReadScript {
+    /// Returns a call of the script of single marks by its digest, without keys and arguments, and with room
+    /// for them.
+    pub(super) fn start_single_marks(&self, marks: &[TracedMark], users: &Users) -> Cmd {
+        let arguments = 4 + 6 * marks.len() + 2 * users.iter().len();
+        let each = 2 * KEY_BYTES + 3 * ID_BYTES;
+        let bytes = (1 + marks.len()) * each + users.iter().len() * ID_BYTES + users.bytes();
+        self.script(MarkScript::Single, marks).by_digest_for(arguments, bytes)
+    }
+
     /// Adds keys and arguments to a call of the script of single marks. Each user object is sent once.
     pub(super) fn add_single_marks(
         &self,
@@ -56,17 +68,18 @@ impl MarkReadScript {
         let hint = |mark: &TracedMark| self.bucket_hints.get(&mark.mark.reader);
         let in_buckets = marks.iter().any(|mark| hint(mark).is_some());
         call.arg(1 + 2 * marks.len() + usize::from(in_buckets)).arg(keys.stream());
-        let mut key = String::with_capacity(KEY_BYTES);
+        // Each key and traceparent is written to this text, and copied from there.
+        let mut text = String::with_capacity(KEY_BYTES);
         for traced @ TracedMark { mark, .. } in marks {
-            key.clear();
-            keys.write_quota(&mut key, mark.reader);
-            call.arg(&key);
-            key.clear();
-            keys.write_cursors(&mut key, mark.reader);
+            text.clear();
+            keys.write_quota(&mut text, mark.reader);
+            call.arg(&text);
+            text.clear();
+            keys.write_cursors(&mut text, mark.reader);
             if in_buckets && let Some(count) = hint(traced) {
-                placement.append_bucket(&mut key, mark.recipient, count);
+                placement.append_bucket(&mut text, mark.recipient, count);
             }
-            call.arg(&key);
+            call.arg(&text);
         }
         if in_buckets {
             call.arg(keys.layout());
@@ -78,11 +91,14 @@ impl MarkReadScript {
         for TracedMark { mark, traceparent } in marks {
             call.arg(mark.reader.get()).arg(mark.recipient.get());
             call.arg(mark.last_read_event_id.get());
-            match traceparent {
-                Some(traceparent) => call.arg(traceparent.to_string()),
-                None if are_traced => call.arg(""),
-                None => &mut call,
-            };
+            if are_traced {
+                text.clear();
+                if let Some(traceparent) = traceparent {
+                    // Writing to a String cannot fail.
+                    let _ = write!(text, "{traceparent}");
+                }
+                call.arg(&text);
+            }
         }
         if in_buckets {
             call.arg(placement.version());

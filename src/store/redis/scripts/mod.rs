@@ -158,6 +158,14 @@ impl Script {
         call
     }
 
+    /// The same, with room for this many arguments of this many bytes.
+    pub(crate) fn by_digest_for(&self, arguments: usize, bytes: usize) -> Cmd {
+        const NAME: &str = "EVALSHA";
+        let mut call = Cmd::with_capacity(2 + arguments, NAME.len() + self.sha1.len() + bytes);
+        call.arg(NAME).arg(&self.sha1);
+        call
+    }
+
     /// Returns a call with the source, which loads the script again.
     pub(crate) fn by_source(&self) -> Cmd {
         let mut call = cmd("EVAL");
