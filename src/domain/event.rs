@@ -1,6 +1,6 @@
 //! The mark-read event: the payload of Twitter's webhook (`docs/contract.md`, "The event").
 //!
-//! The Redis script writes the same JSON (`src/store/redis/scripts/mark_read.lua`); the property test
+//! The Redis scripts write the same JSON (`single_marks.lua` and `mark_read.lua`); the property test
 //! in `tests/it/twins.rs` compares the bytes.
 
 use serde::Deserialize;

@@ -1,7 +1,7 @@
 //! Marks: the command, its outcomes, and the rule that a cursor only moves forward.
 //!
-//! The rule has a twin in `src/store/redis/scripts/mark_read.lua`; the property test in
-//! `tests/it/twins.rs` compares the two.
+//! The rule has twins in the scripts `single_marks.lua` and `mark_read.lua` of
+//! `src/store/redis/scripts`; the property test in `tests/it/twins.rs` compares them.
 
 use std::time::Duration;
 

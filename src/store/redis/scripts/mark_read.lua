@@ -1,4 +1,5 @@
--- Marks messages as read: for each mark quota, comparison, cursor and event in one atomic step.
+-- Marks messages as read: for each mark quota, comparison, cursor and event in one atomic step. It
+-- does batches, and the single marks that `single_marks.lua` leaves to it as rare.
 -- `prelude.lua`, `quota.lua`, `buckets.lua`, `moves.lua`, `cursor.lua` and `batch.lua` are joined
 -- before it and have the functions that it calls.
 --
@@ -37,8 +38,8 @@
 --
 -- The first write is the quota's, which a full Redis refuses; a Redis that accepts it accepts the
 -- others. The next write of a mark is XADD, and what follows it cannot fail: that the user may run
--- it is checked before. This is the twin of
--- `advances` in src/domain/mark.rs and of `event_payload` in src/domain/event.rs.
+-- it is checked before. This is the twin of `single_marks.lua`, of `advances` in src/domain/mark.rs
+-- and of `event_payload` in src/domain/event.rs.
 
 local find, STREAM = string.find, KEYS[2]
 local LIMIT, WINDOW_MS = tonumber(ARGV[2]), tonumber(ARGV[3])
