@@ -6,7 +6,7 @@
 use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -186,7 +186,11 @@ impl Listener {
             let Some(runtime) = worker.runtime().cloned() else { continue };
             let serve = async move {
                 if let Ok(stream) = TcpStream::from_std(stream) {
-                    connection.accept(stream, tls, service_of).await;
+                    // A statement of its own, which frees the first stage.
+                    let serving = connection.begin(stream, tls, service_of).await;
+                    if let Some(serving) = serving {
+                        serving.await;
+                    }
                 }
                 drop((permits, worker));
             };
@@ -258,77 +262,124 @@ struct Connection {
     notices: watch::Receiver<Notice>,
 }
 
+/// A stage in the life of a connection. A box of its own, which is freed when the next stage begins:
+/// otherwise each connection is as large as the largest stage, 11 KB.
+type Stage<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
 impl Connection {
-    async fn accept<F, S>(mut self, stream: TcpStream, tls: Option<Arc<Tls>>, service_of: F)
+    /// Begins a connection, up to the first bytes of its protocol. Returns the stage that serves it.
+    fn begin<F, S>(
+        self,
+        stream: TcpStream,
+        tls: Option<Arc<Tls>>,
+        service_of: F,
+    ) -> Stage<Option<Stage<()>>>
     where
-        F: Fn(Peer) -> S,
+        F: Fn(Peer) -> S + Send + 'static,
         S: HttpService,
     {
         // Otherwise the kernel delays small answers. A failure has no other effect.
         let _ = stream.set_nodelay(true);
         let stream = SendTimeout::new(stream, self.settings.limits.send);
-        let address = self.address.ip();
-        let Some(tls) = tls else {
-            let service = service_of(Peer { address, client_auth: ClientAuth::Plaintext });
-            // Boxed, as the two below: otherwise each connection is as large as the largest, 11 KB.
-            return Box::pin(self.serve(stream, service)).await;
-        };
-        let handshake = Box::pin(timeout(self.settings.limits.handshake, tls.accept(stream)));
-        let accepted = tokio::select! {
-            accepted = handshake => accepted,
-            () = draining(&mut self.notices) => return,
-        };
-        match accepted {
-            Ok(Ok((stream, client_auth))) => {
-                let service = service_of(Peer { address, client_auth });
-                Box::pin(self.serve(stream, service)).await;
+        match tls {
+            Some(tls) => Box::pin(self.accept_tls(stream, tls, service_of)),
+            None => {
+                let address = self.address.ip();
+                let service = service_of(Peer { address, client_auth: ClientAuth::Plaintext });
+                Box::pin(self.read_first_bytes(stream, service))
             }
-            Ok(Err(error)) => tracing::debug!(error = ?error.to_string(), "TLS handshake failed"),
-            Err(_) => tracing::debug!("TLS handshake timed out"),
         }
     }
 
-    async fn serve<T, S>(mut self, stream: T, service: S)
+    async fn accept_tls<F, S>(
+        mut self,
+        stream: SendTimeout<TcpStream>,
+        tls: Arc<Tls>,
+        service_of: F,
+    ) -> Option<Stage<()>>
     where
-        T: AsyncRead + AsyncWrite + Unpin,
+        F: Fn(Peer) -> S,
+        S: HttpService,
+    {
+        let handshake = timeout(self.settings.limits.handshake, tls.accept(stream));
+        let accepted = tokio::select! {
+            accepted = handshake => accepted,
+            () = draining(&mut self.notices) => return None,
+        };
+        match accepted {
+            Ok(Ok((stream, client_auth))) => {
+                let address = self.address.ip();
+                let service = service_of(Peer { address, client_auth });
+                self.read_first_bytes(stream, service).await
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(error = ?error.to_string(), "TLS handshake failed");
+                None
+            }
+            Err(_) => {
+                tracing::debug!("TLS handshake timed out");
+                None
+            }
+        }
+    }
+
+    async fn read_first_bytes<T, S>(mut self, stream: T, service: S) -> Option<Stage<()>>
+    where
+        T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
         S: HttpService,
     {
         let begun_by = Instant::now() + self.settings.limits.handshake;
         let first = tokio::select! {
             first = timeout_at(begun_by, FirstBytes::read(stream)) => first,
-            () = draining(&mut self.notices) => return,
+            () = draining(&mut self.notices) => return None,
         };
         let Self { settings, notices, .. } = self;
-        let ended: Result<(), Box<dyn std::error::Error + Send + Sync>> = match first {
+        match first {
             Ok(Ok((Version::Http2, stream))) => {
-                http2::serve(stream, service, settings, notices, begun_by).await.map_err(Into::into)
+                let beginning = http2::begin(stream, service, settings, notices, begun_by);
+                match Box::pin(beginning).await {
+                    Ok(serving) => Some(Box::pin(async move { log_end(serving.await) })),
+                    Err(error) => {
+                        log_end(Err(error));
+                        None
+                    }
+                }
             }
-            Ok(Ok((Version::Http1, stream))) => {
-                // Boxed: few connections speak it, and the future is as large as its largest path.
-                let serve = http1::serve(stream, service, &settings, notices);
-                Box::pin(serve).await.map_err(Into::into)
+            Ok(Ok((Version::Http1, stream))) => Some(Box::pin(async move {
+                log_end(http1::serve(stream, service, &settings, notices).await);
+            })),
+            Ok(Err(error)) => {
+                log_end(Err(error));
+                None
             }
-            Ok(Err(error)) => Err(error.into()),
-            Err(late) => Err(late.into()),
-        };
-        if let Err(error) = ended {
-            // Debug: a client can cause it with anything that it sends.
-            tracing::debug!(error = ?error.to_string(), "connection ended");
+            Err(late) => {
+                log_end(Err(late));
+                None
+            }
         }
+    }
+}
+
+fn log_end(ended: Result<(), impl std::error::Error>) {
+    if let Err(error) = ended {
+        // Debug: a client can cause it with anything that it sends.
+        tracing::debug!(error = ?error.to_string(), "connection ended");
     }
 }
 
 /// Serves one connection that is not accepted from a port, for measurements.
 pub async fn serve_stream<T, S>(stream: T, service: S, limits: Limits)
 where
-    T: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     S: HttpService,
 {
     let settings = Arc::new(Settings::new(limits, MemoryPressure::default()));
     let notices = watch::Sender::new(Notice::default());
     let address = SocketAddr::from(([127, 0, 0, 1], 0));
     let connection = Connection { settings, address, notices: notices.subscribe() };
-    connection.serve(stream, service).await;
+    if let Some(serving) = connection.read_first_bytes(stream, service).await {
+        serving.await;
+    }
 }
 
 /// Waits for the drain, which does not wait for a handshake.

@@ -2,7 +2,7 @@
 //! an answer while its client does not read.
 
 use std::future::{pending, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
@@ -108,20 +108,23 @@ impl Drop for Unsent {
     }
 }
 
-/// Serves a connection whose first bytes are the preface. Its first frame is due at `begun_by`.
+/// A connection that is served. A box of its own: what it took to begin, which is as large, is freed.
+type Serving = Pin<Box<dyn Future<Output = Result<(), h2::Error>> + Send>>;
+
+/// Begins a connection whose first bytes are the preface. Its first frame is due at `begun_by`.
 ///
 /// # Errors
 ///
 /// h2's. None is unusual: clients can cause all of them.
-pub(super) async fn serve<T, S>(
+pub(super) async fn begin<T, S>(
     stream: T,
     service: S,
     settings: Arc<Settings>,
-    mut notices: watch::Receiver<Notice>,
+    notices: watch::Receiver<Notice>,
     begun_by: Instant,
-) -> Result<(), h2::Error>
+) -> Result<Serving, h2::Error>
 where
-    T: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     S: HttpService,
 {
     let limits = Arc::clone(&settings.limits);
@@ -137,15 +140,43 @@ where
     let mut connection = Connection { h2, pings, service, shared, idle_since, outbox_watched };
     let age = limits.connection_age.map(jittered);
     let mut lifetime = Lifetime::new(limits, now, begun_by, age);
+    // By reference: as arguments they would be stored twice.
+    Ok(Box::pin(async move { run(&mut connection, &mut lifetime, notices).await }))
+}
+
+async fn run<T, S>(
+    connection: &mut Connection<T, S>,
+    lifetime: &mut Lifetime,
+    mut notices: watch::Receiver<Notice>,
+) -> Result<(), h2::Error>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+    S: HttpService,
+{
     let mut alarm = pin!(sleep_until(lifetime.next(&connection.facts(&notices))));
+    let mut unseen = notices.clone();
     loop {
         let is_leaving = lifetime.is_leaving();
-        let event = tokio::select! {
-            biased;
-            event = poll_fn(|cx| connection.poll(cx, is_leaving)) => event,
-            () = alarm.as_mut() => Event::Look,
-            () = changed(&mut notices) => Event::Look,
+        let event = {
+            let mut changed = pin!(changed(&mut notices));
+            // The alarm and the notices wake this task also if they are not polled again.
+            let mut woken = None;
+            poll_fn(|cx| {
+                if let Poll::Ready(event) = connection.poll(cx, is_leaving) {
+                    return Poll::Ready(event);
+                }
+                if !woken.as_ref().is_some_and(|waker: &Waker| waker.will_wake(cx.waker())) {
+                    woken = Some(cx.waker().clone());
+                    let (alarm, changed) = (alarm.as_mut().poll(cx), changed.as_mut().poll(cx));
+                    let is_due = alarm.is_ready() || changed.is_ready();
+                    return if is_due { Poll::Ready(Event::Look) } else { Poll::Pending };
+                }
+                let is_due = alarm.is_elapsed() || unseen.has_changed().unwrap_or_default();
+                if is_due { Poll::Ready(Event::Look) } else { Poll::Pending }
+            })
+            .await
         };
+        unseen.mark_unchanged();
         match event {
             Event::Ended(ended) => return ended,
             Event::Exceeded => {

@@ -65,7 +65,8 @@ impl Setup {
             let updates = is_stream.then(|| to_send.lock().unwrap().take()).flatten();
             answer(request, updates)
         });
-        tokio::spawn(serve(theirs, service, settings, receiver, begun_by));
+        let beginning = begin(theirs, service, settings, receiver, begun_by);
+        tokio::spawn(async move { beginning.await?.await });
         Self { stream, pressure, notices, updates }
     }
 
