@@ -21,7 +21,7 @@ use crate::workloads::{self, ADVANCING, NOOP, STATE};
 /// Workloads at all paces; the others are measured at half of their peak.
 const IN_FULL: [&str; 3] = [NOOP, ADVANCING, STATE];
 
-/// Fixed paces, in calls a second.
+/// Fixed paces, in calls a second. Those above half of the peak are left out.
 const FIXED: [f64; 2] = [1000.0, 10_000.0];
 
 /// The shares of late calls above which p99 and p99.9 are not the server's: half of the calls that are
@@ -129,6 +129,7 @@ fn cases<'a>(workloads: &'a [Workload], measured: &[Measured]) -> Vec<Case<'a>> 
         let measured = measured.iter().find(|measured| measured.name == name);
         measured.map_or(0.0, Measured::per_second)
     };
+    let fixed = |name| FIXED.into_iter().filter(move |pace| *pace <= peak(name) / 2.0);
     let mut cases = Vec::new();
     let mut add = |workload, name, of_events, pace| {
         let per_second = match pace {
@@ -144,7 +145,7 @@ fn cases<'a>(workloads: &'a [Workload], measured: &[Measured]) -> Vec<Case<'a>> 
     for workload in workloads {
         let name = workload.calls.name;
         if IN_FULL.contains(&name) {
-            for per_second in FIXED {
+            for per_second in fixed(name) {
                 add(workload, name, false, Pace::Fixed(per_second));
             }
             if name == NOOP {
@@ -155,7 +156,7 @@ fn cases<'a>(workloads: &'a [Workload], measured: &[Measured]) -> Vec<Case<'a>> 
         add(workload, name, false, Pace::Half);
         if name == ADVANCING {
             let events = "event at a watcher";
-            for per_second in FIXED {
+            for per_second in fixed(name) {
                 add(workload, events, true, Pace::Fixed(per_second));
             }
         }

@@ -160,7 +160,7 @@ fn latencies(throughput: &Throughput, seconds: u64) -> String {
          were due, and *lateness* is the p99 of that delay. With more than {} % late, p99 is marked \n\
          with * and not to be believed, with more than {} % p99.9. An event counts from when its mark was \
          due until a watcher\non another connection has it; {} users watch, and each mark concerns one. \
-         All is in ms.\n\n\
+         Fixed\npaces above half of a peak are left out. All is in ms.\n\n\
          | | pace | calls/s | p50 | p99 | p99.9 | late | lateness |\n\
          | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |\n",
         f64::from(LATE_US) / 1000.0,
