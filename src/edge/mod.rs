@@ -200,8 +200,8 @@ impl Edge {
             Ok(place) => place,
             Err(refusal) => return Answer::refused(arrival.route, refusal),
         };
-        let held = self.request_bytes.begin();
-        let body = grpc::one_message(&head.headers, body, grpc::MESSAGE_MAX_BYTES, held);
+        let memory = self.request_bytes.begin();
+        let body = grpc::one_message(&head.headers, body, grpc::MESSAGE_MAX_BYTES, memory);
         drop(head);
         let (service, arrival) = (&self.service, &arrival);
         let mut marks = MarkOutcomes::None;

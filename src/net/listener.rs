@@ -281,14 +281,12 @@ impl Connection {
         // Otherwise the kernel delays small answers. A failure has no other effect.
         let _ = stream.set_nodelay(true);
         let stream = SendTimeout::new(stream, self.settings.limits.send);
-        match tls {
-            Some(tls) => Box::pin(self.accept_tls(stream, tls, service_of)),
-            None => {
-                let address = self.address.ip();
-                let service = service_of(Peer { address, client_auth: ClientAuth::Plaintext });
-                Box::pin(self.read_first_bytes(stream, service))
-            }
+        if let Some(tls) = tls {
+            return Box::pin(self.accept_tls(stream, tls, service_of));
         }
+        let address = self.address.ip();
+        let service = service_of(Peer { address, client_auth: ClientAuth::Plaintext });
+        Box::pin(self.read_first_bytes(stream, service))
     }
 
     async fn accept_tls<F, S>(

@@ -111,10 +111,10 @@ mod tests {
     const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
     const SPAN: &str = "00f067aa0ba902b7";
 
-    fn headers(name: HeaderName, values: &[&str]) -> HeaderMap {
+    fn headers(name: &HeaderName, values: &[&str]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for value in values {
-            headers.append(&name, value.parse().unwrap());
+            headers.append(name, value.parse().unwrap());
         }
         headers
     }
@@ -131,7 +131,7 @@ mod tests {
             (format!("fe-{TRACE}-{SPAN}-01-more"), format!("00-{TRACE}-{SPAN}-01")),
         ];
         for (value, expected) in table {
-            let taken = Traceparent::from_headers(&headers(TRACEPARENT, &[&value]));
+            let taken = Traceparent::from_headers(&headers(&TRACEPARENT, &[&value]));
             assert_eq!(taken.map(|taken| taken.to_string()), Some(expected), "{value}");
         }
     }
@@ -161,7 +161,7 @@ mod tests {
             assert_eq!(Traceparent::parse(value.as_bytes()), None, "{value}");
         }
         assert_eq!(Traceparent::from_headers(&HeaderMap::new()), None);
-        assert_eq!(Traceparent::from_headers(&headers(TRACEPARENT, &[&good, &good])), None);
+        assert_eq!(Traceparent::from_headers(&headers(&TRACEPARENT, &[&good, &good])), None);
     }
 
     #[test]
@@ -176,7 +176,7 @@ mod tests {
             (vec![long.as_str(), "b=2"], ""),
         ];
         for (values, expected) in table {
-            let state = tracestate(&headers(TRACESTATE, &values));
+            let state = tracestate(&headers(&TRACESTATE, &values));
             assert_eq!(state.header(), expected, "{values:?}");
         }
     }
