@@ -71,10 +71,15 @@ impl Frame {
 
     /// The HEADERS frame of a call to `MarkRead`; the message is still to come.
     pub fn head_of_call(stream: u32) -> Vec<u8> {
+        Self::head_of_post(stream, MARK_READ, "application/grpc")
+    }
+
+    /// The HEADERS frame of a POST; the body is still to come.
+    pub fn head_of_post(stream: u32, path: &str, content_type: &str) -> Vec<u8> {
         // HPACK (RFC 7541): POST and http by index, then literals without indexing.
         let mut headers = vec![0x83, 0x86];
         let literals: [(&[u8], &str); 3] =
-            [(&[0x04], MARK_READ), (&[0x01], "markread"), (&[0x0f, 0x10], "application/grpc")];
+            [(&[0x04], path), (&[0x01], "markread"), (&[0x0f, 0x10], content_type)];
         for (name, value) in literals {
             headers.extend_from_slice(name);
             headers.push(u8::try_from(value.len()).unwrap());

@@ -15,21 +15,22 @@ const MIB: u64 = 1024 * 1024;
 /// The least limit that is allowed.
 const MEMORY_LIMIT: u64 = 64 * MIB;
 
-/// Streams of a connection, and connections, of the attack: half-sent calls with 14 KB of metadata each,
-/// more than the limit in all.
+/// Streams of a connection, and connections, of the attack: half-sent posts with 14 KB of headers each, which
+/// are kept for a signature, more than the limit in all.
 const STREAMS: u32 = 250;
 const CONNECTIONS: usize = 24;
-const METADATA_BYTES: usize = 14_000;
+const HEADER_BYTES: usize = 14_000;
 
-/// The HEADERS frame of a call to `MarkRead` with metadata; the message is still to come.
-fn head_with_metadata(stream: u32) -> Vec<u8> {
-    let mut frame = Frame::head_of_call(stream);
+/// The HEADERS frame of a mark over plain HTTP with a long header; the form is still to come.
+fn long_head(stream: u32) -> Vec<u8> {
+    const PATH: &str = "/1.1/direct_messages/mark_read.json";
+    let mut frame = Frame::head_of_post(stream, PATH, "application/x-www-form-urlencoded");
     // HPACK (RFC 7541, 6.2.3 and 5.1): a literal that is never indexed, of which HPACK keeps no copy, with
     // a name of one byte, and a length of three: 127 and 7 bits each, the low ones first.
-    let [low, high] = [METADATA_BYTES - 127, (METADATA_BYTES - 127) >> 7].map(|bits| bits & 0x7f);
+    let [low, high] = [HEADER_BYTES - 127, (HEADER_BYTES - 127) >> 7].map(|bits| bits & 0x7f);
     frame.extend(b"\x10\x09x-user-id\x017\x10\x01x\x7f");
     frame.extend([low | 0x80, high].map(|bits| u8::try_from(bits).unwrap()));
-    frame.extend(std::iter::repeat_n(b'x', METADATA_BYTES));
+    frame.extend(std::iter::repeat_n(b'x', HEADER_BYTES));
     let length = u32::try_from(frame.len() - 9).unwrap().to_be_bytes();
     frame[..3].copy_from_slice(&length[1..]);
     frame
@@ -44,7 +45,7 @@ async fn hold_calls(server: &Server) -> Vec<OwnedWriteHalf> {
         tokio::spawn(async move { tokio::io::copy(&mut answers, &mut tokio::io::sink()).await });
         for n in 0..STREAMS {
             // It fails if the server has closed the connection.
-            let _ = calls.write_all(&head_with_metadata(2 * n + 1)).await;
+            let _ = calls.write_all(&long_head(2 * n + 1)).await;
         }
         held.push(calls);
     }
