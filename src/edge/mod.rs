@@ -202,6 +202,7 @@ impl Edge {
         };
         let memory = self.request_bytes.begin();
         let body = grpc::one_message(&head.headers, body, grpc::MESSAGE_MAX_BYTES, memory);
+        // A call whose message is still to come holds no metadata.
         drop(head);
         let (service, arrival) = (&self.service, &arrival);
         let mut marks = MarkOutcomes::None;
