@@ -59,10 +59,10 @@ pub(crate) struct MarkReply {
 }
 
 impl MarkReadScript {
-    pub(crate) fn new(stream_limit: Arc<StreamLimit>, rate_limit: RateLimit, keys: &Keys) -> Self {
+    pub(crate) fn new(stream_limit: Arc<StreamLimit>, rate_limit: RateLimit) -> Self {
         Self {
             full: Script::mark_read(),
-            single: SingleMarksScript::new(&stream_limit, rate_limit, keys),
+            single: SingleMarksScript::new(&stream_limit, rate_limit),
             stream_limit,
             rate_limit,
             bucket_hints: Cache::new(HINTED_READERS),

@@ -23,11 +23,10 @@ pub(crate) struct SingleMarksScript {
 }
 
 impl SingleMarksScript {
-    pub(crate) fn new(stream_limit: &StreamLimit, rate_limit: RateLimit, keys: &Keys) -> Self {
+    pub(crate) fn new(stream_limit: &StreamLimit, rate_limit: RateLimit) -> Self {
         let script = |are_traced| {
             Script::single_marks(SingleMarksSettings {
                 rate_limit,
-                cursors_prefix: &keys.cursors_prefix(),
                 are_traced,
                 stream_maxlen: stream_limit.constant(),
             })

@@ -57,7 +57,7 @@ impl Script {
     }
 
     /// Creates the script of single marks.
-    pub(crate) fn single_marks(settings: SingleMarksSettings<'_>) -> Self {
+    pub(crate) fn single_marks(settings: SingleMarksSettings) -> Self {
         const REST: &str = include_str!("single_marks.lua");
         let line = settings.statement();
         let parts = vec![("settings", Cow::Owned(line.clone())), ("single_marks.lua", REST.into())];
@@ -237,7 +237,6 @@ pub(crate) mod tests {
         let single_marks = |are_traced, stream_maxlen| {
             Script::single_marks(SingleMarksSettings {
                 rate_limit: RateLimit { calls: u64::MAX, window_ms: 900_000 },
-                cursors_prefix: "markread:cursors:",
                 are_traced,
                 stream_maxlen,
             })

@@ -4,7 +4,6 @@
 -- (single_marks.rs):
 --
 --   LIMIT, WINDOW_MS   calls served in a window, the window's ms
---   CURSORS            the prefix of readers' cursors
 --   VALUES             values of each mark: 3, or 4 with traceparents
 --   MAXLEN, FIRST      the stream's approximate length ('0': any), and where the marks begin. The
 --                      length is ARGV[1] if `--stream-max-bytes` changes it
@@ -70,8 +69,8 @@ for key = 2, keys - 1, 2 do
     if is_rare or rare and rare[reader] then break end
     known = try('HGET', home, recipient)
     if not known then
-      -- The first cursor of a conversation. A bucket's key has one colon more.
-      if find(home, ':', #CURSORS + 1, true) then break end
+      -- The first cursor of a conversation, if this is the reader's own hash.
+      if not find(home, ':cursors:%d+$') then break end
       local counts = try('HMGET', home, 'buckets', 'keyed_buckets')
       if counts[1] ~= false or counts[2] ~= false then break end
       local fields = tonumber(try('HLEN', home))

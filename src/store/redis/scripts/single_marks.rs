@@ -8,17 +8,15 @@ const QUOTA_MAX: u64 = 1_000_000_000_000_000;
 /// What is written into the text of the script of single marks. Redis keeps every script that it ever
 /// got, so a process has few of these texts: two.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct SingleMarksSettings<'a> {
+pub(crate) struct SingleMarksSettings {
     pub(crate) rate_limit: RateLimit,
-    /// What the keys of all cursors begin with.
-    pub(crate) cursors_prefix: &'a str,
     /// Whether each mark has a traceparent.
     pub(crate) are_traced: bool,
     /// The stream's length (0: any); `None` if the first argument has it, since it changes.
     pub(crate) stream_maxlen: Option<u64>,
 }
 
-impl SingleMarksSettings<'_> {
+impl SingleMarksSettings {
     /// Values of each mark.
     fn values(self) -> u8 {
         if self.are_traced { 4 } else { 3 }
@@ -26,7 +24,7 @@ impl SingleMarksSettings<'_> {
 
     /// Returns the first statement of the script.
     pub(super) fn statement(self) -> String {
-        let Self { rate_limit: RateLimit { calls, window_ms }, cursors_prefix, .. } = self;
+        let Self { rate_limit: RateLimit { calls, window_ms }, .. } = self;
         // No quota counts further: see `take` in quota.lua.
         let calls = calls.min(QUOTA_MAX);
         let values = self.values();
@@ -35,8 +33,8 @@ impl SingleMarksSettings<'_> {
             None => ("ARGV[1]".to_owned(), 2),
         };
         format!(
-            "local LIMIT, WINDOW_MS, CURSORS, VALUES, MAXLEN, FIRST =\n\
-             {calls}, {window_ms}, '{cursors_prefix}', {values}, {maxlen}, {first}\n"
+            "local LIMIT, WINDOW_MS, VALUES, MAXLEN, FIRST =\n\
+             {calls}, {window_ms}, {values}, {maxlen}, {first}\n"
         )
     }
 }

@@ -45,7 +45,7 @@ impl Setup {
         });
         let parts = StoreParts { replicas_ack, ..fake::parts() };
         redis.connect_calls(&parts).await;
-        let script = MarkReadScript::new(Arc::clone(&parts.stream_limit), RATE_LIMIT, &parts.keys);
+        let script = MarkReadScript::new(Arc::clone(&parts.stream_limit), RATE_LIMIT);
         let group_commit = Arc::new(GroupCommit::new(parts.clone(), Arc::new(script)));
         Self { redis, parts, group_commit, calls }
     }
