@@ -69,7 +69,9 @@ impl Repeated {
         // The name may contain commas, and is quoted like the rest: calls a second, then ms.
         let fields: Vec<&str> = line.trim_matches('"').split("\",\"").collect();
         let [per_second, _, _, median_ms, ..] = fields[fields.len() - 7..] else { unreachable!() };
-        let number = |text: &str| text.parse::<f64>().expect("a number");
+        let number = |text: &str| {
+            text.parse::<f64>().unwrap_or_else(|_| panic!("redis-benchmark has no numbers: {line}"))
+        };
         Repetition {
             per_second: number(per_second),
             median_us: 1000.0 * number(median_ms),
