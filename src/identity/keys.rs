@@ -1,9 +1,9 @@
 //! Keys for verifying tokens, and a cache of the tokens that they verified.
 
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 use std::time::SystemTime;
 
-use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
 use super::invalid_token;
@@ -12,12 +12,8 @@ use super::jwt::{ExpectedClaims, Token, VerifiedClaims};
 use super::verifier::Verifier;
 use crate::domain::Refusal;
 
-/// Verified tokens that are cached, and the most memory for them, in bytes.
+/// Verified tokens that are cached.
 const CACHED_TOKENS: usize = 50_000;
-const CACHE_MAX_BYTES: u64 = 20 * 1024 * 1024;
-
-/// Size of a cached token without its text, roughly.
-const CACHED_TOKEN_BYTES: u64 = 160;
 
 /// Most keys that one token is tried with: those with the same `kid`, or all if it has none.
 const TRIED_KEYS: usize = 4;
@@ -28,20 +24,14 @@ pub struct Keys {
     /// What a set had besides them, in words; `None` for the one key of the settings.
     left_out: Option<String>,
     expected: ExpectedClaims,
-    /// By the whole token: a digest of it that no caller can forge would cost more than all else that
-    /// identity does (`cargo bench --bench instructions`).
-    verified: Cache<Box<str>, VerifiedClaims, WeighToken>,
+    verified: Cache<TokenHash, VerifiedClaims>,
+    keyed: RandomState,
 }
 
-/// Weighs cached tokens, in bytes.
-#[derive(Clone)]
-struct WeighToken;
-
-impl Weighter<Box<str>, VerifiedClaims> for WeighToken {
-    fn weight(&self, token: &Box<str>, _: &VerifiedClaims) -> u64 {
-        u64::try_from(token.len()).unwrap_or(u64::MAX).saturating_add(CACHED_TOKEN_BYTES)
-    }
-}
+/// What a cached token is known by: a token is a secret, so the cache has none. 128 bits of `SipHash` with a
+/// key that is chosen at random, so that no caller can find another token with the same. SHA-256 would cost
+/// more than all else that identity does (`cargo bench --bench instructions`).
+type TokenHash = [u64; 2];
 
 /// A key, with its `kid` in a set.
 pub(super) struct Key {
@@ -75,8 +65,8 @@ impl Keys {
     }
 
     fn new(usable: Vec<Key>, left_out: Option<String>, expected: ExpectedClaims) -> Self {
-        let verified = Cache::with_weighter(CACHED_TOKENS, CACHE_MAX_BYTES, WeighToken);
-        Self { usable, left_out, expected, verified }
+        let (verified, keyed) = (Cache::new(CACHED_TOKENS), RandomState::new());
+        Self { usable, left_out, expected, verified, keyed }
     }
 
     /// Returns the `kid` of each key that has one.
@@ -89,13 +79,18 @@ impl Keys {
         self.left_out.as_deref().unwrap_or_default()
     }
 
+    fn hash(&self, token: &str) -> TokenHash {
+        [0_u8, 1].map(|half| self.keyed.hash_one((half, token)))
+    }
+
     /// Checks a token.
     pub fn check(&self, token: &str) -> Check {
-        if let Some(verified) = self.verified.get(token) {
+        let hash = self.hash(token);
+        if let Some(verified) = self.verified.get(&hash) {
             if SystemTime::now() < verified.expires_at {
                 return Check::Done(Ok(verified));
             }
-            self.verified.remove(token);
+            self.verified.remove(&hash);
         }
         let verified = match Token::parse(token) {
             Ok(parsed) if self.named_by(&parsed).next().is_none() => return Check::UnknownKey,
@@ -103,7 +98,7 @@ impl Keys {
             Err(malformed) => Err(malformed),
         };
         if let Ok(verified) = verified {
-            self.verified.insert(token.into(), verified);
+            self.verified.insert(hash, verified);
         }
         Check::Done(verified)
     }
@@ -140,21 +135,24 @@ impl fmt::Debug for Keys {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
     use crate::identity::jwt::Secret;
 
     #[test]
-    fn long_tokens_do_not_enlarge_the_cache() {
+    fn a_token_is_known_by_a_hash_that_nobody_can_predict() {
         let secret = Secret::from_file_contents(vec![b'a'; 32]).unwrap();
-        let keys = Keys::single(Verifier::with_secret(&secret), ExpectedClaims::default());
-        let claims = VerifiedClaims {
-            user: 1.try_into().unwrap(),
-            expires_at: SystemTime::now() + std::time::Duration::from_secs(60),
-        };
-        for number in 0..4000 {
-            keys.verified.insert(format!("{number:016384}").into(), claims);
-        }
-        let bytes: usize = keys.verified.iter().map(|(token, _)| token.len()).sum();
-        assert!(bytes > 8 << 20 && bytes <= 20 << 20, "{bytes}");
+        let keys = || Keys::single(Verifier::with_secret(&secret), ExpectedClaims::default());
+        let (one, other) = (keys(), keys());
+        assert_eq!(one.hash("token"), one.hash("token"));
+        let hashes: HashSet<TokenHash> = (0..1000)
+            .flat_map(|number| [&one, &other].map(|keys| keys.hash(&format!("token {number}"))))
+            .collect();
+        assert_eq!(hashes.len(), 2000);
+        assert!(
+            hashes.iter().all(|[first, second]| first != second),
+            "the halves have keys of their own"
+        );
     }
 }

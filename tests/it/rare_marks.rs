@@ -116,7 +116,8 @@ async fn done(
         redis.run::<redis::Value>(command).await;
     }
     let calls = redis.calls("evalsha").await;
-    let results = subject.store().mark_read_all(marks, None).await.unwrap();
+    let results = subject.store().mark_read_all(marks, None).await;
+    let results = results.unwrap_or_else(|all| vec![Err(all); marks.len()]);
     let calls = redis.calls("evalsha").await - calls;
     redis.run::<()>("CONFIG SET maxmemory 0").await;
     (results.iter().map(timeless).collect(), left(redis).await, calls)
@@ -246,6 +247,40 @@ async fn a_bucket_that_was_split_meanwhile_is_found_by_the_full_script() {
         assert!((1..=80).all(|to| cursors[&to] == 7) && cursors.len() == 400);
         assert_eq!(redis.used(2).await, Some(481));
     }
+}
+
+/// A server that has seen a reader's buckets looks in one of them, also once the reader was erased.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_buckets_of_a_reader_that_was_erased_are_forgotten() {
+    let redis = Arc::new(Redis::start().await);
+    let subject = Subject::on(redis.clone(), LIMIT).await;
+    let marks: Vec<_> = (1..=80).map(|to| mark(2, to, 5)).collect();
+    subject.store().mark_read_all(&marks, None).await.unwrap();
+    subject.mark_one(mark(2, 1, 6)).await;
+    redis.run::<()>("FLUSHDB").await;
+    for (message, expected_calls) in [(5, 2..=3), (6, 1..=1), (7, 1..=1)] {
+        let calls = redis.calls("evalsha").await;
+        let outcome = subject.mark_one(mark(2, 1, message)).await;
+        assert!(matches!(outcome, Outcome::Advanced { .. }), "{outcome:?}");
+        let calls = redis.calls("evalsha").await - calls;
+        assert!(expected_calls.contains(&calls), "message {message}: {calls} calls");
+    }
+}
+
+/// The first mark after a flush finds it, and a layout of another version is left alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_mark_sees_the_layout() {
+    let redis = Arc::new(Redis::start().await);
+    let few = |commands| Before { conversations: 3, commands };
+    let (missing, other) = (&["DEL markread:layout"], &["HSET markread:layout version 7"]);
+    let (first, known) = ([mark(2, 70, 6)], [mark(2, 1, 6)]);
+    let results = assert_done_alike(&redis, "no layout", few(missing), &first, 3).await;
+    assert!(results[0].starts_with("advanced"), "{results:?}");
+    assert_eq!(redis.run::<String>("HGET markread:layout version").await, "2");
+    let results = assert_done_alike(&redis, "another layout", few(other), &first, 2).await;
+    assert!(!results[0].starts_with("advanced"), "{results:?}");
+    let results = assert_done_alike(&redis, "a cursor that is there", few(other), &known, 1).await;
+    assert!(results[0].starts_with("advanced"), "{results:?}");
 }
 
 /// Marks that share a script call, some with a trace.

@@ -15,6 +15,7 @@ use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, Request};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
+use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -167,8 +168,12 @@ where
                 }
                 if !woken.as_ref().is_some_and(|waker: &Waker| waker.will_wake(cx.waker())) {
                     woken = Some(cx.waker().clone());
-                    let (alarm, changed) = (alarm.as_mut().poll(cx), changed.as_mut().poll(cx));
-                    let is_due = alarm.is_ready() || changed.is_ready();
+                    // Without a budget, as one that is used up would let them register nothing.
+                    let both = poll_fn(|cx| {
+                        let (alarm, changed) = (alarm.as_mut().poll(cx), changed.as_mut().poll(cx));
+                        Poll::Ready(alarm.is_ready() || changed.is_ready())
+                    });
+                    let is_due = pin!(unconstrained(both)).poll(cx) == Poll::Ready(true);
                     return if is_due { Poll::Ready(Event::Look) } else { Poll::Pending };
                 }
                 let is_due = alarm.is_elapsed() || unseen.has_changed().unwrap_or_default();

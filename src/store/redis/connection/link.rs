@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, PushInfo, PushKind, RedisResult, cmd};
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use super::failure::Failure;
 use crate::net::workers::Workers;
+use crate::store::redis::settings::WAITS_IN_FLIGHT_MAX;
 
 /// Opens connections to one Redis.
 pub(crate) trait Connect: Send + Sync + 'static {
@@ -69,6 +70,7 @@ pub(crate) struct Link {
     connection: MultiplexedConnection,
     run_id: Option<String>,
     loss: Arc<Loss>,
+    waits_in_flight: Arc<Semaphore>,
 }
 
 /// Whether a connection is lost.
@@ -105,12 +107,17 @@ impl Link {
             });
         let mut connection = C::connect(client, &config).await?;
         let run_id = run_id(&mut connection).await?;
-        Ok(Self { connection, run_id, loss })
+        Ok(Self { connection, run_id, loss, waits_in_flight: waits_in_flight() })
     }
 
     /// Returns the connection.
-    pub(super) fn connection(&self) -> MultiplexedConnection {
+    pub(crate) fn connection(&self) -> MultiplexedConnection {
         self.connection.clone()
+    }
+
+    /// Returns the rights to have a WAIT in flight. Whoever waits blocks the connection.
+    pub(crate) fn waits_in_flight(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.waits_in_flight)
     }
 
     pub(super) fn is_lost(&self) -> bool {
@@ -127,6 +134,11 @@ impl Link {
     pub(super) fn run_id(&self) -> Option<&str> {
         self.run_id.as_deref()
     }
+}
+
+fn waits_in_flight() -> Arc<Semaphore> {
+    let most = usize::try_from(WAITS_IN_FLIGHT_MAX).unwrap_or(usize::MAX);
+    Arc::new(Semaphore::new(most))
 }
 
 async fn run_id(connection: &mut MultiplexedConnection) -> Result<Option<String>, Failure> {
@@ -155,6 +167,7 @@ impl Link {
     /// Creates a link of a connection whose loss is not noticed.
     pub(super) fn unwatched(connection: MultiplexedConnection) -> Self {
         let loss = Loss { is_lost: AtomicBool::new(false), losses: Arc::default() };
-        Self { connection, run_id: None, loss: Arc::new(loss) }
+        let waits_in_flight = waits_in_flight();
+        Self { connection, run_id: None, loss: Arc::new(loss), waits_in_flight }
     }
 }

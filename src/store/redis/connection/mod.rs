@@ -19,7 +19,7 @@ mod denial_check;
 pub(crate) mod failure;
 mod keep_alive;
 pub(crate) mod layout;
-mod link;
+pub(crate) mod link;
 mod replacements;
 pub(crate) mod stream_history;
 pub(crate) mod supervisor;
@@ -52,17 +52,22 @@ impl Connections {
     /// Returns the connection for calls of this thread's worker; while it is lost that for probes, or any
     /// other worker's that is alive. A call does not wait for a lost one to come back.
     pub(crate) fn calls(&self) -> Result<MultiplexedConnection, StoreError> {
-        self.calls_of(workers::current())
+        Ok(self.calls_link()?.connection())
     }
 
-    fn calls_of(&self, worker: usize) -> Result<MultiplexedConnection, StoreError> {
-        let own = self.living(Role::Calls(worker));
+    /// The same, with what else is known of it.
+    pub(crate) fn calls_link(&self) -> Result<Arc<Link>, StoreError> {
+        self.calls_link_of(workers::current())
+    }
+
+    fn calls_link_of(&self, worker: usize) -> Result<Arc<Link>, StoreError> {
+        let own = self.living_link(Role::Calls(worker));
         own.or_else(|| self.living_for_others()).ok_or_else(|| self.not_connected())
     }
 
-    fn living_for_others(&self) -> Option<MultiplexedConnection> {
+    fn living_for_others(&self) -> Option<Arc<Link>> {
         let mut roles = [Role::Probes].into_iter().chain(self.calls_roles());
-        roles.find_map(|role| self.living(role))
+        roles.find_map(|role| self.living_link(role))
     }
 
     /// Returns the connection that blocks until the stream has entries. Nothing else may use it.
@@ -95,8 +100,11 @@ impl Connections {
     }
 
     fn living(&self, role: Role) -> Option<MultiplexedConnection> {
-        let link = self.slot(role)?.load();
-        link.as_ref().filter(|link| !link.is_lost()).map(|link| link.connection())
+        self.living_link(role).map(|link| link.connection())
+    }
+
+    fn living_link(&self, role: Role) -> Option<Arc<Link>> {
+        self.slot(role)?.load_full().filter(|link| !link.is_lost())
     }
 
     /// Returns whether this connection is in use and lost.

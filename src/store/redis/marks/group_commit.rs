@@ -10,17 +10,17 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use redis::aio::MultiplexedConnection;
 use redis::{Cmd, RedisResult, Value, pipe};
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::domain::{CALL_USER_OBJECTS_MAX_BYTES, Mark, Outcome, Users, distinct_users};
+use crate::store::redis::connection::link::Link;
 use crate::store::redis::errors::{classify, is_layout_change, lost_script};
 use crate::store::redis::marks::script_call::{MarkReadScript, MarkReply, MarkScript, TracedMark};
 use crate::store::redis::parts::StoreParts;
-use crate::store::redis::settings::{ReplicasAck, WAITS_IN_FLIGHT_MAX};
+use crate::store::redis::settings::ReplicasAck;
 use crate::store::{MarkResult, StoreError};
 
 /// Script calls in flight for single marks. With two, Redis idles while replies are handled.
@@ -40,7 +40,6 @@ pub(crate) const LAYOUT_ATTEMPTS: usize = 3;
 pub(crate) struct GroupCommit {
     parts: StoreParts,
     script: Arc<MarkReadScript>,
-    waits_in_flight: Arc<Semaphore>,
     slots: Mutex<Slots>,
 }
 
@@ -72,9 +71,7 @@ struct Slot(Arc<GroupCommit>);
 
 impl GroupCommit {
     pub(crate) fn new(parts: StoreParts, script: Arc<MarkReadScript>) -> Self {
-        let waits_in_flight = usize::try_from(WAITS_IN_FLIGHT_MAX).unwrap_or(usize::MAX);
-        let waits_in_flight = Arc::new(Semaphore::new(waits_in_flight));
-        Self { parts, script, waits_in_flight, slots: Mutex::default() }
+        Self { parts, script, slots: Mutex::default() }
     }
 
     /// Makes all marks go by the full script.
@@ -105,22 +102,27 @@ impl GroupCommit {
         marks: &[TracedMark],
         users: &Users,
     ) -> Result<Vec<MarkResult>, StoreError> {
-        let script = self.script.choose(marks);
-        let results = match self.run_script_once(script, marks, users).await {
-            Ok(MarkReply { results, rare }) if rare.is_empty() => Ok(results),
+        let MarkReply { mut results, rare } = self.run_first(marks, users).await?;
+        if !rare.is_empty() {
             // Boxed: most marks are not rare, and its future would enlarge every call's.
-            Ok(reply) => Ok(Box::pin(self.run_rare(marks, users, reply)).await),
-            Err(error) => Err(error),
-        };
-        let has_changed = match &results {
-            Ok(results) => results.iter().any(is_layout_change),
-            failed => is_layout_change(failed),
-        };
-        if !has_changed {
-            return results;
+            put(&mut results, &rare, Box::pin(self.run_rare(marks, users, &rare)).await);
+        }
+        Ok(results)
+    }
+
+    /// Sends marks to the script that they are for first.
+    async fn run_first(
+        &self,
+        marks: &[TracedMark],
+        users: &Users,
+    ) -> Result<MarkReply, StoreError> {
+        let script = self.script.choose(marks);
+        let reply = self.run_script_once(script, marks, users).await;
+        if !has_changed_layout(&reply) {
+            return reply;
         }
         // Boxed: a layout changes once in its life.
-        Box::pin(self.run_again(marks, users, results)).await
+        Box::pin(self.run_again(script, marks, users, reply)).await
     }
 
     /// Sends marks that the script of single marks has not done to the full script, with their users.
@@ -128,43 +130,33 @@ impl GroupCommit {
         &self,
         marks: &[TracedMark],
         users: &Users,
-        MarkReply { mut results, rare }: MarkReply,
+        rare: &[usize],
     ) -> Vec<MarkResult> {
         let marks: Vec<_> = rare.iter().filter_map(|n| marks.get(*n)).copied().collect();
         let plain: Vec<Mark> = marks.iter().map(|traced| traced.mark).collect();
         let of_these = distinct_users(&plain).into_iter();
         let of_these = of_these.filter_map(|user| Some((user, users.get(user)?.clone())));
-        self.run_full(&marks, &Users::within_bounds(of_these), &rare, &mut results).await;
-        results
-    }
-
-    /// Sends marks to the full script, and puts their results in these places.
-    async fn run_full(
-        &self,
-        marks: &[TracedMark],
-        users: &Users,
-        places: &[usize],
-        results: &mut [MarkResult],
-    ) {
-        let answers = match self.run_script_once(MarkScript::Full, marks, users).await {
-            Err(failed) => vec![Err(failed); places.len()],
-            Ok(reply) => reply.results,
-        };
-        for (n, answer) in places.iter().zip(answers) {
-            if let Some(result) = results.get_mut(*n) {
-                *result = answer;
-            }
+        let users = Users::within_bounds(of_these);
+        // Perhaps the mark is rare since the count was stale. The reply has the count, if there is one.
+        self.script.forget_buckets(&marks);
+        let mut reply = self.run_script_once(MarkScript::Full, &marks, &users).await;
+        if has_changed_layout(&reply) {
+            reply = self.run_again(MarkScript::Full, &marks, &users, reply).await;
         }
+        reply.map_or_else(|failed| vec![Err(failed); marks.len()], |reply| reply.results)
     }
 
     async fn run_again(
         &self,
+        script: MarkScript,
         marks: &[TracedMark],
         users: &Users,
-        results: Result<Vec<MarkResult>, StoreError>,
-    ) -> Result<Vec<MarkResult>, StoreError> {
-        let mut results =
-            results.or_else(|all| marks.iter().map(|_| Ok(Err(all.clone()))).collect())?;
+        reply: Result<MarkReply, StoreError>,
+    ) -> Result<MarkReply, StoreError> {
+        let mut results = match reply {
+            Ok(reply) => reply.results,
+            Err(all) => vec![Err(all); marks.len()],
+        };
         for _ in 0..LAYOUT_ATTEMPTS {
             let open: Vec<usize> = (0..marks.len())
                 .filter(|n| results.get(*n).is_some_and(is_layout_change))
@@ -178,9 +170,13 @@ impl GroupCommit {
             }
             let again: Vec<TracedMark> =
                 open.iter().filter_map(|n| marks.get(*n)).copied().collect();
-            self.run_full(&again, users, &open, &mut results).await;
+            let answers = match self.run_script_once(script, &again, users).await {
+                Err(failed) => vec![Err(failed); open.len()],
+                Ok(reply) => reply.results,
+            };
+            put(&mut results, &open, answers);
         }
-        Ok(results)
+        Ok(MarkReply { results, rare: Vec::new() })
     }
 
     async fn run_script_once(
@@ -189,7 +185,7 @@ impl GroupCommit {
         marks: &[TracedMark],
         users: &Users,
     ) -> Result<MarkReply, StoreError> {
-        let mut connection = self.parts.connections.calls()?;
+        let link = self.parts.connections.calls_link()?;
         let generation = self.parts.denials.generation();
         let sent_at = Instant::now();
         let text = self.script.script(script, marks);
@@ -199,10 +195,8 @@ impl GroupCommit {
             self.script.add_arguments(script, call, places, marks, users)
         };
         let by_digest = call(self.script.by_digest(script, marks, users));
-        let reply = match self.send(&mut connection, by_digest).await {
-            Err(error) if lost_script(&error) => {
-                self.send(&mut connection, call(text.by_source())).await
-            }
+        let reply = match self.send(&link, by_digest).await {
+            Err(error) if lost_script(&error) => self.send(&link, call(text.by_source())).await,
             sent => sent,
         };
         let (reply, replicas) = reply.map_err(|error| text.locate(classify(error)))?;
@@ -282,22 +276,33 @@ impl GroupCommit {
 
     async fn send_group(&self, group: Group) {
         let Group { marks, users, mut replies } = group;
-        let called = tokio::select! {
-            called = self.run_script(&marks, &users) => called,
+        let first = tokio::select! {
+            first = self.run_first(&marks, &users) => first,
             // A hanging Redis does not hold the slot longer than any caller waits.
             () = all_closed(&mut replies) => return,
         };
-        match called {
-            Ok(results) => {
-                for (reply, result) in replies.into_iter().zip(results) {
-                    let _ = reply.send(result);
-                }
+        let MarkReply { results, rare } = first.unwrap_or_else(|failed| MarkReply {
+            results: vec![Err(failed); marks.len()],
+            rare: Vec::new(),
+        });
+        // What is done does not wait for what is rare.
+        let (mut of_rare, mut open) = (rare.iter().peekable(), Vec::with_capacity(rare.len()));
+        for (place, (reply, result)) in replies.into_iter().zip(results).enumerate() {
+            if of_rare.next_if_eq(&&place).is_some() {
+                open.push(reply);
+            } else {
+                let _ = reply.send(result);
             }
-            Err(error) => {
-                for reply in replies {
-                    let _ = reply.send(Err(error.clone()));
-                }
-            }
+        }
+        if open.is_empty() {
+            return;
+        }
+        let results = tokio::select! {
+            results = Box::pin(self.run_rare(&marks, &users, &rare)) => results,
+            () = all_closed(&mut open) => return,
+        };
+        for (reply, result) in open.into_iter().zip(results) {
+            let _ = reply.send(result);
         }
     }
 
@@ -307,45 +312,13 @@ impl GroupCommit {
     }
 
     /// Sends a script call, and then waits for replicas if `--replicas-ack` is set.
-    async fn send(
-        &self,
-        connection: &mut MultiplexedConnection,
-        call: Cmd,
-    ) -> RedisResult<(Value, Replicas)> {
+    async fn send(&self, link: &Link, call: Cmd) -> RedisResult<(Value, Replicas)> {
         match self.parts.replicas_ack {
-            Some(ack) => self.send_and_wait_for_replicas(connection.clone(), call, ack).await,
-            None => Ok((call.query_async(connection).await?, Replicas { enough: true })),
+            Some(ack) => send_and_wait_for_replicas(link, call, ack).await,
+            None => {
+                Ok((call.query_async(&mut link.connection()).await?, Replicas { enough: true }))
+            }
         }
-    }
-
-    /// Sends a script call and WAIT on the same connection: WAIT looks at the connection's last write,
-    /// and blocks what follows it. So only a few are in flight, each until Redis has answered, even if
-    /// its caller has given up. The others queue here, where a mark whose caller gives up is never
-    /// sent.
-    async fn send_and_wait_for_replicas(
-        &self,
-        mut connection: MultiplexedConnection,
-        call: Cmd,
-        ack: ReplicasAck,
-    ) -> RedisResult<(Value, Replicas)> {
-        let permit = Arc::clone(&self.waits_in_flight).acquire_owned().await;
-        let timeout_ms = u64::try_from(ack.timeout.as_millis()).unwrap_or(u64::MAX);
-        let mut calls = pipe();
-        calls.add_command(call).cmd("WAIT").arg(ack.replicas).arg(timeout_ms).ignore_errors();
-        let sent = tokio::spawn(async move {
-            let replies = calls.query_async::<Vec<RedisResult<Value>>>(&mut connection);
-            let replies = timeout(UNANSWERED_MAX + ack.queue_time_max(), replies).await;
-            drop(permit);
-            replies
-        });
-        let replies = sent.await.map_err(|error| io::Error::other(error.to_string()))?;
-        let replies = replies.map_err(|late| io::Error::other(late.to_string()))??;
-        let [reply, acknowledged] =
-            <[_; 2]>::try_from(replies).unwrap_or_else(|_| [Ok(Value::Nil), Ok(Value::Nil)]);
-        // An error of WAIT, as by a master that was just demoted, means too few.
-        let needed = i64::from(ack.replicas);
-        let enough = matches!(acknowledged, Ok(Value::Int(count)) if count >= needed);
-        Ok((reply?, Replicas { enough }))
     }
 }
 
@@ -355,6 +328,53 @@ impl Drop for Slot {
             && let Ok(runtime) = Handle::try_current()
         {
             runtime.spawn(Arc::clone(&self.0).run_slot(group));
+        }
+    }
+}
+
+/// Sends a script call and WAIT on the same connection: WAIT looks at the connection's last write,
+/// and blocks what follows it. So only a few are in flight, each until Redis has answered, even if
+/// its caller has given up. The others queue here, where a mark whose caller gives up is never
+/// sent.
+async fn send_and_wait_for_replicas(
+    link: &Link,
+    call: Cmd,
+    ack: ReplicasAck,
+) -> RedisResult<(Value, Replicas)> {
+    let permit = link.waits_in_flight().acquire_owned().await;
+    let mut connection = link.connection();
+    let timeout_ms = u64::try_from(ack.timeout.as_millis()).unwrap_or(u64::MAX);
+    let mut calls = pipe();
+    calls.add_command(call).cmd("WAIT").arg(ack.replicas).arg(timeout_ms).ignore_errors();
+    let sent = tokio::spawn(async move {
+        let replies = calls.query_async::<Vec<RedisResult<Value>>>(&mut connection);
+        let replies = timeout(UNANSWERED_MAX + ack.queue_time_max(), replies).await;
+        drop(permit);
+        replies
+    });
+    let replies = sent.await.map_err(|error| io::Error::other(error.to_string()))?;
+    let replies = replies.map_err(|late| io::Error::other(late.to_string()))??;
+    let [reply, acknowledged] =
+        <[_; 2]>::try_from(replies).unwrap_or_else(|_| [Ok(Value::Nil), Ok(Value::Nil)]);
+    // An error of WAIT, as by a master that was just demoted, means too few.
+    let needed = i64::from(ack.replicas);
+    let enough = matches!(acknowledged, Ok(Value::Int(count)) if count >= needed);
+    Ok((reply?, Replicas { enough }))
+}
+
+/// Returns whether some marks were not run, since the layout had changed.
+fn has_changed_layout(reply: &Result<MarkReply, StoreError>) -> bool {
+    match reply {
+        Ok(reply) => reply.results.iter().any(is_layout_change),
+        failed => is_layout_change(failed),
+    }
+}
+
+/// Puts answers in these places.
+fn put(results: &mut [MarkResult], places: &[usize], answers: Vec<MarkResult>) {
+    for (n, answer) in places.iter().zip(answers) {
+        if let Some(result) = results.get_mut(*n) {
+            *result = answer;
         }
     }
 }

@@ -30,10 +30,12 @@ pub(crate) struct TracedMark {
 /// Which script a call runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MarkScript {
-    /// `single_marks.lua`: marks of readers with one mark each. It leaves rare ones to the other.
+    /// `single_marks.lua`: marks of any readers. It leaves rare ones to the other.
     Single,
-    /// `mark_read.lua`: any marks.
+    /// `mark_read.lua`: marks of any readers, each for itself.
     Full,
+    /// `mark_read.lua`: a batch, all of one reader.
+    Batch,
 }
 
 /// The scripts, and the arguments that every call of them has.
@@ -83,11 +85,12 @@ impl MarkReadScript {
 
     /// Returns the script that marks are sent to first: if they are several of one reader, a batch.
     pub(crate) fn choose(&self, marks: &[TracedMark]) -> MarkScript {
-        let is_single = marks.len() == 1 || !is_batch(marks);
-        if is_single && !self.full_only.load(Ordering::Relaxed) {
-            MarkScript::Single
-        } else {
+        if marks.len() > 1 && is_batch(marks) {
+            MarkScript::Batch
+        } else if self.full_only.load(Ordering::Relaxed) {
             MarkScript::Full
+        } else {
+            MarkScript::Single
         }
     }
 
@@ -95,7 +98,7 @@ impl MarkReadScript {
     pub(crate) fn script(&self, script: MarkScript, marks: &[TracedMark]) -> &Script {
         match script {
             MarkScript::Single => self.single.text(marks),
-            MarkScript::Full => &self.full,
+            MarkScript::Full | MarkScript::Batch => &self.full,
         }
     }
 
@@ -103,7 +106,7 @@ impl MarkReadScript {
     pub(crate) fn by_digest(&self, script: MarkScript, marks: &[TracedMark], users: &Users) -> Cmd {
         match script {
             MarkScript::Single => self.start_single_marks(marks, users),
-            MarkScript::Full => self.full.by_digest(),
+            MarkScript::Full | MarkScript::Batch => self.full.by_digest(),
         }
     }
 
@@ -118,21 +121,24 @@ impl MarkReadScript {
     ) -> Cmd {
         match script {
             MarkScript::Single => self.add_single_marks(call, keys, placement, marks, users),
-            MarkScript::Full => self.add_any_marks(call, keys, placement, marks, users),
+            MarkScript::Full => self.add_any_marks(call, keys, placement, marks, 1, users),
+            MarkScript::Batch => {
+                self.add_any_marks(call, keys, placement, marks, marks.len().max(1), users)
+            }
         }
     }
 
-    /// Adds keys and arguments to a call of the full script: a batch of one reader's marks, or single marks
-    /// of any readers. Each user object is sent once.
+    /// Adds keys and arguments to a call of the full script: so many marks of each reader. Each user object
+    /// is sent once.
     fn add_any_marks(
         &self,
         mut call: Cmd,
         keys: &Keys,
         placement: &Placement,
         marks: &[TracedMark],
+        each: usize,
         users: &Users,
     ) -> Cmd {
-        let each = if is_batch(marks) { marks.len().max(1) } else { 1 };
         let readers = marks.chunks(each);
         call.arg(2 + 2 * readers.len()).arg(keys.layout()).arg(keys.stream());
         for TracedMark { mark, .. } in marks.iter().step_by(each) {
@@ -171,6 +177,13 @@ impl MarkReadScript {
             }
         }
         call
+    }
+
+    /// Forgets in which buckets the cursors of these readers are looked for.
+    pub(crate) fn forget_buckets(&self, marks: &[TracedMark]) {
+        for TracedMark { mark, .. } in marks {
+            self.bucket_hints.remove(&mark.reader);
+        }
     }
 
     /// Parses the reply of either script, and stores the bucket counts in it.

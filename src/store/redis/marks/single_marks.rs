@@ -49,7 +49,7 @@ impl MarkReadScript {
     /// Returns a call of the script of single marks by its digest, without keys and arguments, and with room
     /// for them.
     pub(super) fn start_single_marks(&self, marks: &[TracedMark], users: &Users) -> Cmd {
-        let arguments = 4 + 6 * marks.len() + 2 * users.iter().len();
+        let arguments = 6 + 6 * marks.len() + 2 * users.iter().len();
         let each = 2 * KEY_BYTES + 3 * ID_BYTES;
         let bytes = (1 + marks.len()) * each + users.iter().len() * ID_BYTES + users.bytes();
         self.script(MarkScript::Single, marks).by_digest_for(arguments, bytes)
@@ -64,25 +64,21 @@ impl MarkReadScript {
         marks: &[TracedMark],
         users: &Users,
     ) -> Cmd {
-        let hint = |mark: &TracedMark| self.bucket_hints.get(&mark.mark.reader);
-        let in_buckets = marks.iter().any(|mark| hint(mark).is_some());
-        call.arg(1 + 2 * marks.len() + usize::from(in_buckets)).arg(keys.stream());
+        call.arg(2 + 2 * marks.len()).arg(keys.layout()).arg(keys.stream());
         // Each key and traceparent is written to this text, and copied from there.
         let mut text = String::with_capacity(KEY_BYTES);
-        for traced @ TracedMark { mark, .. } in marks {
+        for TracedMark { mark, .. } in marks {
             text.clear();
             keys.write_quota(&mut text, mark.reader);
             call.arg(&text);
             text.clear();
             keys.write_cursors(&mut text, mark.reader);
-            if in_buckets && let Some(count) = hint(traced) {
+            if let Some(count) = self.bucket_hints.get(&mark.reader) {
                 placement.append_bucket(&mut text, mark.recipient, count);
             }
             call.arg(&text);
         }
-        if in_buckets {
-            call.arg(keys.layout());
-        }
+        call.arg(placement.version());
         if self.stream_limit.constant().is_none() {
             call.arg(self.stream_limit.entries());
         }
@@ -98,9 +94,6 @@ impl MarkReadScript {
                 }
                 call.arg(&text);
             }
-        }
-        if in_buckets {
-            call.arg(placement.version());
         }
         for (user, object) in users.iter() {
             call.arg(user.get()).arg(object.as_str());

@@ -6,14 +6,14 @@
 --   LIMIT, WINDOW_MS   calls served in a window, the window's ms
 --   VALUES             values of each mark: 3, or 4 with traceparents
 --   MAXLEN, FIRST      the stream's approximate length ('0': any), and where the marks begin. The
---                      length is ARGV[1] if `--stream-max-bytes` changes it
+--                      length is ARGV[2] if `--stream-max-bytes` changes it
 --
--- KEYS[1]       the stream of events
+-- KEYS[1]       the layout
+-- KEYS[2]       the stream of events
 -- then          of each mark: the reader's quota; the hash that has the cursor (buckets.lua): the
 --               reader's own, or the bucket that the server expects, which may be wrong
--- then          the layout, if one of them is a bucket
--- ARGV          of each mark: reader, recipient, message ID, traceparent (empty: none)
--- then          with the layout: its version
+-- ARGV[1]       the layout's version
+-- then          of each mark: reader, recipient, message ID, traceparent (empty: none)
 -- then          of each user object: user ID, JSON object. A user without one appears with the ID
 --               alone
 --
@@ -32,45 +32,50 @@
 -- given back if a write after it is refused. So each mark is one atomic step, of this script or of
 -- the other. Later marks of its reader in this call are rare too, which keeps their order.
 --
--- All marks are rare if one looks into a bucket and the layout has another version. A reader's own
--- hash without a number of buckets has all cursors of its reader, whatever the version is.
+-- So is a mark that looks into a bucket, or is the first of its conversation, while the layout has
+-- another version. A cursor in its reader's own hash is the right one in every version.
 
 local try, call, find, sub, tonumber = redis.pcall, redis.call, string.find, string.sub, tonumber
 local KEYS, ARGV = KEYS, ARGV
-local STREAM = KEYS[1]
+local STREAM = KEYS[2]
 local AN_ID = '^[1-9]%d*$'
 
-local keys = #KEYS
-local after_marks = FIRST + math.floor((keys - 1) / 2) * VALUES
-local is_rare = false
-if keys % 2 == 0 then
-  is_rare = try('HMGET', KEYS[keys], 'version')[1] ~= ARGV[after_marks]
-  after_marks = after_marks + 1
-end
+-- A bucket's key is longer than the own hash's, which is longer than the quota's by this much.
+local LONGER = #'cursors' - #'quota'
+
 local objects
+local after_marks = FIRST + (#KEYS - 2) / 2 * VALUES
 if ARGV[after_marks] then
   objects = {}
   for arg = after_marks, #ARGV, 2 do objects[ARGV[arg]] = ARGV[arg + 1] end
 end
 
--- Redis's clock as text, once it was needed; and the readers with a rare mark.
-local clock, rare
+-- Redis's clock as text, and whether the layout has the version, once they were needed; and the
+-- readers with a rare mark.
+local clock, is_current, rare
 -- The first event of a call trims the stream for all of them.
 local trims = MAXLEN ~= '0'
 
 -- The table has the size of a lone mark's reply from its beginning.
 local replies, n, arg = {0, 0, 0}, 1, FIRST
-for key = 2, keys - 1, 2 do
+for key = 3, #KEYS, 2 do
   local quota, home = KEYS[key], KEYS[key + 1]
   local reader, recipient, message = ARGV[arg], ARGV[arg + 1], ARGV[arg + 2]
   local used, is_new, known, read_at, reset_at
   local is_done = false
   repeat
-    if is_rare or rare and rare[reader] then break end
+    if rare and rare[reader] then break end
     known = try('HGET', home, recipient)
+    local in_bucket = #home > #quota + LONGER
+    if in_bucket or not known then
+      if is_current == nil then
+        is_current = try('HMGET', KEYS[1], 'version')[1] == ARGV[1]
+      end
+      if not is_current then break end
+    end
     if not known then
-      -- The first cursor of a conversation, if this is the reader's own hash.
-      if not find(home, ':cursors:%d+$') then break end
+      -- The first cursor of a conversation.
+      if in_bucket then break end
       local counts = try('HMGET', home, 'buckets', 'keyed_buckets')
       if counts[1] ~= false or counts[2] ~= false then break end
       local fields = tonumber(try('HLEN', home))

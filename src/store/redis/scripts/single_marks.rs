@@ -12,7 +12,7 @@ pub(crate) struct SingleMarksSettings {
     pub(crate) rate_limit: RateLimit,
     /// Whether each mark has a traceparent.
     pub(crate) are_traced: bool,
-    /// The stream's length (0: any); `None` if the first argument has it, since it changes.
+    /// The stream's length (0: any); `None` if an argument has it, since it changes.
     pub(crate) stream_maxlen: Option<u64>,
 }
 
@@ -29,8 +29,8 @@ impl SingleMarksSettings {
         let calls = calls.min(QUOTA_MAX);
         let values = self.values();
         let (maxlen, first) = match self.stream_maxlen {
-            Some(maxlen) => (format!("'{maxlen}'"), 1),
-            None => ("ARGV[1]".to_owned(), 2),
+            Some(maxlen) => (format!("'{maxlen}'"), 2),
+            None => ("ARGV[2]".to_owned(), 3),
         };
         format!(
             "local LIMIT, WINDOW_MS, VALUES, MAXLEN, FIRST =\n\

@@ -156,7 +156,7 @@ impl Setup {
 
     /// Returns the number of the connection that a worker's calls use.
     async fn calls_of(&self, worker: usize) -> Option<usize> {
-        let mut calls = self.parts.connections.calls_of(worker).ok()?;
+        let mut calls = self.parts.connections.calls_link_of(worker).ok()?.connection();
         Some(cmd("PING").query_async(&mut calls).await.unwrap())
     }
 
