@@ -109,6 +109,14 @@ def test_a_pod_has_as_many_worker_threads_as_its_limit_of_cpus(binary):
         ("16", "16"),
         ('"64"', "16"),
         ('"64000m"', "16"),
+        ('"3000000u"', "3"),
+        ('"3900000u"', "3"),
+        ('"500000u"', "1"),
+        ('"64000000u"', "16"),
+        ('"3000000000n"', "3"),
+        ('"3900000000n"', "3"),
+        ('"500000000n"', "1"),
+        ('"64000000000n"', "16"),
     ]:
         assert threads(resources__limits__cpu=cpu) == expected, cpu
     for resources in ["null", "{}", '{"limits": null}', '{"requests": {"cpu": "4"}}']:

@@ -1,13 +1,14 @@
 {{- /*
-Threads that serve calls: as many as the CPUs of the limit, such as 1.5 or 2000m, rounded down.
+Threads that serve calls: as many as the CPUs of the limit, such as 1.5, 2000m, 2000000u or 2000000000n, rounded down.
 */ -}}
 {{- define "markread.workerThreads" -}}
 {{- with .Values.config.workerThreads -}}
 {{ int64 . }}
 {{- else -}}
 {{- $cpu := toString (((.Values.resources).limits).cpu | default "") -}}
-{{- $cpus := float64 (trimSuffix "m" $cpu) -}}
-{{- if hasSuffix "m" $cpu }}{{ $cpus = divf $cpus 1000 }}{{ end -}}
+{{- $suffix := regexFind "[num]$" $cpu -}}
+{{- $divisor := get (dict "n" 1e9 "u" 1e6 "m" 1e3) $suffix | default 1 -}}
+{{- $cpus := divf (float64 (trimSuffix $suffix $cpu)) $divisor -}}
 {{ min 16 (max 1 (int64 (floor $cpus))) }}
 {{- end -}}
 {{- end }}
