@@ -1,5 +1,5 @@
-//! Every key in Redis (`docs/contract.md`, "Redis"), except those of buckets, which `scripts/buckets.lua`
-//! builds from the cursors' key.
+//! Every key in Redis (`docs/contract.md`, "Redis"), except those of buckets, which `scripts/buckets.lua` and
+//! its twin `Placement::append_bucket` build from the cursors' key.
 
 use std::fmt::Write;
 
@@ -65,8 +65,8 @@ impl Keys {
         format!("{}{reader}", self.read_quota_prefix())
     }
 
-    /// A reader's cursors: a hash. Past 64 conversations it has the number of buckets instead, and the
-    /// scripts append `:<bucket>` to it.
+    /// A reader's cursors: a hash. Past 64 conversations it has the number of buckets instead, whose keys are
+    /// this one and a suffix, which `scripts/buckets.lua` and `Placement::append_bucket` append.
     pub(crate) fn cursors(&self, reader: UserId) -> String {
         format!("{}{reader}", self.cursors_prefix())
     }

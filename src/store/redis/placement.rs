@@ -1,6 +1,7 @@
 //! Placements: which bucket a conversation is in, for readers of more than 64 conversations. The rule is
-//! in `scripts/buckets.lua`; here are the twins of its hash functions, which give the order of pages and the
-//! bucket in which a mark is likely to find its cursor, and the layout's version that names the rule.
+//! in `scripts/buckets.lua`; here are the twins of its hash functions, which give the order of pages, and of
+//! the keys of its buckets, in which a mark is likely to find its cursor; and the layout's version that names
+//! the rule.
 
 use std::fmt::{self, Write};
 
@@ -86,7 +87,7 @@ impl Placement {
     }
 
     /// Appends to a reader's key what names the bucket of a conversation, for a reader with `count`
-    /// buckets: none is the reader's own hash.
+    /// buckets: nothing for 0, the reader's own hash. The twin of `bucket_of` and `key_of` in buckets.lua.
     pub(crate) fn append_bucket(&self, key: &mut String, recipient: UserId, count: u64) {
         let Some(exponent) = count.checked_ilog2() else { return };
         let low = 1_u64 << exponent;

@@ -67,6 +67,8 @@ local function buckets()
     return m
   end
 
+  -- Returns the key of a bucket. With `bucket_of` the twin of `append_bucket` in placement.rs, by
+  -- which the server names the bucket of a single mark.
   local function key_of(placement, key, bucket)
     return format(placement.key, key, bucket)
   end
