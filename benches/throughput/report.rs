@@ -82,7 +82,7 @@ pub(crate) fn rounds(options: &Options, throughput: &Throughput, ratios: &[Ratio
          | calls at once | {} (batches: 16), on {} connections |\n\
          | readers | {readers} in turn, with {conversations} conversations each (batches: 100) |\n\
          | marks | all advance, unless the row says otherwise |\n\
-         | server | bearer tokens, edge guard at its default, worker threads: {worker_threads} |\n\
+         | server | bearer tokens, an edge guard that all pass, worker threads: {worker_threads} |\n\
          | Redis | without persistence |\n\n\
          - `noop`: the calls of `mark_read, advancing`, sent to a server that answers at once. It \
          is the generated service on\n  the same listener, runtime and allocator, without edge \

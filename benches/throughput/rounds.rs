@@ -19,6 +19,9 @@ pub(crate) const CONNECTIONS: usize = 8;
 const BATCHES: Concurrency = Concurrency { connections: CONNECTIONS, at_once: 2 };
 const LONE: Concurrency = Concurrency { connections: 1, at_once: 1 };
 
+/// Flags for an edge guard that all calls of one address pass.
+const EDGE_RATE: [&str; 2] = ["--edge-rate", "4294967295"];
+
 /// Flags for a quota that no reader uses up.
 pub(crate) const UNLIMITED: [&str; 4] =
     ["--rate-limit", "999999999999", "--read-rate-limit", "999999999999"];
@@ -67,7 +70,7 @@ struct Servers {
 
 impl Servers {
     async fn start(options: &Options, redis: &Redis) -> Self {
-        let threads = ["--worker-threads", &options.worker_threads];
+        let threads = [&["--worker-threads", &options.worker_threads], &EDGE_RATE[..]].concat();
         let unlimited = [&threads[..], &UNLIMITED].concat();
         let other = match &options.against {
             None => None,
@@ -77,7 +80,7 @@ impl Servers {
                 Some(server)
             }
         };
-        let two_threads = [&["--worker-threads", "2"][..], &UNLIMITED].concat();
+        let two_threads = [&["--worker-threads", "2"][..], &EDGE_RATE, &UNLIMITED].concat();
         Self {
             own: Server::on_with(redis, &unlimited).await,
             stingy: Server::on_with(redis, &[&threads[..], &["--rate-limit", "1"]].concat()).await,
