@@ -168,7 +168,7 @@ pub(in crate::cli) struct ServeArgs {
     pub(in crate::cli) trusted_client: Vec<String>,
 
     /// Threads that serve calls, each with a connection to Redis [default: the CPUs of its cgroups' quota,
-    /// rounded down, 1 to 16; 1 without a quota]
+    /// rounded down, but no more than it may run on, 1 to 16; 1 without a quota]
     #[arg(long, value_name = "THREADS", env = "MARKREAD_WORKER_THREADS", hide_env_values = true)]
     #[arg(value_parser = integer::<u8>(1..=16))]
     pub(in crate::cli) worker_threads: Option<u8>,

@@ -31,18 +31,18 @@ async fn a_cursor_is_set_forward_and_back_while_a_server_runs() {
             assert!(line.ends_with("already: nothing was changed\n"), "{line}");
 
             let line = set(&redis, reader, RECIPIENT, 1_000, &["--force"]).await.done();
-            assert!(line.ends_with(&format!("is 1000, and was {MESSAGE}\n")), "{line}");
+            assert!(line.ends_with(&format!("is set to 1000; it was {MESSAGE}\n")), "{line}");
             assert_eq!(state().await, 1_000, "the server sees it at once");
             assert_eq!(redis.events().await.len(), events, "without an event");
             let line = set(&redis, reader, RECIPIENT, 2_000, &[]).await.done();
-            assert!(line.ends_with("is 2000, and was 1000\n"), "{line}");
+            assert!(line.ends_with("is set to 2000; it was 1000\n"), "{line}");
             assert_eq!(redis.used(reader).await, used, "without quota");
 
             assert!(!caller.mark(RECIPIENT, 1_999).await.unwrap().advanced);
             assert!(caller.mark(RECIPIENT, 2_001).await.unwrap().advanced);
             assert_eq!(redis.events().await.len(), events + 1);
             let line = set(&redis, reader, 5, 6, &["--force"]).await.done();
-            assert!(line.ends_with("is 6, and was not set\n"), "{line}");
+            assert!(line.ends_with("is set to 6; there was none before\n"), "{line}");
             let all = redis.cursors(reader).await;
             assert_eq!(all.len(), usize::try_from(conversations).unwrap() + 1);
             let others = all.iter().filter(|(_, message)| **message == MESSAGE).count();
@@ -84,8 +84,8 @@ async fn a_value_that_is_not_an_id_is_replaced_by_force() {
         damage.query_async::<()>(&mut connection).await.unwrap();
         set(&redis, READER, RECIPIENT, 5, &[]).await.failed();
         let line = set(&redis, READER, RECIPIENT, 5, &["--force"]).await.done();
-        assert!(line.ends_with("is 5, and was not set\n"), "{value:?}: {line}");
+        assert!(line.ends_with("is set to 5; there was none before\n"), "{value:?}: {line}");
         let line = set(&redis, READER, RECIPIENT, 6, &["--force"]).await.done();
-        assert!(line.ends_with("is 6, and was 5\n"), "{line}");
+        assert!(line.ends_with("is set to 6; it was 5\n"), "{line}");
     }
 }

@@ -43,8 +43,9 @@ pub(super) async fn set(
     let cursor = format!("the cursor of {reader} in the conversation with {recipient}");
     match outcomes.first() {
         Some(Ok(PutOutcome::Advanced { before })) => {
-            let before = before.map_or("not set".to_owned(), |before| before.to_string());
-            Ok(format!("{cursor} is {last_read_event_id}, and was {before}"))
+            let before = before
+                .map_or("there was none before".to_owned(), |before| format!("it was {before}"));
+            Ok(format!("{cursor} is set to {last_read_event_id}; {before}"))
         }
         Some(Ok(PutOutcome::Unchanged)) => {
             Ok(format!("{cursor} is {last_read_event_id} already: nothing was changed"))
