@@ -381,7 +381,8 @@ async fn help_names_every_flag_with_its_variable_and_default() {
         ("replicas-ack-timeout", "100ms"),
         (
             "worker-threads",
-            "the CPUs of its cgroups' quota, rounded down, 1 to 16; 1 without a quota",
+            "the CPUs of its cgroups' quota, rounded down, but no more than it may run on, 1 to 16; \
+             1 without a quota",
         ),
         ("drain-delay", "0s"),
         ("drain", "20s"),
