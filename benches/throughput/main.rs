@@ -113,9 +113,12 @@ async fn measure(options: &Options, only: Option<&str>) {
             panic!("--only must be throughput, growth, memory or connections, got {other}")
         }
         None => {
-            let throughput = rounds::measure(options).await;
-            let growth = growth::measure(options).await;
             let (memory, idle) = memory::measure().await;
+            let throughput = rounds::measure(options).await;
+            // If a later part fails, this one is not lost.
+            let ratios = ratios::collect(&throughput, None);
+            println!("{}", report::rounds(options, &throughput, &ratios));
+            let growth = growth::measure(options).await;
             println!("{}", report::write(options, &throughput, &idle, &[growth, memory]));
         }
     }

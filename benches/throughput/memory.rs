@@ -115,8 +115,7 @@ async fn cursors() -> String {
 /// The memory of all keys that hold a reader's cursors.
 async fn usage_of_reader(redis: &Redis, reader: u64) -> f64 {
     let own = format!("markread:cursors:{reader}");
-    let buckets = redis.buckets(reader).await;
-    let keys = std::iter::once(own.clone()).chain((0..buckets).map(|at| format!("{own}:{at}")));
+    let keys = std::iter::once(own).chain(redis.bucket_keys(reader).await);
     let mut pipe = ::redis::pipe();
     for key in keys {
         pipe.cmd("MEMORY").arg("USAGE").arg(key).arg("SAMPLES").arg(0);

@@ -19,8 +19,9 @@ pub(crate) const CONNECTIONS: usize = 8;
 const BATCHES: Concurrency = Concurrency { connections: CONNECTIONS, at_once: 2 };
 const LONE: Concurrency = Concurrency { connections: 1, at_once: 1 };
 
-/// Flags for an edge guard that all calls of one address pass.
-const EDGE_RATE: [&str; 2] = ["--edge-rate", "4294967295"];
+/// Flags for an edge guard that all calls of one address pass. With a shorter burst than a moment's calls
+/// it would refuse some that two threads check at the same time.
+const EDGE_RATE: [&str; 4] = ["--edge-rate", "10000000", "--edge-burst", "10000000"];
 
 /// Flags for a quota that no reader uses up.
 pub(crate) const UNLIMITED: [&str; 4] =

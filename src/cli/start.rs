@@ -13,7 +13,7 @@ const RESERVED_DESCRIPTORS: u64 = 128;
 const WORKER_DESCRIPTORS: u64 = 8;
 
 /// Memory that an idle connection takes after its first call (`docs/performance.md`).
-const IDLE_CONNECTION_BYTES: u64 = 40_000;
+const IDLE_CONNECTION_BYTES: u64 = 23_000;
 
 /// Raises the limit of file descriptors as far as `--max-connections` needs. Returns how many connections
 /// may be open: fewer if the hard limit is lower, with a warning, so that the operators' port and Redis
@@ -109,9 +109,9 @@ mod tests {
 
     #[test]
     fn idle_connections_are_held_against_the_memory() {
-        assert_eq!(idle_connections_that_fit(10_000, 500_000_000), None);
-        assert_eq!(idle_connections_that_fit(10_001, 500_000_000), Some(6_250));
-        assert_eq!(idle_connections_that_fit(10_000, 64 << 20), Some(838));
-        assert_eq!(idle_connections_that_fit(usize::MAX, u64::MAX / 2), Some(u64::MAX / 160_000));
+        assert_eq!(idle_connections_that_fit(10_000, 287_500_000), None);
+        assert_eq!(idle_connections_that_fit(10_001, 287_500_000), Some(6_250));
+        assert_eq!(idle_connections_that_fit(10_000, 64 << 20), Some(1_458));
+        assert_eq!(idle_connections_that_fit(usize::MAX, u64::MAX / 2), Some(u64::MAX / 92_000));
     }
 }

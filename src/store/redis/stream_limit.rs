@@ -46,8 +46,17 @@ impl StreamLimit {
         };
         // Redis reads a signed number.
         let entries = entries.min(i64::MAX.cast_unsigned());
-        self.current.store(entries, Ordering::Relaxed);
+        self.current.store(with_two_digits(entries), Ordering::Relaxed);
     }
+}
+
+/// Rounds down to two digits, so that the length does not change with each probe: it is an estimate.
+fn with_two_digits(number: u64) -> u64 {
+    let mut scale = 1;
+    while number / scale >= 100 {
+        scale *= 10;
+    }
+    number / scale * scale
 }
 
 #[cfg(test)]
@@ -66,7 +75,9 @@ mod tests {
             (1_000_000, Some(100 * MIB), 50_000, 200 * MIB, 25_000),
             (0, Some(100 * MIB), 50_000, 200 * MIB, 25_000),
             (0, Some(MIB), 1, 200 * MIB, 1),
-            (0, Some(u64::MAX), u64::MAX, 1, i64::MAX.cast_unsigned()),
+            (0, Some(u64::MAX), u64::MAX, 1, 9_200_000_000_000_000_000),
+            (0, Some(1_299), 1_000, 1_000, 1_200),
+            (0, Some(99), 100, 100, 99),
         ];
         for (max_entries, max_bytes, length, bytes, entries) in table {
             let limit = StreamLimit::new(max_entries, max_bytes);

@@ -101,7 +101,7 @@ async fn more_connections_than_memory_are_warned_of() {
         let flags = ["--memory-limit", "64MiB", "--max-connections", connections];
         warning(&flags, "idle connections").await
     };
-    let line = warned("1400").await.expect("a warning");
-    assert!(line.contains("838 would fit into half of it"), "{line}");
-    assert_eq!(warned("1300").await, None);
+    let line = warned("2400").await.expect("a warning");
+    assert!(line.contains("1458 would fit into half of it"), "{line}");
+    assert_eq!(warned("2300").await, None);
 }
