@@ -1,9 +1,11 @@
 //! User objects that are large.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use markread_harness::MESSAGE;
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 use crate::calls::ATTACKER;
 use crate::case::{Case, case};
@@ -109,6 +111,8 @@ async fn bytes_of_stream(stage: Arc<Stage>) {
             marking.spawn(async move {
                 for message in 1..=200 {
                     let _ = caller.mark(recipient, message).await;
+                    // Two seconds in all: the stream's size is measured once a second.
+                    sleep(Duration::from_millis(10)).await;
                 }
             });
         }
