@@ -6,21 +6,17 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use redis::{Cmd, RedisResult, Value, pipe};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
 
 use crate::domain::{CALL_USER_OBJECTS_MAX_BYTES, Mark, Outcome, Users, distinct_users};
-use crate::store::redis::connection::link::Link;
 use crate::store::redis::errors::{classify, is_layout_change, lost_script};
+use crate::store::redis::marks::replicas;
 use crate::store::redis::marks::script_call::{MarkReadScript, MarkReply, MarkScript, TracedMark};
 use crate::store::redis::parts::StoreParts;
-use crate::store::redis::settings::ReplicasAck;
 use crate::store::{MarkResult, StoreError};
 
 /// Script calls in flight for single marks. With two, Redis idles while replies are handled.
@@ -28,10 +24,6 @@ const SLOTS: usize = 3;
 
 /// Most marks of a group: Redis serves nobody else for the duration of its script call.
 const GROUP_MAX_MARKS: usize = 64;
-
-/// How long a call with a WAIT is in flight without an answer, besides those before it. On a connection that
-/// hangs, and was replaced, none comes, and the calls on it must not keep others from being sent.
-const UNANSWERED_MAX: Duration = Duration::from_secs(60);
 
 /// How often marks are sent again that were not run, since the layout had changed.
 pub(crate) const LAYOUT_ATTEMPTS: usize = 3;
@@ -185,7 +177,7 @@ impl GroupCommit {
         marks: &[TracedMark],
         users: &Users,
     ) -> Result<MarkReply, StoreError> {
-        let link = self.parts.connections.calls_link()?;
+        let (link, ack) = (self.parts.connections.calls_link()?, self.parts.replicas_ack);
         let generation = self.parts.denials.generation();
         let sent_at = Instant::now();
         let text = self.script.script(script, marks);
@@ -195,8 +187,10 @@ impl GroupCommit {
             self.script.add_arguments(script, call, places, marks, users)
         };
         let by_digest = call(self.script.by_digest(script, marks, users));
-        let reply = match self.send(&link, by_digest).await {
-            Err(error) if lost_script(&error) => self.send(&link, call(text.by_source())).await,
+        let reply = match replicas::send(ack, &link, by_digest).await {
+            Err(error) if lost_script(&error) => {
+                replicas::send(ack, &link, call(text.by_source())).await
+            }
             sent => sent,
         };
         let (reply, replicas) = reply.map_err(|error| text.locate(classify(error)))?;
@@ -310,16 +304,6 @@ impl GroupCommit {
         // A poisoned lock is safe to use: nothing that holds it panics.
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    /// Sends a script call, and then waits for replicas if `--replicas-ack` is set.
-    async fn send(&self, link: &Link, call: Cmd) -> RedisResult<(Value, Replicas)> {
-        match self.parts.replicas_ack {
-            Some(ack) => send_and_wait_for_replicas(link, call, ack).await,
-            None => {
-                Ok((call.query_async(&mut link.connection()).await?, Replicas { enough: true }))
-            }
-        }
-    }
 }
 
 impl Drop for Slot {
@@ -330,36 +314,6 @@ impl Drop for Slot {
             runtime.spawn(Arc::clone(&self.0).run_slot(group));
         }
     }
-}
-
-/// Sends a script call and WAIT on the same connection: WAIT looks at the connection's last write,
-/// and blocks what follows it. So only a few are in flight, each until Redis has answered, even if
-/// its caller has given up. The others queue here, where a mark whose caller gives up is never
-/// sent.
-async fn send_and_wait_for_replicas(
-    link: &Link,
-    call: Cmd,
-    ack: ReplicasAck,
-) -> RedisResult<(Value, Replicas)> {
-    let permit = link.waits_in_flight().acquire_owned().await;
-    let mut connection = link.connection();
-    let timeout_ms = u64::try_from(ack.timeout.as_millis()).unwrap_or(u64::MAX);
-    let mut calls = pipe();
-    calls.add_command(call).cmd("WAIT").arg(ack.replicas).arg(timeout_ms).ignore_errors();
-    let sent = tokio::spawn(async move {
-        let replies = calls.query_async::<Vec<RedisResult<Value>>>(&mut connection);
-        let replies = timeout(UNANSWERED_MAX + ack.queue_time_max(), replies).await;
-        drop(permit);
-        replies
-    });
-    let replies = sent.await.map_err(|error| io::Error::other(error.to_string()))?;
-    let replies = replies.map_err(|late| io::Error::other(late.to_string()))??;
-    let [reply, acknowledged] =
-        <[_; 2]>::try_from(replies).unwrap_or_else(|_| [Ok(Value::Nil), Ok(Value::Nil)]);
-    // An error of WAIT, as by a master that was just demoted, means too few.
-    let needed = i64::from(ack.replicas);
-    let enough = matches!(acknowledged, Ok(Value::Int(count)) if count >= needed);
-    Ok((reply?, Replicas { enough }))
 }
 
 /// Returns whether some marks were not run, since the layout had changed.
@@ -384,12 +338,6 @@ async fn all_closed(replies: &mut [Reply]) {
     for reply in replies {
         reply.closed().await;
     }
-}
-
-/// Acknowledgement by replicas of what a script call wrote.
-#[derive(Clone, Copy)]
-struct Replicas {
-    enough: bool,
 }
 
 impl fmt::Debug for GroupCommit {

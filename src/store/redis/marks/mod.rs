@@ -7,6 +7,7 @@ use crate::store::{MarkResult, Marks, StoreError};
 use crate::telemetry::Traceparent;
 
 pub(crate) mod group_commit;
+mod replicas;
 pub(crate) mod script_call;
 pub(crate) mod single_marks;
 pub(crate) mod users;

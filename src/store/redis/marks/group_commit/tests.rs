@@ -10,6 +10,8 @@ use super::*;
 use crate::domain::{Mark, Quota, UserId, UserObject};
 use crate::store::StoreErrorKind::{Corrupt, Unavailable};
 use crate::store::redis::connection::fake::{self, Command, FakeRedis, RATE_LIMIT, Resp};
+use crate::store::redis::marks::replicas::UNANSWERED_MAX;
+use crate::store::redis::settings::ReplicasAck;
 
 /// Group commit, connected to a simulated Redis.
 struct Setup {
