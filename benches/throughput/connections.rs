@@ -22,7 +22,7 @@ const ENOUGH: [&str; 4] = ["--max-connections", "100000", "--max-connections-per
 /// Bytes of resident memory of an idle connection, after one call on each.
 #[derive(Serialize)]
 pub(crate) struct IdleConnections {
-    /// How many were open at once.
+    /// The number of connections that were open at once.
     opened: u64,
     server_bytes: f64,
     /// hyper alone, with the generated service.

@@ -61,7 +61,7 @@ pub(crate) struct Latency {
     percentiles_us: Vec<[f64; 3]>,
     /// The share of calls that were sent late in each round.
     late: Vec<f64>,
-    /// How late the calls of each round were, at p99.
+    /// The p99 of the delay after which calls were sent, of each round.
     lateness_us: Vec<f64>,
 }
 
@@ -78,7 +78,7 @@ impl Latency {
         median(&self.late)
     }
 
-    /// How late calls were sent, at p99.
+    /// The p99 of the delay after which calls were sent.
     pub(crate) fn lateness_us(&self) -> f64 {
         median(&self.lateness_us)
     }
@@ -90,7 +90,7 @@ impl Latency {
     }
 }
 
-/// What is measured: the latency of a workload's calls, or of the events of its marks.
+/// A measurement: the latency of a workload's calls, or of the events of its marks.
 struct Case<'a> {
     workload: &'a Workload,
     of_events: bool,

@@ -54,7 +54,7 @@ impl Schedule {
 pub(crate) struct Paced {
     /// The time from when each call was due until its end, sorted.
     pub(crate) latencies_us: Vec<u32>,
-    /// How long after it was due each call was sent, sorted.
+    /// The time from when each call was due until it was sent, sorted.
     pub(crate) lateness_us: Vec<u32>,
 }
 

@@ -20,7 +20,7 @@ pub(crate) struct Ratio {
     pub(crate) name: &'static str,
     text: &'static str,
     pub(crate) value: f64,
-    /// What is to be reached, and what is aimed at.
+    /// The bound to reach, and the one to aim at.
     targets: [Option<Bound>; 2],
     /// Whether the generator was too late for it to be believed.
     is_late: bool,
@@ -80,7 +80,7 @@ fn find<'a>(throughput: &'a Throughput, name: &str) -> &'a Measured {
     throughput.find(name).expect("it is always measured")
 }
 
-/// What a mark costs, beside what its parts cost alone.
+/// The costs of a mark, beside those of its parts alone.
 fn costs(throughput: &Throughput) -> Vec<Ratio> {
     let [noop, single, batch, objects] =
         [NOOP, ADVANCING, workloads::BATCH, workloads::OBJECTS].map(|name| find(throughput, name));
@@ -122,7 +122,7 @@ fn costs(throughput: &Throughput) -> Vec<Ratio> {
     ratios
 }
 
-/// How many marks there are in a second, and how fast one is.
+/// Marks a second, and the time of one.
 fn speeds(throughput: &Throughput) -> [Ratio; 5] {
     let [noop, single, two_threads] =
         [NOOP, ADVANCING, workloads::TWO_THREADS].map(|name| find(throughput, name).per_second());
@@ -167,7 +167,7 @@ fn p99_at_quarter_over_noop(throughput: &Throughput) -> Ratio {
     Ratio { is_late, ..ratio.reach_and_aim(AtMost(3.0), AtMost(2.0)) }
 }
 
-/// What earlier reports had.
+/// The ratios of earlier reports.
 fn earlier(throughput: &Throughput) -> [Ratio; 4] {
     let [whole, single, batch] =
         [workloads::WHOLE_NOOP, ADVANCING, workloads::BATCH].map(|name| find(throughput, name));

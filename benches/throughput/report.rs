@@ -109,7 +109,7 @@ pub(crate) fn rounds(options: &Options, throughput: &Throughput, ratios: &[Ratio
     text
 }
 
-/// What the report says of the peer.
+/// The description of the peer in the report.
 const PEER: &str = "- [envoyproxy/ratelimit](https://github.com/envoyproxy/ratelimit): a gRPC rate limiter on \
      Redis, in Go, on as many CPUs\n  as it likes, with a quota for each reader and writes grouped for 150 µs. A \
      call is INCRBY and EXPIRE: no token, no\n  cursor, no event. [development.md](development.md#benchmarks) \

@@ -119,16 +119,20 @@ impl Keys {
     }
 
     fn write(&self, key: &mut String, kind: &str, user: UserId) {
-        let written = match self.partition {
-            Partition::Only => write!(key, "markread:{kind}:{user}"),
-        };
+        self.write_prefix(key, kind);
         // Writing to a String cannot fail.
-        let _ = written;
+        let _ = write!(key, "{user}");
     }
 
     fn prefix(&self, kind: &str) -> String {
+        let mut prefix = String::new();
+        self.write_prefix(&mut prefix, kind);
+        prefix
+    }
+
+    fn write_prefix(&self, key: &mut String, kind: &str) {
         match self.partition {
-            Partition::Only => format!("markread:{kind}:"),
+            Partition::Only => key.extend(["markread:", kind, ":"]),
         }
     }
 }

@@ -82,8 +82,7 @@ impl RedisStore {
         let spans = Arc::new(Spans::new(address.info()));
         let stream_limit = Arc::new(StreamLimit::new(stream_maxlen, stream_max_bytes));
         let keys = Arc::new(Keys::new(Partition::Only, stream, config.user_key_prefix));
-        let marks = MarkReadScript::new(Arc::clone(&stream_limit), rate_limit);
-        let marks = Arc::new(marks);
+        let marks = Arc::new(MarkReadScript::new(Arc::clone(&stream_limit), rate_limit));
         let reads = ReadScripts::new(config.read_rate_limit);
         let nonces = NonceScript::new(rate_limit);
         let others = [&reads.states, &reads.list, &reads.take, &reads.moves, &nonces.script];

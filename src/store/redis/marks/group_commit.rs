@@ -108,7 +108,16 @@ impl GroupCommit {
         marks: &[TracedMark],
         users: &Users,
     ) -> Result<MarkReply, StoreError> {
-        let script = self.script.choose(marks);
+        self.run_current(self.script.choose(marks), marks, users).await
+    }
+
+    /// Runs this script by the layout's current version.
+    async fn run_current(
+        &self,
+        script: MarkScript,
+        marks: &[TracedMark],
+        users: &Users,
+    ) -> Result<MarkReply, StoreError> {
         let reply = self.run_script_once(script, marks, users).await;
         if !has_changed_layout(&reply) {
             return reply;
@@ -131,10 +140,7 @@ impl GroupCommit {
         let users = Users::within_bounds(of_these);
         // Perhaps the mark is rare since the count was stale. The reply has the count, if there is one.
         self.script.forget_buckets(&marks);
-        let mut reply = self.run_script_once(MarkScript::Full, &marks, &users).await;
-        if has_changed_layout(&reply) {
-            reply = self.run_again(MarkScript::Full, &marks, &users, reply).await;
-        }
+        let reply = self.run_current(MarkScript::Full, &marks, &users).await;
         reply.map_or_else(|failed| vec![Err(failed); marks.len()], |reply| reply.results)
     }
 

@@ -10,7 +10,7 @@ use redis::{Cmd, Value};
 use crate::domain::{Mark, Outcome, RateLimit, ReadCursor, UserId, Users};
 use crate::store::redis::errors::{classify_text, unexpected};
 use crate::store::redis::keys::Keys;
-use crate::store::redis::marks::single_marks::SingleMarksScript;
+use crate::store::redis::marks::single_marks::{SingleMarksScript, are_traced};
 use crate::store::redis::placement::Placement;
 use crate::store::redis::scripts::{Script, integer, text};
 use crate::store::redis::stream_limit::StreamLimit;
@@ -147,7 +147,7 @@ impl MarkReadScript {
         call.arg(placement.version());
         call.arg(self.rate_limit.calls).arg(self.rate_limit.window_ms);
         call.arg(self.stream_limit.entries());
-        let are_traced = marks.iter().any(|traced| traced.traceparent.is_some());
+        let are_traced = are_traced(marks);
         call.arg(each).arg(if are_traced { 3 } else { 2 });
         let users = users.iter();
         // A batch reads the bucket count once and needs no hint.

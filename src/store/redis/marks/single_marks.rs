@@ -102,6 +102,6 @@ impl MarkReadScript {
     }
 }
 
-fn are_traced(marks: &[TracedMark]) -> bool {
+pub(super) fn are_traced(marks: &[TracedMark]) -> bool {
     marks.iter().any(|traced| traced.traceparent.is_some())
 }
