@@ -10,39 +10,60 @@ use crate::domain::{Nonce, UserId};
 pub(crate) enum Partition {
     /// The one partition of one Redis. Its keys carry no hash tag.
     Only,
+    /// One of a cluster's partitions.
+    Tagged {
+        /// The hash tag, which all of its keys carry.
+        tag: u32,
+        /// How many partitions there are.
+        count: u16,
+    },
 }
 
 impl Partition {
-    /// Number of partitions, as the layout key has it.
-    pub(crate) const COUNT: &str = "1";
+    /// Returns how many partitions there are.
+    pub(crate) fn count(self) -> u16 {
+        match self {
+            Self::Only => 1,
+            Self::Tagged { count, .. } => count,
+        }
+    }
 }
 
 /// The keys of a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Keys {
     partition: Partition,
+    /// What all keys begin with, except the stream's and those of users.
+    start: String,
     stream: String,
     user_prefix: String,
 }
 
 impl Keys {
     /// Creates them with the names that settings choose: the stream's, and the prefix of user objects.
-    pub(crate) fn new(partition: Partition, stream: String, user_prefix: String) -> Self {
-        Self { partition, stream, user_prefix }
+    pub(crate) fn new(partition: Partition, stream: &str, user_prefix: &str) -> Self {
+        let (start, stream) = match partition {
+            Partition::Only => ("markread:".to_owned(), stream.to_owned()),
+            Partition::Tagged { tag, .. } => {
+                (format!("markread:{{{tag}}}:"), format!("{stream}:{{{tag}}}"))
+            }
+        };
+        Self { partition, start, stream, user_prefix: user_prefix.to_owned() }
+    }
+
+    /// Returns the partition.
+    pub(crate) fn partition(&self) -> Partition {
+        self.partition
     }
 
     /// The layout of all other keys: a hash of `version`, `partitions` and `key`, a secret.
     pub(crate) fn layout(&self) -> String {
-        match self.partition {
-            Partition::Only => "markread:layout".to_owned(),
-        }
+        format!("{}layout", self.start)
     }
 
     /// The stream of mark-read events.
     pub(crate) fn stream(&self) -> &str {
-        match self.partition {
-            Partition::Only => &self.stream,
-        }
+        &self.stream
     }
 
     /// Calls that a reader has used in the open window: a string with an expiry.
@@ -96,11 +117,9 @@ impl Keys {
         &self.user_prefix
     }
 
-    /// What the keys of webhooks' subscriptions begin with: sets of user IDs.
-    pub(crate) fn subscriptions_prefix(&self) -> String {
-        match self.partition {
-            Partition::Only => "markread:subscriptions:".to_owned(),
-        }
+    /// What the keys of webhooks' subscriptions begin with: sets of user IDs. They belong to no partition.
+    pub(crate) fn subscriptions_prefix(&self) -> &'static str {
+        "markread:subscriptions:"
     }
 
     /// A used nonce: a string with an expiry.
@@ -131,9 +150,7 @@ impl Keys {
     }
 
     fn write_prefix(&self, key: &mut String, kind: &str) {
-        match self.partition {
-            Partition::Only => key.extend(["markread:", kind, ":"]),
-        }
+        key.extend([&self.start, kind, ":"]);
     }
 }
 
@@ -143,7 +160,7 @@ mod tests {
 
     #[test]
     fn keys_of_one_redis_carry_no_hash_tag() {
-        let keys = Keys::new(Partition::Only, "events".to_owned(), "user:".to_owned());
+        let keys = Keys::new(Partition::Only, "events", "user:");
         let reader = 7.try_into().unwrap();
         assert_eq!(keys.layout(), "markread:layout");
         assert_eq!(keys.stream(), "events");
@@ -153,5 +170,19 @@ mod tests {
         assert_eq!(keys.user(reader), "user:7");
         let nonce = Nonce { timestamp: 5, digest: [0xab; 32] };
         assert_eq!(keys.nonce(&nonce), format!("markread:oauth1:5:{}", "ab".repeat(32)));
+    }
+
+    #[test]
+    fn all_keys_of_a_partition_carry_its_tag() {
+        let partition = Partition::Tagged { tag: 40_821, count: 64 };
+        let keys = Keys::new(partition, "events", "user:");
+        let reader = 7.try_into().unwrap();
+        assert_eq!(keys.layout(), "markread:{40821}:layout");
+        assert_eq!(keys.stream(), "events:{40821}");
+        assert_eq!(keys.quota(reader), "markread:{40821}:quota:7");
+        assert_eq!(keys.cursors(reader), "markread:{40821}:cursors:7");
+        assert_eq!(keys.user(reader), "user:7");
+        let nonce = Nonce { timestamp: 5, digest: [0xab; 32] };
+        assert_eq!(keys.nonce(&nonce), format!("markread:{{40821}}:oauth1:5:{}", "ab".repeat(32)));
     }
 }

@@ -13,6 +13,7 @@ use crate::domain::{
 };
 
 mod admin;
+mod cluster;
 mod connection;
 mod denials;
 mod errors;

@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     fn each_call_is_of_its_row_and_has_keys_that_exist() {
-        let keys = Keys::new(Partition::Only, "events".to_owned(), "user:".to_owned());
+        let keys = Keys::new(Partition::Only, "events", "user:");
         let kinds = key_kinds(&keys);
         for row in PERMISSIONS {
             for call in row.calls {

@@ -81,7 +81,7 @@ impl RedisStore {
         metrics::set_stream_maxlen(stream_maxlen);
         let spans = Arc::new(Spans::new(address.info()));
         let stream_limit = Arc::new(StreamLimit::new(stream_maxlen, stream_max_bytes));
-        let keys = Arc::new(Keys::new(Partition::Only, stream, config.user_key_prefix));
+        let keys = Arc::new(Keys::new(Partition::Only, &stream, &config.user_key_prefix));
         let marks = Arc::new(MarkReadScript::new(Arc::clone(&stream_limit), rate_limit));
         let reads = ReadScripts::new(config.read_rate_limit);
         let nonces = NonceScript::new(rate_limit);

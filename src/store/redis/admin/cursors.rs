@@ -85,7 +85,7 @@ impl CursorAdmin {
 
     async fn connect_only(address: &RedisAddress, stream: &str) -> Result<Self, AdminError> {
         // The prefix of user objects does not matter here, and reads take no quota.
-        let keys = Keys::new(Partition::Only, stream.to_owned(), String::new());
+        let keys = Keys::new(Partition::Only, stream, "");
         let connection = AdminConnection::connect(address, &keys).await?;
         let reads = ReadScripts::new(RateLimit { calls: 1, window_ms: 1 });
         let shared = Shared {
@@ -101,7 +101,7 @@ impl CursorAdmin {
     /// Reads the layout again. One that is absent is not written: whatever was there is gone.
     async fn read_layout(&mut self) -> Result<(), AdminError> {
         let fields = self.connection.layout_fields(&self.shared.keys).await?;
-        self.placement = Arc::new(placement(fields).map_err(AdminError::Layout)?);
+        self.placement = Arc::new(placement(fields, self.shared.keys.partition().count()).map_err(AdminError::Layout)?);
         Ok(())
     }
 

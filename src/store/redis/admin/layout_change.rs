@@ -61,7 +61,7 @@ impl LayoutAdmin {
     /// [`AdminError::Failed`] with the cause.
     pub async fn connect(address: &RedisAddress) -> Result<Self, AdminError> {
         // Names of the stream and of user objects do not matter here.
-        let keys = Keys::new(Partition::Only, String::new(), String::new());
+        let keys = Keys::new(Partition::Only, "", "");
         let connection = AdminConnection::connect(address, &keys).await?;
         Ok(Self { connection, keys })
     }
@@ -77,12 +77,12 @@ impl LayoutAdmin {
             Some(version) if version == Placement::Plain.version() || version == DOWNGRADING => {
                 version.to_owned()
             }
-            _ => return placement(fields).map(|_| false).map_err(AdminError::Layout),
+            _ => return placement(fields, self.keys.partition().count()).map(|_| false).map_err(AdminError::Layout),
         };
         let (_, partitions, key) = fields;
         let key = key.unwrap_or_else(|| PlacementKey::random().to_secret_text());
         // The partitions, and a key that is there already, must be valid.
-        let new = placement((Some(KEYED.to_owned()), partitions, Some(key.clone())));
+        let new = placement((Some(KEYED.to_owned()), partitions, Some(key.clone())), self.keys.partition().count());
         let new = new.map_err(AdminError::Layout)?;
         self.try_move(&from).await?;
         if !self.change(&from, new.version(), &key).await? {
@@ -106,13 +106,13 @@ impl LayoutAdmin {
         match fields.0.as_deref() {
             Some(DOWNGRADING) => self.try_downgrade(DOWNGRADING).await?,
             Some(KEYED) => {
-                placement(fields).map_err(AdminError::Layout)?;
+                placement(fields, self.keys.partition().count()).map_err(AdminError::Layout)?;
                 self.try_downgrade(KEYED).await?;
                 if !self.change(KEYED, DOWNGRADING, "keep").await? {
                     return Err(changed_meanwhile());
                 }
             }
-            _ => return placement(fields).map(|_| None).map_err(AdminError::Layout),
+            _ => return placement(fields, self.keys.partition().count()).map(|_| None).map_err(AdminError::Layout),
         }
         let progress = self.move_all(&mut report).await?;
         if !self.change(DOWNGRADING, Placement::Plain.version(), "").await? {

@@ -35,7 +35,7 @@ pub enum AdminError {
 impl fmt::Display for AdminError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Layout(LayoutMismatch::Other { version, partitions })
+            Self::Layout(LayoutMismatch::Other { version, partitions, .. })
                 if version.is_empty() && partitions.is_empty() =>
             {
                 f.write_str(

@@ -269,7 +269,7 @@ async fn read_number(reader: &mut BufReader<ReadHalf<DuplexStream>>) -> Result<u
 
 /// Creates the parts of a store, without connections.
 pub(crate) fn parts() -> StoreParts {
-    let keys = Arc::new(Keys::new(Partition::Only, "events".to_owned(), "user:".to_owned()));
+    let keys = Arc::new(Keys::new(Partition::Only, "events", "user:"));
     StoreParts {
         connections: Arc::new(Connections::new(1)),
         permissions: Arc::new(PermissionProbe::new(&keys, None)),

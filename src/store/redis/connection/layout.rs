@@ -10,7 +10,7 @@ use redis::{RedisResult, pipe};
 
 use crate::store::StoreError;
 use crate::store::redis::errors::classify;
-use crate::store::redis::keys::{Keys, Partition};
+use crate::store::redis::keys::Keys;
 use crate::store::redis::placement::{Placement, PlacementKey};
 
 /// The version while `markread admin downgrade-layout` is under way. No server accepts it.
@@ -25,6 +25,8 @@ pub enum LayoutMismatch {
         version: String,
         /// Its number of partitions.
         partitions: String,
+        /// The number that was expected.
+        expected: u16,
     },
     /// Version 2 without a valid key. The key is not shown: it may be a mistyped secret.
     NoKey,
@@ -34,12 +36,11 @@ impl LayoutMismatch {
     /// Writes the text for a server or a command, which `subject` names.
     pub(crate) fn write_for(&self, subject: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Other { version, partitions } => {
+            Self::Other { version, partitions, expected } => {
                 write!(
                     f,
                     "Redis has layout version {version:?} in {partitions:?} partitions, {subject} \
-                     needs version \"1\" or \"2\" in {:?}",
-                    Partition::COUNT
+                     needs version \"1\" or \"2\" in \"{expected}\""
                 )?;
                 if version == DOWNGRADING {
                     f.write_str(": run markread admin downgrade-layout again to complete it")?;
@@ -81,12 +82,13 @@ pub(crate) async fn check(
     known: Option<&Placement>,
 ) -> RedisResult<Layout> {
     let key = keys.layout();
+    let count = keys.partition().count();
     let mut layout = pipe();
-    layout.cmd("HSETNX").arg(&key).arg("partitions").arg(Partition::COUNT);
+    layout.cmd("HSETNX").arg(&key).arg("partitions").arg(count);
     layout.cmd("HMGET").arg(&key).arg("version").arg("partitions").arg("key");
     let (wrote_partitions, fields): (bool, Fields) = layout.query_async(connection).await?;
     if fields.0.is_some() {
-        return Ok(Layout { was_absent: wrote_partitions, placement: placement(fields) });
+        return Ok(Layout { was_absent: wrote_partitions, placement: placement(fields, count) });
     }
     let placement = match known {
         Some(placement) => placement.clone(),
@@ -110,12 +112,15 @@ async fn write(
     layout.cmd("HSETNX").arg(&key).arg("version").arg(new.version()).ignore();
     layout.cmd("HMGET").arg(&key).arg("version").arg("partitions").arg("key");
     let (fields,): (Fields,) = layout.query_async(connection).await?;
-    Ok(Layout { was_absent: true, placement: placement(fields) })
+    Ok(Layout { was_absent: true, placement: placement(fields, keys.partition().count()) })
 }
 
-/// Returns the placement that a layout names.
-pub(crate) fn placement((version, partitions, key): Fields) -> Result<Placement, LayoutMismatch> {
-    let is_whole = partitions.as_deref() == Some(Partition::COUNT);
+/// Returns the placement that a layout of so many partitions names.
+pub(crate) fn placement(
+    (version, partitions, key): Fields,
+    expected: u16,
+) -> Result<Placement, LayoutMismatch> {
+    let is_whole = partitions.as_deref() == Some(&*expected.to_string());
     match version.as_deref() {
         Some("1") if is_whole => Ok(Placement::Plain),
         Some("2") if is_whole => {
@@ -125,6 +130,7 @@ pub(crate) fn placement((version, partitions, key): Fields) -> Result<Placement,
         _ => Err(LayoutMismatch::Other {
             version: version.unwrap_or_default(),
             partitions: partitions.unwrap_or_default(),
+            expected,
         }),
     }
 }

@@ -272,7 +272,7 @@ mod tests {
     use crate::store::redis::keys::Partition;
 
     fn probe() -> PermissionProbe {
-        let keys = Keys::new(Partition::Only, "events".to_owned(), "user:".to_owned());
+        let keys = Keys::new(Partition::Only, "events", "user:");
         PermissionProbe::new(&keys, None)
     }
 
@@ -320,7 +320,7 @@ mod tests {
     fn wait_is_needed_by_its_flag_only() {
         let has_wait = |probe: &PermissionProbe| probe.tries.iter().any(|t| t.words[0] == "WAIT");
         assert!(!has_wait(&probe()));
-        let keys = Keys::new(Partition::Only, "events".to_owned(), "user:".to_owned());
+        let keys = Keys::new(Partition::Only, "events", "user:");
         let ack = ReplicasAck { replicas: 1, timeout: std::time::Duration::from_secs(1) };
         assert!(has_wait(&PermissionProbe::new(&keys, Some(ack))));
     }
