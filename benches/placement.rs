@@ -20,7 +20,7 @@ use markread::domain::{
     ListPosition, Mark, Outcome, RateLimit, ReadOutcome, USER_OBJECT_MAX_BYTES,
 };
 use markread::net::workers::Workers;
-use markread::store::redis::{RedisAddress, RedisConfig, RedisFiles, RedisStore};
+use markread::store::redis::{RedisAddress, RedisConfig, RedisFiles, RedisMode, RedisStore};
 use markread::store::{Cursors, Marks, StoreHealth};
 use markread_harness::{Redis, eventually};
 
@@ -95,7 +95,9 @@ async fn spent(redis: &Redis) -> f64 {
 
 async fn connect(redis: &Redis) -> Arc<RedisStore> {
     let config = RedisConfig {
-        address: RedisAddress::new(&redis.url(), None, RedisFiles::default()).unwrap(),
+        mode: RedisMode::Standalone(
+            RedisAddress::new(&redis.url(), None, RedisFiles::default()).unwrap(),
+        ),
         stream: "direct_message_mark_read_events".to_owned(),
         stream_maxlen: 1_000,
         stream_max_bytes: None,

@@ -61,6 +61,13 @@ impl Users {
         self.0.extend(others.0);
     }
 
+    /// Returns the objects of the users of these marks alone.
+    #[must_use]
+    pub fn of(&self, marks: &[Mark]) -> Self {
+        let users = distinct_users(marks).into_iter();
+        Self(users.filter_map(|user| Some((user, self.get(user)?.clone()))).collect())
+    }
+
     /// Returns the total size of the objects, in bytes.
     pub fn bytes(&self) -> usize {
         self.0.values().map(|object| object.as_str().len()).sum()

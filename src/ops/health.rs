@@ -1,5 +1,7 @@
 //! Readiness, and `grpc.health.v1.Health`: SERVING while Redis answers and the server is not leaving.
 
+use std::borrow::Cow;
+
 use tokio::sync::watch;
 use tonic_health::ServingStatus;
 use tonic_health::server::{HealthReporter, HealthService};
@@ -16,7 +18,7 @@ pub enum Readiness {
     /// Calls may be sent to it. The warnings are for people.
     Ready {
         /// One sentence each.
-        warnings: Vec<&'static str>,
+        warnings: Vec<Cow<'static, str>>,
     },
     /// No calls should be sent to it, for this reason.
     NotReady(String),

@@ -33,7 +33,7 @@ async fn readyz(State(ops): State<Ops>) -> impl IntoResponse {
         Readiness::Ready { warnings } => {
             let mut page = "ok\n".to_owned();
             for warning in warnings {
-                page.extend(["warning: ", warning, "\n"]);
+                page.extend(["warning: ", &*warning, "\n"]);
             }
             (StatusCode::OK, page)
         }

@@ -34,7 +34,12 @@ impl StoreError {
 
     /// Returns whether the source's text has a property.
     pub(super) fn source_is(&self, has_property: impl FnOnce(&str) -> bool) -> bool {
-        has_property(&self.source.to_string())
+        self.with_text(has_property)
+    }
+
+    /// Returns what a function finds in the source's text.
+    pub(super) fn with_text<T>(&self, find: impl FnOnce(&str) -> T) -> T {
+        find(&self.source.to_string())
     }
 
     /// Replaces the source's text, if `replace` returns another.

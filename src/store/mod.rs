@@ -3,6 +3,7 @@
 //! [`redis::RedisStore`] is the store of `markread serve`. [`memory::MemoryStore`] is the embedded store
 //! of `serve --dev`, and the reference that the property test compares Redis with.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -178,7 +179,7 @@ pub enum StoreHealth {
     /// It answers. The warnings are settings that may lose data.
     Ready {
         /// One sentence each, for people.
-        warnings: Vec<&'static str>,
+        warnings: Vec<Cow<'static, str>>,
     },
     /// It does not answer. The cause is for people.
     Away(String),

@@ -27,6 +27,7 @@ const WATCH_TAIL_LAG: &str = "markread_watch_tail_lag_seconds";
 const FOREIGN_ENTRIES: &str = "markread_stream_foreign_entries_total";
 const STORE_UP: &str = "markread_store_up";
 const STORE_WARNINGS: &str = "markread_store_warnings";
+const PARTITIONS_UNSERVED: &str = "markread_partitions_unserved";
 const REDIS_MEMORY_USED: &str = "markread_redis_memory_used_bytes";
 const REDIS_MEMORY_MAX: &str = "markread_redis_memory_max_bytes";
 const REDIS_EVICTED_KEYS: &str = "markread_redis_evicted_keys_total";
@@ -285,6 +286,11 @@ pub fn count_redis_evicted_keys(keys: u64) {
     counter!(REDIS_EVICTED_KEYS).increment(keys);
 }
 
+/// Sets the number of partitions that are not served.
+pub fn set_partitions_unserved(partitions: usize) {
+    gauge!(PARTITIONS_UNSERVED).set(u32::try_from(partitions).unwrap_or(u32::MAX));
+}
+
 /// Sets whether the store answers.
 pub fn set_store_up(up: bool) {
     gauge!(STORE_UP).set(u32::from(up));
@@ -419,6 +425,7 @@ fn describe() {
         Unit::Bytes,
         "Memory that this process may use, 0 without a limit (--memory-limit, cgroups)"
     );
+    describe_gauge!(PARTITIONS_UNSERVED, "Partitions that are not served (/readyz names them)");
     describe_gauge!(STORE_WARNINGS, "Redis settings that may lose data (/readyz names them)");
     describe_gauge!(BUILD_INFO, "1, labelled with the running version");
 }

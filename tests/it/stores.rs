@@ -7,7 +7,7 @@ use std::time::Duration;
 use markread::domain::{Mark, Nonce, Outcome, Quota, RateLimit, USER_OBJECT_MAX_BYTES, UserId};
 use markread::net::workers::Workers;
 use markread::store::memory::MemoryStore;
-use markread::store::redis::{RedisAddress, RedisConfig, RedisFiles, RedisStore};
+use markread::store::redis::{RedisAddress, RedisConfig, RedisFiles, RedisMode, RedisStore};
 use markread::store::{NonceUse, Store, StoreHealth};
 use markread_harness::{MESSAGE, READER, RECIPIENT, Redis, eventually};
 use tokio::task::JoinSet;
@@ -32,7 +32,9 @@ impl Subject {
         let config = RedisConfig {
             stream_max_bytes: None,
             user_object_max_bytes: USER_OBJECT_MAX_BYTES,
-            address: RedisAddress::new(&redis.url(), None, RedisFiles::default()).unwrap(),
+            mode: RedisMode::Standalone(
+                RedisAddress::new(&redis.url(), None, RedisFiles::default()).unwrap(),
+            ),
             stream: "direct_message_mark_read_events".to_owned(),
             stream_maxlen: 0,
             user_key_prefix: "user:".to_owned(),

@@ -12,7 +12,7 @@ use crate::edge::guard::EdgeRate;
 use crate::files::{problem, read};
 use crate::identity::jwt::{ExpectedClaims, Secret};
 use crate::net::listener::Limits;
-use crate::store::redis::{RedisAddress, RedisConfig, RedisFiles, ReplicasAck};
+use crate::store::redis::{RedisAddress, RedisConfig, RedisFiles, RedisMode, ReplicasAck};
 
 const DEFAULT_REDIS_URL: &str = "redis://127.0.0.1:6379";
 const DEFAULT_REPLICAS_ACK_TIMEOUT: Duration = Duration::from_millis(100);
@@ -118,7 +118,7 @@ impl ServeArgs {
         }
         let address = redis_address(self.redis_url.as_deref(), &self.redis)?;
         Ok(Backend::Redis(Box::new(RedisConfig {
-            address,
+            mode: RedisMode::Standalone(address),
             stream: self.stream.clone(),
             stream_maxlen: self.stream_maxlen,
             stream_max_bytes: self.stream_max_bytes,

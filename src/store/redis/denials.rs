@@ -65,10 +65,11 @@ impl Denials {
         holds.then_some((denial.quota, left))
     }
 
-    /// Returns some of the readers who are denied now, to be compared with Redis.
-    pub(crate) fn sample(&self) -> Vec<UserId> {
+    /// Returns some of the readers who are denied now, of some, to be compared with Redis.
+    pub(crate) fn sample(&self, is_of: impl Fn(UserId) -> bool) -> Vec<UserId> {
         let readers = self.readers.iter().map(|(reader, _)| reader);
-        readers.filter(|reader| self.get(*reader).is_some()).take(SAMPLE_READERS).collect()
+        let denied = readers.filter(|reader| self.get(*reader).is_some());
+        denied.filter(|reader| is_of(*reader)).take(SAMPLE_READERS).collect()
     }
 
     /// Removes everything: another Redis may answer, or this one was flushed.

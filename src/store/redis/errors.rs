@@ -32,10 +32,11 @@ const TEMPORARY_CODES: [&str; 19] = [
 ];
 
 /// How the same conditions begin where the code is only ERR: past `maxclients`; where a user may not run
-/// a script's command, or access its key, in Redis 7.0; and where Redis does not have a command, since it
+/// a script's command, or access its key, in Redis 7.0; where a slot is another node's; and where Redis does not have a command, since it
 /// was renamed.
-const TEMPORARY_TEXTS: [&str; 5] = [
+const TEMPORARY_TEXTS: [&str; 6] = [
     "ERR max number of clients",
+    "ERR Script attempted to access a non local key",
     "ERR The user executing the script can't",
     "ERR unknown command",
     "ERR Unknown Redis command",

@@ -1,12 +1,15 @@
 //! The store on Redis.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use redis::Value;
 
 use self::denials::Generation;
 use self::partitions::PartitionStore;
 use self::placement::Placement;
+use self::reads::StatesCall;
 use super::{Cursors, Entries, EventLog, LogBounds, StoreError};
 use crate::domain::{
     Conversation, CursorPage, ListPosition, Position, ReadCursor, ReadOutcome, UserId,
@@ -18,7 +21,9 @@ mod connection;
 mod denials;
 mod errors;
 mod keys;
+mod log;
 mod marks;
+mod node;
 mod nonces;
 mod partitions;
 mod parts;
@@ -26,6 +31,7 @@ mod permissions;
 mod placement;
 mod probe;
 mod reads;
+mod retry;
 mod scripts;
 mod settings;
 mod spans;
@@ -39,7 +45,7 @@ pub use self::admin::{
 };
 pub use self::connection::address::{RedisAddress, RedisFiles};
 pub use self::connection::layout::LayoutMismatch;
-pub use self::settings::{RedisConfig, ReplicasAck};
+pub use self::settings::{ClusterSettings, RedisConfig, RedisMode, ReplicasAck};
 pub use self::store::RedisStore;
 
 #[async_trait::async_trait]
@@ -52,15 +58,9 @@ impl Cursors for RedisStore {
         if let Some(denial) = self.cached_read_denial(caller) {
             return Ok(denial);
         }
-        let _permit = self.permit()?;
         let _timing = self.timers.read_states.start();
-        let (reads, partition) = (&self.reads, self.partitions.for_reader(caller));
-        let fill = |call, placement: &Placement| {
-            reads.fill_states(call, &partition.keys, placement, caller, conversations)
-        };
-        let parse = |_: &Placement, reply: &Value| reads.parse_states(conversations, reply);
         let asked = self.ask_reads();
-        let read = self.read(partition, &reads.states, fill, parse);
+        let read = self.read_states_of_all(caller, conversations);
         let read = self.spans.script("read_states", conversations.len()).record(read).await;
         self.remember_read_denial(caller, asked, read)
     }
@@ -74,16 +74,15 @@ impl Cursors for RedisStore {
         if let Some(denial) = self.cached_read_denial(caller) {
             return Ok(denial);
         }
-        let _permit = self.permit()?;
         let _timing = self.timers.list_cursors.start();
         let asked = self.ask_reads();
-        let list = self.list(self.partitions.for_reader(caller), caller, after, limit);
+        let list = self.list(self.partition(caller), caller, after, limit);
         let listed = self.spans.script("list_cursors", 1).record(list).await;
         self.remember_read_denial(caller, asked, listed)
     }
 
     fn denies_reads(&self, caller: UserId) -> bool {
-        self.read_denials.get(caller).is_some()
+        self.shared.read_denials.get(caller).is_some()
     }
 }
 
@@ -95,13 +94,79 @@ struct ReadCall {
 }
 
 impl RedisStore {
+    /// Asks each partition once for the cursors that it has, all at the same time. The caller's partition
+    /// has the quota.
+    async fn read_states_of_all(
+        &self,
+        caller: UserId,
+        conversations: &[Conversation],
+    ) -> Result<ReadOutcome<Vec<Option<ReadCursor>>>, StoreError> {
+        let own = self.partition(caller);
+        let is_own =
+            |conversation: &Conversation| self.partition(conversation.reader).number == own.number;
+        if conversations.iter().all(is_own) {
+            return self
+                .read_states_at(own, caller, StatesCall { conversations, is_free: false })
+                .await;
+        }
+        let mut places = BTreeMap::<usize, Vec<usize>>::from([(own.number, Vec::new())]);
+        for (place, conversation) in conversations.iter().enumerate() {
+            let number = self.partition(conversation.reader).number;
+            places.entry(number).or_default().push(place);
+        }
+        let reads = places.into_iter().map(|(number, places)| async move {
+            let of_these = places.iter().filter_map(|place| conversations.get(*place)).copied();
+            let of_these: Vec<_> = of_these.collect();
+            let partition = self.shared.partitions.all().get(number);
+            let partition = partition.ok_or_else(StoreError::missing_result)?;
+            let call = StatesCall { conversations: &of_these, is_free: number != own.number };
+            let read = self.read_states_at(partition, caller, call).await?;
+            Ok::<_, StoreError>((number, places, read))
+        });
+        let mut all = vec![None; conversations.len()];
+        let mut of_caller = None;
+        for read in join_all(reads).await {
+            let (number, places, read) = read?;
+            let (read, quota) = match read {
+                ReadOutcome::Served { read, quota } => (read, quota),
+                ReadOutcome::OverQuota { quota, retry_after } => {
+                    return Ok(ReadOutcome::OverQuota { quota, retry_after });
+                }
+            };
+            if number == own.number {
+                of_caller = Some(quota);
+            }
+            for (place, cursor) in places.into_iter().zip(read) {
+                if let Some(state) = all.get_mut(place) {
+                    *state = cursor;
+                }
+            }
+        }
+        let quota = of_caller.ok_or_else(StoreError::missing_result)?;
+        Ok(ReadOutcome::Served { read: all, quota })
+    }
+
+    async fn read_states_at(
+        &self,
+        partition: &PartitionStore,
+        caller: UserId,
+        call: StatesCall<'_>,
+    ) -> Result<ReadOutcome<Vec<Option<ReadCursor>>>, StoreError> {
+        let reads = &self.reads;
+        let fill = |cmd, placement: &Placement| {
+            reads.fill_states(cmd, &partition.keys, placement, caller, call)
+        };
+        let parse = |_: &Placement, reply: &Value| reads.parse_states(call.conversations, reply);
+        self.read(partition, &reads.states, fill, parse).await
+    }
+
     fn cached_read_denial<T>(&self, caller: UserId) -> Option<ReadOutcome<T>> {
-        let (quota, retry_after) = self.read_denials.get(caller)?;
+        let (quota, retry_after) = self.shared.read_denials.get(caller)?;
         Some(ReadOutcome::OverQuota { quota, retry_after })
     }
 
     fn ask_reads(&self) -> ReadCall {
-        ReadCall { generation: self.read_denials.generation(), at: Instant::now() }
+        ReadCall { generation: self.shared.read_denials.generation(), at: Instant::now() }
     }
 
     fn remember_read_denial<T>(
@@ -113,7 +178,7 @@ impl RedisStore {
         if let Ok(ReadOutcome::OverQuota { quota, retry_after }) = &outcome {
             // Redis read its clock after this one: the denial ends a moment early.
             let until = asked.at.checked_add(*retry_after);
-            self.read_denials.insert(caller, *quota, until, asked.generation);
+            self.shared.read_denials.insert(caller, *quota, until, asked.generation);
         }
         outcome
     }
@@ -127,45 +192,26 @@ impl EventLog for RedisStore {
         limit: usize,
         wait: Duration,
     ) -> Result<Entries, StoreError> {
-        let PartitionStore { keys, connections, .. } = self.partitions.only();
-        let mut connection = connections.tail()?;
-        let read = stream::wait(&mut connection, keys.stream(), after.entry(), limit, wait);
-        read.await.inspect(|read| self.stream_history.note_read(read))
+        self.log(0)?.wait_for_entries(after, limit, wait).await
     }
 
     async fn entries(&self, after: Position, limit: usize) -> Result<Entries, StoreError> {
-        let _permit = self.permit()?;
-        let PartitionStore { keys, connections, .. } = self.partitions.only();
-        let mut connection = connections.calls()?;
-        let read = stream::range(&mut connection, keys.stream(), after.entry(), limit);
-        self.spans.command("XRANGE", 1).record(read).await
+        self.log(0)?.entries(after, limit).await
     }
 
     async fn newest_entries(&self, limit: usize) -> Result<Entries, StoreError> {
-        let _permit = self.permit()?;
-        let PartitionStore { keys, connections, .. } = self.partitions.only();
-        let mut connection = connections.calls()?;
-        let read = stream::newest(&mut connection, keys.stream(), limit);
-        read.await.inspect(|read| self.stream_history.note_read(read))
+        self.log(0)?.newest_entries(limit).await
     }
 
     async fn bounds(&self) -> Result<LogBounds, StoreError> {
-        let _permit = self.permit()?;
-        let PartitionStore { keys, connections, .. } = self.partitions.only();
-        let mut connection = connections.calls()?;
-        let read = stream::bounds(&mut connection, keys);
-        let bounds = self.spans.command("EVAL", 1).record(read).await?;
-        // What Redis refuses to keep is known here.
-        let gap_before = bounds.gap_before.max(self.stream_history.gap_before());
-        Ok(LogBounds { gap_before, ..bounds })
+        self.log(0)?.bounds().await
     }
 
     async fn take_reads(&self, watcher: UserId, reads: u64) -> Result<ReadOutcome<()>, StoreError> {
         if let Some(denial) = self.cached_read_denial(watcher) {
             return Ok(denial);
         }
-        let _permit = self.permit()?;
-        let (scripts, partition) = (&self.reads, self.partitions.for_reader(watcher));
+        let (scripts, partition) = (&self.reads, self.partition(watcher));
         let fill = |call, _: &Placement| scripts.fill_take(call, &partition.keys, watcher, reads);
         let parse = |_: &Placement, reply: &Value| scripts.parse_states(&[], reply);
         let asked = self.ask_reads();

@@ -7,8 +7,9 @@ use redis::{Cmd, Value, cmd};
 use super::errors::{classify, unexpected};
 use super::keys::Keys;
 use super::placement::Placement;
+use super::retry::Route;
 use super::scripts::{Script, integer};
-use super::store::RedisStore;
+use super::store::{RedisStore, send};
 use crate::domain::{Nonce, RateLimit, UserId};
 use crate::store::{NONCE_KEPT_MS, NonceUse, Nonces, StoreError};
 
@@ -49,32 +50,43 @@ impl NonceScript {
 #[async_trait::async_trait]
 impl Nonces for RedisStore {
     async fn use_nonce(&self, reader: UserId, nonce: Nonce) -> Result<NonceUse, StoreError> {
-        if let Some((quota, retry_after)) = self.denials.get(reader) {
+        if let Some((quota, retry_after)) = self.shared.denials.get(reader) {
             return Ok(NonceUse::OverQuota { quota, retry_after });
         }
-        let _permit = self.permit()?;
         let _timing = self.timers.use_nonce.start();
-        let generation = self.denials.generation();
+        let generation = self.shared.denials.generation();
         let sent_at = Instant::now();
-        let partition = self.partitions.for_reader(reader);
+        let partition = self.partition(reader);
         let fill = |call, _: &Placement| self.nonces.fill(call, &partition.keys, reader, &nonce);
         let parse = |_: &Placement, reply: &Value| self.nonces.parse(reply);
         let used = self.read(partition, &self.nonces.script, fill, parse);
         let used = self.spans.script("use_nonce", 1).record(used).await?;
         if let NonceUse::OverQuota { quota, retry_after } = used {
             let until = sent_at.checked_add(retry_after);
-            self.denials.insert(reader, quota, until, generation);
+            self.shared.denials.insert(reader, quota, until, generation);
         }
         Ok(used)
     }
 
     async fn forget_nonce(&self, reader: UserId, nonce: Nonce) -> Result<(), StoreError> {
-        let _permit = self.permit()?;
-        let partition = self.partitions.for_reader(reader);
-        let mut connection = partition.connections.calls()?;
-        let mut delete = cmd("DEL");
-        delete.arg(partition.keys.nonce(&nonce));
-        let delete = async { delete.query_async(&mut connection).await.map_err(classify) };
+        let partition = self.partition(reader);
+        let delete = async {
+            let mut route = self.route(partition)?;
+            loop {
+                let deleted = delete_nonce(&route, partition.keys.nonce(&nonce)).await;
+                if !route.is_to_be_sent_again(&deleted).await {
+                    return deleted;
+                }
+            }
+        };
         self.spans.command("DEL", 1).record(delete).await
     }
+}
+
+async fn delete_nonce(route: &Route<'_>, key: String) -> Result<(), StoreError> {
+    let _permit = route.node.permit()?;
+    let mut delete = cmd("DEL");
+    delete.arg(key);
+    let sent = send(route.way, delete, &mut route.node.connections().calls()?).await;
+    sent.map(|_| ()).map_err(classify)
 }

@@ -1,45 +1,134 @@
-//! Parts of the store that the supervisor and group commit share.
+//! Parts of the store that several others share.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use arc_swap::ArcSwap;
+use tokio::sync::Notify;
 
 use super::connection::Connections;
-use super::connection::layout::KnownLayout;
-use super::connection::stream_history::StreamHistory;
+use super::connection::link::Role;
 use super::denials::Denials;
-use super::keys::Keys;
+use super::keys::{Keys, Partition};
+use super::partitions::{PartitionStore, Partitions};
 use super::probe::permissions::PermissionProbe;
-use super::settings::ReplicasAck;
+use super::probe::totals::Totals;
+use super::settings::{RedisConfig, ReplicasAck};
 use super::stream_limit::StreamLimit;
 use crate::domain::RateLimit;
 
-/// Parts of the store that work on one Redis.
-#[derive(Clone)]
-pub(crate) struct StoreParts {
-    pub(crate) connections: Arc<Connections>,
-    pub(crate) keys: Arc<Keys>,
-    pub(crate) layout: Arc<KnownLayout>,
-    pub(crate) stream_history: Arc<StreamHistory>,
+/// What all nodes share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) partitions: Partitions,
     /// Readers whose quota of marks is used up.
-    pub(crate) denials: Arc<Denials>,
+    pub(crate) denials: Denials,
     pub(crate) rate_limit: RateLimit,
     pub(crate) replicas_ack: Option<ReplicasAck>,
     /// Readers whose quota of reads is used up.
-    pub(crate) read_denials: Arc<Denials>,
+    pub(crate) read_denials: Denials,
     pub(crate) read_rate_limit: RateLimit,
     pub(crate) stream_limit: Arc<StreamLimit>,
-    pub(crate) permissions: Arc<PermissionProbe>,
+    pub(crate) permissions: PermissionProbe,
+    pub(crate) totals: Totals,
+    /// Whether a Redis has been served from.
+    pub(crate) has_served: AtomicBool,
+    /// In a cluster, notified when its nodes may have changed, and when its health may have.
+    pub(crate) changes: Option<ClusterChanges>,
 }
 
-impl StoreParts {
-    /// Forgets all denials: another Redis may answer, or this one was flushed.
+/// What the supervisors of a cluster's nodes report.
+#[derive(Debug, Default)]
+pub(crate) struct ClusterChanges {
+    /// A node answered that a slot is elsewhere, or is gone.
+    pub(crate) nodes: Notify,
+    /// A node or a partition became healthy, or ceased to be.
+    pub(crate) health: Notify,
+}
+
+impl Shared {
+    /// Creates it for these partitions.
+    pub(crate) fn new(partitions: Partitions, config: &RedisConfig, is_cluster: bool) -> Self {
+        let streams = partitions.all().len();
+        let keys = partitions.all().first().map(|first| first.keys.clone());
+        let keys = keys.unwrap_or_else(|| Keys::new(Partition::Only, "", ""));
+        Self {
+            permissions: PermissionProbe::new(&keys, config.replicas_ack),
+            partitions,
+            denials: Denials::new(),
+            rate_limit: config.rate_limit,
+            replicas_ack: config.replicas_ack,
+            read_denials: Denials::new(),
+            read_rate_limit: config.read_rate_limit,
+            stream_limit: Arc::new(StreamLimit::new(
+                config.stream_maxlen,
+                config.stream_max_bytes,
+                streams,
+            )),
+            totals: Totals::default(),
+            has_served: AtomicBool::new(false),
+            changes: is_cluster.then(ClusterChanges::default),
+        }
+    }
+
+    /// Forgets all denials: another Redis may answer, or one was flushed.
     pub(crate) fn clear_denials(&self) {
         self.denials.clear();
         self.read_denials.clear();
     }
 
-    /// Notes that the layout was absent: Redis was probably flushed.
-    pub(crate) fn note_absent_layout(&self) {
+    /// Notes that a partition's layout was absent: its Redis was probably flushed.
+    pub(crate) fn note_absent_layout(&self, partition: &PartitionStore) {
         self.clear_denials();
-        self.stream_history.note_absent_layout();
+        partition.stream_history.note_absent_layout();
+    }
+
+    /// Notes that the nodes of the cluster may have changed.
+    pub(crate) fn note_node_change(&self) {
+        if let Some(changes) = &self.changes {
+            changes.nodes.notify_one();
+        }
+    }
+
+    /// Notes that the health may have changed.
+    pub(crate) fn note_health_change(&self) {
+        if let Some(changes) = &self.changes {
+            changes.health.notify_one();
+        }
+    }
+}
+
+/// Parts of the store that work on one node.
+#[derive(Clone, Debug)]
+pub(crate) struct NodeParts {
+    /// Its address, in a cluster.
+    pub(crate) name: Arc<str>,
+    pub(crate) connections: Arc<Connections>,
+    /// The partitions that the node has.
+    pub(crate) served: Arc<ArcSwap<Vec<Arc<PartitionStore>>>>,
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl NodeParts {
+    /// Returns whose changes a connection is told of: the one for the tail of a cluster's streams.
+    pub(crate) fn tracked_by(&self, role: Role) -> Option<Arc<Shared>> {
+        let is_tracking = role == Role::Tail && self.shared.changes.is_some();
+        is_tracking.then(|| Arc::clone(&self.shared))
+    }
+
+    /// Has the node's streams read: what changed before a connection was put to use was not reported.
+    pub(crate) fn notify_tails(&self) {
+        self.served.load().iter().for_each(|partition| partition.tail_signal.notify());
+    }
+
+    /// Creates the parts of a node that has these partitions.
+    pub(crate) fn new(
+        name: &str,
+        connections: Connections,
+        served: Vec<Arc<PartitionStore>>,
+        shared: Arc<Shared>,
+    ) -> Self {
+        let served = Arc::new(ArcSwap::from_pointee(served));
+        Self { name: Arc::from(name), connections: Arc::new(connections), served, shared }
     }
 }

@@ -1,7 +1,7 @@
 //! Every command that the service sends to Redis, by itself or in a script, and who needs it. The probe
 //! ([`super::probe::permissions`]), the rules in `docs/production.md` and the tests go by this table.
 
-use super::keys::Keys;
+use super::keys::{Keys, Partition};
 
 /// Who needs a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,6 +10,8 @@ pub(crate) enum Need {
     Calls,
     /// `serve --replicas-ack`: the same, with this flag.
     ReplicasAck,
+    /// `serve --redis-mode cluster`: the same, in a cluster.
+    Cluster,
     /// `serve`, which is ready without it. The text says what is lost.
     Optional(&'static str),
     /// `serve --stream-max-bytes`, which is ready without it. The text says what is lost.
@@ -73,6 +75,10 @@ pub(crate) const PERMISSIONS: &[Permission] = &[
     row("info", Need::Optional(STATISTICS), &[]),
     row("config|get", Need::Optional(STATISTICS), &[]),
     row("wait", Need::ReplicasAck, &["WAIT 1 1"]),
+    row("cluster|nodes", Need::Cluster, &["CLUSTER NODES"]),
+    row("cluster|slots", Need::Cluster, &["CLUSTER SLOTS"]),
+    row("asking", Need::Cluster, &["ASKING"]),
+    row("client|tracking", Need::Cluster, &["CLIENT TRACKING ON"]),
     row("memory|usage", Need::StreamMaxBytes(UNBOUNDED), &[]),
     row("scan", Need::Admin, &[]),
     row("unlink", Need::Admin, &[]),
@@ -122,16 +128,38 @@ pub(crate) fn key_kinds(keys: &Keys) -> Vec<KeyKind> {
     // No user has the ID 0.
     let of_nobody = |name, prefix: &str| kind(name, format!("{prefix}0"), format!("~{prefix}*"));
     let bucket = format!("{}0:k0", keys.cursors_prefix());
+    let stream = format!("~{}", keys.stream());
+    if let Partition::Tagged { tag, .. } = keys.partition() {
+        // A rule names no single tag.
+        let of_all = |text: &str| text.replace(&format!("{{{tag}}}"), "*");
+        let own = |name, key: String| kind(name, key, "~markread:*".to_owned());
+        return vec![
+            own("{layout}", keys.layout()),
+            kind("{stream}", keys.stream().to_owned(), of_all(&stream)),
+            own("{quota}", format!("{}0", keys.quota_prefix())),
+            own("{read_quota}", format!("{}0", keys.read_quota_prefix())),
+            own("{cursors}", format!("{}0", keys.cursors_prefix())),
+            own("{bucket}", bucket),
+            own("{nonce}", format!("{}0", keys.nonces_prefix())),
+            user_kind(keys),
+        ];
+    }
     vec![
         kind("{layout}", keys.layout(), format!("~{}", keys.layout())),
-        kind("{stream}", keys.stream().to_owned(), format!("~{}", keys.stream())),
+        kind("{stream}", keys.stream().to_owned(), stream),
         of_nobody("{quota}", &keys.quota_prefix()),
         of_nobody("{read_quota}", &keys.read_quota_prefix()),
         of_nobody("{cursors}", &keys.cursors_prefix()),
         kind("{bucket}", bucket, format!("~{}*", keys.cursors_prefix())),
         of_nobody("{nonce}", &keys.nonces_prefix()),
-        kind("{user}", format!("{}0", keys.user_prefix()), format!("%R~{}*", keys.user_prefix())),
+        user_kind(keys),
     ]
+}
+
+fn user_kind(keys: &Keys) -> KeyKind {
+    let (key, pattern) =
+        (format!("{}0", keys.user_prefix()), format!("%R~{}*", keys.user_prefix()));
+    KeyKind { name: "{user}", key, pattern }
 }
 
 #[cfg(test)]
@@ -141,12 +169,11 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::store::redis::keys::Partition;
 
     const PAGE: &str = include_str!("../../../docs/production.md");
 
     /// Commands with a subcommand, which ACL rules name together.
-    const CONTAINERS: [&str; 4] = ["config", "memory", "script", "xinfo"];
+    const CONTAINERS: [&str; 6] = ["client", "cluster", "config", "memory", "script", "xinfo"];
 
     fn named(is_wanted: impl Fn(Need) -> bool) -> Vec<String> {
         let rows = PERMISSIONS.iter().filter(|row| is_wanted(row.need));
@@ -232,9 +259,15 @@ mod tests {
     #[test]
     fn the_rule_of_the_docs_and_the_chart_is_that_of_the_table() {
         let keys = "~markread:* ~direct_message_mark_read_events %R~user:*";
-        let is_in_rule = |need| !matches!(need, Need::StreamMaxBytes(_) | Need::Admin);
+        let is_in_rule =
+            |need| !matches!(need, Need::StreamMaxBytes(_) | Need::Cluster | Need::Admin);
         let rule = named(is_in_rule).join(" ");
         let line = format!("\n    user markread on >PASSWORD {keys} {rule}\n");
+        assert!(PAGE.contains(&line), "{line}");
+        let of_cluster = named(|need| need == Need::Cluster).join(" ");
+        let keys_of_cluster = "~markread:* ~direct_message_mark_read_events:* %R~user:*";
+        let line =
+            format!("\n    user markread on >PASSWORD {keys_of_cluster} {rule} {of_cluster}\n");
         assert!(PAGE.contains(&line), "{line}");
         let conf = include_str!("../../../helm/markread/files/valkey.conf");
         let with_flag = named(|need| matches!(need, Need::StreamMaxBytes(_))).join(" ");
@@ -267,10 +300,11 @@ mod tests {
         let mut lines = vec![
             line("`serve`", &named(|need| need == Need::Calls), not_ready),
             line("`serve --replicas-ack`", &named(|need| need == Need::ReplicasAck), not_ready),
+            line("`serve --redis-mode cluster`", &named(|need| need == Need::Cluster), not_ready),
         ];
         for row in PERMISSIONS {
             let (who, without) = match row.need {
-                Need::Calls | Need::ReplicasAck => continue,
+                Need::Calls | Need::ReplicasAck | Need::Cluster => continue,
                 Need::Admin => ("`markread admin`".to_owned(), "the command ends with status 1"),
                 Need::Optional(without) => ("optional".to_owned(), without),
                 Need::StreamMaxBytes(without) => ("`serve --stream-max-bytes`".to_owned(), without),

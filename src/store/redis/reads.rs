@@ -34,21 +34,21 @@ impl ReadScripts {
         Self { states, list, take, moves, rate_limit, whole_log: LogThrottle::default() }
     }
 
-    /// Adds keys and arguments to a call of `states`.
+    /// Adds keys and arguments to a call of `states`. It costs one of the read quota, or nothing.
     pub(crate) fn fill_states(
         &self,
         mut call: Cmd,
         keys: &Keys,
         placement: &Placement,
         caller: UserId,
-        conversations: &[Conversation],
+        StatesCall { conversations, is_free }: StatesCall<'_>,
     ) -> Cmd {
         call.arg(2 + conversations.len()).arg(keys.layout()).arg(keys.read_quota(caller));
         for conversation in conversations {
             call.arg(keys.cursors(conversation.reader));
         }
         call.arg(placement.version());
-        call.arg(self.rate_limit.calls).arg(self.rate_limit.window_ms);
+        call.arg(if is_free { 0 } else { self.rate_limit.calls }).arg(self.rate_limit.window_ms);
         for conversation in conversations {
             call.arg(conversation.recipient.get());
         }
@@ -192,6 +192,13 @@ impl ReadScripts {
 
 /// `more` in the reply of `list` while the reader's cursors are being moved.
 const MOVING: u64 = 2;
+
+/// A call of `states`: cursors of one partition.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StatesCall<'a> {
+    pub(crate) conversations: &'a [Conversation],
+    pub(crate) is_free: bool,
+}
 
 /// A call of `list`.
 #[derive(Clone, Copy, Debug)]

@@ -33,6 +33,12 @@ impl Spans {
         Self { address, port, namespace: redis.redis_settings().db().to_string() }
     }
 
+    /// Creates them for a cluster: the address is that of the first seed.
+    pub(crate) fn of_cluster(seed: Option<&ConnectionInfo>) -> Self {
+        let nowhere = || Self { address: String::new(), port: None, namespace: "0".to_owned() };
+        seed.map_or_else(nowhere, Self::new)
+    }
+
     /// Starts the span of a script call for `count` items.
     pub(crate) fn script(&self, name: &'static str, count: usize) -> RedisSpan {
         self.start("EVALSHA", Some(name), count)

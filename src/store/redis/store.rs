@@ -3,37 +3,30 @@
 use std::sync::Arc;
 
 use redis::{Cmd, Value};
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::{AbortHandle, JoinHandle};
 
+use super::cluster::Cluster;
 use super::connection::layout::LayoutMismatch;
-use super::connection::stream_history::StreamHistory;
-use super::connection::supervisor::Supervisor;
-use super::connection::{Connections, roles};
-use super::denials::Denials;
+use super::connection::roles;
 use super::errors::{classify, is_layout_change, lost_script};
-use super::keys::{Keys, Partition};
-use super::marks::group_commit::{GroupCommit, LAYOUT_ATTEMPTS};
+use super::marks::group_commit::LAYOUT_ATTEMPTS;
+use super::marks::replicas::{Way, asking};
 use super::marks::script_call::MarkReadScript;
 use super::marks::users::UserCache;
+use super::node::{Node, NodeMaker};
 use super::nonces::NonceScript;
 use super::partitions::{PartitionStore, Partitions};
-use super::parts::StoreParts;
+use super::parts::Shared;
 use super::placement::Placement;
-use super::probe::permissions::PermissionProbe;
 use super::reads::{self, PageCall, PageReply, ReadScripts, in_order_of};
+use super::retry::{Retries, Route};
 use super::scripts::{self, Script};
-use super::settings::RedisConfig;
+use super::settings::{RedisConfig, RedisMode};
 use super::spans::Spans;
-use super::stream_limit::StreamLimit;
 use crate::domain::{CursorPage, ListPosition, ReadOutcome, UserId};
 use crate::net::workers::Workers;
 use crate::store::{HealthReceiver, StoreError};
 use crate::telemetry::metrics::{self, StoreTimer};
-
-/// Most calls that wait for Redis. One more is refused. At a millisecond a call that is four million
-/// calls a second, which only a hanging Redis reaches.
-const IN_FLIGHT_MAX: usize = 4096;
 
 /// Script calls by which one page moves its reader's cursors to the current placement: each moves up to
 /// 128, and other calls are served between them.
@@ -42,17 +35,16 @@ const MOVES_OF_A_PAGE: usize = 64;
 /// Cursors, quotas and events in Redis.
 #[derive(Debug)]
 pub struct RedisStore {
-    pub(super) partitions: Partitions,
+    pub(super) shared: Arc<Shared>,
     pub(super) reads: ReadScripts,
-    pub(super) denials: Arc<Denials>,
-    pub(super) read_denials: Arc<Denials>,
-    pub(super) stream_history: Arc<StreamHistory>,
     pub(super) nonces: NonceScript,
     pub(super) users: UserCache,
     pub(super) spans: Arc<Spans>,
     pub(super) timers: Timers,
+    pub(super) retries: Retries,
+    pub(super) cluster: Option<Arc<Cluster>>,
+    health: HealthReceiver,
     supervisor: AbortHandle,
-    in_flight: Semaphore,
 }
 
 /// Measures the store's operations, under the names that the metric has.
@@ -67,6 +59,10 @@ pub(super) struct Timers {
 impl Drop for RedisStore {
     fn drop(&mut self) {
         self.supervisor.abort();
+        // Partitions and nodes refer to each other.
+        for partition in self.shared.partitions.all() {
+            partition.set_node(None);
+        }
     }
 }
 
@@ -74,49 +70,47 @@ impl RedisStore {
     /// Creates a store, and starts the task that keeps it connected until it is dropped. The task ends
     /// by itself only if the first Redis it meets has another layout.
     ///
-    /// Each worker has a connection for its calls.
+    /// Each worker has a connection for its calls to each Redis.
     pub fn start(config: RedisConfig, workers: Workers) -> (Arc<Self>, JoinHandle<LayoutMismatch>) {
-        let RedisConfig { address, stream, stream_maxlen, stream_max_bytes, rate_limit, .. } =
-            config;
-        metrics::set_stream_maxlen(stream_maxlen);
-        let spans = Arc::new(Spans::new(address.info()));
-        let stream_limit = Arc::new(StreamLimit::new(stream_maxlen, stream_max_bytes));
-        let keys = Arc::new(Keys::new(Partition::Only, &stream, &config.user_key_prefix));
-        let marks = Arc::new(MarkReadScript::new(Arc::clone(&stream_limit), rate_limit));
+        metrics::set_stream_maxlen(config.stream_maxlen);
+        let partitions = match &config.mode {
+            RedisMode::Standalone(_) => Partitions::single(&config.stream, &config.user_key_prefix),
+            RedisMode::Cluster(cluster) => {
+                Partitions::of_cluster(cluster.partitions, &config.stream, &config.user_key_prefix)
+            }
+        };
+        let is_cluster = matches!(config.mode, RedisMode::Cluster(_));
+        let shared = Arc::new(Shared::new(partitions, &config, is_cluster));
+        let stream_limit = Arc::clone(&shared.stream_limit);
+        let marks = Arc::new(MarkReadScript::new(stream_limit, config.rate_limit));
         let reads = ReadScripts::new(config.read_rate_limit);
-        let nonces = NonceScript::new(rate_limit);
+        let nonces = NonceScript::new(config.rate_limit);
         let others = [&reads.states, &reads.list, &reads.take, &reads.moves, &nonces.script];
         let load = scripts::load(marks.all().chain(others));
-        let parts = StoreParts {
-            connections: Arc::new(Connections::new(workers.count())),
-            permissions: Arc::new(PermissionProbe::new(&keys, config.replicas_ack)),
-            keys,
-            layout: Arc::default(),
-            stream_history: Arc::default(),
-            denials: Arc::new(Denials::new()),
-            rate_limit,
-            replicas_ack: config.replicas_ack,
-            stream_limit,
-            read_denials: Arc::new(Denials::new()),
-            read_rate_limit: config.read_rate_limit,
+        let nodes = NodeMaker { shared: Arc::clone(&shared), marks, load, workers };
+        let (spans, health, cluster, supervisor) = match config.mode {
+            RedisMode::Standalone(address) => {
+                let spans = Spans::new(address.info());
+                let (node, run) = nodes.only(address);
+                let health = node.connections().health();
+                let supervisor = tokio::spawn(run);
+                if let [only] = shared.partitions.all() {
+                    only.set_node(Some(node));
+                }
+                (spans, health, None, supervisor)
+            }
+            RedisMode::Cluster(settings) => {
+                let spans = Spans::of_cluster(settings.info());
+                let (cluster, run) = Cluster::new(settings, nodes);
+                let health = cluster.health();
+                (spans, health, Some(cluster), tokio::spawn(run))
+            }
         };
-        let StoreParts { connections, keys, layout, denials, read_denials, .. } = parts.clone();
-        let stream_history = Arc::clone(&parts.stream_history);
-        let group_commit = |_| Arc::new(GroupCommit::new(parts.clone(), Arc::clone(&marks)));
-        let group_commits = (0..workers.count()).map(group_commit).collect();
-        let supervisor = tokio::spawn(Supervisor::new(address, parts, load, workers).run());
+        let spans = Arc::new(spans);
         let store = Self {
-            partitions: Partitions::single(PartitionStore {
-                keys,
-                connections,
-                layout,
-                group_commits,
-            }),
+            shared,
             reads,
-            denials,
             users: UserCache::new(config.user_object_max_bytes, Arc::clone(&spans)),
-            read_denials,
-            stream_history,
             nonces,
             spans,
             timers: Timers {
@@ -125,30 +119,30 @@ impl RedisStore {
                 read_states: StoreTimer::new("read_states"),
                 list_cursors: StoreTimer::new("list_cursors"),
             },
+            retries: Retries::default(),
+            cluster,
+            health,
             supervisor: supervisor.abort_handle(),
-            in_flight: Semaphore::new(IN_FLIGHT_MAX),
         };
         (Arc::new(store), supervisor)
     }
 
-    /// Returns how many connections to Redis a store of so many workers keeps.
+    /// Returns how many connections to each Redis a store of so many workers keeps.
     pub fn connections(workers: usize) -> usize {
         roles(workers).count()
     }
 
     /// Returns the health of Redis, as it changes.
     pub fn health(&self) -> HealthReceiver {
-        self.partitions.only().connections.health()
+        self.health.clone()
     }
 
-    /// Acquires the right to call Redis.
-    pub(super) fn permit(&self) -> Result<SemaphorePermit<'_>, StoreError> {
-        let permit = self.in_flight.try_acquire();
-        permit.map_err(|_| StoreError::unavailable("too many calls wait for Redis"))
+    /// Returns the partition of a reader.
+    pub(super) fn partition(&self, reader: UserId) -> &PartitionStore {
+        self.shared.partitions.of(reader)
     }
 
-    /// Runs a script that changes no cursor: no replica is waited for. A call that was not run, since the
-    /// layout had changed, is sent again.
+    /// Runs a script that changes no cursor: no replica is waited for.
     pub(super) async fn read<T>(
         &self,
         partition: &PartitionStore,
@@ -156,15 +150,36 @@ impl RedisStore {
         fill: impl Fn(Cmd, &Placement) -> Cmd,
         parse: impl Fn(&Placement, &Value) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let PartitionStore { keys, connections, layout, .. } = partition;
+        let mut route = self.route(partition)?;
+        loop {
+            let Route { node, way, .. } = &route;
+            let read = self.read_at(node, *way, partition, script, &fill, &parse).await;
+            if !route.is_to_be_sent_again(&read).await {
+                return read;
+            }
+        }
+    }
+
+    /// Runs it at a node. A call that was not run, since the layout had changed, is sent again.
+    async fn read_at<T>(
+        &self,
+        node: &Node,
+        way: Way,
+        partition: &PartitionStore,
+        script: &Script,
+        fill: &impl Fn(Cmd, &Placement) -> Cmd,
+        parse: &impl Fn(&Placement, &Value) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let PartitionStore { keys, layout, .. } = partition;
+        let _permit = node.permit()?;
         let mut attempts = 0..LAYOUT_ATTEMPTS;
         loop {
-            let mut connection = connections.calls()?;
+            let mut connection = node.connections().calls()?;
             let placement = layout.placement();
             let call = |call| fill(call, &placement);
-            let reply = match call(script.by_digest()).query_async(&mut connection).await {
+            let reply = match send(way, call(script.by_digest()), &mut connection).await {
                 Err(error) if lost_script(&error) => {
-                    call(script.by_source()).query_async(&mut connection).await
+                    send(way, call(script.by_source()), &mut connection).await
                 }
                 sent => sent,
             };
@@ -174,9 +189,7 @@ impl RedisStore {
                 return read;
             }
             if layout.reread(&mut connection, keys).await? {
-                self.denials.clear();
-                self.read_denials.clear();
-                self.stream_history.note_absent_layout();
+                self.shared.note_absent_layout(partition);
             }
         }
     }
@@ -245,5 +258,20 @@ impl RedisStore {
             }
         }
         Ok(false)
+    }
+}
+
+/// Sends a call that waits for no replica.
+pub(super) async fn send(
+    way: Way,
+    call: Cmd,
+    connection: &mut redis::aio::MultiplexedConnection,
+) -> redis::RedisResult<Value> {
+    match way {
+        Way::Plain => call.query_async(connection).await,
+        Way::Asking => {
+            let (reply,) = asking(call).query_async(connection).await?;
+            Ok(reply)
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{ErrorKind, FromRedisValue, RedisError, RedisResult, Value, cmd};
+use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult, Value, cmd};
 
 use super::errors::{classify, unexpected};
 use super::keys::Keys;
@@ -57,10 +57,31 @@ pub(crate) async fn wait(
     let mut read = cmd("XREAD");
     read.arg("COUNT").arg(limit.min(READ_MAX_ENTRIES)).arg("BLOCK").arg(wait_ms);
     read.arg("STREAMS").arg(stream).arg(after.to_string());
+    read_one(read, connection, stream).await
+}
+
+async fn read_one(
+    read: Cmd,
+    connection: &mut MultiplexedConnection,
+    stream: &str,
+) -> Result<Entries, StoreError> {
     let read: Option<HashMap<String, Vec<Value>>> =
         read.query_async(connection).await.map_err(classify)?;
     let entries = read.and_then(|mut streams| streams.remove(stream)).unwrap_or_default();
     parse(&entries)
+}
+
+/// Reads new entries after an ID, if there are any.
+pub(crate) async fn read(
+    connection: &mut MultiplexedConnection,
+    stream: &str,
+    after: EntryId,
+    limit: usize,
+) -> Result<Entries, StoreError> {
+    let mut read = cmd("XREAD");
+    read.arg("COUNT").arg(limit.min(READ_MAX_ENTRIES));
+    read.arg("STREAMS").arg(stream).arg(after.to_string());
+    read_one(read, connection, stream).await
 }
 
 /// Reads entries after an ID.

@@ -10,30 +10,36 @@ pub(crate) struct StreamLimit {
     max_entries: u64,
     /// `--stream-max-bytes`.
     max_bytes: Option<u64>,
+    /// Streams that share the limits: one for each partition.
+    streams: u64,
+    /// The length of each stream.
     current: AtomicU64,
 }
 
 impl StreamLimit {
-    pub(crate) fn new(max_entries: u64, max_bytes: Option<u64>) -> Self {
-        Self { max_entries, max_bytes, current: AtomicU64::new(max_entries) }
+    /// Creates it for so many streams, which share the limits.
+    pub(crate) fn new(max_entries: u64, max_bytes: Option<u64>, streams: usize) -> Self {
+        let streams = u64::try_from(streams).unwrap_or(u64::MAX).max(1);
+        let current = AtomicU64::new(max_entries.div_ceil(streams));
+        Self { max_entries, max_bytes, streams, current }
     }
 
-    /// Returns the current length; 0 is any length.
+    /// Returns the current length of a stream; 0 is any length.
     pub(crate) fn entries(&self) -> u64 {
         self.current.load(Ordering::Relaxed)
     }
 
-    /// Returns the length if it never changes: without a bound of the size.
+    /// Returns the length of a stream if it never changes: without a bound of the size.
     pub(crate) fn constant(&self) -> Option<u64> {
-        self.max_bytes.is_none().then_some(self.max_entries)
+        self.max_bytes.is_none().then_some(self.max_entries.div_ceil(self.streams))
     }
 
-    /// Returns the size that the stream may have, if it is bounded.
+    /// Returns the size that all streams together may have, if it is bounded.
     pub(crate) fn max_bytes(&self) -> Option<u64> {
         self.max_bytes
     }
 
-    /// Adapts the length to the stream's measured length and size.
+    /// Adapts the length to the measured length and size of all streams together.
     pub(crate) fn adapt(&self, length: u64, bytes: u64) {
         let Some(max_bytes) = self.max_bytes else { return };
         let fit = (u128::from(length) * u128::from(max_bytes)).checked_div(u128::from(bytes));
@@ -45,7 +51,7 @@ impl StreamLimit {
             (Some(fit), max) => fit.clamp(1, max),
         };
         // Redis reads a signed number.
-        let entries = entries.min(i64::MAX.cast_unsigned());
+        let entries = entries.div_ceil(self.streams).min(i64::MAX.cast_unsigned());
         self.current.store(with_two_digits(entries), Ordering::Relaxed);
     }
 }
@@ -80,7 +86,7 @@ mod tests {
             (0, Some(99), 100, 100, 99),
         ];
         for (max_entries, max_bytes, length, bytes, entries) in table {
-            let limit = StreamLimit::new(max_entries, max_bytes);
+            let limit = StreamLimit::new(max_entries, max_bytes, 1);
             assert_eq!(limit.entries(), max_entries);
             limit.adapt(length, bytes);
             assert_eq!(limit.entries(), entries, "{max_entries} {max_bytes:?} {length} {bytes}");

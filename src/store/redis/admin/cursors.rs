@@ -101,7 +101,9 @@ impl CursorAdmin {
     /// Reads the layout again. One that is absent is not written: whatever was there is gone.
     async fn read_layout(&mut self) -> Result<(), AdminError> {
         let fields = self.connection.layout_fields(&self.shared.keys).await?;
-        self.placement = Arc::new(placement(fields, self.shared.keys.partition().count()).map_err(AdminError::Layout)?);
+        self.placement = Arc::new(
+            placement(fields, self.shared.keys.partition().count()).map_err(AdminError::Layout)?,
+        );
         Ok(())
     }
 

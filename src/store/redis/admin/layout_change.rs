@@ -77,12 +77,19 @@ impl LayoutAdmin {
             Some(version) if version == Placement::Plain.version() || version == DOWNGRADING => {
                 version.to_owned()
             }
-            _ => return placement(fields, self.keys.partition().count()).map(|_| false).map_err(AdminError::Layout),
+            _ => {
+                return placement(fields, self.keys.partition().count())
+                    .map(|_| false)
+                    .map_err(AdminError::Layout);
+            }
         };
         let (_, partitions, key) = fields;
         let key = key.unwrap_or_else(|| PlacementKey::random().to_secret_text());
         // The partitions, and a key that is there already, must be valid.
-        let new = placement((Some(KEYED.to_owned()), partitions, Some(key.clone())), self.keys.partition().count());
+        let new = placement(
+            (Some(KEYED.to_owned()), partitions, Some(key.clone())),
+            self.keys.partition().count(),
+        );
         let new = new.map_err(AdminError::Layout)?;
         self.try_move(&from).await?;
         if !self.change(&from, new.version(), &key).await? {
@@ -112,7 +119,11 @@ impl LayoutAdmin {
                     return Err(changed_meanwhile());
                 }
             }
-            _ => return placement(fields, self.keys.partition().count()).map(|_| None).map_err(AdminError::Layout),
+            _ => {
+                return placement(fields, self.keys.partition().count())
+                    .map(|_| None)
+                    .map_err(AdminError::Layout);
+            }
         }
         let progress = self.move_all(&mut report).await?;
         if !self.change(DOWNGRADING, Placement::Plain.version(), "").await? {

@@ -12,6 +12,7 @@ use redis::{
 
 use super::link::Connect;
 use crate::files::{problem, read, read_certificates, read_client_identity, without_newline};
+use crate::store::redis::cluster::topology::Address;
 
 /// How long sent data may stay unacknowledged by the other machine's TCP.
 #[cfg(target_os = "linux")]
@@ -82,6 +83,20 @@ impl RedisAddress {
         }
         let info = info.set_redis_settings(settings).set_tcp_settings(tcp_settings());
         Ok(Self { info, files })
+    }
+
+    /// Returns another address, which is reached in the same way.
+    pub(crate) fn at(&self, Address { host, port }: &Address) -> Self {
+        let addr = match self.info.addr() {
+            ConnectionAddr::TcpTls { insecure, tls_params, .. } => ConnectionAddr::TcpTls {
+                host: host.clone(),
+                port: *port,
+                insecure: *insecure,
+                tls_params: tls_params.clone(),
+            },
+            _ => ConnectionAddr::Tcp(host.clone(), *port),
+        };
+        Self { info: self.info.clone().set_addr(addr), files: self.files.clone() }
     }
 
     /// Returns the address without what is in the files.

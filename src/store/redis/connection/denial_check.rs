@@ -5,15 +5,18 @@ use redis::{RedisResult, pipe};
 use tokio::time::timeout;
 
 use super::supervisor::PROBE_TIMEOUT;
-use crate::store::redis::parts::StoreParts;
+use crate::domain::UserId;
+use crate::store::redis::parts::NodeParts;
 
 /// Clears the denials if Redis would not deny again. After a flush only the first server finds the layout
 /// absent; the others notice it here.
-pub(super) async fn run(parts: &StoreParts, connection: &mut MultiplexedConnection) {
-    let StoreParts { keys, denials, rate_limit, read_denials, read_rate_limit, .. } = parts;
-    let marks = denials.sample().into_iter().map(|of| (keys.quota(of), rate_limit.calls));
-    let reads = read_denials.sample();
-    let reads = reads.into_iter().map(|of| (keys.read_quota(of), read_rate_limit.calls));
+pub(super) async fn run(parts: &NodeParts, connection: &mut MultiplexedConnection) {
+    let (shared, served) = (&parts.shared, parts.served.load_full());
+    let is_of = |reader| served.iter().any(|one| one.number == shared.partitions.number_of(reader));
+    let keys = |reader: UserId| &shared.partitions.of(reader).keys;
+    let (marks, reads) = (shared.denials.sample(is_of), shared.read_denials.sample(is_of));
+    let marks = marks.into_iter().map(|of| (keys(of).quota(of), shared.rate_limit.calls));
+    let reads = reads.into_iter().map(|of| (keys(of).read_quota(of), shared.read_rate_limit.calls));
     let (denied, limits): (Vec<_>, Vec<_>) = marks.chain(reads).unzip();
     if denied.is_empty() {
         return;
@@ -33,6 +36,6 @@ pub(super) async fn run(parts: &StoreParts, connection: &mut MultiplexedConnecti
         used.as_ref().is_ok_and(|used| used.is_none_or(|used| used < limit))
     };
     if used.iter().zip(limits).any(has_calls_left) {
-        parts.clear_denials();
+        shared.clear_denials();
     }
 }

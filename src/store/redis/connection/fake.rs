@@ -15,13 +15,12 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::Connections;
+use super::address::{RedisAddress, RedisFiles};
 use super::link::{Connect, Link, Role};
 use crate::domain::RateLimit;
-use crate::store::redis::denials::Denials;
-use crate::store::redis::keys::{Keys, Partition};
-use crate::store::redis::parts::StoreParts;
-use crate::store::redis::probe::permissions::PermissionProbe;
-use crate::store::redis::stream_limit::StreamLimit;
+use crate::store::redis::partitions::Partitions;
+use crate::store::redis::parts::{NodeParts, Shared};
+use crate::store::redis::settings::{RedisConfig, RedisMode, ReplicasAck};
 
 /// The rate limit of [`parts`].
 pub(crate) const RATE_LIMIT: RateLimit = RateLimit { calls: 100, window_ms: 60_000 };
@@ -162,7 +161,7 @@ impl FakeRedis {
     }
 
     /// Opens a connection, and puts it to use for calls.
-    pub(crate) async fn connect_calls(&self, parts: &StoreParts) {
+    pub(crate) async fn connect_calls(&self, parts: &NodeParts) {
         let calls = self.open(&AsyncConnectionConfig::new().set_response_timeout(None)).await;
         parts.connections.put_to_use(Role::Calls(0), Link::unwatched(calls));
     }
@@ -267,20 +266,29 @@ async fn read_number(reader: &mut BufReader<ReadHalf<DuplexStream>>) -> Result<u
     number.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 
-/// Creates the parts of a store, without connections.
-pub(crate) fn parts() -> StoreParts {
-    let keys = Arc::new(Keys::new(Partition::Only, "events", "user:"));
-    StoreParts {
-        connections: Arc::new(Connections::new(1)),
-        permissions: Arc::new(PermissionProbe::new(&keys, None)),
-        keys,
-        layout: Arc::default(),
-        stream_history: Arc::default(),
-        denials: Arc::new(Denials::new()),
+/// Creates the parts of a node that has the only partition, without connections.
+pub(crate) fn parts() -> NodeParts {
+    parts_of(1, None)
+}
+
+/// Creates them for so many workers.
+pub(crate) fn parts_of(workers: usize, replicas_ack: Option<ReplicasAck>) -> NodeParts {
+    let shared = Shared::new(Partitions::single("events", "user:"), &config(replicas_ack), false);
+    let served = shared.partitions.all().to_vec();
+    NodeParts::new("", Connections::new(workers), served, Arc::new(shared))
+}
+
+fn config(replicas_ack: Option<ReplicasAck>) -> RedisConfig {
+    let address = RedisAddress::new("redis://127.0.0.1:1", None, RedisFiles::default());
+    RedisConfig {
+        mode: RedisMode::Standalone(address.unwrap()),
+        stream: "events".to_owned(),
+        stream_maxlen: 0,
+        stream_max_bytes: None,
+        user_key_prefix: "user:".to_owned(),
+        user_object_max_bytes: 1024,
         rate_limit: RATE_LIMIT,
-        replicas_ack: None,
-        stream_limit: Arc::new(StreamLimit::new(0, None)),
-        read_denials: Arc::new(Denials::new()),
         read_rate_limit: RATE_LIMIT,
+        replicas_ack,
     }
 }

@@ -10,7 +10,9 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
 
 use super::failure::Failure;
+use super::tail_signal;
 use crate::net::workers::Workers;
+use crate::store::redis::parts::Shared;
 use crate::store::redis::settings::WAITS_IN_FLIGHT_MAX;
 
 /// Opens connections to one Redis.
@@ -89,24 +91,37 @@ impl Loss {
 
 impl Link {
     /// Opens a connection, whose loss is notified to `losses`.
+    ///
+    /// One that is for the tail of a cluster's streams is told of their changes.
     pub(super) async fn open<C: Connect>(
         client: &C::Client,
         losses: &Arc<Notify>,
+        tracked: Option<Arc<Shared>>,
     ) -> Result<Self, Failure> {
         let loss = Arc::new(Loss { is_lost: AtomicBool::new(false), losses: Arc::clone(losses) });
         let noted = Arc::clone(&loss);
+        let is_tracking = tracked.is_some();
         let config = AsyncConnectionConfig::new()
             // Calls and probes have their own timeouts.
             .set_connection_timeout(None)
             .set_response_timeout(None)
             .set_push_sender(move |push: PushInfo| -> Result<(), ()> {
-                if push.kind == PushKind::Disconnection {
-                    noted.note();
+                match push.kind {
+                    PushKind::Disconnection => noted.note(),
+                    PushKind::Invalidate => {
+                        if let Some(shared) = &tracked {
+                            tail_signal::notify(&shared.partitions, &push.data);
+                        }
+                    }
+                    _ => {}
                 }
                 Ok(())
             });
         let mut connection = C::connect(client, &config).await?;
         let run_id = run_id(&mut connection).await?;
+        if is_tracking {
+            tail_signal::track(&mut connection).await?;
+        }
         Ok(Self { connection, run_id, loss, waits_in_flight: waits_in_flight() })
     }
 

@@ -20,9 +20,11 @@ pub(crate) mod failure;
 mod keep_alive;
 pub(crate) mod layout;
 pub(crate) mod link;
+mod partition_check;
 mod replacements;
 pub(crate) mod stream_history;
 pub(crate) mod supervisor;
+pub(crate) mod tail_signal;
 
 #[cfg(test)]
 pub(crate) mod fake;
@@ -63,6 +65,11 @@ impl Connections {
     fn calls_link_of(&self, worker: usize) -> Result<Arc<Link>, StoreError> {
         let own = self.living_link(Role::Calls(worker));
         own.or_else(|| self.living_for_others()).ok_or_else(|| self.not_connected())
+    }
+
+    /// Returns whether there is a connection for calls.
+    pub(crate) fn are_living(&self) -> bool {
+        self.living_for_others().is_some()
     }
 
     fn living_for_others(&self) -> Option<Arc<Link>> {

@@ -13,6 +13,7 @@ use super::failure::Failure;
 use super::link::{Connect, Link, Role, runtime_of};
 use super::supervisor::{CONNECT_TIMEOUT, RECONNECT_MS, connecting_timed_out};
 use crate::net::workers::Workers;
+use crate::store::redis::parts::NodeParts;
 use crate::telemetry::LogThrottle;
 
 /// Opens connections beside the ones in use, each for one role. What is under way ends when it is dropped.
@@ -20,6 +21,7 @@ pub(super) struct Replacements<C> {
     connect: Arc<C>,
     workers: Workers,
     losses: Arc<Notify>,
+    parts: NodeParts,
     opening: JoinSet<Replacement>,
     progress: HashMap<Role, Progress>,
     loss_log: LogThrottle,
@@ -39,10 +41,15 @@ struct Progress {
 }
 
 impl<C: Connect> Replacements<C> {
-    pub(super) fn new(connect: Arc<C>, workers: Workers, losses: Arc<Notify>) -> Self {
+    pub(super) fn new(
+        connect: Arc<C>,
+        workers: Workers,
+        losses: Arc<Notify>,
+        parts: NodeParts,
+    ) -> Self {
         let opening = JoinSet::new();
         let (progress, loss_log) = Default::default();
-        Self { connect, workers, losses, opening, progress, loss_log }
+        Self { connect, workers, losses, parts, opening, progress, loss_log }
     }
 
     /// Starts to open a connection for a role, unless that is under way. The first attempt begins at once:
@@ -57,11 +64,12 @@ impl<C: Connect> Replacements<C> {
         let pause = Duration::from_millis(rand::random_range(RECONNECT_MS));
         progress.not_before = Some(begin + pause);
         let (connect, losses) = (Arc::clone(&self.connect), Arc::clone(&self.losses));
+        let tracked = self.parts.tracked_by(role);
         let opening = async move {
             sleep_until(begin).await;
             let open = async {
                 let client = connect.client().map_err(Failure::NoAnswer)?;
-                Link::open::<C>(&client, &losses).await
+                Link::open::<C>(&client, &losses, tracked).await
             };
             let opened = timeout(CONNECT_TIMEOUT, open).await;
             (role, opened.unwrap_or_else(|_| Err(connecting_timed_out())))

@@ -1,6 +1,8 @@
 //! Keeps the connections to one Redis.
 
+use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use redis::Pipeline;
@@ -11,15 +13,15 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::denial_check;
 use super::failure::Failure;
 use super::keep_alive::KeepAlive;
-use super::layout::{self, Layout, LayoutMismatch};
+use super::layout::LayoutMismatch;
 use super::link::{Connect, Link, Role, runtime_of};
+use super::partition_check::{self, Pace};
 use super::replacements::Replacements;
 use crate::net::workers::Workers;
 use crate::store::StoreHealth;
-use crate::store::redis::parts::StoreParts;
+use crate::store::redis::parts::NodeParts;
 use crate::store::redis::probe::Warnings;
-use crate::store::redis::probe::stats::RedisStats;
-use crate::store::redis::stream::Span;
+use crate::store::redis::probe::stats::{RedisStats, Streams};
 use crate::telemetry::{LogThrottle, metrics};
 
 /// Time between probes. Health is off after two failures, and on after one success.
@@ -60,7 +62,7 @@ pub(super) fn connecting_timed_out() -> Failure {
 pub(crate) struct Supervisor<C> {
     connect: Arc<C>,
     workers: Workers,
-    parts: StoreParts,
+    parts: NodeParts,
     /// Loads the scripts.
     load: Pipeline,
     failing_since: Option<Instant>,
@@ -80,7 +82,7 @@ struct ConnectionSet {
 }
 
 impl<C: Connect> Supervisor<C> {
-    pub(crate) fn new(connect: C, parts: StoreParts, load: Pipeline, workers: Workers) -> Self {
+    pub(crate) fn new(connect: C, parts: NodeParts, load: Pipeline, workers: Workers) -> Self {
         let (failing_since, logged_cause, causes_log) = Default::default();
         let (warnings, stats) = Default::default();
         Self {
@@ -106,7 +108,11 @@ impl<C: Connect> Supervisor<C> {
                 Err(_) => connecting_timed_out(),
             };
             match failure {
-                Failure::Layout(mismatch) if !self.has_answered => return mismatch,
+                Failure::Layout(mismatch)
+                    if !self.parts.shared.has_served.load(Ordering::Relaxed) =>
+                {
+                    return mismatch;
+                }
                 Failure::Layout(mismatch) => self.leave_all(mismatch.to_string()),
                 Failure::Moved(cause) | Failure::Lost(cause) => self.leave_all(cause),
                 Failure::NoAnswer(cause) => self.note_failure(cause),
@@ -117,6 +123,7 @@ impl<C: Connect> Supervisor<C> {
     }
 
     fn leave_all(&mut self, cause: String) {
+        self.parts.shared.note_node_change();
         self.parts.connections.leave_all(&cause);
         self.note_failure(cause);
     }
@@ -131,7 +138,7 @@ impl<C: Connect> Supervisor<C> {
         }
         let prepared = self.prepare(&mut first.connection()).await;
         if let Err(Failure::Refused(_)) = &prepared {
-            self.collect_stats(&mut first.connection(), None).await;
+            self.collect_stats(&mut first.connection(), self.unread_streams()).await;
         }
         let run_id = first.run_id().map(str::to_owned);
         prepared.map(|()| ConnectionSet { run_id, links })
@@ -145,7 +152,8 @@ impl<C: Connect> Supervisor<C> {
         let mut opening = JoinSet::new();
         for role in connections.roles() {
             let (client, losses) = (Arc::clone(&client), Arc::clone(&connections.losses));
-            let open = async move { (role, Link::open::<C>(&client, &losses).await) };
+            let tracked = self.parts.tracked_by(role);
+            let open = async move { (role, Link::open::<C>(&client, &losses, tracked).await) };
             opening.spawn_on(open, &runtime_of(role, &self.workers));
         }
         let mut links = Vec::with_capacity(opening.len());
@@ -157,11 +165,9 @@ impl<C: Connect> Supervisor<C> {
     }
 
     async fn prepare(&self, connection: &mut MultiplexedConnection) -> Result<(), Failure> {
-        self.parts.permissions.check(connection).await?;
+        self.check_permissions(connection).await?;
         self.load.query_async::<()>(connection).await?;
-        self.check_layout(connection).await?;
-        let StoreParts { stream_history, keys, layout, .. } = &self.parts;
-        stream_history.check(connection, keys, layout).await?;
+        partition_check::run(&self.parts, connection, Pace::AtOnce).await?;
         Ok(())
     }
 
@@ -169,23 +175,25 @@ impl<C: Connect> Supervisor<C> {
     async fn supervise(&mut self, opened: ConnectionSet) -> Failure {
         let ConnectionSet { run_id, links } = opened;
         let connections = Arc::clone(&self.parts.connections);
-        self.parts.clear_denials();
+        self.parts.shared.clear_denials();
         for (role, link) in links {
             connections.put_to_use(role, link);
         }
+        self.parts.notify_tails();
         let (connect, losses) = (Arc::clone(&self.connect), Arc::clone(&connections.losses));
-        let mut replacements = Replacements::new(connect, self.workers.clone(), losses);
-        let mut keep_alive = KeepAlive::new(&connections, self.parts.replicas_ack);
+        let mut replacements =
+            Replacements::new(connect, self.workers.clone(), losses, self.parts.clone());
+        let mut keep_alive = KeepAlive::new(&connections, self.parts.shared.replicas_ack);
         let mut failures = 0;
         loop {
             let mut next = Instant::now() + PROBE_INTERVAL;
             keep_alive.ask(&connections);
             match self.probe_living().await {
-                Ok((mut probed, stream)) => {
+                Ok((mut probed, streams)) => {
                     failures = 0;
                     keep_alive.note_probe(&connections);
                     denial_check::run(&self.parts, &mut probed).await;
-                    let warnings = self.collect_stats(&mut probed, stream).await;
+                    let warnings = self.collect_stats(&mut probed, streams).await;
                     self.note_success(warnings);
                 }
                 Err(failure) => {
@@ -214,17 +222,17 @@ impl<C: Connect> Supervisor<C> {
     }
 
     /// Probes over the connection for probes, or one for calls while it is lost. Returns the one that
-    /// answered, and the stream if it can be read.
-    async fn probe_living(&mut self) -> Result<(MultiplexedConnection, Option<Span>), Failure> {
+    /// answered, and the streams.
+    async fn probe_living(&mut self) -> Result<(MultiplexedConnection, Streams), Failure> {
         let connections = Arc::clone(&self.parts.connections);
         for role in [Role::Probes].into_iter().chain(connections.calls_roles()) {
             let Some(mut connection) = connections.living(role) else { continue };
             match self.probe(&mut connection).await {
-                Ok(stream) => return Ok((connection, stream)),
+                Ok(streams) => return Ok((connection, streams)),
                 Err(Failure::Lost(_)) => connections.note_loss(role),
                 Err(failure) => {
                     if let Failure::Refused(_) = failure {
-                        self.collect_stats(&mut connection, None).await;
+                        self.collect_stats(&mut connection, self.unread_streams()).await;
                     }
                     return Err(failure);
                 }
@@ -289,70 +297,86 @@ impl<C: Connect> Supervisor<C> {
         if let Role::Calls(_) = role {
             let prepared = timeout(CONNECT_TIMEOUT, self.prepare(&mut link.connection())).await;
             prepared.unwrap_or_else(|_| Err(connecting_timed_out()))?;
-            self.parts.clear_denials();
+            self.parts.shared.clear_denials();
         }
         self.parts.connections.put_to_use(role, link);
+        self.parts.notify_tails();
         Ok(())
     }
 
-    async fn probe(&self, connection: &mut MultiplexedConnection) -> Result<Option<Span>, Failure> {
+    async fn probe(&self, connection: &mut MultiplexedConnection) -> Result<Streams, Failure> {
         let probed = timeout(PROBE_TIMEOUT, self.check(connection)).await;
         probed.unwrap_or_else(|_| Err(Failure::NoAnswer("a probe timed out".to_owned())))
     }
 
-    async fn check(&self, connection: &mut MultiplexedConnection) -> Result<Option<Span>, Failure> {
-        self.parts.permissions.check(connection).await?;
-        self.check_layout(connection).await?;
-        let StoreParts { stream_history, keys, layout, .. } = &self.parts;
-        Ok(stream_history.check_paced(connection, keys, layout).await?)
+    async fn check(&self, connection: &mut MultiplexedConnection) -> Result<Streams, Failure> {
+        self.check_permissions(connection).await?;
+        partition_check::run(&self.parts, connection, Pace::Paced).await
     }
 
-    async fn check_layout(&self, connection: &mut MultiplexedConnection) -> Result<(), Failure> {
-        let known = self.parts.layout.known();
-        let Layout { was_absent, placement } =
-            layout::check(connection, &self.parts.keys, known.as_deref()).await?;
-        if was_absent {
-            self.parts.note_absent_layout();
-        }
-        self.parts.layout.set(placement.map_err(Failure::Layout)?);
-        Ok(())
+    async fn check_permissions(
+        &self,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<(), Failure> {
+        let NodeParts { shared, served, .. } = &self.parts;
+        let any = served.load().first().cloned();
+        shared.permissions.check(connection, any.as_ref().map(|partition| &partition.keys)).await
+    }
+
+    /// The node's streams, none of which was read.
+    fn unread_streams(&self) -> Streams {
+        self.parts.served.load().iter().map(|partition| (Arc::clone(partition), None)).collect()
     }
 
     /// Collects statistics for operators, even if Redis refuses calls: a full one still answers this.
     async fn collect_stats(
         &mut self,
         connection: &mut MultiplexedConnection,
-        stream: Option<Span>,
+        streams: Streams,
     ) -> Option<Warnings> {
-        let StoreParts { keys, stream_limit, .. } = &self.parts;
-        let collect = self.stats.collect(connection, keys, stream_limit, stream);
+        let collect = self.stats.collect(connection, &self.parts, streams);
         timeout(PROBE_TIMEOUT, collect).await.ok().flatten()
     }
 
     /// Notes that Redis answered, with its warnings if it reveals them.
     fn note_success(&mut self, warnings: Option<Warnings>) {
         if self.failing_since.take().is_some() || !self.has_answered {
-            tracing::info!("Redis answers");
+            tracing::info!(redis = self.name(), "Redis answers");
         }
         self.has_answered = true;
+        self.parts.shared.has_served.store(true, Ordering::Relaxed);
         let current = warnings.unwrap_or_else(|| self.warnings.clone());
-        metrics::set_store_warnings(current.len());
+        if self.parts.shared.changes.is_none() {
+            metrics::set_store_warnings(current.len());
+        }
         for warning in current.iter().filter(|warning| !self.warnings.contains(warning)) {
             tracing::warn!("{warning}");
         }
         self.warnings = current;
-        let health = StoreHealth::Ready { warnings: self.warnings.clone() };
-        self.parts.connections.health.send_if_modified(|known| {
+        let warnings = self.warnings.iter().map(|warning| Cow::Borrowed(*warning)).collect();
+        self.set_health(StoreHealth::Ready { warnings });
+    }
+
+    fn set_health(&self, health: StoreHealth) {
+        let has_changed = self.parts.connections.health.send_if_modified(|known| {
             let changed = *known != health;
             *known = health;
             changed
         });
+        if has_changed {
+            self.parts.shared.note_health_change();
+        }
+    }
+
+    /// Returns the node's name in log lines; `None` if there is only one.
+    fn name(&self) -> Option<&str> {
+        Some(&*self.parts.name).filter(|name| !name.is_empty())
     }
 
     /// Notes that Redis does not answer.
     fn note_failure(&mut self, cause: String) {
         if self.is_to_be_logged(&cause) {
-            tracing::warn!(?cause, "Redis does not answer");
+            tracing::warn!(redis = self.name(), ?cause, "Redis does not answer");
         }
         self.note_unready(cause);
     }
@@ -360,7 +384,7 @@ impl<C: Connect> Supervisor<C> {
     /// Notes that Redis answers, and would refuse calls.
     fn note_refusal(&mut self, cause: String) {
         if self.is_to_be_logged(&cause) {
-            tracing::warn!(?cause, "Redis refuses calls");
+            tracing::warn!(redis = self.name(), ?cause, "Redis refuses calls");
         }
         self.note_unready(cause);
     }
@@ -379,7 +403,7 @@ impl<C: Connect> Supervisor<C> {
     fn note_unready(&mut self, cause: String) {
         let since = *self.failing_since.get_or_insert_with(Instant::now);
         if since.elapsed() >= OFF_AFTER {
-            self.parts.connections.health.send_replace(StoreHealth::Away(cause));
+            self.set_health(StoreHealth::Away(cause));
         }
     }
 }

@@ -4,19 +4,21 @@
 //! becomes free the next ones are sent together, in one call. So a mark that is alone is not delayed,
 //! and under load the round trip, the start of the script and its reading of the clock are shared.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use futures_util::future::join_all;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use crate::domain::{CALL_USER_OBJECTS_MAX_BYTES, Mark, Outcome, Users, distinct_users};
+use crate::domain::{CALL_USER_OBJECTS_MAX_BYTES, Mark, Outcome, Users};
 use crate::store::redis::errors::{classify, is_layout_change, lost_script};
-use crate::store::redis::marks::replicas;
+use crate::store::redis::marks::replicas::{self, Way};
 use crate::store::redis::marks::script_call::{MarkReadScript, MarkReply, MarkScript, TracedMark};
-use crate::store::redis::parts::StoreParts;
+use crate::store::redis::partitions::{PartitionStore, Partitions};
+use crate::store::redis::parts::NodeParts;
 use crate::store::{MarkResult, StoreError};
 
 /// Script calls in flight for single marks. With two, Redis idles while replies are handled.
@@ -28,9 +30,9 @@ const GROUP_MAX_MARKS: usize = 64;
 /// How often marks are sent again that were not run, since the layout had changed.
 pub(crate) const LAYOUT_ATTEMPTS: usize = 3;
 
-/// Sends one worker's marks of one partition.
+/// Sends one worker's marks to one node.
 pub(crate) struct GroupCommit {
-    parts: StoreParts,
+    parts: NodeParts,
     script: Arc<MarkReadScript>,
     slots: Mutex<Slots>,
 }
@@ -62,7 +64,7 @@ struct Group {
 struct Slot(Arc<GroupCommit>);
 
 impl GroupCommit {
-    pub(crate) fn new(parts: StoreParts, script: Arc<MarkReadScript>) -> Self {
+    pub(crate) fn new(parts: NodeParts, script: Arc<MarkReadScript>) -> Self {
         Self { parts, script, slots: Mutex::default() }
     }
 
@@ -82,22 +84,24 @@ impl GroupCommit {
     }
 
     async fn send_alone(&self, slot: Slot, mark: TracedMark, users: Users) -> MarkResult {
-        let result = self.run_script(&[mark], &users).await.map(|mut results| results.pop());
+        let result =
+            self.run_script(Way::Plain, &[mark], &users).await.map(|mut results| results.pop());
         drop(slot);
         result?.unwrap_or_else(|| Err(StoreError::missing_result()))
     }
 
-    /// Sends marks in one script call, which applies them in order. Marks that are rare, or were not run
-    /// since the layout had changed, are sent again.
+    /// Sends marks of one partition in one script call, which applies them in order. Marks that are rare, or
+    /// were not run since the layout had changed, are sent again.
     pub(crate) async fn run_script(
         &self,
+        way: Way,
         marks: &[TracedMark],
         users: &Users,
     ) -> Result<Vec<MarkResult>, StoreError> {
-        let MarkReply { mut results, rare } = self.run_first(marks, users).await?;
+        let MarkReply { mut results, rare } = self.run_first(way, marks, users).await?;
         if !rare.is_empty() {
             // Boxed: most marks are not rare, and its future would enlarge every call's.
-            put(&mut results, &rare, Box::pin(self.run_rare(marks, users, &rare)).await);
+            put(&mut results, &rare, Box::pin(self.run_rare(way, marks, users, &rare)).await);
         }
         Ok(results)
     }
@@ -105,47 +109,49 @@ impl GroupCommit {
     /// Sends marks to the script that they are for first.
     async fn run_first(
         &self,
+        way: Way,
         marks: &[TracedMark],
         users: &Users,
     ) -> Result<MarkReply, StoreError> {
-        self.run_current(self.script.choose(marks), marks, users).await
+        self.run_current(way, self.script.choose(marks), marks, users).await
     }
 
     /// Runs this script by the layout's current version.
     async fn run_current(
         &self,
+        way: Way,
         script: MarkScript,
         marks: &[TracedMark],
         users: &Users,
     ) -> Result<MarkReply, StoreError> {
-        let reply = self.run_script_once(script, marks, users).await;
+        let reply = self.run_script_once(way, script, marks, users).await;
         if !has_changed_layout(&reply) {
             return reply;
         }
         // Boxed: a layout changes once in its life.
-        Box::pin(self.run_again(script, marks, users, reply)).await
+        Box::pin(self.run_again(way, script, marks, users, reply)).await
     }
 
     /// Sends marks that the script of single marks has not done to the full script, with their users.
     async fn run_rare(
         &self,
+        way: Way,
         marks: &[TracedMark],
         users: &Users,
         rare: &[usize],
     ) -> Vec<MarkResult> {
         let marks: Vec<_> = rare.iter().filter_map(|n| marks.get(*n)).copied().collect();
         let plain: Vec<Mark> = marks.iter().map(|traced| traced.mark).collect();
-        let of_these = distinct_users(&plain).into_iter();
-        let of_these = of_these.filter_map(|user| Some((user, users.get(user)?.clone())));
-        let users = Users::within_bounds(of_these);
+        let users = users.of(&plain);
         // Perhaps the mark is rare since the count was stale. The reply has the count, if there is one.
         self.script.forget_buckets(&marks);
-        let reply = self.run_current(MarkScript::Full, &marks, &users).await;
+        let reply = self.run_current(way, MarkScript::Full, &marks, &users).await;
         reply.map_or_else(|failed| vec![Err(failed); marks.len()], |reply| reply.results)
     }
 
     async fn run_again(
         &self,
+        way: Way,
         script: MarkScript,
         marks: &[TracedMark],
         users: &Users,
@@ -162,13 +168,14 @@ impl GroupCommit {
             if open.is_empty() {
                 break;
             }
-            let StoreParts { connections, layout, keys, .. } = &self.parts;
-            if layout.reread(&mut connections.calls()?, keys).await? {
-                self.parts.note_absent_layout();
+            let partition = self.partition_of(marks)?;
+            let PartitionStore { layout, keys, .. } = &**partition;
+            if layout.reread(&mut self.parts.connections.calls()?, keys).await? {
+                self.parts.shared.note_absent_layout(partition);
             }
             let again: Vec<TracedMark> =
                 open.iter().filter_map(|n| marks.get(*n)).copied().collect();
-            let answers = match self.run_script_once(script, &again, users).await {
+            let answers = match self.run_script_once(way, script, &again, users).await {
                 Err(failed) => vec![Err(failed); open.len()],
                 Ok(reply) => reply.results,
             };
@@ -177,25 +184,34 @@ impl GroupCommit {
         Ok(MarkReply { results, rare: Vec::new() })
     }
 
+    /// Returns the partition of marks that are all of one.
+    fn partition_of(&self, marks: &[TracedMark]) -> Result<&Arc<PartitionStore>, StoreError> {
+        let first = marks.first().ok_or_else(StoreError::missing_result)?;
+        Ok(self.parts.shared.partitions.of(first.mark.reader))
+    }
+
     async fn run_script_once(
         &self,
+        way: Way,
         script: MarkScript,
         marks: &[TracedMark],
         users: &Users,
     ) -> Result<MarkReply, StoreError> {
-        let (link, ack) = (self.parts.connections.calls_link()?, self.parts.replicas_ack);
-        let generation = self.parts.denials.generation();
+        let shared = &self.parts.shared;
+        let partition = self.partition_of(marks)?;
+        let (link, ack) = (self.parts.connections.calls_link()?, shared.replicas_ack);
+        let generation = shared.denials.generation();
         let sent_at = Instant::now();
         let text = self.script.script(script, marks);
-        let placement = self.parts.layout.placement();
+        let placement = partition.layout.placement();
         let call = |call| {
-            let places = (&*self.parts.keys, &*placement);
+            let places = (&partition.keys, &*placement);
             self.script.add_arguments(script, call, places, marks, users)
         };
         let by_digest = call(self.script.by_digest(script, marks, users));
-        let reply = match replicas::send(ack, &link, by_digest).await {
+        let reply = match replicas::send(ack, &link, way, by_digest).await {
             Err(error) if lost_script(&error) => {
-                replicas::send(ack, &link, call(text.by_source())).await
+                replicas::send(ack, &link, way, call(text.by_source())).await
             }
             sent => sent,
         };
@@ -206,7 +222,7 @@ impl GroupCommit {
                 Ok(Outcome::OverQuota { quota, retry_after }) => {
                     // Redis read its clock after this one: the denial ends a moment early.
                     let until = sent_at.checked_add(*retry_after);
-                    self.parts.denials.insert(mark.reader, *quota, until, generation);
+                    shared.denials.insert(mark.reader, *quota, until, generation);
                 }
                 Ok(_) if !replicas.enough => {
                     *result = Err(StoreError::unavailable("too few replicas acknowledged"));
@@ -274,10 +290,22 @@ impl GroupCommit {
         }
     }
 
+    /// Sends the marks of each partition in a call of their own, all at the same time.
     async fn send_group(&self, group: Group) {
+        let mut groups = group.by_partition(&self.parts.shared.partitions);
+        match (groups.pop(), groups.is_empty()) {
+            (Some(only), true) => self.send_partition(only).await,
+            (last, _) => {
+                let groups = groups.into_iter().chain(last);
+                join_all(groups.map(|group| self.send_partition(group))).await;
+            }
+        }
+    }
+
+    async fn send_partition(&self, group: Group) {
         let Group { marks, users, mut replies } = group;
         let first = tokio::select! {
-            first = self.run_first(&marks, &users) => first,
+            first = self.run_first(Way::Plain, &marks, &users) => first,
             // A hanging Redis does not hold the slot longer than any caller waits.
             () = all_closed(&mut replies) => return,
         };
@@ -298,7 +326,7 @@ impl GroupCommit {
             return;
         }
         let results = tokio::select! {
-            results = Box::pin(self.run_rare(&marks, &users, &rare)) => results,
+            results = Box::pin(self.run_rare(Way::Plain, &marks, &users, &rare)) => results,
             () = all_closed(&mut open) => return,
         };
         for (reply, result) in open.into_iter().zip(results) {
@@ -309,6 +337,23 @@ impl GroupCommit {
     fn slots(&self) -> MutexGuard<'_, Slots> {
         // A poisoned lock is safe to use: nothing that holds it panics.
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Group {
+    /// Splits a group by the partitions of its marks, in which they keep their order.
+    fn by_partition(self, partitions: &Partitions) -> Vec<Self> {
+        if partitions.all().len() == 1 {
+            return vec![self];
+        }
+        let mut groups = BTreeMap::<usize, Self>::new();
+        for (mark, reply) in self.marks.into_iter().zip(self.replies) {
+            let group = groups.entry(partitions.number_of(mark.mark.reader)).or_default();
+            group.users.extend(self.users.of(&[mark.mark]));
+            group.marks.push(mark);
+            group.replies.push(reply);
+        }
+        groups.into_values().collect()
     }
 }
 

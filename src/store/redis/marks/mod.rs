@@ -1,13 +1,18 @@
 //! Marks on their way to the script.
 
+use self::replicas::Way;
 use self::script_call::TracedMark;
+use super::node::Node;
+use super::partitions::PartitionStore;
+use super::retry::Route;
 use super::store::RedisStore;
 use crate::domain::{Mark, Outcome, UserId, Users};
 use crate::store::{MarkResult, Marks, StoreError};
 use crate::telemetry::Traceparent;
 
+mod cluster_users;
 pub(crate) mod group_commit;
-mod replicas;
+pub(crate) mod replicas;
 pub(crate) mod script_call;
 pub(crate) mod single_marks;
 pub(crate) mod users;
@@ -19,15 +24,23 @@ impl Marks for RedisStore {
         if let Some(denial) = self.cached_denial(&mark) {
             return Ok(denial);
         }
-        let _permit = self.permit()?;
+        let partition = self.partition(mark.reader);
+        let node = partition.node()?;
+        let permit = node.permit()?;
         let users = match self.users.cached(&mark) {
             Some(users) => users,
             // Boxed: most users are cached, and the read's future would enlarge every call's.
-            None => Box::pin(self.read_users(&[mark])).await?,
+            None => Box::pin(self.read_users(&node, &[mark])).await?,
         };
         let _timing = self.timers.mark_read.start();
-        let partition = self.partitions.for_reader(mark.reader);
-        let call = partition.group_commit()?.mark(TracedMark { mark, traceparent }, users);
+        let traced = TracedMark { mark, traceparent };
+        if self.cluster.is_none() {
+            let call = node.group_commit()?.mark(traced, users);
+            return self.spans.script("mark_read", 1).record(call).await;
+        }
+        drop(permit);
+        // Boxed: it is larger than the call on one Redis.
+        let call = Box::pin(self.mark_in_cluster(partition, traced, users));
         self.spans.script("mark_read", 1).record(call).await
     }
 
@@ -55,7 +68,7 @@ impl Marks for RedisStore {
     }
 
     fn denies_marks(&self, reader: UserId) -> bool {
-        self.denials.get(reader).is_some()
+        self.shared.denials.get(reader).is_some()
     }
 }
 
@@ -63,20 +76,45 @@ impl RedisStore {
     /// Makes all marks go by `mark_read.lua`, as rare ones do, so that tests compare both ways.
     #[doc(hidden)]
     pub fn use_full_script_only(&self) {
-        for group_commit in &self.partitions.only().group_commits {
-            group_commit.use_full_script_only();
+        for node in self.shared.partitions.all().iter().filter_map(|one| one.node().ok()) {
+            node.use_full_script_only();
         }
     }
 
     fn cached_denial(&self, mark: &Mark) -> Option<Outcome> {
-        let (quota, retry_after) = self.denials.get(mark.reader)?;
+        let (quota, retry_after) = self.shared.denials.get(mark.reader)?;
         Some(Outcome::OverQuota { quota, retry_after })
     }
 
-    async fn read_users(&self, marks: &[Mark]) -> Result<Users, StoreError> {
-        let Some(first) = marks.first() else { return Ok(Users::default()) };
-        let partition = self.partitions.for_reader(first.reader);
-        self.users.get(marks, &partition.keys, &mut partition.connections.calls()?).await
+    /// Reads the users of marks: from their node, or in a cluster from all that have some.
+    async fn read_users(&self, node: &Node, marks: &[Mark]) -> Result<Users, StoreError> {
+        let mut users = self.users.look_up(marks);
+        let unknown = users.unknown();
+        if let (Some(cluster), Some(_)) = (&self.cluster, unknown.first()) {
+            users.fill(self.read_users_of_cluster(cluster, &unknown).await);
+        } else if let Some(first) = unknown.first() {
+            let keys = &self.partition(*first).keys;
+            let mut connection = node.connections().calls()?;
+            let read = self.users.read(&unknown, keys, Way::Plain, &mut connection).await?;
+            users.fill(read.into_iter().collect::<Result<_, _>>()?);
+        }
+        Ok(users.known())
+    }
+
+    /// Marks at the node that has the partition. If it provably did not run the mark, it is sent again.
+    async fn mark_in_cluster(
+        &self,
+        partition: &PartitionStore,
+        traced: TracedMark,
+        users: Users,
+    ) -> MarkResult {
+        let mut route = self.route(partition)?;
+        loop {
+            let marked = mark_at(&route, traced, &users).await;
+            if !route.is_to_be_sent_again(&marked).await {
+                return marked;
+            }
+        }
     }
 
     async fn mark_batch(
@@ -85,14 +123,56 @@ impl RedisStore {
         traceparent: Option<Traceparent>,
     ) -> Result<Vec<MarkResult>, StoreError> {
         let Some(first) = marks.first() else { return Ok(Vec::new()) };
-        let _permit = self.permit()?;
-        let users = self.read_users(marks).await?;
+        let partition = self.partition(first.reader);
+        let mut route = self.route(partition)?;
+        let users = {
+            let _permit = route.node.permit()?;
+            self.read_users(&route.node, marks).await?
+        };
         let _timing = self.timers.mark_read.start();
         let traced: Vec<_> = marks.iter().map(|&mark| TracedMark { mark, traceparent }).collect();
-        let group_commit = self.partitions.for_reader(first.reader).group_commit()?;
-        let call = group_commit.run_script(&traced, &users);
+        let call = async {
+            loop {
+                let marked = self.batch_at(&route, &traced, &users).await;
+                if !route.is_to_be_sent_again(&marked).await {
+                    return marked;
+                }
+            }
+        };
         let span = self.spans.script("mark_read", marks.len());
         span.record_many(call, |results| results.iter().find_map(|result| result.as_ref().err()))
             .await
+    }
+
+    async fn batch_at(
+        &self,
+        route: &Route<'_>,
+        marks: &[TracedMark],
+        users: &Users,
+    ) -> Result<Vec<MarkResult>, StoreError> {
+        let _permit = route.node.permit()?;
+        let results = route.node.group_commit()?.run_script(route.way, marks, users).await?;
+        // A node that ceased to be a master refuses each mark for itself. If all are, none was run.
+        let refused: Vec<_> = results
+            .iter()
+            .map_while(|result| result.as_ref().err())
+            .filter(|error| self.retries_at(error).is_some())
+            .collect();
+        match refused.first() {
+            Some(first) if refused.len() == results.len() => Err((*first).clone()),
+            _ => Ok(results),
+        }
+    }
+}
+
+async fn mark_at(route: &Route<'_>, mark: TracedMark, users: &Users) -> MarkResult {
+    let _permit = route.node.permit()?;
+    let group_commit = route.node.group_commit()?;
+    match route.way {
+        Way::Plain => group_commit.mark(mark, users.clone()).await,
+        Way::Asking => {
+            let mut results = group_commit.run_script(Way::Asking, &[mark], users).await?;
+            results.pop().unwrap_or_else(|| Err(StoreError::missing_result()))
+        }
     }
 }

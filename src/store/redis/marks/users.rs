@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use redis::aio::MultiplexedConnection;
-use redis::{RedisResult, pipe};
+use redis::{RedisResult, Value, pipe};
 
 use crate::domain::{Mark, UserId, UserObject, Users, distinct_users};
 use crate::store::StoreError;
-use crate::store::redis::errors::{classify, is_wrong_type};
+use crate::store::redis::errors::{classify, is_wrong_type, unexpected};
 use crate::store::redis::keys::Keys;
+use crate::store::redis::marks::replicas::Way;
 use crate::store::redis::spans::Spans;
 use crate::telemetry::metrics::{self, StoreTimer};
 use crate::telemetry::{LogThrottle, in_call};
@@ -29,6 +30,9 @@ const ENTRY_BYTES: u64 = 256;
 /// Expected number of users, most of them without an object.
 const CAPACITY_USERS: usize = 256 * 1024;
 
+/// A user's object, if there is one, or why it cannot be read.
+pub(super) type UserRead = Result<Option<UserObject>, StoreError>;
+
 /// Reads and caches user objects.
 #[derive(Debug)]
 pub(crate) struct UserCache {
@@ -36,6 +40,7 @@ pub(crate) struct UserCache {
     /// Largest object that is embedded, in bytes.
     object_max_bytes: usize,
     oversized_log: LogThrottle,
+    unreadable_log: LogThrottle,
     timer: StoreTimer,
     spans: Arc<Spans>,
 }
@@ -44,6 +49,32 @@ pub(crate) struct UserCache {
 struct Entry {
     object: Option<UserObject>,
     read_at: Instant,
+}
+
+/// Users in the order of their marks, each with what is cached.
+#[allow(clippy::option_option, reason = "not cached, and cached without an object, differ")]
+pub(super) struct FoundUsers(Vec<(UserId, Option<Option<UserObject>>)>);
+
+impl FoundUsers {
+    /// Returns those that are not cached.
+    pub(super) fn unknown(&self) -> Vec<UserId> {
+        let unknown = self.0.iter().filter(|(_, object)| object.is_none());
+        unknown.map(|(user, _)| *user).collect()
+    }
+
+    /// Takes over the objects of those that were not cached, in their order.
+    pub(super) fn fill(&mut self, read: Vec<Option<UserObject>>) {
+        let unknown = self.0.iter_mut().filter(|(_, object)| object.is_none());
+        for ((_, object), read) in unknown.zip(read) {
+            *object = Some(read);
+        }
+    }
+
+    /// Returns the objects.
+    pub(super) fn known(self) -> Users {
+        let objects = self.0.into_iter();
+        Users::within_bounds(objects.filter_map(|(user, object)| Some((user, object??))))
+    }
 }
 
 /// Weighs entries, in bytes.
@@ -60,8 +91,9 @@ impl Weighter<UserId, Entry> for Weigh {
 impl UserCache {
     pub(crate) fn new(object_max_bytes: usize, spans: Arc<Spans>) -> Self {
         let entries = Cache::with_weighter(CAPACITY_USERS, CAPACITY_BYTES, Weigh);
-        let (timer, oversized_log) = (StoreTimer::new("read_users"), LogThrottle::default());
-        Self { entries, object_max_bytes, oversized_log, timer, spans }
+        let timer = StoreTimer::new("read_users");
+        let (oversized_log, unreadable_log) = Default::default();
+        Self { entries, object_max_bytes, oversized_log, unreadable_log, timer, spans }
     }
 
     /// Returns the objects of a mark's reader and recipient, if both are cached.
@@ -74,27 +106,11 @@ impl UserCache {
         Some(Users::within_bounds(objects))
     }
 
-    /// Returns the objects of the readers and recipients, in the order of the marks. Those that are not
-    /// cached cost one round trip together.
-    pub(crate) async fn get(
-        &self,
-        marks: &[Mark],
-        keys: &Keys,
-        connection: &mut MultiplexedConnection,
-    ) -> Result<Users, StoreError> {
-        let users = distinct_users(marks);
+    /// Looks up the readers and recipients of marks.
+    pub(super) fn look_up(&self, marks: &[Mark]) -> FoundUsers {
         let now = Instant::now();
-        let mut objects: Vec<_> = users.iter().map(|user| self.lookup(*user, now)).collect();
-        let unknown = users.iter().zip(&objects).filter(|(_, object)| object.is_none());
-        let unknown: Vec<_> = unknown.map(|(user, _)| *user).collect();
-        if !unknown.is_empty() {
-            let mut read = self.read(&unknown, keys, connection).await?.into_iter();
-            for object in objects.iter_mut().filter(|object| object.is_none()) {
-                *object = read.next();
-            }
-        }
-        let objects = users.into_iter().zip(objects);
-        Ok(Users::within_bounds(objects.filter_map(|(user, object)| Some((user, object??)))))
+        let users = distinct_users(marks).into_iter();
+        FoundUsers(users.map(|user| (user, self.lookup(user, now))).collect())
     }
 
     /// Returns a cached user, who may have no object.
@@ -106,34 +122,60 @@ impl UserCache {
 
     /// Reads objects in one round trip. It reads one byte more than an object may have, so that a longer
     /// value costs no more than that.
-    async fn read(
+    pub(super) async fn read(
         &self,
         users: &[UserId],
         keys: &Keys,
+        way: Way,
         connection: &mut MultiplexedConnection,
-    ) -> Result<Vec<Option<UserObject>>, StoreError> {
+    ) -> Result<Vec<UserRead>, StoreError> {
         let _timing = self.timer.start();
         let read_at = Instant::now();
         let mut reads = pipe();
         for user in users {
+            if way == Way::Asking {
+                reads.cmd("ASKING");
+            }
             reads.cmd("GETRANGE").arg(keys.user(*user)).arg(0).arg(self.object_max_bytes);
         }
         let reads = reads.ignore_errors();
         let read = async { reads.query_async(connection).await.map_err(unreadable) };
         let operation = if users.len() > 1 { "BATCH GETRANGE" } else { "GETRANGE" };
         let span = self.spans.command(operation, users.len());
-        let values: Vec<RedisResult<Vec<u8>>> = span.record(read).await?;
-        let object = |value: RedisResult<Vec<u8>>| match value {
-            // An absent key reads as an empty value, which is not an object.
-            Ok(value) => Ok(self.parse(&value)),
-            Err(error) if is_wrong_type(&error) => Ok(None),
-            Err(error) => Err(unreadable(error)),
-        };
-        let objects = values.into_iter().map(object).collect::<Result<Vec<_>, _>>()?;
+        let values: Vec<RedisResult<Value>> = span.record(read).await?;
+        let each = if way == Way::Asking { 2 } else { 1 };
+        let values = values.into_iter().skip(each - 1).step_by(each);
+        let objects: Vec<UserRead> = values.map(|value| self.object(value)).collect();
         for (user, object) in users.iter().zip(&objects) {
-            self.entries.insert(*user, Entry { object: object.clone(), read_at });
+            if let Ok(object) = object {
+                self.entries.insert(*user, Entry { object: object.clone(), read_at });
+            }
         }
         Ok(objects)
+    }
+
+    fn object(&self, value: RedisResult<Value>) -> UserRead {
+        match value {
+            // An absent key reads as an empty value, which is not an object.
+            Ok(Value::BulkString(value)) => Ok(self.parse(&value)),
+            Ok(other) => Err(unexpected(&other)),
+            Err(error) if is_wrong_type(&error) => Ok(None),
+            Err(error) => Err(unreadable(error)),
+        }
+    }
+
+    /// Warns that the objects of some users cannot be read.
+    pub(super) fn warn_unreadable(&self, error: &StoreError) {
+        if let Some(suppressed) = self.unreadable_log.permit() {
+            let cause = error.to_string();
+            in_call(|| {
+                tracing::warn!(
+                    ?cause,
+                    suppressed,
+                    "user objects cannot be read from a node: events have the ID alone"
+                );
+            });
+        }
     }
 
     fn parse(&self, value: &[u8]) -> Option<UserObject> {

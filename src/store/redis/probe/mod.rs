@@ -4,6 +4,7 @@ mod durability;
 pub(crate) mod permissions;
 pub(crate) mod stats;
 mod stream_size;
+pub(crate) mod totals;
 
 /// Settings that may lose data, one sentence each.
 pub(crate) type Warnings = Vec<&'static str>;

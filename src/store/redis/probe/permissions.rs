@@ -13,7 +13,7 @@ use redis::{Cmd, Pipeline, RedisError, RedisResult, Value, pipe};
 use crate::store::StoreError;
 use crate::store::redis::connection::failure::Failure;
 use crate::store::redis::errors::server_text;
-use crate::store::redis::keys::Keys;
+use crate::store::redis::keys::{Keys, Partition};
 use crate::store::redis::permissions::{KeyKind, Need, PERMISSIONS, key_kinds};
 use crate::store::redis::scripts::Script;
 use crate::store::redis::settings::ReplicasAck;
@@ -34,6 +34,7 @@ pub(crate) struct PermissionProbe {
     script: Script,
     kinds: Vec<KeyKind>,
     tries: Vec<Try>,
+    is_for_cluster: bool,
     /// What was missing at the last check, so that the log says so once.
     logged: Mutex<String>,
 }
@@ -90,23 +91,31 @@ impl PermissionProbe {
         let is_needed = |need| match need {
             Need::Calls => true,
             Need::ReplicasAck => replicas_ack.is_some(),
+            Need::Cluster => keys.partition() != Partition::Only,
             Need::Optional(_) | Need::StreamMaxBytes(_) | Need::Admin => false,
         };
         for row in PERMISSIONS.iter().filter(|row| is_needed(row.need)) {
             row.calls.iter().for_each(|call| add(Shows::Command(row.command), call));
         }
-        Self { script: Script::may_serve(), kinds, tries, logged: Mutex::default() }
+        let is_for_cluster = keys.partition() != Partition::Only;
+        let (script, logged) = (Script::may_serve(), Mutex::default());
+        Self { script, kinds, tries, is_for_cluster, logged }
     }
 
     /// Checks that a call would not fail for lack of a permission or a command.
+    ///
+    /// The keys are those of a partition that this Redis has, if it has any.
     pub(crate) async fn check(
         &self,
         connection: &mut MultiplexedConnection,
+        keys: Option<&Keys>,
     ) -> Result<(), Failure> {
-        let missing = match self.ask(connection).await? {
-            Ok((_, Err(error))) if is_cluster(&error) => {
+        let missing = match self.ask(connection, keys).await? {
+            Ok((_, Err(error))) if is_cluster(&error) && !self.is_for_cluster => {
                 return Err(refused(IS_CLUSTER));
             }
+            // The check of the partition names it.
+            Ok((tried, Err(error))) if is_cluster(&error) => self.interpret(&tried?),
             Ok((tried, of_a_mark)) => {
                 let missing = self.interpret(&tried?);
                 if missing == Missing::default() {
@@ -126,9 +135,10 @@ impl PermissionProbe {
     async fn ask(
         &self,
         connection: &mut MultiplexedConnection,
+        keys: Option<&Keys>,
     ) -> Result<Result<Replies, Missing>, Failure> {
         let mut missing = Missing::default();
-        let by_source = self.calls(pipe(), Script::by_source);
+        let by_source = self.calls(pipe(), Script::by_source, keys);
         let replies: Replies = by_source.query_async(connection).await?;
         match &replies.0 {
             Err(error) if missing.add_command("eval", error) => {}
@@ -136,7 +146,7 @@ impl PermissionProbe {
         }
         let mut load = pipe();
         load.add_command(self.script.load());
-        let by_digest = self.calls(load, Script::by_digest);
+        let by_digest = self.calls(load, Script::by_digest, keys);
         let (loaded, tried, of_a_mark): (RedisResult<Value>, RedisResult<Vec<i64>>, _) =
             by_digest.query_async(connection).await?;
         let mut is_missing = false;
@@ -149,14 +159,14 @@ impl PermissionProbe {
         Ok(if is_missing { Err(missing) } else { Ok((tried, of_a_mark)) })
     }
 
-    fn calls(&self, mut calls: Pipeline, by: fn(&Script) -> Cmd) -> Pipeline {
+    fn calls(&self, mut calls: Pipeline, by: fn(&Script) -> Cmd, keys: Option<&Keys>) -> Pipeline {
         let mut tries = by(&self.script);
         tries.arg(0);
         for Try { words, .. } in &self.tries {
             tries.arg(words.len()).arg(words);
         }
-        let keys = self
-            .kinds
+        let keys = keys.map(key_kinds).unwrap_or_default();
+        let keys = keys
             .iter()
             .filter(|kind| ["{layout}", "{stream}", "{quota}", "{cursors}"].contains(&kind.name));
         let keys: Vec<_> = keys.map(|kind| &*kind.key).collect();
@@ -269,7 +279,6 @@ fn refused(cause: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::redis::keys::Partition;
 
     fn probe() -> PermissionProbe {
         let keys = Keys::new(Partition::Only, "events", "user:");

@@ -2,22 +2,22 @@
 //! read, for example since an ACL forbids it, is left out.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use redis::aio::MultiplexedConnection;
 use redis::{FromRedisValue, RedisResult, cmd};
 
 use super::stream_size::StreamSize;
+use super::totals::{Memory, StreamFinding};
 use super::{Warnings, durability};
 use crate::domain::EntryId;
 use crate::store::LogBounds;
-use crate::store::redis::keys::Keys;
+use crate::store::redis::partitions::PartitionStore;
+use crate::store::redis::parts::NodeParts;
 use crate::store::redis::stream::{self, Span};
-use crate::store::redis::stream_limit::StreamLimit;
 use crate::telemetry::metrics::{self, GroupGauges};
-
-/// Most consumer groups that are exported: each is a series of its own.
-const GROUPS_MAX: usize = 32;
 
 /// Bytes of a group's name that are exported.
 const NAME_MAX_BYTES: usize = 256;
@@ -27,10 +27,14 @@ const UNMEASURED: &str =
 const OVER_HALF: &str =
     "--stream-max-bytes is over half of Redis's maxmemory, which cursors need too: lower it";
 
-/// Collects statistics.
+/// The streams of a node as its probe found them; `None` is one that could not be read.
+pub(crate) type Streams = Vec<(Arc<PartitionStore>, Option<Span>)>;
+
+/// Collects statistics of one node.
 #[derive(Debug, Default)]
 pub(crate) struct RedisStats {
-    stream_size: StreamSize,
+    /// By partition.
+    stream_sizes: HashMap<usize, StreamSize>,
     /// Run ID of Redis, and the evicted keys that it had counted.
     evicted_keys: (String, u64),
 }
@@ -44,32 +48,23 @@ struct Group {
 }
 
 impl RedisStats {
-    /// Collects once, with the stream as the probe found it, if it came so far. Returns the settings that may
-    /// lose data, if Redis reveals them.
+    /// Collects once, with the streams as the probe found them, if it came so far. Returns the settings that
+    /// may lose data, if Redis reveals them.
     pub(crate) async fn collect(
         &mut self,
         connection: &mut MultiplexedConnection,
-        keys: &Keys,
-        limit: &StreamLimit,
-        found: Option<Span>,
+        parts: &NodeParts,
+        found: Streams,
     ) -> Option<Warnings> {
-        let stream = keys.stream();
-        let span = match found {
-            Some(span) => Some(span),
-            None => stream::span(connection, keys, &[]).await.ok().map(|(span, _)| span),
-        };
-        let is_bounded = self.bound_stream(connection, stream, limit, span.as_ref()).await;
-        if let Some(Span { bounds, .. }) = span {
-            metrics::set_stream(bounds.length, Duration::from_millis(bounds.oldest_age_ms()));
-            export_groups(groups(connection, stream).await.unwrap_or_default(), &bounds);
-        }
+        let limit = &parts.shared.stream_limit;
+        let is_bounded = self.collect_streams(connection, parts, found).await;
         let mut ask = cmd("INFO");
         ask.arg("server").arg("memory").arg("persistence").arg("stats");
         let info: String = ask.query_async(connection).await.ok()?;
         let info: HashMap<_, _> = info.lines().filter_map(|line| line.split_once(':')).collect();
         let number = |name| info.get(name).and_then(|text: &&str| text.parse().ok());
         if let (Some(used), Some(max)) = (number("used_memory"), number("maxmemory")) {
-            metrics::set_redis_memory(used, max);
+            parts.shared.totals.add_memory(&parts.name, Memory { used, max });
         }
         if let (Some(evicted), Some(run)) = (number("evicted_keys"), info.get("run_id")) {
             let counted = if self.evicted_keys.0 == *run { self.evicted_keys.1 } else { 0 };
@@ -87,36 +82,68 @@ impl RedisStats {
         Some(warnings)
     }
 
-    /// Adapts the length of the stream to its size. Returns false if its size is to be bounded, and cannot
-    /// be measured.
-    async fn bound_stream(
+    /// Collects what is to be known of the node's streams. Returns false if their size is to be bounded, and
+    /// cannot be measured.
+    async fn collect_streams(
         &mut self,
         connection: &mut MultiplexedConnection,
-        stream: &str,
-        limit: &StreamLimit,
-        span: Option<&Span>,
+        parts: &NodeParts,
+        found: Streams,
     ) -> bool {
-        if limit.max_bytes().is_none() {
+        let limit = &parts.shared.stream_limit;
+        let is_measured = limit.max_bytes().is_some();
+        if !is_measured {
             metrics::set_stream_bytes(0);
-            return true;
         }
-        let Some(span) = span else { return false };
-        let Some(measured) = self.stream_size.measure(connection, stream, span).await else {
-            return false;
-        };
-        metrics::set_stream_bytes(measured.bytes);
-        limit.adapt(measured.length, measured.bytes);
-        true
+        let read = found.into_iter().map(|(partition, span)| {
+            let mut connection = connection.clone();
+            async move {
+                let span = match span {
+                    Some(span) => Some(span),
+                    None => {
+                        let read = stream::span(&mut connection, &partition.keys, &[]).await;
+                        read.ok().map(|(span, _)| span)
+                    }
+                }?;
+                let name = partition.keys.stream();
+                let groups = groups(&mut connection, name).await.unwrap_or_default();
+                let memory = match is_measured {
+                    true => StreamSize::ask(&mut connection, name).await,
+                    false => None,
+                };
+                Some((partition.number, span, groups, memory))
+            }
+        });
+        let mut is_bounded = true;
+        let mut findings = Vec::new();
+        for (number, span, groups, memory) in join_all(read).await.into_iter().flatten() {
+            let size = memory
+                .map(|bytes| self.stream_sizes.entry(number).or_default().add(bytes, &span).bytes);
+            is_bounded &= size.is_some();
+            let bounds = &span.bounds;
+            let finding = StreamFinding {
+                length: bounds.length,
+                oldest_age: Duration::from_millis(bounds.oldest_age_ms()),
+                bytes: size,
+                groups: gauges(groups, bounds),
+            };
+            findings.push((number, finding));
+        }
+        is_bounded &= !findings.is_empty();
+        if !findings.is_empty() {
+            parts.shared.totals.add_streams(findings, limit);
+        }
+        is_bounded || !is_measured
     }
 }
 
-fn export_groups(groups: Vec<Group>, bounds: &LogBounds) {
-    let exported = groups.into_iter().take(GROUPS_MAX).map(|group| GroupGauges {
+fn gauges(groups: Vec<Group>, bounds: &LogBounds) -> Vec<GroupGauges> {
+    let gauge = |group: Group| GroupGauges {
         has_trimmed_unread: bounds.trimmed && group.last_delivered < bounds.start().entry(),
         unread: group.lag,
         name: group.name,
-    });
-    metrics::set_groups(exported.collect());
+    };
+    groups.into_iter().map(gauge).collect()
 }
 
 /// Returns the text by which a group is exported. Redis takes any bytes, of any length, as a name.

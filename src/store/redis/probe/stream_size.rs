@@ -30,20 +30,16 @@ pub(crate) struct Measurement {
 }
 
 impl StreamSize {
-    /// Measures a stream once. Returns `None` if Redis does not reveal the size.
-    pub(crate) async fn measure(
-        &mut self,
-        connection: &mut MultiplexedConnection,
-        stream: &str,
-        span: &Span,
-    ) -> Option<Measurement> {
+    /// Asks Redis for the size of a stream. Returns `None` if Redis does not reveal it.
+    pub(crate) async fn ask(connection: &mut MultiplexedConnection, stream: &str) -> Option<u64> {
         let mut ask = cmd("MEMORY");
         ask.arg("USAGE").arg(stream).arg("SAMPLES").arg(SAMPLED_NODES);
         let bytes: Option<u64> = ask.query_async(connection).await.ok()?;
-        Some(self.add(bytes.unwrap_or_default(), span))
+        Some(bytes.unwrap_or_default())
     }
 
-    fn add(&mut self, bytes: u64, span: &Span) -> Measurement {
+    /// Estimates the size of a stream, by what Redis says and by its span.
+    pub(crate) fn add(&mut self, bytes: u64, span: &Span) -> Measurement {
         self.newest_bytes =
             (self.newest_bytes * (NEWEST_SHARE - 1) + span.newest_bytes).div_ceil(NEWEST_SHARE);
         let by_newest = self.newest_bytes.saturating_mul(span.nodes);

@@ -10,17 +10,18 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::domain::UserId;
 use crate::store::HealthReceiver;
-use crate::store::redis::connection::Connections;
 use crate::store::redis::connection::fake::{
     self, Command, FakeRedis, RATE_LIMIT, Reachable, Reply, Resp,
 };
+use crate::store::redis::partitions::PartitionStore;
 use crate::store::redis::placement::{Placement, PlacementKey};
 use crate::store::redis::scripts::{self, Script};
+use crate::store::redis::settings::ReplicasAck;
 
 /// A supervisor and the simulated Redis that it is connected to.
 struct Setup {
     redis: FakeRedis,
-    parts: StoreParts,
+    parts: NodeParts,
     workers: Workers,
     state: Arc<Mutex<State>>,
 }
@@ -80,6 +81,10 @@ impl Setup {
     }
 
     fn of_workers(count: usize) -> Self {
+        Self::with(count, None)
+    }
+
+    fn with(count: usize, replicas_ack: Option<ReplicasAck>) -> Self {
         let state = Arc::new(Mutex::new(State {
             layout: HashMap::new(),
             quota: None,
@@ -89,8 +94,7 @@ impl Setup {
         }));
         let of_redis = Arc::clone(&state);
         let redis = FakeRedis::new(move |command| of_redis.lock().unwrap().answer(command));
-        let connections = Arc::new(Connections::new(count));
-        let parts = StoreParts { connections, ..fake::parts() };
+        let parts = fake::parts_of(count, replicas_ack);
         Self { redis, parts, workers: Workers::all_here(count), state }
     }
 
@@ -115,6 +119,10 @@ impl Setup {
         let mut health = self.parts.connections.health();
         let ready = health.wait_for(|health| matches!(health, StoreHealth::Ready { .. }));
         timeout(Duration::from_secs(60), ready).await.expect("it becomes ready").unwrap();
+    }
+
+    fn partition(&self) -> &PartitionStore {
+        &self.parts.shared.partitions.all()[0]
     }
 
     fn health(&self) -> StoreHealth {
@@ -173,12 +181,12 @@ impl Setup {
 
     fn deny(&self) {
         let until = std::time::Instant::now() + Duration::from_secs(3600);
-        let (quota, denials) = (RATE_LIMIT.quota(100, 0), &self.parts.denials);
+        let (quota, denials) = (RATE_LIMIT.quota(100, 0), &self.parts.shared.denials);
         denials.insert(reader(), quota, Some(until), denials.generation());
     }
 
     fn is_denied(&self) -> bool {
-        self.parts.denials.get(reader()).is_some()
+        self.parts.shared.denials.get(reader()).is_some()
     }
 }
 
@@ -464,13 +472,13 @@ async fn a_layout_of_version_1_is_left_alone_and_followed_to_version_2() {
     setup.wait_until_ready().await;
     sleep(ms(3000)).await;
     assert_eq!(setup.state().layout, first);
-    assert_eq!(*setup.parts.layout.placement(), Placement::Plain);
+    assert_eq!(*setup.partition().layout.placement(), Placement::Plain);
 
     let key = PlacementKey::random();
     let text = key.to_secret_text();
     setup.state().layout = layout(&[("version", "2"), ("partitions", "1"), ("key", &text)]);
     sleep(ms(1001)).await;
-    assert_eq!(*setup.parts.layout.placement(), Placement::Keyed(key));
+    assert_eq!(*setup.partition().layout.placement(), Placement::Keyed(key));
     assert!(setup.calls().await.is_some());
 }
 
@@ -549,7 +557,7 @@ async fn denials_are_compared_with_redis_at_each_probe() {
 async fn denied_reads_are_compared_with_redis_too() {
     let setup = Setup::ready().await;
     settle().await;
-    let denials = &setup.parts.read_denials;
+    let denials = &setup.parts.shared.read_denials;
     let deny = || {
         let until = std::time::Instant::now() + Duration::from_secs(3600);
         denials.insert(reader(), RATE_LIMIT.quota(100, 0), Some(until), denials.generation());

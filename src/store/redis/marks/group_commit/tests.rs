@@ -16,7 +16,7 @@ use crate::store::redis::settings::ReplicasAck;
 /// Group commit, connected to a simulated Redis.
 struct Setup {
     redis: FakeRedis,
-    parts: StoreParts,
+    parts: NodeParts,
     group_commit: Arc<GroupCommit>,
     calls: mpsc::UnboundedReceiver<ScriptCall>,
 }
@@ -45,9 +45,9 @@ impl Setup {
             let _ = sender.send(call);
             reply
         });
-        let parts = StoreParts { replicas_ack, ..fake::parts() };
+        let parts = fake::parts_of(1, replicas_ack);
         redis.connect_calls(&parts).await;
-        let script = MarkReadScript::new(Arc::clone(&parts.stream_limit), RATE_LIMIT);
+        let script = MarkReadScript::new(Arc::clone(&parts.shared.stream_limit), RATE_LIMIT);
         let group_commit = Arc::new(GroupCommit::new(parts.clone(), Arc::new(script)));
         Self { redis, parts, group_commit, calls }
     }
@@ -65,9 +65,9 @@ impl Setup {
     /// Starts a list of one mark, which takes no slot.
     fn list(&self, reader: u64) -> JoinHandle<Result<Vec<MarkResult>, StoreError>> {
         let group_commit = Arc::clone(&self.group_commit);
-        tokio::spawn(
-            async move { group_commit.run_script(&[mark_of(reader)], &Users::default()).await },
-        )
+        tokio::spawn(async move {
+            group_commit.run_script(Way::Plain, &[mark_of(reader)], &Users::default()).await
+        })
     }
 
     /// Takes all slots with marks of readers 1 to 3, and returns their marks and calls.
@@ -434,13 +434,13 @@ async fn a_denial_is_remembered() {
     let quota = Quota { limit: 100, remaining: 0, reset_at_ms: 61_000 };
     let retry_after = Duration::from_secs(60);
     assert_eq!(result_of(mark).await.unwrap(), Outcome::OverQuota { quota, retry_after });
-    let (known, left) = setup.parts.denials.get(user(1)).unwrap();
+    let (known, left) = setup.parts.shared.denials.get(user(1)).unwrap();
     assert!(known == quota && left <= retry_after, "{known:?} {left:?}");
 
     let mark = setup.mark(2);
     setup.next().await.succeed();
     assert_advanced(mark, 2).await;
-    assert_eq!(setup.parts.denials.get(user(2)), None);
+    assert_eq!(setup.parts.shared.denials.get(user(2)), None);
 }
 
 #[tokio::test(start_paused = true)]
@@ -448,10 +448,10 @@ async fn a_denial_of_a_call_from_before_a_clear_is_forgotten() {
     let mut setup = Setup::new().await;
     let mark = setup.mark(1);
     let call = setup.next().await;
-    setup.parts.denials.clear();
+    setup.parts.shared.denials.clear();
     call.deny();
     assert!(matches!(result_of(mark).await, Ok(Outcome::OverQuota { .. })));
-    assert_eq!(setup.parts.denials.get(user(1)), None);
+    assert_eq!(setup.parts.shared.denials.get(user(1)), None);
 }
 
 /// Two replicas must acknowledge a mark.
@@ -476,7 +476,7 @@ async fn a_mark_that_too_few_replicas_have_is_unavailable() {
         let denied = setup.mark(2);
         setup.next().await.deny();
         assert!(matches!(result_of(denied).await, Ok(Outcome::OverQuota { .. })));
-        assert!(setup.parts.denials.get(user(2)).is_some());
+        assert!(setup.parts.shared.denials.get(user(2)).is_some());
     }
 }
 

@@ -1,7 +1,6 @@
 //! Connections that are lost, each alone.
 
 use super::*;
-use crate::store::redis::settings::ReplicasAck;
 
 /// The connections in the order in which they are opened.
 const CALLS: usize = 0;
@@ -208,8 +207,7 @@ async fn a_connection_that_hangs_alone_is_replaced_alone() {
 async fn a_connection_on_which_calls_wait_for_replicas_is_left_alone() {
     let ack = ReplicasAck { replicas: 1, timeout: Duration::from_millis(1500) };
     for (replicas_ack, attempts) in [(None, 4), (Some(ack), 3)] {
-        let mut setup = Setup::new();
-        setup.parts.replicas_ack = replicas_ack;
+        let setup = Setup::with(1, replicas_ack);
         setup.run();
         setup.wait_until_ready().await;
         setup.intercept(|command| (command.connection == CALLS).then(fake::never));

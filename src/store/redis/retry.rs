@@ -1,0 +1,120 @@
+//! Sends calls again that a node provably did not run.
+//!
+//! A call whose outcome is unknown, since its connection broke, is never sent again: the caller does that,
+//! and is answered truthfully.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, sleep};
+
+use super::cluster::redirect::NotRun;
+use super::marks::replicas::Way;
+use super::node::Node;
+use super::partitions::PartitionStore;
+use super::store::RedisStore;
+use crate::store::StoreError;
+
+/// Calls that wait to be sent again. One more is answered with what Redis said.
+const WAITING_MAX: usize = 1024;
+
+/// The first pause before a call is sent again, and the longest. Each is twice the one before.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const PAUSE_MAX: Duration = Duration::from_millis(100);
+
+/// How long a call waits for a node to be connected to which it was sent on.
+const CONNECTED_WITHIN: Duration = Duration::from_secs(1);
+
+/// Bounds the calls that wait to be sent again.
+#[derive(Debug)]
+pub(super) struct Retries(Semaphore);
+
+impl Default for Retries {
+    fn default() -> Self {
+        Self(Semaphore::new(WAITING_MAX))
+    }
+}
+
+/// Pauses between attempts, which grow.
+struct Pauses(Duration);
+
+impl Pauses {
+    async fn next(&mut self) {
+        // At random, so that calls of many servers do not come together.
+        let pause = self.0.mul_f64(rand::random_range(0.5..1.0));
+        self.0 = (2 * self.0).min(PAUSE_MAX);
+        sleep(pause).await;
+    }
+}
+
+/// Where a call is sent.
+pub(super) struct Route<'a> {
+    store: &'a RedisStore,
+    partition: &'a PartitionStore,
+    pub(super) node: Arc<Node>,
+    pub(super) way: Way,
+    /// Once the call is sent again.
+    again: Option<Again<'a>>,
+}
+
+struct Again<'a> {
+    _waiting: SemaphorePermit<'a>,
+    pauses: Pauses,
+}
+
+impl RedisStore {
+    /// Returns where calls of a partition are sent.
+    pub(super) fn route<'a>(
+        &'a self,
+        partition: &'a PartitionStore,
+    ) -> Result<Route<'a>, StoreError> {
+        let node = partition.node()?;
+        Ok(Route { store: self, partition, node, way: Way::Plain, again: None })
+    }
+
+    /// Returns why a call was not run, if it is to be sent again.
+    pub(super) fn retries_at(&self, error: &StoreError) -> Option<NotRun> {
+        self.cluster.as_ref().and_then(|_| NotRun::of(error))
+    }
+}
+
+impl Route<'_> {
+    /// Returns whether the call is to be sent again, after a moment and perhaps elsewhere: it provably was
+    /// not run.
+    pub(super) async fn is_to_be_sent_again<T>(&mut self, called: &Result<T, StoreError>) -> bool {
+        let Err(error) = called else { return false };
+        match self.store.retries_at(error) {
+            // Boxed: a cluster's slots move seldom.
+            Some(not_run) => Box::pin(self.find_again(not_run)).await,
+            None => false,
+        }
+    }
+
+    async fn find_again(&mut self, not_run: NotRun) -> bool {
+        let Self { store, partition, again, .. } = self;
+        let again = match again {
+            Some(again) => again,
+            None => {
+                let Ok(waiting) = store.retries.0.try_acquire() else { return false };
+                again.insert(Again { _waiting: waiting, pauses: Pauses(FIRST_PAUSE) })
+            }
+        };
+        let asked = match not_run {
+            NotRun::Ask(address) => store.cluster.as_ref().and_then(|all| all.node(&address)),
+            NotRun::Moved | NotRun::Later => {
+                store.shared.note_node_change();
+                again.pauses.next().await;
+                None
+            }
+        };
+        self.way = if asked.is_some() { Way::Asking } else { Way::Plain };
+        let Some(node) = asked.or_else(|| partition.node().ok()) else { return false };
+        let since = Instant::now();
+        while !node.connections().are_living() && since.elapsed() < CONNECTED_WITHIN {
+            again.pauses.next().await;
+        }
+        self.node = node;
+        true
+    }
+}
