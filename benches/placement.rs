@@ -94,10 +94,9 @@ async fn spent(redis: &Redis) -> f64 {
 }
 
 async fn connect(redis: &Redis) -> Arc<RedisStore> {
+    let address = RedisAddress::new(&redis.url(), None, RedisFiles::default()).unwrap();
     let config = RedisConfig {
-        mode: RedisMode::Standalone(
-            RedisAddress::new(&redis.url(), None, RedisFiles::default()).unwrap(),
-        ),
+        mode: RedisMode::Standalone(address),
         stream: "direct_message_mark_read_events".to_owned(),
         stream_maxlen: 1_000,
         stream_max_bytes: None,

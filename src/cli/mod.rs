@@ -22,7 +22,7 @@ use self::serve::ServeError;
 use crate::client::ClientConfig;
 use crate::net::cpus::WorkerCount;
 use crate::net::workers::WorkerThreads;
-use crate::store::redis::{AdminError, RedisAddress};
+use crate::store::redis::{AdminError, RedisMode};
 use crate::telemetry::{self, Traces};
 
 mod args;
@@ -44,7 +44,7 @@ pub enum Command {
     /// Call a server as a client, and expect this status.
     Client(Box<ClientConfig>, ClientCommand, Code),
     /// Read or change what is in Redis.
-    Admin(Box<RedisAddress>, AdminCommand),
+    Admin(Box<RedisMode>, AdminCommand),
     /// Check that a server is serving.
     Healthcheck(HealthcheckConfig),
 }
@@ -70,7 +70,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Command::Client(config, command, expected)) => {
             call(client::run(*config, command, expected, |line| writeln!(stdout(), "{line}")))
         }
-        Ok(Command::Admin(address, command)) => administer(&address, command),
+        Ok(Command::Admin(mode, command)) => administer(&mode, command),
         Ok(Command::Healthcheck(config)) => call(healthcheck(config)),
         Err(Exit::Help(text)) => print(text.trim_end()),
         Err(Exit::Usage(problem)) => fail(2, problem),
@@ -92,7 +92,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Exit> 
         CliCommand::State(args) => args.validate(),
         CliCommand::Watch(args) => args.validate(),
         CliCommand::Admin(args) => {
-            args.validate().map(|(address, command)| Command::Admin(Box::new(address), command))
+            args.validate().map(|(mode, command)| Command::Admin(Box::new(mode), command))
         }
         CliCommand::Healthcheck(args) => args.validate(),
     };
@@ -146,12 +146,12 @@ fn call(call: impl Future<Output = Result<(), String>>) -> ExitCode {
     }
 }
 
-fn administer(address: &RedisAddress, command: AdminCommand) -> ExitCode {
+fn administer(mode: &RedisMode, command: AdminCommand) -> ExitCode {
     let runtime = match Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(1, error),
     };
-    match runtime.block_on(admin::run(address, command, |line| writeln!(stdout(), "{line}"))) {
+    match runtime.block_on(admin::run(mode, command, |line| writeln!(stdout(), "{line}"))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(mismatch @ AdminError::Layout(_)) => fail(2, mismatch),
         Err(failed @ AdminError::Failed(_)) => fail(1, failed),

@@ -239,6 +239,14 @@ async fn dev_excludes_redis_credentials_and_public_addresses() {
         ("--redis-ca", secret.as_str()),
         ("--redis-cert", secret.as_str()),
         ("--redis-key", secret.as_str()),
+        ("--redis-mode", "standalone"),
+        ("--partitions", "1"),
+        ("--redis-sentinel-master", "chat"),
+        ("--redis-sentinel-username", "markread"),
+        ("--redis-sentinel-password-file", secret.as_str()),
+        ("--redis-sentinel-ca", secret.as_str()),
+        ("--redis-sentinel-cert", secret.as_str()),
+        ("--redis-sentinel-key", secret.as_str()),
         ("--replicas-ack", "0"),
         ("--replicas-ack-timeout", "50ms"),
         ("--jwt-secret-file", secret.as_str()),
@@ -324,11 +332,15 @@ async fn a_port_in_use_is_a_failure_not_a_usage_error() {
 
 #[tokio::test]
 async fn help_names_every_flag_with_its_variable_and_default() {
-    const WITHOUT_DEFAULT: [&str; 14] = [
+    const WITHOUT_DEFAULT: [&str; 18] = [
         "dev",
         "redis-password-file",
         "redis-cert",
         "redis-key",
+        "redis-sentinel-master",
+        "redis-sentinel-password-file",
+        "redis-sentinel-cert",
+        "redis-sentinel-key",
         "jwt-secret-file",
         "jwt-public-key-file",
         "jwt-jwks-url",
@@ -368,6 +380,8 @@ async fn help_names_every_flag_with_its_variable_and_default() {
         ("listen", "127.0.0.1:50051"),
         ("ops-listen", "127.0.0.1:9464"),
         ("redis-url", "redis://127.0.0.1:6379"),
+        ("redis-mode", "standalone"),
+        ("partitions", "64 in a cluster, else 1"),
         ("rate-limit", "1000"),
         ("rate-window", "15m"),
         ("edge-rate", "100000"),

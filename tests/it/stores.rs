@@ -29,12 +29,11 @@ impl Subject {
 
     /// A new store, connected to this Redis.
     pub(crate) async fn on(redis: Arc<Redis>, rate_limit: RateLimit) -> Self {
+        let address = RedisAddress::new(&redis.url(), None, RedisFiles::default()).unwrap();
         let config = RedisConfig {
             stream_max_bytes: None,
             user_object_max_bytes: USER_OBJECT_MAX_BYTES,
-            mode: RedisMode::Standalone(
-                RedisAddress::new(&redis.url(), None, RedisFiles::default()).unwrap(),
-            ),
+            mode: RedisMode::Standalone(address),
             stream: "direct_message_mark_read_events".to_owned(),
             stream_maxlen: 0,
             user_key_prefix: "user:".to_owned(),

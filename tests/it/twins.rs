@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use markread::domain::{Conversation, Mark, Outcome, RateLimit, ReadOutcome, UserId};
-use markread::store::redis::{LayoutAdmin, RedisAddress, RedisFiles};
+use markread::store::redis::{LayoutAdmin, RedisAddress, RedisFiles, RedisMode};
 use markread_harness::Redis;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -217,6 +217,7 @@ fn the_twins_agree_on_many_conversations_before_and_after_an_upgrade() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let redis = Arc::new(runtime.block_on(Redis::start()));
     let address = RedisAddress::new(&redis.url(), None, RedisFiles::default()).unwrap();
+    let mode = RedisMode::Standalone(address);
     let config = Config { cases: 60, failure_persistence: None, ..Config::default() };
     let held =
         TestRunner::new(config).run(&(many(), 1..3_u8, 0..20_usize, any::<bool>()), |case| {
@@ -230,7 +231,7 @@ fn the_twins_agree_on_many_conversations_before_and_after_an_upgrade() {
                 }
                 for (n, marks) in lists.iter().enumerate() {
                     if n == upgrade_before {
-                        LayoutAdmin::connect(&address).await.unwrap().upgrade().await.unwrap();
+                        LayoutAdmin::connect(&mode).await.unwrap().upgrade().await.unwrap();
                     }
                     let mut answers = Vec::new();
                     for subject in [&in_memory, &on_redis] {

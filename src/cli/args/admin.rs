@@ -29,9 +29,11 @@ pub(in crate::cli) enum AdminArgs {
 #[command(next_line_help = true)]
 #[allow(clippy::doc_markdown, rustdoc::bare_urls, reason = "clap prints these texts unchanged")]
 pub(in crate::cli) struct AdminRedisArgs {
-    /// URL of Redis: redis://, rediss:// or unix:// [default: redis://127.0.0.1:6379]
+    /// URL of Redis: redis://, rediss:// or unix://; repeatable, for several Sentinels or nodes of a
+    /// cluster [default: redis://127.0.0.1:6379]
     #[arg(long, value_name = "URL", env = "MARKREAD_REDIS_URL", hide_env_values = true)]
-    pub(in crate::cli) redis_url: Option<String>,
+    #[arg(value_delimiter = ',')]
+    pub(in crate::cli) redis_url: Vec<String>,
 
     #[command(flatten)]
     pub(in crate::cli) redis: RedisArgs,

@@ -15,11 +15,13 @@ pub(in crate::cli) use self::client::{
     ClientArgs, ExpectArgs, HealthcheckArgs, MarkArgs, StateArgs, WatchArgs,
 };
 pub(in crate::cli) use self::empty::parse;
-pub(in crate::cli) use self::serve::{RedisArgs, ServeArgs};
+pub(in crate::cli) use self::redis::{ModeName, RedisArgs};
+pub(in crate::cli) use self::serve::ServeArgs;
 
 mod admin;
 mod client;
 mod empty;
+mod redis;
 mod serve;
 
 /// Shortest duration but zero: timers count in milliseconds.

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{ExpectedArgs, address, bytes, duration_or_zero, integer, positive_duration, switch};
+use super::{
+    ExpectedArgs, RedisArgs, address, bytes, duration_or_zero, integer, positive_duration, switch,
+};
 use crate::domain::CALL_USER_OBJECTS_MAX_BYTES;
 use crate::edge::ReflectionAccess;
 use crate::telemetry::LogFormat;
@@ -31,9 +33,11 @@ pub(in crate::cli) struct ServeArgs {
     #[arg(env = "MARKREAD_OPS_LISTEN", hide_env_values = true)]
     pub(in crate::cli) ops_listen: SocketAddr,
 
-    /// URL of Redis: redis://, rediss:// or unix:// [default: redis://127.0.0.1:6379]
+    /// URL of Redis: redis://, rediss:// or unix://; repeatable, for several Sentinels or nodes of a
+    /// cluster [default: redis://127.0.0.1:6379]
     #[arg(long, value_name = "URL", env = "MARKREAD_REDIS_URL", hide_env_values = true)]
-    pub(in crate::cli) redis_url: Option<String>,
+    #[arg(value_delimiter = ',')]
+    pub(in crate::cli) redis_url: Vec<String>,
 
     #[command(flatten)]
     pub(in crate::cli) redis: RedisArgs,
@@ -259,35 +263,6 @@ pub(in crate::cli) struct ServeArgs {
     /// Format of log lines [default: text on a terminal, else json]. RUST_LOG sets the level
     #[arg(long, value_name = "FORMAT", env = "MARKREAD_LOG_FORMAT", hide_env_values = true)]
     pub(in crate::cli) log_format: Option<LogFormat>,
-}
-
-#[derive(Args, Clone)]
-pub(in crate::cli) struct RedisArgs {
-    /// User name for Redis [default: the one in --redis-url, else Redis's default user]
-    #[arg(long = "redis-username", value_name = "NAME", env = "MARKREAD_REDIS_USERNAME")]
-    #[arg(hide_env_values = true)]
-    pub(in crate::cli) username: Option<String>,
-
-    /// File with the password for Redis, without one newline at the end; read for each connection, as
-    /// are the other --redis- files
-    #[arg(long = "redis-password-file", value_name = "FILE", env = "MARKREAD_REDIS_PASSWORD_FILE")]
-    #[arg(hide_env_values = true)]
-    pub(in crate::cli) password_file: Option<PathBuf>,
-
-    /// File with the CAs of Redis's certificate, PEM, for rediss:// [default: the system's]
-    #[arg(long = "redis-ca", value_name = "FILE", env = "MARKREAD_REDIS_CA")]
-    #[arg(hide_env_values = true)]
-    pub(in crate::cli) ca: Option<PathBuf>,
-
-    /// File with the client certificate chain for Redis, PEM
-    #[arg(long = "redis-cert", value_name = "FILE", env = "MARKREAD_REDIS_CERT")]
-    #[arg(hide_env_values = true)]
-    pub(in crate::cli) cert: Option<PathBuf>,
-
-    /// File with the certificate's private key, PEM
-    #[arg(long = "redis-key", value_name = "FILE", env = "MARKREAD_REDIS_KEY")]
-    #[arg(hide_env_values = true)]
-    pub(in crate::cli) key: Option<PathBuf>,
 }
 
 /// Parses the size of user objects: at least an object with an ID, at most what a call may carry.

@@ -1,15 +1,15 @@
 //! Validates the settings of `markread admin`.
 
-use super::validate::redis_address;
+use super::redis::redis_mode;
 use crate::cli::args::{
     AdminArgs, AdminRedisArgs, CursorsArgs, EraseArgs, ExportArgs, ImportArgs, SetArgs,
 };
 use crate::cli::commands::admin::{AdminCommand, EraseScope, ImportSource, LayoutCommand};
 use crate::domain::{Conversation, CursorRecord, UserId};
-use crate::store::redis::{PutRule, RedisAddress};
+use crate::store::redis::{PutRule, RedisMode};
 
 impl AdminArgs {
-    pub(in crate::cli) fn validate(self) -> Result<(RedisAddress, AdminCommand), String> {
+    pub(in crate::cli) fn validate(self) -> Result<(RedisMode, AdminCommand), String> {
         let (AdminRedisArgs { redis_url, redis }, command) = match self {
             Self::UpgradeLayout(args) => (args, AdminCommand::Layout(LayoutCommand::Upgrade)),
             Self::DowngradeLayout(args) => (args, AdminCommand::Layout(LayoutCommand::Downgrade)),
@@ -28,7 +28,7 @@ impl AdminArgs {
                 (redis, AdminCommand::Import { source, skip_lines })
             }
         };
-        Ok((redis_address(redis_url.as_deref(), &redis)?, command))
+        Ok((redis_mode(&redis_url, &redis)?, command))
     }
 }
 

@@ -16,6 +16,7 @@ use crate::telemetry::{LogFormat, TracesConfig};
 mod admin;
 mod client;
 mod identity;
+mod redis;
 mod traces;
 mod validate;
 

@@ -3,18 +3,18 @@
 use std::path::Path;
 use std::time::Duration;
 
+use super::redis::redis_mode;
 use super::traces;
 use super::{Backend, ServeConfig, TokenConfig};
-use crate::cli::args::{ExpectedArgs, RedisArgs, ServeArgs, TokenArgs};
+use crate::cli::args::{ExpectedArgs, ServeArgs, TokenArgs};
 use crate::domain::RateLimit;
 use crate::edge::EdgeConfig;
 use crate::edge::guard::EdgeRate;
 use crate::files::{problem, read};
 use crate::identity::jwt::{ExpectedClaims, Secret};
 use crate::net::listener::Limits;
-use crate::store::redis::{RedisAddress, RedisConfig, RedisFiles, RedisMode, ReplicasAck};
+use crate::store::redis::{RedisConfig, ReplicasAck};
 
-const DEFAULT_REDIS_URL: &str = "redis://127.0.0.1:6379";
 const DEFAULT_REPLICAS_ACK_TIMEOUT: Duration = Duration::from_millis(100);
 
 impl ServeArgs {
@@ -66,13 +66,8 @@ impl ServeArgs {
 
     /// `--dev` has no Redis and no credentials, and must not be reachable from other machines.
     fn refuse_what_dev_excludes(&self) -> Result<(), String> {
-        let settings = [
-            ("--redis-url", self.redis_url.is_some()),
-            ("--redis-username", self.redis.username.is_some()),
-            ("--redis-password-file", self.redis.password_file.is_some()),
-            ("--redis-ca", self.redis.ca.is_some()),
-            ("--redis-cert", self.redis.cert.is_some()),
-            ("--redis-key", self.redis.key.is_some()),
+        let others = [
+            ("--redis-url", !self.redis_url.is_empty()),
             ("--replicas-ack", self.replicas_ack.is_some()),
             ("--replicas-ack-timeout", self.replicas_ack_timeout.is_some()),
             ("--jwt-secret-file", self.jwt_secret_file.is_some()),
@@ -85,7 +80,7 @@ impl ServeArgs {
             ("--client-ca", self.client_ca.is_some()),
             ("--trusted-client", !self.trusted_client.is_empty()),
         ];
-        for (flag, set) in settings {
+        for (flag, set) in self.redis.flags().chain(others) {
             if set {
                 return Err(format!("{flag} and --dev are both set: remove one"));
             }
@@ -116,9 +111,9 @@ impl ServeArgs {
                 stream_max_bytes,
             });
         }
-        let address = redis_address(self.redis_url.as_deref(), &self.redis)?;
+        let mode = redis_mode(&self.redis_url, &self.redis)?;
         Ok(Backend::Redis(Box::new(RedisConfig {
-            mode: RedisMode::Standalone(address),
+            mode,
             stream: self.stream.clone(),
             stream_maxlen: self.stream_maxlen,
             stream_max_bytes: self.stream_max_bytes,
@@ -142,15 +137,6 @@ impl ServeArgs {
         }
         Ok((replicas > 0).then_some(ReplicasAck { replicas, timeout }))
     }
-}
-
-pub(super) fn redis_address(url: Option<&str>, redis: &RedisArgs) -> Result<RedisAddress, String> {
-    let RedisArgs { username, password_file: password, ca, cert, key } = redis.clone();
-    let files = RedisFiles { password, ca, cert, key };
-    let address = RedisAddress::new(url.unwrap_or(DEFAULT_REDIS_URL), username.as_deref(), files)?;
-    // An invalid file stops the start; later it is logged.
-    address.client()?;
-    Ok(address)
 }
 
 impl TokenArgs {

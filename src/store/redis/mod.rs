@@ -43,9 +43,10 @@ pub use self::admin::{
     AdminError, CursorAdmin, CursorErasure, Erasure, EventErasure, KeyProgress, LayoutAdmin,
     Progress, PutError, PutOutcome, PutReply, PutRule, ReaderProblem, Readers, RecipientErasure,
 };
-pub use self::connection::address::{RedisAddress, RedisFiles};
+pub use self::connection::address::{RedisAddress, RedisFiles, RedisFlags};
 pub use self::connection::layout::LayoutMismatch;
-pub use self::settings::{ClusterSettings, RedisConfig, RedisMode, ReplicasAck};
+pub use self::connection::mode::{ClusterSeeds, RedisMode, SentinelGroup};
+pub use self::settings::{RedisConfig, ReplicasAck};
 pub use self::store::RedisStore;
 
 #[async_trait::async_trait]

@@ -3,16 +3,13 @@
 use std::fmt;
 use std::time::Duration;
 
-use redis::ConnectionInfo;
-
-use super::cluster::topology::Address;
-use super::connection::address::RedisAddress;
+use super::connection::mode::RedisMode;
 use crate::domain::RateLimit;
 
 /// Settings of the store on Redis.
 #[derive(Clone)]
 pub struct RedisConfig {
-    /// Where Redis is.
+    /// Where the keys are, with the credentials.
     pub mode: RedisMode,
     /// Key of the stream.
     pub stream: String,
@@ -30,36 +27,6 @@ pub struct RedisConfig {
     pub read_rate_limit: RateLimit,
     /// Replicas that must have a mark before it is answered OK.
     pub replicas_ack: Option<ReplicasAck>,
-}
-
-/// Where Redis is, with its credentials.
-#[derive(Clone, Debug)]
-pub enum RedisMode {
-    /// One Redis.
-    Standalone(RedisAddress),
-    /// A cluster.
-    Cluster(ClusterSettings),
-}
-
-/// How a cluster is reached.
-#[derive(Clone, Debug)]
-pub struct ClusterSettings {
-    /// Some of its nodes, which name the others. There is at least one.
-    pub seeds: Vec<RedisAddress>,
-    /// Number of partitions.
-    pub partitions: u16,
-}
-
-impl ClusterSettings {
-    /// Returns the first seed.
-    pub(crate) fn info(&self) -> Option<&ConnectionInfo> {
-        self.seeds.first().map(RedisAddress::info)
-    }
-
-    /// Returns how a node is reached: as the first seed is, at another address.
-    pub(crate) fn at(&self, address: &Address) -> Option<RedisAddress> {
-        self.seeds.first().map(|seed| seed.at(address))
-    }
 }
 
 /// Script calls of one worker in flight if each is followed by a `WAIT` for replicas, which blocks the

@@ -5,11 +5,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use pin_project_lite::pin_project;
-use redis::{ConnectionAddr, ConnectionInfo};
 use tracing::field::Empty;
 use tracing::instrument::Instrumented;
 use tracing::{Instrument, Span};
 
+use super::connection::mode::RedisMode;
 use crate::store::{StoreError, StoreErrorKind};
 use crate::telemetry::{SPANS, in_traced_call};
 
@@ -23,20 +23,9 @@ pub(crate) struct Spans {
 }
 
 impl Spans {
-    pub(crate) fn new(redis: &ConnectionInfo) -> Self {
-        let (address, port) = match redis.addr() {
-            ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
-                (host.clone(), Some(i64::from(*port)))
-            }
-            other => (other.to_string(), None),
-        };
-        Self { address, port, namespace: redis.redis_settings().db().to_string() }
-    }
-
-    /// Creates them for a cluster: the address is that of the first seed.
-    pub(crate) fn of_cluster(seed: Option<&ConnectionInfo>) -> Self {
-        let nowhere = || Self { address: String::new(), port: None, namespace: "0".to_owned() };
-        seed.map_or_else(nowhere, Self::new)
+    pub(crate) fn new(mode: &RedisMode) -> Self {
+        let (address, port) = mode.name();
+        Self { address, port: port.map(i64::from), namespace: mode.database().to_string() }
     }
 
     /// Starts the span of a script call for `count` items.

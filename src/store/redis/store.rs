@@ -7,6 +7,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 
 use super::cluster::Cluster;
 use super::connection::layout::LayoutMismatch;
+use super::connection::mode::{ClusterSeeds, RedisMode};
 use super::connection::roles;
 use super::errors::{classify, is_layout_change, lost_script};
 use super::marks::group_commit::LAYOUT_ATTEMPTS;
@@ -21,7 +22,7 @@ use super::placement::Placement;
 use super::reads::{self, PageCall, PageReply, ReadScripts, in_order_of};
 use super::retry::{Retries, Route};
 use super::scripts::{self, Script};
-use super::settings::{RedisConfig, RedisMode};
+use super::settings::RedisConfig;
 use super::spans::Spans;
 use crate::domain::{CursorPage, ListPosition, ReadOutcome, UserId};
 use crate::net::workers::Workers;
@@ -73,12 +74,16 @@ impl RedisStore {
     /// Each worker has a connection for its calls to each Redis.
     pub fn start(config: RedisConfig, workers: Workers) -> (Arc<Self>, JoinHandle<LayoutMismatch>) {
         metrics::set_stream_maxlen(config.stream_maxlen);
+        let (stream, user_prefix) = (&config.stream, &config.user_key_prefix);
         let partitions = match &config.mode {
-            RedisMode::Standalone(_) => Partitions::single(&config.stream, &config.user_key_prefix),
-            RedisMode::Cluster(cluster) => {
-                Partitions::of_cluster(cluster.partitions, &config.stream, &config.user_key_prefix)
+            RedisMode::Standalone(_) | RedisMode::Sentinel(_) => {
+                Partitions::single(stream, user_prefix)
+            }
+            RedisMode::Cluster(ClusterSeeds { partitions, .. }) => {
+                Partitions::of_cluster(*partitions, stream, user_prefix)
             }
         };
+        let spans = Arc::new(Spans::new(&config.mode));
         let is_cluster = matches!(config.mode, RedisMode::Cluster(_));
         let shared = Arc::new(Shared::new(partitions, &config, is_cluster));
         let stream_limit = Arc::clone(&shared.stream_limit);
@@ -88,25 +93,20 @@ impl RedisStore {
         let others = [&reads.states, &reads.list, &reads.take, &reads.moves, &nonces.script];
         let load = scripts::load(marks.all().chain(others));
         let nodes = NodeMaker { shared: Arc::clone(&shared), marks, load, workers };
-        let (spans, health, cluster, supervisor) = match config.mode {
-            RedisMode::Standalone(address) => {
-                let spans = Spans::new(address.info());
-                let (node, run) = nodes.only(address);
+        let (health, cluster, supervisor) = match config.mode {
+            RedisMode::Cluster(seeds) => {
+                let (cluster, run) = Cluster::new(seeds, nodes);
+                (cluster.health(), Some(cluster), tokio::spawn(run))
+            }
+            mode => {
+                let (node, run) = nodes.only(mode);
                 let health = node.connections().health();
-                let supervisor = tokio::spawn(run);
                 if let [only] = shared.partitions.all() {
                     only.set_node(Some(node));
                 }
-                (spans, health, None, supervisor)
-            }
-            RedisMode::Cluster(settings) => {
-                let spans = Spans::of_cluster(settings.info());
-                let (cluster, run) = Cluster::new(settings, nodes);
-                let health = cluster.health();
-                (spans, health, Some(cluster), tokio::spawn(run))
+                (health, None, tokio::spawn(run))
             }
         };
-        let spans = Arc::new(spans);
         let store = Self {
             shared,
             reads,

@@ -3,11 +3,11 @@
 use super::output::Output;
 use super::say;
 use crate::domain::{Conversation, CursorRecord, UserId};
-use crate::store::redis::{AdminError, CursorAdmin, PutOutcome, PutReply, PutRule, RedisAddress};
+use crate::store::redis::{AdminError, CursorAdmin, PutOutcome, PutReply, PutRule, RedisMode};
 
 /// Prints a reader's cursors.
-pub(super) async fn run(address: &RedisAddress, user: UserId) -> Result<(), AdminError> {
-    let mut admin = CursorAdmin::connect(address, "").await?;
+pub(super) async fn run(mode: &RedisMode, user: UserId) -> Result<(), AdminError> {
+    let mut admin = CursorAdmin::connect(mode, "").await?;
     let mut output = Output::open(None)?;
     let mut cursors = 0;
     let problems = admin
@@ -28,11 +28,11 @@ pub(super) async fn run(address: &RedisAddress, user: UserId) -> Result<(), Admi
 
 /// Sets a cursor, and returns what was done.
 pub(super) async fn set(
-    address: &RedisAddress,
+    mode: &RedisMode,
     record: CursorRecord,
     rule: PutRule,
 ) -> Result<String, AdminError> {
-    let mut admin = CursorAdmin::connect(address, "").await?;
+    let mut admin = CursorAdmin::connect(mode, "").await?;
     let PutReply { outcomes, unmoved } = admin.put(&[record], rule).await?;
     if let Some(problem) = unmoved {
         say(&format!("the reader's other cursors were not moved: {problem}"));

@@ -5,7 +5,7 @@ use super::progress::{Progress, SCAN_LENGTH, scan_position};
 use crate::domain::UserId;
 use crate::store::redis::{
     AdminError, CursorAdmin, CursorErasure, Erasure, EventErasure, KeyProgress, RecipientErasure,
-    RedisAddress,
+    RedisMode,
 };
 
 /// The scope of an erasure, beside the user's own cursors, quotas and subscriptions.
@@ -19,12 +19,12 @@ pub struct EraseScope {
 
 /// Erases what Redis holds of a user, and returns what was erased.
 pub(super) async fn run(
-    address: &RedisAddress,
+    mode: &RedisMode,
     user: UserId,
     scope: &EraseScope,
 ) -> Result<String, AdminError> {
     let stream = scope.events_in.as_deref().unwrap_or_default();
-    let mut admin = CursorAdmin::connect(address, stream).await?;
+    let mut admin = CursorAdmin::connect(mode, stream).await?;
     let mut erased = Erasure::default();
     match erase(&mut admin, user, scope, &mut erased).await {
         Ok(()) if erased == Erasure::default() => {

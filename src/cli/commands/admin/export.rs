@@ -8,7 +8,7 @@ use super::output::Output;
 use super::progress::{Progress, SCAN_LENGTH, scan_position};
 use super::{PROBLEMS_MAX_NAMED, counted, say};
 use crate::domain::CursorRecord;
-use crate::store::redis::{AdminError, CursorAdmin, ReaderProblem, Readers, RedisAddress};
+use crate::store::redis::{AdminError, CursorAdmin, ReaderProblem, Readers, RedisMode};
 
 /// Counts of an export.
 #[derive(Clone, Copy, Debug, Default)]
@@ -29,8 +29,8 @@ impl Counts {
 }
 
 /// Writes all cursors.
-pub(super) async fn run(address: &RedisAddress, file: Option<PathBuf>) -> Result<(), AdminError> {
-    let mut admin = CursorAdmin::connect(address, "").await?;
+pub(super) async fn run(mode: &RedisMode, file: Option<PathBuf>) -> Result<(), AdminError> {
+    let mut admin = CursorAdmin::connect(mode, "").await?;
     let mut interrupt = Interrupt::new()?;
     let mut output = Output::open(file)?;
     let counts = Cell::new(Counts::default());

@@ -10,7 +10,7 @@ use super::interrupt::Interrupt;
 use super::lines::{self, Piece, Pieces};
 use super::progress::Progress;
 use super::{PROBLEMS_MAX_NAMED, counted, say};
-use crate::store::redis::{AdminError, CursorAdmin, PutOutcome, PutReply, PutRule, RedisAddress};
+use crate::store::redis::{AdminError, CursorAdmin, PutOutcome, PutReply, PutRule, RedisMode};
 
 /// Script calls on the way at the same time: while Redis works on one, the next ones arrive.
 const CALLS_AT_ONCE: usize = 4;
@@ -61,14 +61,14 @@ type Call = JoinHandle<(Piece, Result<PutReply, AdminError>)>;
 
 /// Puts the cursors of a source.
 pub(super) async fn run(
-    address: &RedisAddress,
+    mode: &RedisMode,
     source: ImportSource,
     skip_lines: u64,
 ) -> Result<(), AdminError> {
     let opened = lines::read(&source, skip_lines);
     let cannot_read = |error| AdminError::Failed(format!("{source} cannot be read: {error}"));
     let (pieces, length) = opened.map_err(cannot_read)?;
-    let (admin, is_new) = CursorAdmin::connect_or_create(address).await?;
+    let (admin, is_new) = CursorAdmin::connect_or_create(mode).await?;
     if is_new {
         say("this Redis had no layout of markread: version 2 was written");
     }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::say;
-use crate::store::redis::{AdminError, LayoutAdmin, Progress, RedisAddress};
+use crate::store::redis::{AdminError, LayoutAdmin, Progress, RedisMode};
 
 /// Time between two lines of progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
@@ -18,11 +18,8 @@ pub enum LayoutCommand {
 }
 
 /// Changes the layout, and returns what was done.
-pub(super) async fn run(
-    address: &RedisAddress,
-    command: LayoutCommand,
-) -> Result<String, AdminError> {
-    let mut admin = LayoutAdmin::connect(address).await?;
+pub(super) async fn run(mode: &RedisMode, command: LayoutCommand) -> Result<String, AdminError> {
+    let mut admin = LayoutAdmin::connect(mode).await?;
     Ok(match command {
         LayoutCommand::Upgrade if admin.upgrade().await? => {
             "layout version 2: readers are moved at their next mark, batch or page".to_owned()

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use crate::domain::{CursorRecord, UserId};
-use crate::store::redis::{AdminError, PutRule, RedisAddress};
+use crate::store::redis::{AdminError, PutRule, RedisMode};
 
 mod cursors;
 mod erase;
@@ -51,18 +51,18 @@ pub enum AdminCommand {
 ///
 /// [`AdminError`].
 pub(crate) async fn run(
-    address: &RedisAddress,
+    mode: &RedisMode,
     command: AdminCommand,
     mut print: impl FnMut(String) -> io::Result<()>,
 ) -> Result<(), AdminError> {
     let line = match command {
-        AdminCommand::Layout(command) => layout::run(address, command).await?,
-        AdminCommand::Set(record, rule) => cursors::set(address, record, rule).await?,
-        AdminCommand::Erase(user, scope) => erase::run(address, user, &scope).await?,
-        AdminCommand::Cursors(user) => return cursors::run(address, user).await,
-        AdminCommand::Export(file) => return export::run(address, file).await,
+        AdminCommand::Layout(command) => layout::run(mode, command).await?,
+        AdminCommand::Set(record, rule) => cursors::set(mode, record, rule).await?,
+        AdminCommand::Erase(user, scope) => erase::run(mode, user, &scope).await?,
+        AdminCommand::Cursors(user) => return cursors::run(mode, user).await,
+        AdminCommand::Export(file) => return export::run(mode, file).await,
         AdminCommand::Import { source, skip_lines } => {
-            return import::run(address, source, skip_lines).await;
+            return import::run(mode, source, skip_lines).await;
         }
     };
     print(line).map_err(|error| AdminError::Failed(format!("standard output: {error}")))

@@ -8,8 +8,8 @@ use redis::{Cmd, RedisError, RedisResult, Value, cmd, pipe};
 use super::AdminError;
 use crate::domain::UserId;
 use crate::store::StoreError;
-use crate::store::redis::connection::address::RedisAddress;
 use crate::store::redis::connection::layout::Fields;
+use crate::store::redis::connection::mode::RedisMode;
 use crate::store::redis::errors::{classify, lost_script};
 use crate::store::redis::keys::Keys;
 use crate::store::redis::probe::permissions::{IS_CLUSTER, is_cluster};
@@ -38,8 +38,8 @@ pub struct Readers {
 
 impl AdminConnection {
     /// Connects to a Redis that is not a node of a cluster: its keys would be spread over nodes.
-    pub(super) async fn connect(address: &RedisAddress, keys: &Keys) -> Result<Self, AdminError> {
-        let client = address.client().map_err(AdminError::Failed)?;
+    pub(super) async fn connect(mode: &RedisMode, keys: &Keys) -> Result<Self, AdminError> {
+        let client = mode.client().map_err(AdminError::Failed)?;
         let config =
             redis::AsyncConnectionConfig::new().set_response_timeout(Some(RESPONSE_TIMEOUT));
         let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;

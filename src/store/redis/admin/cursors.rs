@@ -10,8 +10,8 @@ use crate::domain::{
     Conversation, CursorRecord, ListPosition, PAGE_MAX_CURSORS, RateLimit, ReadCursor, ReadOutcome,
     UserId,
 };
-use crate::store::redis::connection::address::RedisAddress;
 use crate::store::redis::connection::layout::{self, Layout, placement};
+use crate::store::redis::connection::mode::RedisMode;
 use crate::store::redis::errors::is_layout_change;
 use crate::store::redis::keys::{Keys, Partition};
 use crate::store::redis::placement::Placement;
@@ -64,8 +64,8 @@ impl CursorAdmin {
     /// # Errors
     ///
     /// [`AdminError`]; nothing was written.
-    pub async fn connect(address: &RedisAddress, stream: &str) -> Result<Self, AdminError> {
-        let mut admin = Self::connect_only(address, stream).await?;
+    pub async fn connect(mode: &RedisMode, stream: &str) -> Result<Self, AdminError> {
+        let mut admin = Self::connect_only(mode, stream).await?;
         admin.read_layout().await?;
         Ok(admin)
     }
@@ -75,18 +75,18 @@ impl CursorAdmin {
     /// # Errors
     ///
     /// [`AdminError`].
-    pub async fn connect_or_create(address: &RedisAddress) -> Result<(Self, bool), AdminError> {
-        let mut admin = Self::connect_only(address, "").await?;
+    pub async fn connect_or_create(mode: &RedisMode) -> Result<(Self, bool), AdminError> {
+        let mut admin = Self::connect_only(mode, "").await?;
         let read = layout::check(admin.connection.redis(), &admin.shared.keys, None).await;
         let Layout { was_absent, placement } = read?;
         admin.placement = Arc::new(placement.map_err(AdminError::Layout)?);
         Ok((admin, was_absent))
     }
 
-    async fn connect_only(address: &RedisAddress, stream: &str) -> Result<Self, AdminError> {
+    async fn connect_only(mode: &RedisMode, stream: &str) -> Result<Self, AdminError> {
         // The prefix of user objects does not matter here, and reads take no quota.
         let keys = Keys::new(Partition::Only, stream, "");
-        let connection = AdminConnection::connect(address, &keys).await?;
+        let connection = AdminConnection::connect(mode, &keys).await?;
         let reads = ReadScripts::new(RateLimit { calls: 1, window_ms: 1 });
         let shared = Shared {
             keys,

@@ -7,8 +7,8 @@ use redis::{Cmd, cmd};
 use super::AdminError;
 use super::connection::{AdminConnection, Readers};
 use crate::domain::UserId;
-use crate::store::redis::connection::address::RedisAddress;
 use crate::store::redis::connection::layout::{DOWNGRADING, placement};
+use crate::store::redis::connection::mode::RedisMode;
 use crate::store::redis::errors::classify;
 use crate::store::redis::keys::{Keys, Partition};
 use crate::store::redis::placement::{Placement, PlacementKey};
@@ -59,10 +59,10 @@ impl LayoutAdmin {
     /// # Errors
     ///
     /// [`AdminError::Failed`] with the cause.
-    pub async fn connect(address: &RedisAddress) -> Result<Self, AdminError> {
+    pub async fn connect(mode: &RedisMode) -> Result<Self, AdminError> {
         // Names of the stream and of user objects do not matter here.
         let keys = Keys::new(Partition::Only, "", "");
-        let connection = AdminConnection::connect(address, &keys).await?;
+        let connection = AdminConnection::connect(mode, &keys).await?;
         Ok(Self { connection, keys })
     }
 

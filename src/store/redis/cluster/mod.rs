@@ -19,9 +19,9 @@ use self::topology::{Address, Topology, View};
 use super::connection::address::RedisAddress;
 use super::connection::layout::LayoutMismatch;
 use super::connection::link::Connect;
+use super::connection::mode::ClusterSeeds;
 use super::node::{Node, NodeMaker};
 use super::parts::Shared;
-use super::settings::ClusterSettings;
 use crate::store::{HealthReceiver, StoreError, StoreHealth};
 
 mod health;
@@ -45,7 +45,7 @@ const SEED_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A cluster.
 pub(crate) struct Cluster {
-    settings: ClusterSettings,
+    settings: ClusterSeeds,
     maker: NodeMaker,
     shared: Arc<Shared>,
     nodes: Mutex<HashMap<Address, RunningNode>>,
@@ -74,7 +74,7 @@ impl Cluster {
     /// Creates a cluster, and the task that follows it. The task ends only if the first Redis it meets has
     /// another layout.
     pub(crate) fn new(
-        settings: ClusterSettings,
+        settings: ClusterSeeds,
         maker: NodeMaker,
     ) -> (Arc<Self>, impl Future<Output = LayoutMismatch> + use<>) {
         let shared = Arc::clone(&maker.shared);
@@ -161,7 +161,7 @@ impl Cluster {
                 let connected = RedisAddress::connect(&client, &config).await;
                 let mut connection =
                     connected.map_err(|error| super::errors::classify(error).to_string())?;
-                let address = Address::of(seed.info().addr())
+                let address = Address::of(seed)
                     .ok_or_else(|| "--redis-url must have a host in a cluster".to_owned())?;
                 let view = View::ask(&mut connection, &address).await;
                 view.map(|view| (address, view)).map_err(|error| error.to_string())

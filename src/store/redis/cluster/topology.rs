@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
 use redis::aio::MultiplexedConnection;
-use redis::{ConnectionAddr, RedisError, Value, cmd, pipe};
+use redis::{RedisError, Value, cmd, pipe};
 
 use super::tags::SLOTS;
 use crate::store::StoreError;
+use crate::store::redis::connection::address::RedisAddress;
 use crate::store::redis::errors::{classify, server_text, unexpected};
 
 /// The address of a node, as it announces it.
@@ -19,13 +20,9 @@ pub(crate) struct Address {
 
 impl Address {
     /// Returns the address of a connection, if it is one of TCP.
-    pub(crate) fn of(addr: &ConnectionAddr) -> Option<Self> {
-        match addr {
-            ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
-                Some(Self { host: host.clone(), port: *port })
-            }
-            _ => None,
-        }
+    pub(super) fn of(address: &RedisAddress) -> Option<Self> {
+        let (host, port) = address.host_and_port();
+        Some(Self { host, port: port? })
     }
 
     /// Parses an address in an error: `127.0.0.1:7001`, `::1:7001` or `host:7001`. A host that the node does

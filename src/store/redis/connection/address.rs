@@ -7,7 +7,8 @@ use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{
     AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, ErrorKind,
-    IntoConnectionInfo, ProtocolVersion, RedisError, RedisResult, TlsCertificates,
+    IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo, RedisError, RedisResult,
+    TlsCertificates,
 };
 
 use super::link::Connect;
@@ -29,6 +30,8 @@ pub struct RedisAddress {
 /// Files with secrets and certificates, so that none is in the URL.
 #[derive(Clone, Debug, Default)]
 pub struct RedisFiles {
+    /// The flags that name them.
+    pub flags: RedisFlags,
     /// `--redis-password-file`, whose last newline (LF or CRLF) is not part of the password.
     pub password: Option<PathBuf>,
     /// `--redis-ca`: the CAs of Redis's certificate, PEM. Default: the system's.
@@ -39,7 +42,47 @@ pub struct RedisFiles {
     pub key: Option<PathBuf>,
 }
 
-const PASSWORD_FILE: &str = "--redis-password-file";
+/// The flags that an address comes from, as messages name them.
+#[derive(Clone, Copy, Debug)]
+pub struct RedisFlags {
+    /// `--redis-url`.
+    pub url: &'static str,
+    /// `--redis-username`.
+    pub username: &'static str,
+    /// `--redis-password-file`.
+    pub password_file: &'static str,
+    /// `--redis-ca`.
+    pub ca: &'static str,
+    /// `--redis-cert`.
+    pub cert: &'static str,
+    /// `--redis-key`.
+    pub key: &'static str,
+}
+
+impl RedisFlags {
+    /// The flags of the Sentinels.
+    pub const SENTINEL: Self = Self {
+        url: "--redis-url",
+        username: "--redis-sentinel-username",
+        password_file: "--redis-sentinel-password-file",
+        ca: "--redis-sentinel-ca",
+        cert: "--redis-sentinel-cert",
+        key: "--redis-sentinel-key",
+    };
+}
+
+impl Default for RedisFlags {
+    fn default() -> Self {
+        Self {
+            url: "--redis-url",
+            username: "--redis-username",
+            password_file: "--redis-password-file",
+            ca: "--redis-ca",
+            cert: "--redis-cert",
+            key: "--redis-key",
+        }
+    }
+}
 
 impl RedisAddress {
     /// Parses a URL, and checks it against the other settings.
@@ -48,41 +91,77 @@ impl RedisAddress {
     ///
     /// The invalid flag, and what it allows. The URL is not quoted: it may contain a password.
     pub fn new(url: &str, username: Option<&str>, files: RedisFiles) -> Result<Self, String> {
+        let flags = files.flags;
         let info = url.into_connection_info().map_err(|_| {
-            "--redis-url is not the URL of a Redis: it must be redis://host:port, \
-             rediss://host:port or unix:///path"
+            format!(
+                "{} is not the URL of a Redis: it must be redis://host:port, rediss://host:port or \
+                 unix:///path",
+                flags.url
+            )
         })?;
-        let is_tls = match info.addr() {
-            ConnectionAddr::TcpTls { insecure: true, .. } => {
-                return Err("--redis-url must not end in #insecure: certificates are always \
-                            verified"
-                    .to_owned());
-            }
-            ConnectionAddr::TcpTls { .. } => true,
-            _ => false,
-        };
-        files.check(is_tls)?;
-        let in_url = info.redis_settings();
-        if files.password.is_some() && in_url.password().is_some() {
+        if let ConnectionAddr::TcpTls { insecure: true, .. } = info.addr() {
             return Err(format!(
-                "{PASSWORD_FILE} and a password in --redis-url are both set: remove one"
+                "{} must not end in #insecure: certificates are always verified",
+                flags.url
             ));
         }
+        let in_url = info.redis_settings().clone();
+        let has_password = in_url.password().is_some();
+        if files.password.is_some() && has_password {
+            return Err(both_set(flags.password_file, "a password", flags));
+        }
         if username.is_some() && in_url.username().is_some() {
-            return Err(
-                "--redis-username and a user in --redis-url are both set: remove one".to_owned()
-            );
+            return Err(both_set(flags.username, "a user", flags));
         }
-        if username.is_some() && files.password.is_none() {
-            return Err(format!("--redis-username must be set together with {PASSWORD_FILE}"));
+        let address = Self { info, files };
+        if !address.is_tls() {
+            address.files.refuse_tls()?;
         }
+        address.with_settings(username, in_url)
+    }
+
+    /// Returns the address of a server that will be found out, `name` until then: it has the same scheme
+    /// and database, and other credentials.
+    ///
+    /// # Errors
+    ///
+    /// The invalid flag, and what it allows.
+    pub(crate) fn found_later(
+        &self,
+        name: &str,
+        username: Option<&str>,
+        files: RedisFiles,
+    ) -> Result<Self, String> {
+        // Whoever verifies its certificate, or shows one, means TLS, whatever this server speaks.
+        let is_tls = self.is_tls() || files.any_of_tls();
+        let settings = RedisConnectionInfo::default().set_db(self.database());
+        let info = self.info.clone().set_addr(tcp(name.to_owned(), 0, is_tls));
+        Self { info, files }.with_settings(username, settings)
+    }
+
+    /// Returns the address with database 0.
+    pub(crate) fn without_database(self) -> Self {
+        let settings = self.info.redis_settings().clone().set_db(0);
+        Self { info: self.info.set_redis_settings(settings), files: self.files }
+    }
+
+    fn with_settings(
+        self,
+        username: Option<&str>,
+        mut settings: RedisConnectionInfo,
+    ) -> Result<Self, String> {
+        let RedisFlags { username: username_flag, password_file, .. } = self.files.flags;
+        if username.is_some() && self.files.password.is_none() {
+            return Err(format!("{username_flag} must be set together with {password_file}"));
+        }
+        self.files.check()?;
         // RESP3: its connections report at once that they are lost.
-        let mut settings = in_url.clone().set_protocol(ProtocolVersion::RESP3);
+        settings = settings.set_protocol(ProtocolVersion::RESP3);
         if let Some(username) = username {
             settings = settings.set_username(username);
         }
-        let info = info.set_redis_settings(settings).set_tcp_settings(tcp_settings());
-        Ok(Self { info, files })
+        let info = self.info.set_redis_settings(settings).set_tcp_settings(tcp_settings());
+        Ok(Self { info, files: self.files })
     }
 
     /// Returns another address, which is reached in the same way.
@@ -99,9 +178,33 @@ impl RedisAddress {
         Self { info: self.info.clone().set_addr(addr), files: self.files.clone() }
     }
 
-    /// Returns the address without what is in the files.
-    pub(crate) fn info(&self) -> &ConnectionInfo {
-        &self.info
+    /// Returns whether this is the path of a socket.
+    pub(crate) fn is_unix(&self) -> bool {
+        matches!(self.info.addr(), ConnectionAddr::Unix(_))
+    }
+
+    pub(crate) fn is_tls(&self) -> bool {
+        matches!(self.info.addr(), ConnectionAddr::TcpTls { .. })
+    }
+
+    pub(crate) fn database(&self) -> i64 {
+        self.info.redis_settings().db()
+    }
+
+    /// Returns whether two URLs name the same user, password and database.
+    pub(crate) fn has_settings_of(&self, other: &Self) -> bool {
+        let [one, two] = [self, other].map(|address| address.info.redis_settings());
+        (one.username(), one.password(), one.db()) == (two.username(), two.password(), two.db())
+    }
+
+    /// Returns the host or the path, and the port if there is one.
+    pub(crate) fn host_and_port(&self) -> (String, Option<u16>) {
+        match self.info.addr() {
+            ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
+                (host.clone(), Some(*port))
+            }
+            other => (other.to_string(), None),
+        }
     }
 
     /// Creates a client with the current contents of the files.
@@ -112,12 +215,13 @@ impl RedisAddress {
     pub fn client(&self) -> Result<Client, String> {
         let mut info = self.info.clone();
         if let Some(file) = &self.files.password {
-            let password = without_newline(read(PASSWORD_FILE, file)?);
+            let flag = self.files.flags.password_file;
+            let password = without_newline(read(flag, file)?);
             if password.is_empty() {
-                return Err(problem(PASSWORD_FILE, file, "contains only a newline"));
+                return Err(problem(flag, file, "contains only a newline"));
             }
             let password = String::from_utf8(password)
-                .map_err(|_| problem(PASSWORD_FILE, file, "is not UTF-8 text"))?;
+                .map_err(|_| problem(flag, file, "is not UTF-8 text"))?;
             let settings = info.redis_settings().clone().set_password(password);
             info = info.set_redis_settings(settings);
         }
@@ -125,7 +229,7 @@ impl RedisAddress {
             Some(certificates) => Client::build_with_tls(info, certificates),
             None => Client::open(info),
         };
-        client.map_err(|error| format!("--redis-url: {error}"))
+        client.map_err(|error| format!("{}: {error}", self.files.flags.url))
     }
 }
 
@@ -164,18 +268,43 @@ fn tcp_settings() -> TcpSettings {
     settings
 }
 
+fn tcp(host: String, port: u16, is_tls: bool) -> ConnectionAddr {
+    if is_tls {
+        ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }
+    } else {
+        ConnectionAddr::Tcp(host, port)
+    }
+}
+
+fn both_set(flag: &str, in_url: &str, flags: RedisFlags) -> String {
+    format!("{flag} and {in_url} in {} are both set: remove one", flags.url)
+}
+
 impl RedisFiles {
-    fn check(&self, is_tls: bool) -> Result<(), String> {
-        let tls =
-            [("--redis-ca", &self.ca), ("--redis-cert", &self.cert), ("--redis-key", &self.key)];
-        for (flag, file) in tls {
-            if file.is_some() && !is_tls {
-                return Err(format!("{flag} needs a --redis-url that starts with rediss://"));
+    /// The files of TLS, each with its flag.
+    fn of_tls(&self) -> [(&'static str, Option<&PathBuf>); 3] {
+        let Self { flags, ca, cert, key, .. } = self;
+        [(flags.ca, ca.as_ref()), (flags.cert, cert.as_ref()), (flags.key, key.as_ref())]
+    }
+
+    fn any_of_tls(&self) -> bool {
+        self.of_tls().iter().any(|(_, file)| file.is_some())
+    }
+
+    fn refuse_tls(&self) -> Result<(), String> {
+        match self.of_tls().iter().find(|(_, file)| file.is_some()) {
+            Some((flag, _)) => {
+                Err(format!("{flag} needs a {} that starts with rediss://", self.flags.url))
             }
+            None => Ok(()),
         }
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let RedisFlags { cert, key, .. } = self.flags;
         match (&self.cert, &self.key) {
-            (Some(_), None) => Err("--redis-cert must be set together with --redis-key".to_owned()),
-            (None, Some(_)) => Err("--redis-key must be set together with --redis-cert".to_owned()),
+            (Some(_), None) => Err(format!("{cert} must be set together with {key}")),
+            (None, Some(_)) => Err(format!("{key} must be set together with {cert}")),
             _ => Ok(()),
         }
     }
@@ -183,12 +312,12 @@ impl RedisFiles {
     /// Reads the certificates and the key. The redis crate ignores text without a certificate, and
     /// checks whether certificate and key match only when it connects; here both are errors.
     fn certificates(&self) -> Result<Option<TlsCertificates>, String> {
-        let root_cert =
-            self.ca.as_ref().map(|ca| read_certificates("--redis-ca", ca)).transpose()?;
+        let flags = self.flags;
+        let root_cert = self.ca.as_ref().map(|ca| read_certificates(flags.ca, ca)).transpose()?;
         let client_tls = match (&self.cert, &self.key) {
             (Some(cert), Some(key)) => {
                 let (client_cert, client_key) =
-                    read_client_identity(("--redis-cert", cert), ("--redis-key", key))?;
+                    read_client_identity((flags.cert, cert), (flags.key, key))?;
                 Some(ClientTlsConfig { client_cert, client_key })
             }
             _ => None,

@@ -17,10 +17,11 @@ use tokio_util::sync::CancellationToken;
 use super::Connections;
 use super::address::{RedisAddress, RedisFiles};
 use super::link::{Connect, Link, Role};
+use super::mode::RedisMode;
 use crate::domain::RateLimit;
 use crate::store::redis::partitions::Partitions;
 use crate::store::redis::parts::{NodeParts, Shared};
-use crate::store::redis::settings::{RedisConfig, RedisMode, ReplicasAck};
+use crate::store::redis::settings::{RedisConfig, ReplicasAck};
 
 /// The rate limit of [`parts`].
 pub(crate) const RATE_LIMIT: RateLimit = RateLimit { calls: 100, window_ms: 60_000 };
@@ -266,12 +267,7 @@ async fn read_number(reader: &mut BufReader<ReadHalf<DuplexStream>>) -> Result<u
     number.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 
-/// Creates the parts of a node that has the only partition, without connections.
-pub(crate) fn parts() -> NodeParts {
-    parts_of(1, None)
-}
-
-/// Creates them for so many workers.
+/// Creates the parts of a node that has the only partition, for so many workers and without connections.
 pub(crate) fn parts_of(workers: usize, replicas_ack: Option<ReplicasAck>) -> NodeParts {
     let shared = Shared::new(Partitions::single("events", "user:"), &config(replicas_ack), false);
     let served = shared.partitions.all().to_vec();

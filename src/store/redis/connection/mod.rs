@@ -20,6 +20,7 @@ pub(crate) mod failure;
 mod keep_alive;
 pub(crate) mod layout;
 pub(crate) mod link;
+pub(crate) mod mode;
 mod partition_check;
 mod replacements;
 pub(crate) mod stream_history;
