@@ -31,20 +31,24 @@ use tokio::process::Command;
 pub mod binary;
 pub mod caller;
 pub mod certificates;
+pub mod cluster;
 pub mod collector;
 pub mod operator;
 pub mod proxy;
 pub mod raw;
 pub mod redis;
 pub mod schema;
+pub mod sentinels;
 pub mod server;
 pub mod tls;
 pub mod tools;
 pub mod wire;
 
+pub use crate::cluster::RedisCluster;
 pub use crate::proxy::Proxy;
 pub use crate::raw::Raw;
 pub use crate::redis::Redis;
+pub use crate::sentinels::Sentinels;
 pub use crate::server::Server;
 
 /// The reader in the example request of Twitter's documentation.

@@ -1,7 +1,10 @@
 //! A real `redis-server` on a free port, with its own directory.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -14,6 +17,7 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
+use crate::tools::tool;
 use crate::{eventually, free_port, schema};
 
 const START_LIMIT: Duration = Duration::from_secs(10);
@@ -24,8 +28,17 @@ pub struct Redis {
     dir: TempDir,
     /// The port on 127.0.0.1.
     pub port: u16,
+    /// The program, which takes the arguments of `redis-server`.
+    server: OsString,
     settings: Vec<String>,
+    is_sentinel: bool,
     process: Option<Child>,
+    frozen: AtomicBool,
+}
+
+/// The program that tests start as Redis: `redis-server`, unless a variable names another.
+pub fn default_server() -> OsString {
+    tool("MARKREAD_TEST_REDIS_SERVER", "redis-server")
 }
 
 impl Redis {
@@ -43,12 +56,39 @@ impl Redis {
 
     /// A Redis that has not been started.
     pub fn down(settings: &[&str]) -> Self {
+        Self::of_server(default_server(), settings)
+    }
+
+    /// The same as [`Redis::down`], of another program than the tests' default.
+    pub fn of_server(server: impl Into<OsString>, settings: &[&str]) -> Self {
         Self {
             dir: tempfile::tempdir().unwrap(),
             port: free_port(),
+            server: server.into(),
             settings: settings.iter().map(ToString::to_string).collect(),
+            is_sentinel: false,
             process: None,
+            frozen: AtomicBool::new(false),
         }
+    }
+
+    /// A Sentinel, whose configuration is the file at [`Redis::sentinel_file`].
+    pub fn sentinel(server: impl Into<OsString>) -> Self {
+        let mut sentinel = Self::of_server(server, &[]);
+        sentinel.is_sentinel = true;
+        sentinel
+    }
+
+    /// The configuration of a Sentinel, which it writes to itself.
+    pub fn sentinel_file(&self) -> PathBuf {
+        self.dir.path().join("sentinel.conf")
+    }
+
+    /// The value of a setting that it was made with.
+    pub fn setting(&self, name: &str) -> Option<&str> {
+        let mut settings = self.settings.iter();
+        settings.find(|setting| *setting == name)?;
+        settings.next().map(String::as_str)
     }
 
     /// Starts it on its port with its data, and waits until it answers.
@@ -60,15 +100,20 @@ impl Redis {
     /// Starts it, without waiting until it answers.
     pub fn launch(&mut self) {
         assert!(self.process.is_none(), "it runs already");
-        let process = Command::new("redis-server")
+        let mut command = Command::new(&self.server);
+        if self.is_sentinel {
+            command.arg(self.sentinel_file()).arg("--sentinel");
+        } else {
+            command.args(["--save", "", "--enable-debug-command", "yes"]);
+        }
+        let process = command
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"])
-            .args(["--save", "", "--enable-debug-command", "yes"])
             .args(["--dir", self.dir.path().to_str().unwrap()])
             .args(&self.settings)
             .stdout(Stdio::null())
             .kill_on_drop(true)
             .spawn()
-            .expect("redis-server is installed");
+            .expect("the server is installed");
         self.process = Some(process);
     }
 
@@ -88,16 +133,24 @@ impl Redis {
     pub async fn kill(&mut self) {
         let mut process = self.process.take().expect("it runs");
         process.kill().await.unwrap();
+        self.frozen = AtomicBool::new(false);
+    }
+
+    /// Whether it runs, and is not frozen.
+    pub fn is_running(&self) -> bool {
+        self.process.is_some() && !self.frozen.load(Ordering::Relaxed)
     }
 
     /// Stops the process with SIGSTOP: connections stay open, and nothing is answered.
     pub fn freeze(&self) {
+        self.frozen.store(true, Ordering::Relaxed);
         self.signal(Signal::SIGSTOP);
     }
 
     /// Ends [`Redis::freeze`].
     pub fn thaw(&self) {
         self.signal(Signal::SIGCONT);
+        self.frozen.store(false, Ordering::Relaxed);
     }
 
     fn signal(&self, signal: Signal) {
@@ -128,6 +181,15 @@ impl Redis {
     /// Runs a command; spaces separate its words.
     pub async fn run<T: redis::FromRedisValue>(&self, command: &str) -> T {
         cmd(command).query_async(&mut self.connection().await).await.expect(command)
+    }
+
+    /// The same as [`Redis::run`], or `None` if it fails or takes long.
+    pub async fn try_run<T: redis::FromRedisValue>(&self, command: &str) -> Option<T> {
+        let reply = async {
+            let mut connection = self.try_connection().await?;
+            cmd(command).query_async(&mut connection).await.ok()
+        };
+        timeout(4 * PING_LIMIT, reply).await.ok().flatten()
     }
 
     /// Sends a command that keeps Redis busy, without waiting for its end.

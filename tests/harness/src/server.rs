@@ -19,7 +19,8 @@ use tonic_health::pb::health_client::HealthClient;
 
 use crate::binary::{command_of, path};
 use crate::caller::{Caller, Credentials};
-use crate::{Redis, eventually};
+use crate::sentinels::MASTER_NAME;
+use crate::{Redis, RedisCluster, Sentinels, eventually};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -92,6 +93,26 @@ impl Server {
         let own = ["--redis-url", url, "--jwt-secret-file", secret.to_str().unwrap()];
         let server = Self::started_by(command, &[&own, flags].concat(), false).await;
         Self { files: Some(dir), ..server }
+    }
+
+    /// Starts a server on a cluster, and waits until it is ready.
+    pub async fn on_cluster(cluster: &RedisCluster, flags: &[&str]) -> Self {
+        let server = Self::on_cluster_unready(cluster, flags).await;
+        server.wait_until_ready().await;
+        server
+    }
+
+    /// The same as [`Server::on_cluster`], without waiting until it is ready.
+    pub async fn on_cluster_unready(cluster: &RedisCluster, flags: &[&str]) -> Self {
+        Self::at(&cluster.url(), &[&["--redis-mode", "cluster"], flags].concat(), &[]).await
+    }
+
+    /// Starts a server on a group with Sentinels, and waits until it is ready.
+    pub async fn on_sentinels(group: &Sentinels, flags: &[&str]) -> Self {
+        let own = ["--redis-mode", "sentinel", "--redis-sentinel-master", MASTER_NAME];
+        let server = Self::at(&group.url(), &[&own, flags].concat(), &[]).await;
+        server.wait_until_ready().await;
+        server
     }
 
     /// Starts a server with the embedded store, and waits until it is ready.

@@ -1,0 +1,40 @@
+//! The hash tags of partitions, computed apart from the service.
+
+use super::SLOTS;
+
+/// The tag of each partition: the least decimal number whose slot is the middle of the partition's share.
+pub fn tags(partitions: u16) -> Vec<String> {
+    let slot = |partition: u32| {
+        let slot = (2 * partition + 1) * u32::from(SLOTS) / (2 * u32::from(partitions));
+        u16::try_from(slot).unwrap()
+    };
+    let tag = |slot| (0_u64..).map(|number| number.to_string()).find(|tag| slot_of(tag) == slot);
+    (0..u32::from(partitions)).map(|partition| tag(slot(partition)).unwrap()).collect()
+}
+
+/// The slot of a key: CRC16 (XMODEM) of its hash tag, or of all of it.
+pub fn slot_of(key: &str) -> u16 {
+    let tag = key.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(tag, _)| tag);
+    let hashed = tag.filter(|tag| !tag.is_empty()).unwrap_or(key);
+    let crc = hashed.bytes().fold(0_u16, |crc, byte| {
+        (0..8).fold(crc ^ (u16::from(byte) << 8), |crc, _| {
+            (crc << 1) ^ if crc & 0x8000 == 0 { 0 } else { 0x1021 }
+        })
+    });
+    crc % SLOTS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_those_of_redis() {
+        // From the specification of Redis Cluster, and by CLUSTER KEYSLOT.
+        assert_eq!(slot_of("123456789"), 0x31C3);
+        assert_eq!(slot_of("foo{123456789}bar"), 0x31C3);
+        assert_eq!(slot_of("{}foo"), slot_of("{}foo"));
+        assert_ne!(slot_of("{}foo"), slot_of("foo"));
+        assert_eq!(tags(64)[..4], ["40821", "5469", "3017", "2113"]);
+    }
+}
