@@ -103,9 +103,9 @@ local function mark(batch, key, reader, recipient, message, traceparent)
   end
   if not clock then
     -- Once a call, before its first event, which would be left without its cursor. The check raises
-    -- an error itself if Redis does not have the command. It needs no more than the key, and each
-    -- argument costs time.
-    if not redis.acl_check_cmd('HSET', home) then
+    -- an error itself if Redis does not have the command, or (from 8.0) if a field and a value are
+    -- missing.
+    if not redis.acl_check_cmd('HSET', home, '', '') then
       error('NOPERM the user has no permissions to run HSET on cursors', 0)
     end
     clock = string.format('%d', now_ms())

@@ -33,9 +33,10 @@ local function moves()
   end
 
   -- Raises an error unless the user may run a command on a hash, and Redis has it. It is called
-  -- before the first write, since nothing is rolled back.
+  -- before the first write, since nothing is rolled back. From 8.0, Redis also wants as many
+  -- arguments as HSET and HDEL have at least.
   local function check_may(command, hash)
-    if not redis.acl_check_cmd(command, hash) then
+    if not redis.acl_check_cmd(command, hash, '', '') then
       error('NOPERM the user has no permissions to run ' .. command .. ' on cursors', 0)
     end
   end

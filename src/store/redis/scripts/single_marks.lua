@@ -98,8 +98,9 @@ for key = 3, #KEYS, 2 do
     is_new = reset_at < 0
     if not clock and (is_new or not read_at) then
       -- Once a call, before its first event, which would be left without its cursor. The check
-      -- raises an error itself if Redis does not have the command.
-      local done, may = pcall(redis.acl_check_cmd, 'HSET', home)
+      -- raises an error itself if Redis does not have the command, or (from 8.0) if a field and a
+      -- value are missing.
+      local done, may = pcall(redis.acl_check_cmd, 'HSET', home, '', '')
       if not done or not may then break end
       local time = try('TIME')
       local seconds, us = time[1], time[2]
