@@ -32,15 +32,18 @@ const TEMPORARY_CODES: [&str; 19] = [
 ];
 
 /// How the same conditions begin where the code is only ERR: past `maxclients`; where a user may not run
-/// a script's command, or access its key, in Redis 7.0; where a slot is another node's; and where Redis does not have a command, since it
-/// was renamed.
-const TEMPORARY_TEXTS: [&str; 6] = [
+/// a script's command, or access its key, in Redis 7.0 and in later ones and Valkey; where a slot is another
+/// node's; and where Redis or Valkey does not have a command, since it was renamed.
+const TEMPORARY_TEXTS: [&str; 9] = [
     "ERR max number of clients",
     "ERR Script attempted to access a non local key",
     "ERR The user executing the script can't",
+    "ERR ACL failure in script",
     "ERR unknown command",
     "ERR Unknown Redis command",
+    "ERR Unknown command called from script",
     "ERR Invalid command passed to redis.acl_check_cmd",
+    "ERR Invalid command passed to server.acl_check_cmd",
 ];
 
 /// Classifies an error by its text, whose first word is the code.
@@ -117,6 +120,13 @@ mod tests {
             ("MISCONF Redis is configured to save RDB snapshots", Unavailable),
             ("ERR max number of clients reached", Unavailable),
             ("ERR The user executing the script can't run this command or subcommand", Unavailable),
+            (
+                "ERR ACL failure in script: User m has no permissions to run the 'set' command",
+                Unavailable,
+            ),
+            ("ERR ACL failure in script: No permissions to access a key", Unavailable),
+            ("ERR Unknown command called from script", Unavailable),
+            ("ERR Invalid command passed to server.acl_check_cmd()", Unavailable),
             ("NOPERM ACL failure in script: User m has no permissions to run 'x'", Unavailable),
             ("WRONGTYPE Operation against a key holding the wrong kind of value", Corrupt),
             ("CORRUPT the quota is not a count", Corrupt),

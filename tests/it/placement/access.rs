@@ -66,7 +66,7 @@ async fn assert_warns_once(server: &Server, words: &str) {
         let log = server.log();
         let lines: Vec<_> = log.iter().filter(|line| line.contains(words)).collect();
         assert!(lines.len() < 2, "{lines:?}");
-        let is_right = |line: &str| line.contains("NOPERM") || line.contains("run this command");
+        let is_right = |line: &str| line.contains("run the ") || line.contains("run this command");
         lines.first().map(|line| assert!(is_right(line), "{line}"))
     })
     .await;

@@ -155,8 +155,9 @@ impl RedisAddress {
             return Err(format!("{username_flag} must be set together with {password_file}"));
         }
         self.files.check()?;
-        // RESP3: its connections report at once that they are lost.
-        settings = settings.set_protocol(ProtocolVersion::RESP3);
+        // RESP3: its connections report at once that they are lost. No library's name, since a user who
+        // may not set one (CLIENT SETINFO, from Redis 7.2 on) would add to ACL LOG.
+        settings = settings.set_protocol(ProtocolVersion::RESP3).set_skip_set_lib_name();
         if let Some(username) = username {
             settings = settings.set_username(username);
         }

@@ -66,6 +66,10 @@ local function read_part(hash, count)
     if #found > wanted and slots > 1 then
       -- Only a step of one slot can be read up to a recipient, and the rest of it later.
       one_slot = true
+    elseif #found > wanted and #recipients > 0 then
+      -- A step is read whole if it can be: while the hash's table is enlarged, the same step may
+      -- later be a smaller one, and its other cursors come once more.
+      break
     else
       local rest = #found > wanted
       if rest then table.sort(found, is_before) end
