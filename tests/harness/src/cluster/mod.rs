@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use crate::certificates::{Authority, Certificate};
 use crate::redis::default_server;
 use crate::{Redis, eventually, free_port};
 
@@ -12,7 +13,7 @@ mod nodes;
 mod tags;
 
 pub use self::nodes::Node;
-pub use self::tags::{slot_of, tags};
+pub use self::tags::{partition_of, slot_of, tags};
 
 /// The number of hash slots of a cluster.
 pub const SLOTS: u16 = 16_384;
@@ -57,6 +58,21 @@ impl RedisCluster {
         cluster
     }
 
+    /// The same as [`RedisCluster::start`], with TLS between the nodes and at the ports that clients are told.
+    /// The certificate must be valid for the address 127.0.0.1.
+    pub async fn over_tls(
+        masters: usize,
+        replicas: usize,
+        certificate: &Certificate,
+        ca: &Authority,
+    ) -> Self {
+        let file = ca.file();
+        let files = ["--tls-cert-file", &certificate.chain, "--tls-key-file", &certificate.key];
+        let more = ["--tls-ca-cert-file", &file, "--tls-auth-clients", "optional"];
+        let within = ["--tls-replication", "yes", "--tls-cluster", "yes"];
+        Self::with(masters, replicas, &[files, more, within].concat()).await
+    }
+
     /// Nodes that run, and do not know each other. No slot is served.
     pub async fn apart(
         server: impl Into<OsString>,
@@ -65,14 +81,16 @@ impl RedisCluster {
         settings: &[&str],
     ) -> Self {
         let server = server.into();
+        let has_tls = settings.contains(&"--tls-cluster");
         let nodes = (0..masters * (1 + replicas)).map(|_| {
-            let bus = free_port().to_string();
+            let [bus, tls] = [(); 2].map(|()| free_port().to_string());
             let own = ["--cluster-enabled", "yes", "--cluster-port", &bus];
             let times =
                 ["--cluster-node-timeout", NODE_TIMEOUT_MS, "--repl-diskless-sync-delay", "0"];
             // Other slots are served while those of one master are not.
             let coverage = ["--cluster-require-full-coverage", "no"];
-            Redis::of_server(&server, &[&own[..], &times, &coverage, settings].concat())
+            let tls: &[&str] = if has_tls { &["--tls-port", &tls] } else { &[] };
+            Redis::of_server(&server, &[&own[..], &times, &coverage, tls, settings].concat())
         });
         let mut nodes: Vec<_> = nodes.collect();
         for node in &mut nodes {
@@ -117,7 +135,9 @@ impl RedisCluster {
         for (index, node) in self.nodes.iter().enumerate() {
             node.run::<()>(&format!("CLUSTER SET-CONFIG-EPOCH {}", index + 1)).await;
             if index > 0 {
-                let (port, bus) = (node.port, node.setting("--cluster-port").unwrap());
+                let bus = node.setting("--cluster-port").unwrap();
+                let plain = node.port.to_string();
+                let port = node.setting("--tls-port").unwrap_or(&plain);
                 first.run::<()>(&format!("CLUSTER MEET 127.0.0.1 {port} {bus}")).await;
             }
         }
@@ -152,7 +172,11 @@ impl RedisCluster {
 
     /// The URLs of all nodes.
     pub fn urls(&self) -> Vec<String> {
-        self.nodes.iter().map(Redis::url).collect()
+        let url = |node: &Redis| match node.setting("--tls-port") {
+            Some(port) => format!("rediss://127.0.0.1:{port}"),
+            None => node.url(),
+        };
+        self.nodes.iter().map(url).collect()
     }
 
     /// The seeds, as `--redis-url` takes them.

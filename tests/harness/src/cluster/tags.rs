@@ -1,4 +1,4 @@
-//! The hash tags of partitions, computed apart from the service.
+//! The partitions of readers and their hash tags, computed apart from the service (`docs/contract.md`).
 
 use super::SLOTS;
 
@@ -10,6 +10,16 @@ pub fn tags(partitions: u16) -> Vec<String> {
     };
     let tag = |slot| (0_u64..).map(|number| number.to_string()).find(|tag| slot_of(tag) == slot);
     (0..u32::from(partitions)).map(|partition| tag(slot(partition)).unwrap()).collect()
+}
+
+/// The partition of a reader, of so many: by the last step of MurmurHash3, whose upper bits choose.
+pub fn partition_of(reader: u64, partitions: u16) -> usize {
+    let mut hash = reader;
+    for factor in [0xff51_afd7_ed55_8ccd, 0xc4ce_b9fe_1a85_ec53] {
+        hash = (hash ^ (hash >> 33)).wrapping_mul(factor);
+    }
+    hash ^= hash >> 33;
+    usize::try_from((u128::from(hash) * u128::from(partitions)) >> 64).unwrap()
 }
 
 /// The slot of a key: CRC16 (XMODEM) of its hash tag, or of all of it.
