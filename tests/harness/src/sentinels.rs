@@ -132,10 +132,10 @@ impl Sentinels {
         }
         let master = self.nodes.iter().position(|node| Some(node.port) == named)?;
         let node = &self.nodes[master];
-        let (role, ..): (String, redis::Value, redis::Value) = match node.is_running() {
-            true => node.try_run("ROLE").await?,
-            false => return None,
-        };
+        if !node.is_running() {
+            return None;
+        }
+        let (role, ..): (String, redis::Value, redis::Value) = node.try_run("ROLE").await?;
         (role == "master").then_some(master)
     }
 

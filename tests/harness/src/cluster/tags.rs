@@ -8,11 +8,12 @@ pub fn tags(partitions: u16) -> Vec<String> {
         let slot = (2 * partition + 1) * u32::from(SLOTS) / (2 * u32::from(partitions));
         u16::try_from(slot).unwrap()
     };
-    let tag = |slot| (0_u64..).map(|number| number.to_string()).find(|tag| slot_of(tag) == slot);
+    let tag =
+        |slot| (0..u64::MAX).map(|number| number.to_string()).find(|tag| slot_of(tag) == slot);
     (0..u32::from(partitions)).map(|partition| tag(slot(partition)).unwrap()).collect()
 }
 
-/// The partition of a reader, of so many: by the last step of MurmurHash3, whose upper bits choose.
+/// The partition of a reader, of so many: by the last step of `MurmurHash3`, whose upper bits choose.
 pub fn partition_of(reader: u64, partitions: u16) -> usize {
     let mut hash = reader;
     for factor in [0xff51_afd7_ed55_8ccd, 0xc4ce_b9fe_1a85_ec53] {
