@@ -7,7 +7,7 @@ import subprocess
 import threading
 from contextlib import contextmanager
 
-from pod import free_port
+from pod import free_port, wait_until
 
 
 def base64url(data):
@@ -27,6 +27,53 @@ def redis(directory, *options):
     finally:
         process.kill()
         process.wait()
+
+
+@contextmanager
+def cluster(directory, keys):
+    """Runs a cluster of one node with TLS and a password, which has all slots, and yields its port."""
+    options = [*REDIS_PASSWORD, *tls_options(keys), "--cluster-enabled", "yes", "--tls-cluster", "yes"]
+    with redis(directory, *options, "--cluster-announce-ip", "127.0.0.1") as port:
+        wait_until("the node", lambda: redis_cli(port, keys, "PING") == "PONG")
+        assert redis_cli(port, keys, "CLUSTER", "ADDSLOTSRANGE", "0", "16383") == "OK"
+        wait_until("the cluster", lambda: "cluster_state:ok" in redis_cli(port, keys, "CLUSTER", "INFO"))
+        yield port
+
+
+@contextmanager
+def sentinel(directory, keys, master):
+    """Runs a Sentinel with TLS and a password, which watches the Redis at a port, and yields its own."""
+    port = free_port()
+    options = [
+        f"port 0\ntls-port {port}\nbind 127.0.0.1\ntls-replication yes",
+        "requirepass sentinel-password",
+        f"sentinel monitor messages 127.0.0.1 {master} 1",
+        "sentinel auth-pass messages redis-password",
+        *(f"{name.removeprefix('--')} {file}" for name, file in pairs(tls_options(keys))),
+    ]
+    config = directory / "sentinel.conf"
+    config.write_text("\n".join(options) + "\n")
+    with open(directory / "sentinel.log", "w") as log:
+        process = subprocess.Popen(
+            ["redis-server", config, "--sentinel"], cwd=directory, stdout=log, stderr=log
+        )
+    try:
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+def pairs(words):
+    return zip(words[::2], words[1::2], strict=True)
+
+
+def redis_cli(port, keys, *command):
+    """Returns what a Redis with TLS and the password answers."""
+    tls = ["--tls", "--cacert", keys["folder"] / "ca.crt"]
+    tls += ["--cert", keys["folder"] / "tls.crt", "--key", keys["folder"] / "tls.key"]
+    call = ["redis-cli", "--no-auth-warning", "-a", REDIS_PASSWORD[1], "-p", str(port), *tls, *command]
+    return subprocess.run(call, capture_output=True, text=True, timeout=20).stdout.strip()
 
 
 @contextmanager

@@ -59,4 +59,7 @@ def secrets(keys):
         "markread-client-ca": pair,
         "markread-redis-ca": pair,
         "markread-redis-client": pair,
+        "markread-sentinel": {"username": b"default", "password": b"sentinel-password"},
+        "markread-sentinel-ca": pair,
+        "markread-sentinel-client": pair,
     }

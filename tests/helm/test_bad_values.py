@@ -80,6 +80,20 @@ MALFORMED = [
     ("redis.url", '"redis://redis:6379,redis-2:6379"'),
     ("redis.url", '"redis://redis:6379/cursors"'),
     ("redis.url", '"rediss://redis:6379/#insecure"'),
+    ("redis.mode", '"replicated"'),
+    ("redis.urls", '"redis://redis-0:6379"'),
+    ("redis.urls", '["redis-0:6379"]'),
+    ("redis.urls", '["redis://redis-0:6379,redis://redis-1:6379"]'),
+    ("redis.urls", '["unix:///run/redis.sock"]'),
+    ("redis.urls", '["redis://redis-0:6379", "redis://redis-0:6379"]'),
+    ("redis.partitions", "0"),
+    ("redis.partitions", "1025"),
+    ("redis.partitions", '"64"'),
+    ("redis.sentinel.master", '"my master"'),
+    ("redis.sentinel.existingSecret", '"Not A Name"'),
+    ("networkPolicy.egress.redisPorts", "[0]"),
+    ("networkPolicy.egress.redisPorts", "6379"),
+    ("networkPolicy.egress.sentinels", '[{"pods": {}}]'),
     ("redis.embedded.maxmemory", '"lots"'),
     ("redis.embedded.persistence.size", '"big"'),
     ("tracing.endpoint", '"collector:4317"'),
@@ -218,6 +232,140 @@ def test_conflicting_values_are_named(case, binary, tmp_path):
     message = refusal(file, binary=binary, **values)
     for name in names:
         assert name in message
+
+
+SENTINELS, NODES = '["redis://sentinel-0:26379"]', '["redis://redis-0:6379"]'
+AS_SENTINEL = {"redis__mode": '"sentinel"', "redis__url": '""', "redis__urls": SENTINELS}
+AS_SENTINEL |= {"redis__sentinel__master": '"messages"'}
+AS_CLUSTER = {"redis__mode": '"cluster"', "redis__url": '""', "redis__urls": NODES}
+TLS_NODES = '["rediss://redis-0:6380", "rediss://redis-1:6380"]'
+AN_URL = {"redis__url": '"redis://redis:6379"'}
+
+# What is refused, the words of the message, and what is accepted instead.
+OF_MODES = {
+    "a list of URLs for one Redis": (
+        {"redis__urls": NODES},
+        ["redis.urls", "redis.mode", "redis.url"],
+        AN_URL,
+    ),
+    "one URL for Sentinels": (
+        AS_SENTINEL | AN_URL,
+        ["redis.url names", "redis.mode is sentinel", "redis.urls, the Sentinels"],
+        AS_SENTINEL,
+    ),
+    "one URL for a cluster": (
+        AS_CLUSTER | AN_URL,
+        ["redis.url names", "redis.mode is cluster", "redis.urls, some nodes"],
+        AS_CLUSTER,
+    ),
+    "no Sentinels": (
+        AS_SENTINEL | {"redis__urls": "[]"},
+        ["redis.mode sentinel needs redis.urls"],
+        AS_SENTINEL | {"redis__urls": '["redis://sentinel-0:26379", "redis://sentinel-1:26379/0"]'},
+    ),
+    "no nodes": (
+        AS_CLUSTER | {"redis__urls": "[]"},
+        ["redis.mode cluster needs redis.urls"],
+        AS_CLUSTER | {"redis__urls": '["redis://redis-0", "redis://redis-1:6379/0"]'},
+    ),
+    "the embedded Valkey as a cluster": (
+        {"redis__mode": '"cluster"', "redis__url": '""', "redis__embedded__enabled": "true"},
+        ["redis.embedded.enabled", "redis.mode is cluster"],
+        {"redis__url": '""', "redis__embedded__enabled": "true"},
+    ),
+    "replicas of the embedded Valkey": (
+        {"redis__url": '""', "redis__embedded__enabled": "true", "config__replicasAck": "1"},
+        ["config.replicasAck waits for a replica", "redis.embedded.enabled"],
+        {"config__replicasAck": "1"},
+    ),
+    "no name of the master": (
+        AS_SENTINEL | {"redis__sentinel__master": '""'},
+        ["redis.mode sentinel needs redis.sentinel.master"],
+        AS_SENTINEL | {"redis__sentinel__master": '"my.master-1_a"'},
+    ),
+    "a master without Sentinels": (
+        AS_CLUSTER | {"redis__sentinel__master": '"messages"'},
+        ["redis.sentinel.master needs redis.mode sentinel, which is cluster"],
+        AS_SENTINEL,
+    ),
+    "a password for Sentinels without them": (
+        {"redis__sentinel__existingSecret": '"s"'},
+        ["redis.sentinel.existingSecret needs redis.mode sentinel, which is standalone"],
+        AS_SENTINEL | {"redis__sentinel__existingSecret": '"s"'},
+    ),
+    "a CA for Sentinels without them": (
+        AS_CLUSTER | {"redis__sentinel__tls__ca__existingSecret": '"s"'},
+        ["redis.sentinel.tls.ca.existingSecret needs redis.mode sentinel"],
+        AS_CLUSTER | {"redis__urls": TLS_NODES, "redis__tls__ca__existingSecret": '"s"'},
+    ),
+    "a CA for Sentinels without TLS": (
+        AS_SENTINEL | {"redis__sentinel__tls__ca__existingSecret": '"s"'},
+        ["redis.sentinel.tls.ca.existingSecret needs TLS", "redis.urls"],
+        AS_SENTINEL
+        | {
+            "redis__urls": '["rediss://sentinel-0:26379"]',
+            "redis__sentinel__tls__ca__existingSecret": '"s"',
+        },
+    ),
+    "a certificate for a cluster without TLS": (
+        AS_CLUSTER | {"redis__tls__certificate__existingSecret": '"s"'},
+        ["redis.tls.certificate.existingSecret needs TLS", "redis.urls"],
+        AS_CLUSTER | {"redis__urls": TLS_NODES, "redis__tls__certificate__existingSecret": '"s"'},
+    ),
+    "TLS without a certificate, and Sentinels without TLS": (
+        AS_SENTINEL | {"redis__sentinel__tls__certificate__existingSecret": '"s"'},
+        ["redis.sentinel.tls.certificate.existingSecret needs TLS"],
+        # The master has TLS here, and they have not.
+        AS_SENTINEL | {"redis__tls__ca__existingSecret": '"s"'},
+    ),
+    "partitions of one Redis": (
+        {"redis__partitions": "64"},
+        ["redis.partitions needs redis.mode cluster, which is standalone"],
+        AS_CLUSTER | {"redis__partitions": "1024"},
+    ),
+    "nodes with and without TLS": (
+        AS_CLUSTER | {"redis__urls": '["redis://redis-0:6379", "rediss://redis-1:6380"]'},
+        ["redis.urls has two schemes"],
+        AS_CLUSTER | {"redis__urls": TLS_NODES},
+    ),
+    "a database of a cluster": (
+        AS_CLUSTER | {"redis__urls": '["redis://redis-0:6379/1"]'},
+        ["redis.urls has a database"],
+        AS_CLUSTER | {"redis__urls": '["redis://redis-0:6379/"]'},
+    ),
+    "two databases": (
+        AS_SENTINEL | {"redis__urls": '["redis://a:26379/1", "redis://b:26379/2"]'},
+        ["redis.urls has several databases"],
+        AS_SENTINEL | {"redis__urls": '["redis://a:26379/1", "redis://b:26379/1"]'},
+    ),
+    "a Sentinel without a port": (
+        AS_SENTINEL | {"redis__urls": '["redis://sentinel-0"]'},
+        ["redis.urls", "without a port", ":26379"],
+        AS_SENTINEL | {"redis__urls": '["redis://[2001:db8::1]:26379"]'},
+    ),
+    "a password in a Sentinel's URL": (
+        AS_SENTINEL | {"redis__urls": '["redis://a:26379", "redis://:hunter2@b:26379"]'},
+        ["redis.urls contains", "redis.sentinel.existingSecret"],
+        AS_SENTINEL | {"redis__sentinel__existingSecret": '"s"', "redis__existingSecret": '"r"'},
+    ),
+    "a password in a node's URL": (
+        AS_CLUSTER | {"redis__urls": '["redis://redis-0:6379?pass=hunter2"]'},
+        ["redis.urls contains", "redis.existingSecret"],
+        AS_CLUSTER | {"redis__existingSecret": '"s"'},
+    ),
+}
+
+
+@every_helm
+@pytest.mark.parametrize("case", OF_MODES)
+def test_what_does_not_fit_the_mode_is_named_and_its_twin_accepted(case, binary):
+    values, words, twin = OF_MODES[case]
+    message = refusal(BASE, binary=binary, **values)
+    for word in words:
+        assert word in message
+    assert len([line for line in message.splitlines() if line.startswith(("redis.", "config."))]) == 1
+    assert "hunter2" not in message
+    assert chart.render(BASE, binary=binary, **twin)
 
 
 def test_a_password_is_not_repeated():

@@ -231,6 +231,91 @@ def test_the_network_policy_opens_the_port_of_redis(url, ports):
     assert opened == [53, 53, *ports]
 
 
+TO_SENTINELS = {"podSelector": {"matchLabels": {"app.kubernetes.io/name": "sentinel"}}}
+TO_REDIS = {"podSelector": {"matchLabels": {"app.kubernetes.io/name": "redis"}}}
+TO_RANGE = {"ipBlock": {"cidr": "10.0.0.0/16"}}
+
+
+@pytest.mark.parametrize(
+    ("way", "values", "rules"),
+    [
+        ("sentinel", {}, [([26379], [TO_SENTINELS]), ([6380], [TO_REDIS])]),
+        (
+            "sentinel",
+            {"networkPolicy__egress__redisPorts": "[]"},
+            [([26379], [TO_SENTINELS]), ([6379], [TO_REDIS])],
+        ),
+        (
+            "sentinel",
+            {"redis__urls": '["rediss://a:26379", "rediss://b:26380"]'},
+            [([26379, 26380], [TO_SENTINELS]), ([6380], [TO_REDIS])],
+        ),
+        ("cluster", {}, [([6380, 7000, 7001], [TO_RANGE])]),
+        (
+            "cluster",
+            {"redis__urls": '["rediss://a", "rediss://b:7000"]'},
+            [([6379, 7000, 7001], [TO_RANGE])],
+        ),
+        ("cluster", {"networkPolicy__egress__redisPorts": "[]"}, [([6380], [TO_RANGE])]),
+        (
+            "cluster",
+            {"networkPolicy__egress": '{"redis": null, "redisPorts": null}'},
+            [([6380], None)],
+        ),
+    ],
+)
+def test_the_network_policy_opens_sentinels_and_every_node(way, values, rules):
+    objects = chart.render(chart.ci(way), upgradeLayout__enabled="true", **values)
+    for policy in ["r-markread", "r-markread-upgrade-layout"]:
+        dns, *others = chart.one(objects, "NetworkPolicy", policy)["spec"]["egress"]
+        assert {port["port"] for port in dns["ports"]} == {53}
+        found = [([port["port"] for port in rule["ports"]], rule.get("to")) for rule in others]
+        assert found == rules
+
+
+@pytest.mark.parametrize(
+    ("way", "expected"),
+    [
+        ("jwt-secret", {"MODE": "standalone", "URL": "redis://redis.default.svc:6379"}),
+        ("embedded", {"MODE": "standalone", "URL": "redis://r-markread-redis:6379"}),
+        (
+            "sentinel",
+            {
+                "MODE": "sentinel",
+                "URL": ",".join(f"rediss://sentinel-{n}.sentinel.default.svc:26379" for n in range(3)),
+                "SENTINEL_MASTER": "messages",
+                "SENTINEL_PASSWORD_FILE": "/etc/markread/sentinel/password",
+                "SENTINEL_CA": "/etc/markread/sentinel-ca/ca.crt",
+                "SENTINEL_CERT": "/etc/markread/sentinel-certificate/tls.crt",
+                "SENTINEL_KEY": "/etc/markread/sentinel-certificate/tls.key",
+            },
+        ),
+        (
+            "cluster",
+            {
+                "MODE": "cluster",
+                "URL": ",".join(f"rediss://redis-{n}.redis.default.svc:6380" for n in range(2)),
+            },
+        ),
+    ],
+)
+def test_each_mode_of_redis_has_its_variables_and_no_others(way, expected):
+    """Those of Redis itself are the same in each mode."""
+    env = chart.container(chart.one(chart.rendered(chart.ci(way)), "Deployment"))["env"]
+    of_redis = {"USERNAME", "PASSWORD_FILE", "CA", "CERT", "KEY"}
+    found = {
+        each["name"].removeprefix("MARKREAD_REDIS_"): each.get("value")
+        for each in env
+        if each["name"].startswith("MARKREAD_REDIS_")
+    }
+    username = found.pop("SENTINEL_USERNAME", "absent")
+    assert username == (None if way == "sentinel" else "absent")
+    assert {name: value for name, value in found.items() if name not in of_redis} == expected
+    assert (way in ("sentinel", "cluster")) == (of_redis <= found.keys())
+    partitions = [each["value"] for each in env if each["name"] == "MARKREAD_PARTITIONS"]
+    assert partitions == (["128"] if way == "cluster" else [])
+
+
 @pytest.mark.parametrize(
     ("image", "name"),
     [

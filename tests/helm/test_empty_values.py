@@ -14,7 +14,7 @@ from defaults import FREE, VALUES
 
 every_helm = pytest.mark.parametrize("binary", chart.HELMS, ids=lambda binary: Path(binary).name)
 # Together they turn on every part of the chart.
-every_base = pytest.mark.parametrize("base", ["everything", "embedded"])
+every_base = pytest.mark.parametrize("base", ["everything", "embedded", "sentinel"])
 
 
 def paths(values=VALUES, path=()):

@@ -75,6 +75,7 @@ OTHERS = {
     "resources": {"requests": {"cpu": "1"}},
     "redis.embedded.resources": {"requests": {"cpu": "1"}},
     "imagePullSecrets": [{"name": "other"}],
+    "networkPolicy.egress.redisPorts": [6399],
     "networkPolicy.egress.extra": [{"ports": [{"port": 1}]}],
     "topologySpreadConstraints": [{"maxSkew": 2}],
     "tolerations": [{"key": "other"}],
@@ -91,7 +92,9 @@ OTHERS = {
     "config.logFormat": "text",
     "config.logLevel": "debug",
     "auth.jwt.jwks.url": "https://other.example.com/jwks",
+    "redis.mode": "cluster",
     "redis.url": "rediss://other:6381",
+    "redis.urls": ["rediss://other:26379"],
     "redis.embedded.image.digest": "sha256:" + "1" * 64,
     "redis.embedded.image.pullPolicy": "Always",
     "redis.embedded.maxmemory": "1gb",
@@ -112,6 +115,7 @@ OTHERS = {
             "ingress.callers",
             "ingress.monitoring",
             "egress.redis",
+            "egress.sentinels",
             "egress.dns",
             "egress.otlp",
             "egress.jwks",
@@ -121,7 +125,10 @@ OTHERS = {
 
 
 # Options that must change together with a value.
-WITH = {"redis.embedded.enabled": ["--set=redis.url="]}
+WITH = {
+    "redis.embedded.enabled": ["--set=redis.url="],
+    "redis.mode": ["--set=redis.url=", '--set-json=redis.urls=["rediss://other:6381"]'],
+}
 
 
 def other(name, value):
@@ -141,7 +148,7 @@ def other(name, value):
 
 
 def test_every_value_changes_the_rendered_objects():
-    bases = ["everything", "embedded", "public-key", "tls"]
+    bases = ["everything", "embedded", "public-key", "tls", "sentinel", "cluster"]
 
     def output(base, options=()):
         done = chart.template(chart.ci(base), options=options)

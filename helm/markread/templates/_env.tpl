@@ -19,9 +19,28 @@ Threads that serve calls: as many as the CPUs of the limit, such as 1.5, 2000m, 
   value: {{ printf "%s:50051" .Values.config.listenAddress | quote }}
 - name: MARKREAD_OPS_LISTEN
   value: {{ printf "%s:9464" .Values.config.listenAddress | quote }}
+- name: MARKREAD_REDIS_MODE
+  value: {{ .Values.redis.mode }}
 - name: MARKREAD_REDIS_URL
-  value: {{ include "markread.redisUrl" . | quote }}
+  value: {{ include "markread.redisUrls" . | fromJsonArray | join "," | quote }}
 {{- with .Values.redis }}
+{{- with .partitions }}
+- name: MARKREAD_PARTITIONS
+  value: {{ int . | quote }}
+{{- end }}
+{{- with .sentinel.master }}
+- name: MARKREAD_REDIS_SENTINEL_MASTER
+  value: {{ . | quote }}
+{{- end }}
+{{- with .sentinel }}
+{{- if and .existingSecret .secretKeys.username }}
+- name: MARKREAD_REDIS_SENTINEL_USERNAME
+  valueFrom:
+    secretKeyRef:
+      name: {{ .existingSecret | quote }}
+      key: {{ .secretKeys.username | quote }}
+{{- end }}
+{{- end }}
 {{- if .embedded.enabled }}
 - name: MARKREAD_REDIS_USERNAME
   value: markread

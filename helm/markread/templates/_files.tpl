@@ -71,6 +71,28 @@ The Secrets that the server reads as files: a list of
     - {key: {{ .secretKeys.certificate | quote }}, path: tls.crt, env: MARKREAD_REDIS_CERT}
     - {key: {{ .secretKeys.key | quote }}, path: tls.key, env: MARKREAD_REDIS_KEY}
 {{- end }}{{ end }}
+{{- with .Values.redis.sentinel }}{{ if .existingSecret }}
+- name: sentinel
+  secret: {{ .existingSecret | quote }}
+  once: {{ ne .secretKeys.username "" }} # The user name is in the environment.
+  items:
+    - {key: {{ .secretKeys.password | quote }}, path: password, env: MARKREAD_REDIS_SENTINEL_PASSWORD_FILE}
+{{- end }}{{ end }}
+{{- with .Values.redis.sentinel.tls.ca }}{{ if .existingSecret }}
+- name: sentinel-ca
+  secret: {{ .existingSecret | quote }}
+  once: false
+  items:
+    - {key: {{ .secretKeys.ca | quote }}, path: ca.crt, env: MARKREAD_REDIS_SENTINEL_CA}
+{{- end }}{{ end }}
+{{- with .Values.redis.sentinel.tls.certificate }}{{ if .existingSecret }}
+- name: sentinel-certificate
+  secret: {{ .existingSecret | quote }}
+  once: false
+  items:
+    - {key: {{ .secretKeys.certificate | quote }}, path: tls.crt, env: MARKREAD_REDIS_SENTINEL_CERT}
+    - {key: {{ .secretKeys.key | quote }}, path: tls.key, env: MARKREAD_REDIS_SENTINEL_KEY}
+{{- end }}{{ end }}
 {{- end -}}
 
 {{- /* The volume of an entry of that list. */ -}}

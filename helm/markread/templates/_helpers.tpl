@@ -93,9 +93,15 @@ securityContext:
 {{ include "markread.fullname" . }}-redis
 {{- end -}}
 
-{{- define "markread.redisUrl" -}}
-{{- $embedded := printf "redis://%s:6379" (include "markread.redisName" .) -}}
-{{- ternary $embedded .Values.redis.url .Values.redis.embedded.enabled -}}
+{{- /* URLs of Redis, or of its Sentinels, as a JSON list. */ -}}
+{{- define "markread.redisUrls" -}}
+{{- $urls := .Values.redis.urls -}}
+{{- if .Values.redis.embedded.enabled -}}
+  {{- $urls = list (printf "redis://%s:6379" (include "markread.redisName" .)) -}}
+{{- else if eq .Values.redis.mode "standalone" -}}
+  {{- $urls = list .Values.redis.url -}}
+{{- end -}}
+{{- toJson $urls -}}
 {{- end -}}
 
 {{- /* Password of the embedded Valkey: that of the release, else a new one at each call. */ -}}
@@ -136,13 +142,33 @@ securityContext:
     - podSelector:
         matchLabels:
           {{- include "markread.selectorLabels" (list . "redis") | nindent 10 }}
-{{- else if not (hasPrefix "unix://" .Values.redis.url) }}
+{{- else }}
+{{- $ports := list }}
+{{- range include "markread.redisUrls" . | fromJsonArray }}
+  {{- if not (hasPrefix "unix://" .) }}{{ $ports = append $ports (include "markread.port" (list . 6379)) }}{{ end }}
+{{- end }}
+{{- if eq .Values.redis.mode "sentinel" }}
+# Sentinels
+{{- include "markread.egressRule" (list $ports $out.sentinels) }}
+  {{- $ports = $out.redisPorts | default (list 6379) }}
+{{- else }}
+  {{- $ports = concat $ports $out.redisPorts }}
+{{- end }}
+{{- if $ports }}
 # Redis
+{{- include "markread.egressRule" (list $ports $out.redis) }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- /* A rule of egress: takes (list ports peers). No peers: to everywhere. */ -}}
+{{- define "markread.egressRule" }}
 - ports:
-    - port: {{ include "markread.port" (list .Values.redis.url 6379) }}
-  {{- with $out.redis }}
+    {{- range index . 0 | toStrings | uniq }}
+    - port: {{ . }}
+    {{- end }}
+  {{- with index . 1 }}
   to:
     {{- toYaml . | nindent 4 }}
   {{- end }}
-{{- end }}
 {{- end -}}

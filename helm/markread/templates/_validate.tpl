@@ -37,20 +37,75 @@
 {{- end -}}
 
 {{- with .Values.redis -}}
+  {{- $one := eq .mode "standalone" -}}
+  {{- $what := ternary "the Sentinels" "some nodes of the cluster" (eq .mode "sentinel") -}}
+  {{- if and .embedded.enabled (not $one) -}}
+    {{- $problems = append $problems (printf "redis.embedded.enabled runs one Valkey, and redis.mode is %s: turn it off, or set redis.mode to standalone" .mode) -}}
+  {{- end -}}
   {{- if and .embedded.enabled .url -}}
     {{- $problems = append $problems "redis.embedded.enabled and redis.url name two Redis: set only one of them" -}}
-  {{- else if not (or .embedded.enabled .url) -}}
+  {{- else if and .url (not $one) -}}
+    {{- $problems = append $problems (printf "redis.url names one Redis, and redis.mode is %s: set redis.urls, %s, instead" .mode $what) -}}
+  {{- else if and $one (not (or .embedded.enabled .url)) -}}
     {{- $problems = append $problems "no Redis is set: set redis.url, or redis.embedded.enabled for evaluation" -}}
   {{- end -}}
-  {{- if regexMatch "^[a-z]+://[^/]*@|[?&](user|pass)=" .url -}}
-    {{- $problems = append $problems "redis.url contains a user or a password, which everyone could read in the Deployment: put them into a Secret and set redis.existingSecret" -}}
+  {{- if and $one .urls -}}
+    {{- $problems = append $problems "redis.urls needs redis.mode sentinel or cluster: with standalone set redis.url" -}}
+  {{- else if not (or $one .urls .embedded.enabled) -}}
+    {{- $problems = append $problems (printf "redis.mode %s needs redis.urls: set the URLs of %s" .mode $what) -}}
+  {{- end -}}
+  {{- $schemes := dict -}}{{- $databases := dict -}}
+  {{- range .urls -}}
+    {{- $url := urlParse . -}}
+    {{- $_ := set $schemes $url.scheme true -}}
+    {{- $_ := set $databases (trimPrefix "/" $url.path | default "0") true -}}
+    {{- if and (eq $.Values.redis.mode "sentinel") (not (regexMatch ":[0-9]+$" $url.host)) -}}
+      {{- $problems = append $problems "redis.urls has a Sentinel without a port: add it, as in :26379, since it would be 6379" -}}
+    {{- end -}}
+  {{- end -}}
+  {{- if gt (len $schemes) 1 -}}
+    {{- $problems = append $problems "redis.urls has two schemes: all must begin with redis://, or all with rediss://" -}}
+  {{- end -}}
+  {{- if gt (len $databases) 1 -}}
+    {{- $problems = append $problems "redis.urls has several databases: they must be the same" -}}
+  {{- else if and (eq .mode "cluster") .urls (not (hasKey $databases "0")) -}}
+    {{- $problems = append $problems "redis.urls has a database, and redis.mode is cluster: a cluster has only database 0" -}}
+  {{- end -}}
+  {{- range $name, $urls := dict "redis.url" (list .url) "redis.urls" .urls -}}
+    {{- if regexMatch "(^|,)[a-z]+://[^/,]*@|[?&](user|pass)=" (join "," $urls) -}}
+      {{- $problems = append $problems (printf "%s contains a user or a password, which everyone could read in the Deployment: put them into a Secret and set %s" $name (ternary "redis.sentinel.existingSecret" "redis.existingSecret" (eq $.Values.redis.mode "sentinel"))) -}}
+    {{- end -}}
+  {{- end -}}
+  {{- if and .partitions (ne .mode "cluster") -}}
+    {{- $problems = append $problems (printf "redis.partitions needs redis.mode cluster, which is %s: leave it empty" .mode) -}}
+  {{- end -}}
+  {{- if and .embedded.enabled $.Values.config.replicasAck -}}
+    {{- $problems = append $problems "config.replicasAck waits for a replica, and redis.embedded.enabled has none: set it to 0" -}}
   {{- end -}}
   {{- if and .embedded.enabled .existingSecret -}}
     {{- $problems = append $problems "redis.existingSecret has no effect with redis.embedded.enabled, which has a password of its own: set only one of them" -}}
   {{- end -}}
+  {{- $tls := hasPrefix "rediss://" (ternary .url (first (append .urls "")) $one) -}}
   {{- range $name, $secret := dict "redis.tls.ca.existingSecret" .tls.ca.existingSecret "redis.tls.certificate.existingSecret" .tls.certificate.existingSecret -}}
-    {{- if and $secret (not (hasPrefix "rediss://" $.Values.redis.url)) -}}
-      {{- $problems = append $problems (printf "%s needs TLS: set a redis.url that begins with rediss://" $name) -}}
+    {{- if and $secret (not $tls) (ne $.Values.redis.mode "sentinel") -}}
+      {{- $problems = append $problems (printf "%s needs TLS: set a %s that begins with rediss://" $name (ternary "redis.url" "redis.urls" $one)) -}}
+    {{- end -}}
+  {{- end -}}
+  {{- with .sentinel -}}
+    {{- $secrets := dict "redis.sentinel.existingSecret" .existingSecret "redis.sentinel.tls.ca.existingSecret" .tls.ca.existingSecret "redis.sentinel.tls.certificate.existingSecret" .tls.certificate.existingSecret -}}
+    {{- if eq $.Values.redis.mode "sentinel" -}}
+      {{- if not .master -}}
+        {{- $problems = append $problems "redis.mode sentinel needs redis.sentinel.master: set the master's name in the Sentinels' configuration" -}}
+      {{- end -}}
+    {{- else -}}
+      {{- $secrets = set $secrets "redis.sentinel.master" .master -}}
+    {{- end -}}
+    {{- range $name, $value := $secrets -}}
+      {{- if and $value (ne $.Values.redis.mode "sentinel") -}}
+        {{- $problems = append $problems (printf "%s needs redis.mode sentinel, which is %s" $name $.Values.redis.mode) -}}
+      {{- else if and $value (contains ".tls." $name) (not $tls) -}}
+        {{- $problems = append $problems (printf "%s needs TLS: set redis.urls that begin with rediss://" $name) -}}
+      {{- end -}}
     {{- end -}}
   {{- end -}}
 {{- end -}}
