@@ -6,15 +6,18 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::Cluster;
 use crate::store::StoreHealth;
 use crate::store::redis::partitions::PartitionStore;
-use crate::telemetry::metrics;
+use crate::telemetry::{LogThrottle, metrics};
 
 /// Longest time between two looks at the partitions.
 const INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long partitions are not served before the log says so.
+const LOG_AFTER: Duration = Duration::from_millis(900);
 
 impl Cluster {
     /// Returns whether all partitions are served.
@@ -24,16 +27,16 @@ impl Cluster {
 
     /// Reports the health, for ever.
     pub(super) async fn report_health(&self) -> Infallible {
-        let mut logged = String::new();
+        let mut log = OutageLog::default();
         loop {
-            self.report(&mut logged);
+            self.report(&mut log);
             if let Some(changes) = &self.shared.changes {
                 let _ = timeout(INTERVAL, changes.health.notified()).await;
             }
         }
     }
 
-    fn report(&self, logged: &mut String) {
+    fn report(&self, log: &mut OutageLog) {
         let partitions = self.shared.partitions.all();
         let mut unserved = BTreeMap::<String, Vec<usize>>::new();
         for partition in partitions {
@@ -44,13 +47,7 @@ impl Cluster {
         let count: usize = unserved.values().map(Vec::len).sum();
         let text = describe(&unserved);
         metrics::set_partitions_unserved(count);
-        if *logged != text {
-            match &*text {
-                "" => tracing::info!("all partitions are served"),
-                text => tracing::warn!(cause = ?text, "partitions are not served"),
-            }
-            logged.clone_from(&text);
-        }
+        log.note(&text);
         let health = if count == partitions.len() {
             StoreHealth::Away(text)
         } else {
@@ -79,6 +76,36 @@ impl Cluster {
             }
         }
         all
+    }
+}
+
+/// Logs which partitions are not served.
+#[derive(Default)]
+struct OutageLog {
+    since: Option<Instant>,
+    logged: String,
+    /// Of changes within an outage.
+    changes: LogThrottle,
+}
+
+impl OutageLog {
+    /// Notes which partitions are not served. What lasts no longer than a failover between two probes is not
+    /// logged.
+    fn note(&mut self, text: &str) {
+        if text.is_empty() {
+            self.since = None;
+            if !std::mem::take(&mut self.logged).is_empty() {
+                tracing::info!("all partitions are served");
+            }
+            return;
+        }
+        let since = *self.since.get_or_insert_with(Instant::now);
+        let is_new =
+            self.logged.is_empty() || self.logged != text && self.changes.permit().is_some();
+        if is_new && since.elapsed() >= LOG_AFTER {
+            tracing::warn!(cause = ?text, "partitions are not served");
+            text.clone_into(&mut self.logged);
+        }
     }
 }
 

@@ -150,13 +150,14 @@ impl KnownLayout {
         self.0.load_full()
     }
 
-    /// Sets what was read.
-    pub(crate) fn set(&self, placement: Placement) {
+    /// Sets what was read. Returns its version if it is new.
+    pub(crate) fn set(&self, placement: Placement) -> Option<&'static str> {
         let known = self.0.load();
-        if known.as_deref() != Some(&placement) {
-            tracing::info!(version = placement.version(), "layout of keys in Redis");
+        (known.as_deref() != Some(&placement)).then(|| {
+            let version = placement.version();
             self.0.store(Some(Arc::new(placement)));
-        }
+            version
+        })
     }
 
     /// Reads the layout again, after a script found another version than it was called with. Returns
@@ -169,7 +170,10 @@ impl KnownLayout {
         let known = self.known();
         let Layout { was_absent, placement } =
             check(connection, keys, known.as_deref()).await.map_err(classify)?;
-        self.set(placement.map_err(|mismatch| StoreError::unavailable(mismatch.to_string()))?);
+        let placement = placement.map_err(|other| StoreError::unavailable(other.to_string()))?;
+        if let Some(version) = self.set(placement) {
+            tracing::info!(version, "layout of keys in Redis");
+        }
         Ok(was_absent)
     }
 }

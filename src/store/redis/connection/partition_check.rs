@@ -1,5 +1,6 @@
 //! Checks of the partitions that a node has: their layouts and their streams.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -23,6 +24,13 @@ pub(super) enum Pace {
     Paced,
 }
 
+/// What a check found.
+struct Checked {
+    /// The layout's version, if it was not known before.
+    new_layout: Option<&'static str>,
+    stream: Option<Span>,
+}
+
 /// Checks all partitions of a node. In a cluster one that is elsewhere, or has another layout, is not
 /// served, and the others are.
 pub(super) async fn run(
@@ -33,9 +41,15 @@ pub(super) async fn run(
     let served = parts.served.load_full();
     let checks = served.iter().map(|partition| check(parts, partition, connection.clone(), pace));
     let mut streams = Vec::with_capacity(served.len());
+    let mut layouts = BTreeMap::new();
     for (partition, checked) in served.iter().zip(join_all(checks).await) {
         let (trouble, stream) = match checked {
-            Ok(stream) => (None, stream),
+            Ok(Checked { new_layout, stream }) => {
+                if let Some(version) = new_layout {
+                    *layouts.entry(version).or_insert(0) += 1;
+                }
+                (None, stream)
+            }
             Err(failure) => (Some(tolerate(parts, failure)?), None),
         };
         if partition.trouble() != trouble {
@@ -45,6 +59,10 @@ pub(super) async fn run(
         if trouble.is_none() {
             streams.push((Arc::clone(partition), stream));
         }
+    }
+    for (version, partitions) in layouts {
+        let of_many = parts.shared.changes.is_some().then_some(partitions);
+        tracing::info!(version, partitions = of_many, "layout of keys in Redis");
     }
     Ok(streams)
 }
@@ -71,7 +89,7 @@ async fn check(
     partition: &PartitionStore,
     mut connection: MultiplexedConnection,
     pace: Pace,
-) -> Result<Option<Span>, Failure> {
+) -> Result<Checked, Failure> {
     let PartitionStore { keys, layout, stream_history, .. } = partition;
     let known = layout.known();
     let Layout { was_absent, placement } =
@@ -79,9 +97,10 @@ async fn check(
     if was_absent {
         parts.shared.note_absent_layout(partition);
     }
-    layout.set(placement.map_err(Failure::Layout)?);
-    Ok(match pace {
+    let new_layout = layout.set(placement.map_err(Failure::Layout)?);
+    let stream = match pace {
         Pace::AtOnce => stream_history.check(&mut connection, keys, layout).await?,
         Pace::Paced => stream_history.check_paced(&mut connection, keys, layout).await?,
-    })
+    };
+    Ok(Checked { new_layout, stream })
 }
