@@ -44,8 +44,8 @@ use markread::proto::MarkReadRequest;
 use markread::proto::Rpc;
 use markread::service::Service;
 use markread::service::watch::Hub;
+use markread::store::Store;
 use markread::store::memory::MemoryStore;
-use markread::store::{EventLog, Store};
 use markread::telemetry::Traceparent;
 use markread::telemetry::metrics::{self, MarkOutcome, Metrics};
 use mimalloc::MiMalloc;
@@ -259,9 +259,9 @@ fn store() -> Arc<MemoryStore> {
 }
 
 fn service(store: &Arc<MemoryStore>) -> Service {
-    let log: Arc<dyn EventLog> = Arc::<MemoryStore>::clone(store);
     let store: Arc<dyn Store> = Arc::<MemoryStore>::clone(store);
-    Service::new(store, Arc::new(Hub::new(log)))
+    let hub = Arc::new(Hub::new(&store));
+    Service::new(store, hub)
 }
 
 /// Metrics with a server's recorder.

@@ -33,8 +33,8 @@ use markread::proto::{
 use markread::service::Service;
 use markread::service::watch::Hub;
 use markread::store::{
-    Cursors, Entries, EventLog, LogBounds, MarkResult, Marks, NonceUse, Nonces, Store, StoreError,
-    StoreHealth,
+    Cursors, Entries, EventLog, EventLogs, LogBounds, MarkResult, Marks, NonceUse, Nonces,
+    ReadQuotas, Store, StoreError, StoreHealth,
 };
 use markread::telemetry::Traceparent;
 use markread::telemetry::metrics::{self, Metrics};
@@ -142,8 +142,7 @@ async fn storeless(config: EdgeConfig, lifecycle: &Lifecycle) -> Edge {
     let (_, health) = watch::channel(StoreHealth::Ready { warnings: Vec::new() });
     let sources = Sources { phase: lifecycle.watch(), store: health, keys };
     let (health, _) = health::service(sources).await;
-    let log: Arc<dyn EventLog> = Arc::<dyn Store>::clone(&store);
-    let hub = Arc::new(Hub::new(log));
+    let hub = Arc::new(Hub::new(&store));
     let service = Arc::new(Service::new(store, hub));
     Edge::new(config, service, health, lifecycle.clone(), metrics).unwrap()
 }
@@ -231,6 +230,12 @@ impl Marks for AtOnce {
     }
 }
 
+impl EventLogs for AtOnce {
+    fn logs(self: Arc<Self>) -> Vec<Arc<dyn EventLog>> {
+        vec![self]
+    }
+}
+
 #[tonic::async_trait]
 impl EventLog for AtOnce {
     async fn wait_for_entries(
@@ -253,7 +258,10 @@ impl EventLog for AtOnce {
     async fn bounds(&self) -> Result<LogBounds, StoreError> {
         Err(not_of_this_store())
     }
+}
 
+#[tonic::async_trait]
+impl ReadQuotas for AtOnce {
     async fn take_reads(&self, _: UserId, _: u64) -> Result<ReadOutcome<()>, StoreError> {
         Err(not_of_this_store())
     }

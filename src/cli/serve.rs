@@ -27,7 +27,7 @@ use crate::service::Service;
 use crate::service::watch::Hub;
 use crate::store::memory::MemoryStore;
 use crate::store::redis::{LayoutMismatch, RedisStore};
-use crate::store::{EventLog, HealthReceiver, Store};
+use crate::store::{HealthReceiver, Store};
 use crate::telemetry::metrics::{self, Metrics};
 
 /// Pause between two times that slow watchers are ended.
@@ -101,8 +101,7 @@ pub async fn serve(
     if let Err(error) = memory::start(memory_limit, pressure.clone()) {
         tracing::warn!(%error, "memory cannot be measured: it is not bounded");
     }
-    let log: Arc<dyn EventLog> = Arc::<dyn Store>::clone(&store);
-    let hub = Arc::new(Hub::new(log));
+    let hub = Arc::new(Hub::new(&store));
     tokio::spawn(Arc::clone(&hub).run());
     tokio::spawn(end_slow_watchers(Arc::clone(&hub), pressure.clone()));
     let service = Arc::new(Service::new(store, hub));

@@ -1,15 +1,15 @@
 //! The embedded store of `serve --dev`: the same rules in memory, lost when the process exits.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout_at;
 
 use super::{
-    Cursors, Entries, EventLog, HealthReceiver, LogBounds, MarkResult, Marks, NONCE_KEPT_MS,
-    NonceUse, Nonces, StoreError, StoreHealth,
+    Cursors, Entries, EventLog, EventLogs, HealthReceiver, LogBounds, MarkResult, Marks,
+    NONCE_KEPT_MS, NonceUse, Nonces, ReadQuotas, StoreError, StoreHealth,
 };
 use crate::domain::{
     Conversation, CursorPage, EntryId, ListOrder, ListPosition, Mark, Nonce, Outcome, Position,
@@ -184,6 +184,12 @@ impl Cursors for MemoryStore {
     }
 }
 
+impl EventLogs for MemoryStore {
+    fn logs(self: Arc<Self>) -> Vec<Arc<dyn EventLog>> {
+        vec![self]
+    }
+}
+
 #[async_trait::async_trait]
 impl EventLog for MemoryStore {
     async fn wait_for_entries(
@@ -221,7 +227,10 @@ impl EventLog for MemoryStore {
     async fn bounds(&self) -> Result<LogBounds, StoreError> {
         Ok(self.with_state(|state| state.bounds(now_ms())))
     }
+}
 
+#[async_trait::async_trait]
+impl ReadQuotas for MemoryStore {
     async fn take_reads(&self, watcher: UserId, reads: u64) -> Result<ReadOutcome<()>, StoreError> {
         let now_ms = now_ms();
         let taken = self.with_state(|state| {

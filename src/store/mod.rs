@@ -4,6 +4,7 @@
 //! of `serve --dev`, and the reference that the property test compares Redis with.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -80,7 +81,13 @@ pub trait Cursors: Send + Sync {
     }
 }
 
-/// The log of mark-read events, as watchers read it.
+/// The logs of mark-read events.
+pub trait EventLogs {
+    /// Returns the log of each partition, in their order. One Redis has one partition.
+    fn logs(self: Arc<Self>) -> Vec<Arc<dyn EventLog>>;
+}
+
+/// The log of a partition's mark-read events, as watchers read it.
 #[async_trait::async_trait]
 pub trait EventLog: Send + Sync {
     /// Waits until there are entries after a position and returns the first of them; none if the time runs
@@ -116,13 +123,17 @@ pub trait EventLog: Send + Sync {
     ///
     /// As [`Self::wait_for_entries`].
     async fn bounds(&self) -> Result<LogBounds, StoreError>;
+}
 
+/// Read quotas, of which watchers pay for the entries that were read for them.
+#[async_trait::async_trait]
+pub trait ReadQuotas: Send + Sync {
     /// Takes reads from a watcher's read quota for the entries that were read for it. If fewer are left,
     /// takes those, and the quota is used up.
     ///
     /// # Errors
     ///
-    /// As [`Self::wait_for_entries`].
+    /// If the store could not be reached, or its answer was lost.
     async fn take_reads(&self, watcher: UserId, reads: u64) -> Result<ReadOutcome<()>, StoreError>;
 }
 
@@ -146,9 +157,9 @@ pub trait Nonces: Send + Sync {
 }
 
 /// A store for everything.
-pub trait Store: Marks + Cursors + EventLog + Nonces + 'static {}
+pub trait Store: Marks + Cursors + ReadQuotas + EventLogs + Nonces + 'static {}
 
-impl<S: Marks + Cursors + EventLog + Nonces + 'static> Store for S {}
+impl<S: Marks + Cursors + ReadQuotas + EventLogs + Nonces + 'static> Store for S {}
 
 /// Result of one mark of a list.
 pub type MarkResult = Result<Outcome, StoreError>;

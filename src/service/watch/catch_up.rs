@@ -190,7 +190,7 @@ impl Hub {
         }
         *unpaid %= ENTRIES_OF_A_READ;
         let reads = u64::try_from(reads).unwrap_or(u64::MAX);
-        match within(BULK_READ_TIMEOUT, self.log.take_reads(user, reads)).await {
+        match within(BULK_READ_TIMEOUT, self.quotas.take_reads(user, reads)).await {
             Ok(ReadOutcome::Served { .. }) => Ok(()),
             Ok(ReadOutcome::OverQuota { quota, retry_after }) => {
                 Err(Update::OverQuota { quota, retry_after })

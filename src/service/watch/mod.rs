@@ -18,7 +18,7 @@ use self::backlog::Backlog;
 use self::catch_up::Place;
 use self::state::{State, Watcher};
 use crate::domain::{AHEAD_MAX_SECONDS, Event, Position, Quota, UserId};
-use crate::store::{EventLog, LogBounds, Resumption, StoreError};
+use crate::store::{EventLog, LogBounds, ReadQuotas, Resumption, Store, StoreError};
 use crate::telemetry::metrics;
 
 mod backlog;
@@ -75,6 +75,7 @@ pub enum WatchError {
 /// Reads the event log and delivers it to subscriptions.
 pub struct Hub {
     log: Arc<dyn EventLog>,
+    quotas: Arc<dyn ReadQuotas>,
     state: Mutex<State>,
     backlog: Arc<Backlog>,
     /// Notified when a watcher arrives.
@@ -95,11 +96,16 @@ pub struct Subscription {
 }
 
 impl Hub {
-    /// Creates a hub, which delivers nothing until [`Self::run`].
-    pub fn new(log: Arc<dyn EventLog>) -> Self {
+    /// Creates a hub on the logs of a store. It delivers nothing until [`Self::run`].
+    pub fn new(store: &Arc<dyn Store>) -> Self {
+        let log = Arc::clone(store).logs().swap_remove(0);
+        Self::on(log, Arc::<dyn Store>::clone(store))
+    }
+
+    fn on(log: Arc<dyn EventLog>, quotas: Arc<dyn ReadQuotas>) -> Self {
         let backlog = Arc::new(Backlog::new(Arc::clone(&log)));
         let (state, arrived, reading) = Default::default();
-        Self { log, state, backlog, arrived, reading }
+        Self { log, quotas, state, backlog, arrived, reading }
     }
 
     /// Ends the watchers whose queues are more than half full, since memory is nearly used up.

@@ -23,8 +23,7 @@ const NO_EVENTS: [u64; 0] = [];
 impl Setup {
     fn new() -> Self {
         let log = Arc::new(FakeLog::default());
-        let of_hub: Arc<dyn EventLog> = log.clone();
-        let hub = Arc::new(Hub::new(of_hub));
+        let hub = Arc::new(Hub::on(log.clone(), log.clone()));
         tokio::spawn(Arc::clone(&hub).run());
         Self { hub, log }
     }

@@ -1,7 +1,7 @@
 //! The store on Redis.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::future::join_all;
 use redis::Value;
@@ -10,10 +10,8 @@ use self::denials::Generation;
 use self::partitions::PartitionStore;
 use self::placement::Placement;
 use self::reads::StatesCall;
-use super::{Cursors, Entries, EventLog, LogBounds, StoreError};
-use crate::domain::{
-    Conversation, CursorPage, ListPosition, Position, ReadCursor, ReadOutcome, UserId,
-};
+use super::{Cursors, ReadQuotas, StoreError};
+use crate::domain::{Conversation, CursorPage, ListPosition, ReadCursor, ReadOutcome, UserId};
 
 mod admin;
 mod cluster;
@@ -21,10 +19,10 @@ mod connection;
 mod denials;
 mod errors;
 mod keys;
-mod log;
 mod marks;
 mod node;
 mod nonces;
+mod partition_log;
 mod partitions;
 mod parts;
 mod permissions;
@@ -186,28 +184,7 @@ impl RedisStore {
 }
 
 #[async_trait::async_trait]
-impl EventLog for RedisStore {
-    async fn wait_for_entries(
-        &self,
-        after: Position,
-        limit: usize,
-        wait: Duration,
-    ) -> Result<Entries, StoreError> {
-        self.log(0)?.wait_for_entries(after, limit, wait).await
-    }
-
-    async fn entries(&self, after: Position, limit: usize) -> Result<Entries, StoreError> {
-        self.log(0)?.entries(after, limit).await
-    }
-
-    async fn newest_entries(&self, limit: usize) -> Result<Entries, StoreError> {
-        self.log(0)?.newest_entries(limit).await
-    }
-
-    async fn bounds(&self) -> Result<LogBounds, StoreError> {
-        self.log(0)?.bounds().await
-    }
-
+impl ReadQuotas for RedisStore {
     async fn take_reads(&self, watcher: UserId, reads: u64) -> Result<ReadOutcome<()>, StoreError> {
         if let Some(denial) = self.cached_read_denial(watcher) {
             return Ok(denial);

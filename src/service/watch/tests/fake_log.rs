@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{position, user};
 use crate::domain::{EntryId, Event, Mark, Position, Quota, ReadOutcome, UserId};
-use crate::store::{Entries, EventLog, LogBounds, StoreError};
+use crate::store::{Entries, EventLog, LogBounds, ReadQuotas, StoreError};
 
 /// A log of which a test decides what it holds, and when its reads return or fail. Its entries are
 /// numbered from 1: the ID of an entry is its number in milliseconds.
@@ -245,6 +245,22 @@ impl EventLog for FakeLog {
         Ok(entries(state.events.range(first..)))
     }
 
+    async fn bounds(&self) -> Result<LogBounds, StoreError> {
+        self.note(Read::Span);
+        self.answer().await?;
+        let (bounds, is_held) = {
+            let mut state = self.state();
+            (state.bounds(), std::mem::take(&mut state.is_holding_bounds))
+        };
+        if is_held {
+            self.bounds_releases.notified().await;
+        }
+        Ok(bounds)
+    }
+}
+
+#[async_trait::async_trait]
+impl ReadQuotas for FakeLog {
     async fn take_reads(&self, watcher: UserId, reads: u64) -> Result<ReadOutcome<()>, StoreError> {
         self.answer().await?;
         let mut state = self.state();
@@ -258,19 +274,6 @@ impl EventLog for FakeLog {
         } else {
             ReadOutcome::Served { read: (), quota }
         })
-    }
-
-    async fn bounds(&self) -> Result<LogBounds, StoreError> {
-        self.note(Read::Span);
-        self.answer().await?;
-        let (bounds, is_held) = {
-            let mut state = self.state();
-            (state.bounds(), std::mem::take(&mut state.is_holding_bounds))
-        };
-        if is_held {
-            self.bounds_releases.notified().await;
-        }
-        Ok(bounds)
     }
 }
 
