@@ -78,6 +78,9 @@ pub enum FieldProblem {
     /// Not a position in the event log.
     #[error(transparent)]
     Position(#[from] InvalidPosition),
+    /// A position in the event logs of another store.
+    #[error("is an ID of a store with other partitions than this one")]
+    OtherPartitions,
     /// A position that the event log cannot have reached yet.
     #[error("is more than {AHEAD_MAX_SECONDS} s ahead of the store's clock")]
     Ahead,
@@ -112,7 +115,11 @@ impl FieldProblem {
                 ("max_page_size", PAGE_MAX_CURSORS.to_string()),
             ],
             Self::Ahead => vec![("max_ahead_seconds", AHEAD_MAX_SECONDS.to_string())],
-            Self::Repeated | Self::Conflicting | Self::PageToken | Self::Position(_) => Vec::new(),
+            Self::Repeated
+            | Self::Conflicting
+            | Self::PageToken
+            | Self::Position(_)
+            | Self::OtherPartitions => Vec::new(),
         }
     }
 

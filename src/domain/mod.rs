@@ -13,6 +13,8 @@ mod quota;
 mod read_state;
 mod refusal;
 mod users;
+#[cfg(feature = "server")]
+mod watch_position;
 
 pub use self::cursor_record::CursorRecord;
 pub use self::entry_id::{EntryId, InvalidEntryId};
@@ -33,3 +35,5 @@ pub use self::refusal::{Flaw, Refusal};
 pub use self::users::{
     CALL_USER_OBJECTS_MAX_BYTES, USER_OBJECT_MAX_BYTES, UserObject, Users, distinct_users,
 };
+#[cfg(feature = "server")]
+pub use self::watch_position::{MAX_PARTITIONS, RESUME_BACK_MS, Start, WatchPosition};

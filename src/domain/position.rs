@@ -1,15 +1,11 @@
-//! Positions in the event log, from which a watcher resumes.
+//! Positions in the log of a partition, from which a watcher resumes.
 
 use std::fmt;
 use std::str::FromStr;
 
 use super::entry_id::EntryId;
 
-/// A position in the event log: after one entry and before the next. A watcher keeps the position of
-/// the last event or heartbeat that it received, and resumes from there.
-///
-/// Today the log is one stream, so a position is the ID of an entry. It is a type of its own since in
-/// a cluster it will name a position in each partition's stream.
+/// A position in the event log of one partition: after one entry and before the next.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position(EntryId);
 

@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 use self::watch::{Hub, Subscription, WatchError};
 use crate::domain::{
     BadField, Conversation, CursorPage, FieldProblem, Flaw, ListPosition, Mark, Nonce, Outcome,
-    Position, Quota, ReadOutcome, ReadState, Refusal, UserId,
+    Quota, ReadOutcome, ReadState, Refusal, UserId, WatchPosition,
 };
 use crate::store::{NonceUse, Store, StoreError, StoreErrorKind};
 use crate::telemetry::{LogThrottle, Traceparent, in_call};
@@ -134,23 +134,25 @@ impl Service {
     ///
     /// # Errors
     ///
-    /// As [`Self::read_states`]; [`Refusal::BadFields`] if the log cannot have reached the position yet.
+    /// As [`Self::read_states`]; [`Refusal::BadFields`] if the position is one of another store, or if the log
+    /// cannot have reached it yet.
     pub async fn watch(
         &self,
         caller: UserId,
-        after: Option<Position>,
+        after: Option<WatchPosition>,
         deadline: Instant,
     ) -> Result<(Subscription, Quota), Refusal> {
+        let foreign = || bad_after(FieldProblem::OtherPartitions);
+        let starts = |after: WatchPosition| after.starts(self.hub.partitions()).ok_or_else(foreign);
+        let starts = after.map(starts).transpose()?;
         let permit = timeout_at(deadline, self.opening.acquire()).await;
         let _permit =
             permit.map_err(|elapsed| self.log_refusal(&StoreError::unavailable(elapsed)))?;
         let (_, quota) =
             self.served(with_deadline(deadline, self.store.read_states(caller, &[])).await)?;
-        match timeout_at(deadline, self.hub.watch(caller, after)).await {
+        match timeout_at(deadline, self.hub.watch(caller, starts)).await {
             Ok(Ok(subscription)) => Ok((subscription, quota)),
-            Ok(Err(WatchError::Ahead)) => {
-                Err(Refusal::BadFields(vec![BadField::new("after", FieldProblem::Ahead)]))
-            }
+            Ok(Err(WatchError::Ahead)) => Err(bad_after(FieldProblem::Ahead)),
             Ok(Err(WatchError::Store(error))) => Err(self.log_refusal(&error)),
             Err(elapsed) => Err(self.log_refusal(&StoreError::unavailable(elapsed))),
         }
@@ -269,6 +271,10 @@ impl Service {
             }
         }
     }
+}
+
+fn bad_after(problem: FieldProblem) -> Refusal {
+    Refusal::BadFields(vec![BadField::new("after", problem)])
 }
 
 /// Waits for the store until the deadline.

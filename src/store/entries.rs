@@ -145,6 +145,24 @@ impl LogBounds {
         }
     }
 
+    /// Returns where a watcher goes on that resumes with the entries since a time, in milliseconds since 1970:
+    /// that of an event of another partition, and so of another clock.
+    pub fn resume_at(&self, ms: u64) -> Resumption {
+        let start = self.start();
+        let before = Position::from(EntryId { ms, count: 0 }.before());
+        // Of an empty log, the greatest ID that it had.
+        let is_trimmed = self.trimmed && before < start;
+        if ms <= self.gap_before.ms || is_trimmed {
+            return Resumption::Gap(start);
+        }
+        let at = before.clamp(start, start.max(self.last_id.into()));
+        // Nobody knows when the watcher was at this time: any removal may have been after that.
+        if at.entry() < self.max_removed {
+            return Resumption::Gap(at);
+        }
+        Resumption::Complete(at)
+    }
+
     /// Returns the losses that the log reveals.
     pub fn losses(&self) -> Losses {
         Losses { gap_before: self.gap_before, max_removed: self.max_removed }
@@ -269,6 +287,41 @@ mod tests {
                 Resumption::Gap(at) => gap(at.entry()),
             };
             assert_eq!(resumed, expected, "{name}: {after} in {log:?}");
+        }
+    }
+
+    #[test]
+    fn a_time_is_resumed_where_it_is_or_with_a_gap() {
+        let whole = bounds(500, 900);
+        let trimmed = LogBounds { trimmed: true, ..whole };
+        let behind = LogBounds { gap_before: id(700, 3), ..whole };
+        let holed = LogBounds { max_removed: id(700, 0), ..whole };
+        let empty = LogBounds::default();
+        let emptied = LogBounds { last_id: id(900, 0), trimmed: true, ..empty };
+        let flushed = LogBounds { gap_before: id(900, 0), ..empty };
+        let (complete, gap) = (|at| (true, at), |at| (false, at));
+        let start = id(500, 0).before();
+        for (name, log, ms, expected) in [
+            ("before a log that lost nothing", whole, 400, complete(start)),
+            ("before the oldest that is left", trimmed, 400, gap(start)),
+            ("the oldest that is left", trimmed, 500, complete(start)),
+            ("within", whole, 600, complete(id(600, 0).before())),
+            ("past the end", whole, 2_000, complete(id(900, 0))),
+            ("before a loss", behind, 700, gap(start)),
+            ("after a loss", behind, 701, complete(id(701, 0).before())),
+            ("before one that was removed", holed, 600, gap(id(600, 0).before())),
+            ("after one that was removed", holed, 701, complete(id(701, 0).before())),
+            ("an empty log", empty, 600, complete(id(0, 0))),
+            ("before the end of what was removed", emptied, 900, gap(id(900, 0))),
+            ("after what was removed", emptied, 901, complete(id(900, 0))),
+            ("before a flush", flushed, 900, gap(id(0, 0))),
+            ("after a flush", flushed, 901, complete(id(0, 0))),
+        ] {
+            let resumed = match log.resume_at(ms) {
+                Resumption::Complete(at) => complete(at.entry()),
+                Resumption::Gap(at) => gap(at.entry()),
+            };
+            assert_eq!(resumed, expected, "{name}");
         }
     }
 

@@ -11,7 +11,7 @@ use crate::cli::args::{ClientArgs, ExpectArgs, HealthcheckArgs, MarkArgs, StateA
 use crate::cli::commands::client::{ClientCommand, Format};
 use crate::cli::commands::healthcheck::HealthcheckConfig;
 use crate::client::{ClientConfig, Credentials, PrivateKey};
-use crate::domain::{BATCH_MAX_ITEMS, Position};
+use crate::domain::{BATCH_MAX_ITEMS, WatchPosition};
 use crate::files::{problem, read, read_certificates, read_client_identity};
 use crate::proto::codes::{CODE_NAMES, parse_code};
 
@@ -61,7 +61,7 @@ impl StateArgs {
 impl WatchArgs {
     pub(in crate::cli) fn validate(self) -> Result<Command, String> {
         if let Some(after) = &self.after {
-            after.parse::<Position>().map_err(|problem| format!("--after {problem}"))?;
+            after.parse::<WatchPosition>().map_err(|problem| format!("--after {problem}"))?;
         }
         let format = if self.json { Format::Json } else { Format::Text };
         let config = self.client.validate()?;

@@ -10,7 +10,7 @@ use tokio_stream::Stream;
 use tonic::{Response, Status};
 
 use super::{bad_field, timestamp};
-use crate::domain::{Event, Flaw, InvalidPosition, Position, Refusal};
+use crate::domain::{Event, Flaw, InvalidPosition, Refusal, WatchPosition};
 use crate::edge::answer::grpc::status;
 use crate::edge::answer::insert_rate_limit;
 use crate::edge::arrival::{Arrival, Caller};
@@ -53,7 +53,7 @@ pub(in crate::edge) struct Updates {
     service: Arc<Service>,
     expiry: Option<Pin<Box<Sleep>>>,
     control: StreamControl,
-    last: Option<Position>,
+    last: Option<WatchPosition>,
     farewell_sent: bool,
     ended: bool,
     /// Counts among the reader's watches.
@@ -95,19 +95,22 @@ impl Updates {
         if self.control.is_stalled() || std::mem::replace(&mut self.farewell_sent, true) {
             return None;
         }
-        let id = self.subscription.position().or(self.last)?.to_string();
+        let id = self.subscription.position().or_else(|| self.last.clone())?.to_string();
         Some(Message::Heartbeat(proto::WatchHeartbeat { id }))
     }
 
     fn message(&mut self, update: Option<Update>) -> Result<Message, Refusal> {
         match update {
-            Some(Update::Event(event)) => {
-                self.last = Some(event.position);
-                Ok(Message::Event(event.into()))
+            Some(Update::Event { partition, event }) => {
+                let position = WatchPosition::of_event(partition, event.position);
+                let message = event_message(&position, &event);
+                self.last = Some(position);
+                Ok(Message::Event(message))
             }
             Some(Update::Heartbeat(position)) => {
+                let id = position.to_string();
                 self.last = Some(position);
-                Ok(Message::Heartbeat(proto::WatchHeartbeat { id: position.to_string() }))
+                Ok(Message::Heartbeat(proto::WatchHeartbeat { id }))
             }
             Some(Update::Gap) => {
                 let message = "events may be lost: the stream goes on with the oldest entry";
@@ -118,8 +121,8 @@ impl Updates {
             }
             Some(Update::Failed(error)) => Err(self.service.log_refusal(&error)),
             None => {
-                let resume_after = self.last.map(|position| position.to_string());
-                let resume_after = resume_after.unwrap_or_default();
+                let last = self.last.as_ref();
+                let resume_after = last.map(WatchPosition::to_string).unwrap_or_default();
                 Err(Refusal::WatcherTooSlow { resume_after })
             }
         }
@@ -141,14 +144,13 @@ impl Stream for Updates {
     }
 }
 
-impl From<Event> for proto::MarkReadEvent {
-    fn from(Event { position, mark, created_ms }: Event) -> Self {
-        Self {
-            id: position.to_string(),
-            sender_id: mark.reader.get(),
-            recipient_id: mark.recipient.get(),
-            last_read_event_id: mark.last_read_event_id.get(),
-            created_at: Some(timestamp(created_ms)),
-        }
+fn event_message(position: &WatchPosition, event: &Event) -> proto::MarkReadEvent {
+    let Event { mark, created_ms, .. } = *event;
+    proto::MarkReadEvent {
+        id: position.to_string(),
+        sender_id: mark.reader.get(),
+        recipient_id: mark.recipient.get(),
+        last_read_event_id: mark.last_read_event_id.get(),
+        created_at: Some(timestamp(created_ms)),
     }
 }

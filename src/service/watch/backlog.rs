@@ -1,20 +1,21 @@
 //! Shared reads of what watchers missed. The log is read for all who wait: each read serves every
-//! watcher whose position it passes. One read runs at a time, and the store and this process have a pause
-//! after it, for marks.
+//! watcher whose position it passes. One read of a log runs at a time, a few of all logs, and the store and this
+//! process have a pause after it, for marks.
 //!
 //! A watcher asks for one piece at a time, so whoever does not take its events, or has hung up, holds up
 //! nobody and causes no read.
 
 use std::collections::HashSet;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::time::{Instant, sleep};
 use tracing::{Instrument, Span};
 
-use super::catch_up::Place;
-use super::state::concerns;
+use super::lag::Place;
+use super::log_state::concerns;
 use super::{BULK_READ_TIMEOUT, within};
 use crate::domain::{Event, Position, UserId};
 use crate::store::{Entries, EventLog, LogBounds, Loss, ReadSize, StoreError};
@@ -24,6 +25,9 @@ const READ_MAX_ENTRIES: usize = 500;
 
 /// Interval at which it is checked that somebody still waits for a read.
 const LEFT_CHECK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// How long a read keeps others from being begun: a log that hangs does not hold up the other ones.
+const READ_TURN: Duration = Duration::from_secs(1);
 
 /// Bytes of a read to aim at, by the entries of the read before.
 const READ_BYTES: usize = 256 * 1024;
@@ -41,6 +45,8 @@ const PAUSE_MAX: Duration = Duration::from_millis(100);
 /// Watchers that wait for what they missed.
 pub(super) struct Backlog {
     log: Arc<dyn EventLog>,
+    /// The right to read, which is shared with other logs.
+    reads: Arc<Semaphore>,
     waiting: Mutex<Waiting>,
     /// Notified when a watcher arrives.
     arrived: Notify,
@@ -106,9 +112,9 @@ struct Pace {
 }
 
 impl Backlog {
-    pub(super) fn new(log: Arc<dyn EventLog>) -> Self {
+    pub(super) fn new(log: Arc<dyn EventLog>, reads: Arc<Semaphore>) -> Self {
         let (waiting, arrived) = Default::default();
-        Self { log, waiting, arrived }
+        Self { log, reads, waiting, arrived }
     }
 
     /// Returns a user's events after a position, as far as one read goes. Dropping the future withdraws
@@ -128,16 +134,22 @@ impl Backlog {
         let mut turns = TURNS.into_iter().cycle();
         loop {
             let turn = turns.next().unwrap_or(Turn::Longest);
-            let Some((start, crowd, span)) = self.waiting().next(turn) else {
+            while self.waiting().requests.is_empty() {
                 self.arrived.notified().await;
-                continue;
-            };
+            }
+            let mut permit = self.reads.acquire().await.ok();
+            let Some((start, crowd, span)) = self.waiting().next(turn) else { continue };
             let began = Instant::now();
-            let read = tokio::select! {
-                read = self.read_after(start, pace.limit(crowd)).instrument(span) => read,
-                // A store that hangs does not hold up those who come when all others have left.
-                () = self.all_have_left(start) => continue,
+            let mut read = pin!(self.read_after(start, pace.limit(crowd)).instrument(span));
+            let read = loop {
+                tokio::select! {
+                    read = &mut read => break Some(read),
+                    // A store that hangs does not hold up those who come when all others have left.
+                    () = self.all_have_left(start) => break None,
+                    () = sleep(READ_TURN), if permit.is_some() => permit = None,
+                }
             };
+            let Some(read) = read else { continue };
             let delivered = self.waiting().serve(start, &read);
             if let Ok(read) = &read {
                 pace.adapt(&read.entries, crowd, delivered);

@@ -1,196 +1,367 @@
 //! Sends a watcher what it missed, until it is one of those who hear of new events.
+//!
+//! Of several logs it gets the oldest events first, whichever log has them: a watcher resumes after the last
+//! event that it received, and in the other logs a minute before that one's time.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::state::Watcher;
-use super::{BULK_READ_TIMEOUT, Hub, TAIL_READ_ENTRIES, Update, within};
-use crate::domain::{Event, Position, ReadOutcome, UserId};
-use crate::store::{LogBounds, Loss, Losses};
+use tokio::sync::mpsc::Sender;
+use tokio::time::sleep;
+
+use super::join_all::join_all;
+use super::lag::{self, Absence, InRing, Lag, Origin, Place};
+use super::state::{State, Watcher};
+use super::{
+    BULK_READ_TIMEOUT, Hub, QUEUE_MAX_UPDATES, TAIL_READ_ENTRIES, Update, WatchError, within,
+};
+use crate::domain::{Position, ReadOutcome, UserId, WatchPosition};
+use crate::store::{Loss, StoreError};
 use crate::telemetry::metrics;
 
 /// Entries read for a watcher that cost one of its read quota, and how many are read before it pays.
 const ENTRIES_OF_A_READ: usize = 1000;
 const UNPAID_MAX_ENTRIES: usize = 10 * ENTRIES_OF_A_READ;
 
-/// Where a watcher is that catches up: a position in one log, and when the ring had the events of that log.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
-    pub(super) position: Position,
-    /// Losses of the log of which the watcher heard.
-    pub(super) losses: Losses,
-    pub(super) generation: u64,
+/// Time between two looks at logs that could not be read.
+const ABSENCE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A watcher that catches up.
+pub(super) struct CatchUp {
+    pub(super) hub: Arc<Hub>,
+    pub(super) user: UserId,
+    pub(super) id: u64,
+    /// Absent once it is registered.
+    pub(super) watcher: Option<Watcher>,
+    /// Logs in which it catches up.
+    pub(super) lags: Vec<Lag>,
+    /// The other ones.
+    pub(super) absences: Vec<Absence>,
+    /// Entries that were read for it from all logs, and that it has not paid yet.
+    pub(super) unpaid: usize,
 }
 
-impl Place {
-    /// The same position, before anything was lost.
-    #[cfg(test)]
-    pub(super) fn new(position: Position) -> Self {
-        Self { position, losses: Losses::default(), generation: 0 }
+/// What a watcher needs before it can be sent more: indices of its lags.
+#[derive(Default)]
+struct Needs {
+    /// Those of logs that were begun again.
+    comparisons: Vec<usize>,
+    /// Those of which the ring does not go back far enough.
+    reads: Vec<usize>,
+    /// Whether the watcher cannot resume from an event alone.
+    is_uneven: bool,
+}
+
+impl CatchUp {
+    /// Creates it for a watcher that is registered, with nothing to catch up.
+    pub(super) fn new(hub: &Arc<Hub>, user: UserId, id: u64) -> Self {
+        let (watcher, lags, absences, unpaid) = Default::default();
+        Self { hub: Arc::clone(hub), user, id, watcher, lags, absences, unpaid }
     }
-}
 
-/// Events in the ring that a watcher has missed.
-enum InRing {
-    /// These are all, and were sent: the watcher is registered.
-    Sent,
-    /// These are the first.
-    Some(Vec<Event>),
-    /// The ring does not go back that far.
-    TooOld,
-    /// The ring was begun again.
-    Restarted,
-}
-
-impl Hub {
-    /// Catches up until the watcher is registered or has left. Whole thousands of entries that were read
-    /// for it are paid in either case.
-    pub(super) async fn run_catch_up(
-        self: Arc<Self>,
-        user: UserId,
-        watcher: Watcher,
-        place: Place,
-    ) {
-        let updates = watcher.updates.clone();
-        let mut unpaid = 0;
-        tokio::select! {
-            ended = self.catch_up(user, watcher, place, &mut unpaid) => {
-                if let Err(last) = ended {
-                    let _ = updates.send(last).await;
+    /// Catches up until the watcher is registered for all logs, or has left. Whole thousands of entries that
+    /// were read for it are paid in either case.
+    pub(super) async fn run(mut self) {
+        loop {
+            if let Some(updates) = self.watcher.as_ref().map(|watcher| watcher.updates.clone()) {
+                let ended = tokio::select! {
+                    ended = self.catch_up(&updates) => ended.map(|()| true),
+                    () = updates.closed() => Ok(false),
+                };
+                match ended {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(last) => {
+                        let _ = updates.send(last).await;
+                        break;
+                    }
                 }
             }
-            () = updates.closed() => {}
+            if self.absences.is_empty() || !self.await_absent_logs().await {
+                break;
+            }
         }
-        drop(updates);
-        let _ = self.pay(user, &mut unpaid).await;
+        self.watcher = None;
+        let _ = self.pay().await;
+    }
+
+    /// Finds out where the watcher goes on in the logs that can be read now. Without a call that waits for it,
+    /// no position is refused.
+    pub(super) async fn open(&mut self, is_call: bool) -> Result<(), WatchError> {
+        let hub = Arc::clone(&self.hub);
+        let is_served = |absence: &Absence| hub.is_served(absence.log);
+        let (served, absences) =
+            std::mem::take(&mut self.absences).into_iter().partition(is_served);
+        self.absences = absences;
+        let served: Vec<Absence> = served;
+        let opening = served.iter().map(|absence| hub.open(*absence, is_call));
+        let opened = join_all(opening).await;
+        let (mut is_gap, mut failure) = (false, None);
+        for (absence, opened) in served.into_iter().zip(opened) {
+            match opened {
+                Ok((place, is_lost)) => {
+                    is_gap |= is_lost;
+                    self.lags.push(Lag::new(absence.log, place));
+                }
+                Err(WatchError::Store(error)) => {
+                    failure = Some(error);
+                    self.absences.push(absence);
+                }
+                Err(ahead) => return Err(ahead),
+            }
+        }
+        if let Some(error) = failure.filter(|_| self.lags.is_empty()) {
+            return Err(WatchError::Store(error));
+        }
+        if is_gap {
+            self.send_gap().await;
+        }
+        Ok(())
+    }
+
+    async fn send_gap(&self) {
+        metrics::count_watch_gaps(1);
+        if let Some(watcher) = &self.watcher {
+            // It fails once the watcher has left, which ends the task.
+            let _ = watcher.updates.send(Update::Gap).await;
+        }
     }
 
     /// Sends a watcher what it missed, then registers it without a gap in between. The error is the
     /// watch's last update.
-    async fn catch_up(
-        &self,
-        user: UserId,
-        watcher: Watcher,
-        mut place: Place,
-        unpaid: &mut usize,
-    ) -> Result<(), Update> {
-        let mut watcher = Some(watcher);
+    async fn catch_up(&mut self, updates: &Sender<Update>) -> Result<(), Update> {
         loop {
-            let in_ring = self.join(user, &mut watcher, &place, *unpaid);
-            // Without a watcher it is registered.
-            let Some(updates) = watcher.as_ref().map(|watcher| &watcher.updates) else {
-                return Ok(());
-            };
-            let missed = match in_ring {
-                InRing::Sent => return Ok(()),
-                InRing::Restarted => {
-                    if self.compare(&mut place).await? {
-                        let _ = updates.send(Update::Gap).await;
-                    }
-                    continue;
-                }
-                InRing::Some(missed) => {
-                    self.pay_over(ENTRIES_OF_A_READ, user, unpaid).await?;
-                    if missed.is_empty() {
-                        // Until it has taken what came before.
-                        let _ = updates.reserve_many(TAIL_READ_ENTRIES).await;
-                    }
-                    place.position = missed.last().map_or(place.position, |event| event.position);
-                    missed
-                }
-                InRing::TooOld => {
-                    self.pay_over(UNPAID_MAX_ENTRIES, user, unpaid).await?;
-                    let piece = self.backlog.read(user, place).await.map_err(Update::Failed)?;
-                    *unpaid += piece.entries;
-                    if piece.loss != Loss::Nothing {
-                        metrics::count_watch_gaps(1);
-                        let _ = updates.send(Update::Gap).await;
-                    }
-                    place.losses = piece.bounds.losses();
-                    if piece.loss == Loss::Log {
-                        place.position = piece.bounds.start();
-                        continue;
-                    }
-                    // If there is nothing more, the ring has all there is.
-                    let floor = || self.state().floor.max(place.position);
-                    place.position = piece.reached.unwrap_or_else(floor);
-                    piece.events
-                }
-            };
-            for event in missed {
-                // It fails once the watcher has left, which ends the task.
-                let _ = updates.send(Update::Event(event)).await;
+            let Some(needs) = self.look() else { return Ok(()) };
+            let Needs { comparisons, reads, is_uneven } = needs;
+            let limit = if reads.is_empty() { ENTRIES_OF_A_READ } else { UNPAID_MAX_ENTRIES };
+            if self.unpaid >= limit {
+                self.pay().await?;
+            }
+            let is_waiting = comparisons.is_empty() && reads.is_empty();
+            let mut failed = self.compare(&comparisons).await?;
+            failed.extend(self.read(&reads).await?);
+            let has_sent = self.send(updates, is_uneven).await;
+            self.give_up(failed);
+            if is_waiting && !has_sent {
+                // Until it has taken what came before.
+                let _ = updates.reserve_many(TAIL_READ_ENTRIES).await;
             }
         }
     }
 
-    /// Registers a watcher if the ring has what it missed, its queue has room for that and for what the next
-    /// read of the tail brings, and it owes nothing.
-    fn join(
-        &self,
-        user: UserId,
-        watcher: &mut Option<Watcher>,
-        place: &Place,
-        unpaid: usize,
-    ) -> InRing {
-        let mut state = self.state();
-        let known = (place.generation, place.losses.gap_before);
-        if (state.generation, state.losses.gap_before) != known {
-            return InRing::Restarted;
+    /// Registers the watcher if the rings have what it missed. Otherwise takes from them what there is, and
+    /// returns what else it needs.
+    fn look(&mut self) -> Option<Needs> {
+        let hub = Arc::clone(&self.hub);
+        let mut state = hub.state();
+        let mut needs = Needs { is_uneven: state.is_uneven(), ..Needs::default() };
+        let mut is_near = true;
+        for (at, lag) in self.lags.iter().enumerate() {
+            let in_ring = lag.in_ring(&state.logs[lag.log]);
+            is_near &= in_ring == InRing::All;
+            match in_ring {
+                InRing::Restarted if lag.found.is_empty() => needs.comparisons.push(at),
+                InRing::TooOld if lag.found.is_empty() => needs.reads.push(at),
+                _ => {}
+            }
         }
-        let Some(missed) = state.missed(user, place.position, TAIL_READ_ENTRIES + 1) else {
-            return InRing::TooOld;
-        };
+        if is_near && self.join(&mut state, needs.is_uneven) {
+            return None;
+        }
+        let limit = lag::ring_limit(self.lags.len());
+        for lag in &mut self.lags {
+            let log = &state.logs[lag.log];
+            if lag.found.is_empty() && lag.in_ring(log) == InRing::All {
+                let found = log.missed(self.user, lag.place.position, limit);
+                lag.take_from_ring(found, limit, log.view().read_to);
+            }
+        }
+        Some(needs)
+    }
+
+    /// Registers the watcher if its queue has room for what it missed and for what the next read of the tail
+    /// brings, and it owes nothing. Returns whether it did.
+    fn join(&mut self, state: &mut State, is_uneven: bool) -> bool {
+        let mut missed = Vec::new();
+        for (at, lag) in self.lags.iter().enumerate() {
+            let limit = TAIL_READ_ENTRIES + 1 - missed.len();
+            let of_log = state.logs[lag.log].missed(self.user, lag.sent, limit);
+            missed.extend(of_log.into_iter().map(|event| (at, event)));
+            if missed.len() > TAIL_READ_ENTRIES {
+                return false;
+            }
+        }
+        let is_followed = is_uneven || !self.absences.is_empty();
+        let updates = if is_followed { 2 * missed.len() } else { missed.len() };
         let has_room =
-            |watcher: &mut Watcher| missed.len() + TAIL_READ_ENTRIES <= watcher.updates.capacity();
-        let owes = unpaid >= ENTRIES_OF_A_READ;
-        let Some(watcher) = watcher.take_if(|watcher| !owes && has_room(watcher)) else {
-            return InRing::Some(missed);
+            |watcher: &mut Watcher| updates + TAIL_READ_ENTRIES <= watcher.updates.capacity();
+        let owes = self.unpaid >= ENTRIES_OF_A_READ;
+        let Some(watcher) = self.watcher.take_if(|watcher| !owes && has_room(watcher)) else {
+            return false;
         };
-        for event in missed {
-            let _ = watcher.updates.try_send(Update::Event(event));
+        lag::sort_by_time(&mut missed);
+        for (at, event) in missed {
+            self.lags[at].sent = event.position;
+            let partition = state.partition(self.lags[at].log);
+            let _ = watcher.updates.try_send(Update::Event { partition, event });
+            if is_followed {
+                let _ = watcher.updates.try_send(Update::Heartbeat(self.position(state)));
+            }
         }
-        state.register(user, watcher);
-        InRing::Sent
+        self.lags.clear();
+        state.register(self.user, Watcher { absences: self.absences.clone(), ..watcher });
+        true
     }
 
-    /// Finds a place in the log that is read now. Returns whether entries may be lost.
-    async fn compare(&self, place: &mut Place) -> Result<bool, Update> {
-        let view = self.state().view();
-        let bounds = self.bounds().await.map_err(Update::Failed)?;
-        let (generation, has_restarted) = {
-            let mut state = self.state();
-            // Before the check: what that finds, the bounds show for the place too.
-            let has_restarted = state.has_restarted_since(place.generation);
-            (state.check(&view, &bounds), has_restarted)
-        };
-        let loss = match place.loss(&bounds) {
-            // The position may be one of both logs, and what the reading heard of is not reported again.
-            Loss::Nothing | Loss::Removed if has_restarted => Loss::Log,
-            loss => loss,
-        };
-        if loss != Loss::Nothing {
-            metrics::count_watch_gaps(1);
+    /// Returns the position up to which the watcher was sent everything.
+    fn position(&self, state: &State) -> WatchPosition {
+        let mut all: Vec<Option<Position>> = vec![None; state.logs.len()];
+        for Lag { log, sent, .. } in &self.lags {
+            all[*log] = Some(state.logs[*log].resumable(*sent));
         }
-        if let Loss::Log | Loss::Trimmed = loss {
-            place.position = bounds.start();
+        for Absence { log, from } in &self.absences {
+            all[*log] = from.position();
         }
-        (place.losses, place.generation) = (bounds.losses(), generation);
-        Ok(loss != Loss::Nothing)
+        WatchPosition::All(all.into())
     }
 
-    async fn pay_over(&self, limit: usize, user: UserId, unpaid: &mut usize) -> Result<(), Update> {
-        if *unpaid >= limit { self.pay(user, unpaid).await } else { Ok(()) }
+    /// Compares the log with the one that a lag is of, for each of these lags. Returns those whose logs cannot
+    /// be read now.
+    async fn compare(&mut self, lags: &[usize]) -> Result<Vec<usize>, Update> {
+        let compared = join_all(lags.iter().map(|&at| {
+            let Lag { log, place, .. } = self.lags[at];
+            let hub = Arc::clone(&self.hub);
+            async move { hub.unless_absent(log, hub.compare(log, place)).await }
+        }));
+        let (mut is_gap, mut failed) = (false, Vec::new());
+        for (&at, compared) in lags.iter().zip(compared.await) {
+            match compared {
+                Ok((place, is_lost)) => {
+                    is_gap |= is_lost;
+                    self.lags[at].move_to(place.position);
+                    self.lags[at].place = place;
+                }
+                Err(error) => failed.push(self.absent(at, error)?),
+            }
+        }
+        if is_gap {
+            self.send_gap().await;
+        }
+        Ok(failed)
+    }
+
+    /// Reads what is too old for the ring, for each of these lags. Returns those whose logs cannot be read now.
+    async fn read(&mut self, lags: &[usize]) -> Result<Vec<usize>, Update> {
+        let user = self.user;
+        let pieces = join_all(lags.iter().map(|&at| {
+            let Lag { log, place, .. } = self.lags[at];
+            let hub = Arc::clone(&self.hub);
+            async move { hub.unless_absent(log, hub.logs[log].backlog.read(user, place)).await }
+        }));
+        let (mut is_gap, mut failed) = (false, Vec::new());
+        for (&at, piece) in lags.iter().zip(pieces.await) {
+            let piece = match piece {
+                Ok(piece) => piece,
+                Err(error) => {
+                    failed.push(self.absent(at, error)?);
+                    continue;
+                }
+            };
+            self.unpaid += piece.entries;
+            is_gap |= piece.loss != Loss::Nothing;
+            let limit = self.room();
+            let lag = &mut self.lags[at];
+            lag.place.losses = piece.bounds.losses();
+            if piece.loss == Loss::Log {
+                lag.move_to(piece.bounds.start());
+                continue;
+            }
+            // If there is nothing more, the ring has all there is.
+            let floor = || self.hub.state().logs[lag.log].floor.max(lag.place.position);
+            let reached = piece.reached.unwrap_or_else(floor);
+            lag.take_from_store(piece.events, reached, limit);
+        }
+        if is_gap {
+            self.send_gap().await;
+        }
+        Ok(failed)
+    }
+
+    /// Returns how many more events may be kept until they are sent: any number of one log, which are sent at
+    /// once. Of several logs few, if much is kept already.
+    fn room(&self) -> usize {
+        let kept: usize = self.lags.iter().map(|lag| lag.found.len()).sum();
+        match self.lags.len() {
+            1 => usize::MAX,
+            logs => (QUEUE_MAX_UPDATES / logs).max(16).max(QUEUE_MAX_UPDATES.saturating_sub(kept)),
+        }
+    }
+
+    /// Sends the events that were found and are next. Returns whether there were any.
+    async fn send(&mut self, updates: &Sender<Update>, is_uneven: bool) -> bool {
+        let slice = lag::take_slice(&mut self.lags);
+        let has_any = !slice.is_empty();
+        for (at, event) in slice {
+            self.lags[at].sent = event.position;
+            let partition = self.hub.partition(self.lags[at].log);
+            // It fails once the watcher has left, which ends the task.
+            let _ = updates.send(Update::Event { partition, event }).await;
+            if is_uneven || !self.absences.is_empty() {
+                let position = self.position(&self.hub.state());
+                let _ = updates.send(Update::Heartbeat(position)).await;
+            }
+        }
+        for lag in self.lags.iter_mut().filter(|lag| lag.found.is_empty()) {
+            lag.sent = lag.place.position;
+        }
+        has_any
+    }
+
+    /// Returns a lag whose log cannot be read. If it is the only log, the watch ends.
+    fn absent(&self, at: usize, error: StoreError) -> Result<usize, Update> {
+        if self.hub.logs.len() > 1 { Ok(at) } else { Err(Update::Failed(error)) }
+    }
+
+    /// Goes on without logs that cannot be read now.
+    fn give_up(&mut self, mut lags: Vec<usize>) {
+        lags.sort_unstable();
+        for at in lags.into_iter().rev() {
+            let Lag { log, place, .. } = self.lags.remove(at);
+            self.absences.push(Absence { log, from: Origin::Place(place) });
+        }
+    }
+
+    /// Waits until an absent log can be read, and then has the watcher catch up again, in all logs. Returns
+    /// whether it still watches.
+    async fn await_absent_logs(&mut self) -> bool {
+        loop {
+            sleep(ABSENCE_CHECK_INTERVAL).await;
+            let mut state = self.hub.state();
+            if state.watcher(self.user, self.id).is_none() {
+                return false;
+            }
+            if self.absences.iter().any(|absence| self.hub.is_served(absence.log)) {
+                self.watcher = state.unregister(self.user, self.id);
+                let is_absent = |log| self.absences.iter().any(|absence| absence.log == log);
+                let heard = (0..state.logs.len()).filter(|log| !is_absent(*log));
+                self.lags = heard.map(|log| Lag::new(log, state.logs[log].place())).collect();
+                break;
+            }
+        }
+        // If it fails, that is tried again later.
+        let _ = self.open(false).await;
+        self.watcher.is_some()
     }
 
     /// Takes one of the watcher's read quota for each thousand entries that were read for it.
-    async fn pay(&self, user: UserId, unpaid: &mut usize) -> Result<(), Update> {
-        let reads = *unpaid / ENTRIES_OF_A_READ;
+    async fn pay(&mut self) -> Result<(), Update> {
+        let reads = self.unpaid / ENTRIES_OF_A_READ;
         if reads == 0 {
             return Ok(());
         }
-        *unpaid %= ENTRIES_OF_A_READ;
+        self.unpaid %= ENTRIES_OF_A_READ;
         let reads = u64::try_from(reads).unwrap_or(u64::MAX);
-        match within(BULK_READ_TIMEOUT, self.quotas.take_reads(user, reads)).await {
+        match within(BULK_READ_TIMEOUT, self.hub.quotas.take_reads(self.user, reads)).await {
             Ok(ReadOutcome::Served { .. }) => Ok(()),
             Ok(ReadOutcome::OverQuota { quota, retry_after }) => {
                 Err(Update::OverQuota { quota, retry_after })
@@ -200,13 +371,26 @@ impl Hub {
     }
 }
 
-impl Place {
-    /// Returns what the watcher may have lost by the log's bounds. One that starts at the beginning wants what
-    /// there is.
-    pub(super) fn loss(&self, bounds: &LogBounds) -> Loss {
-        match bounds.loss(self.position, &self.losses) {
-            Loss::Trimmed | Loss::Removed if self.position == Position::START => Loss::Nothing,
+impl Hub {
+    /// Finds a place in the log that is read now. Returns whether entries may be lost.
+    async fn compare(&self, log: usize, mut place: Place) -> Result<(Place, bool), StoreError> {
+        let view = self.state().logs[log].view();
+        let bounds = self.bounds(log).await?;
+        let (generation, has_restarted) = {
+            let mut state = self.state();
+            // Before the check: what that finds, the bounds show for the place too.
+            let has_restarted = state.logs[log].has_restarted_since(place.generation);
+            (state.check(log, &view, &bounds), has_restarted)
+        };
+        let loss = match place.loss(&bounds) {
+            // The position may be one of both logs, and what the reading heard of is not reported again.
+            Loss::Nothing | Loss::Removed if has_restarted => Loss::Log,
             loss => loss,
+        };
+        if let Loss::Log | Loss::Trimmed = loss {
+            place.position = bounds.start();
         }
+        (place.losses, place.generation) = (bounds.losses(), generation);
+        Ok((place, loss != Loss::Nothing))
     }
 }

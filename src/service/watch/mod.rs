@@ -1,29 +1,35 @@
-//! Delivers mark-read events to watchers. A process reads the log once for all of them, and not at all
-//! while nobody watches.
+//! Delivers mark-read events to watchers. A process reads the log of each partition once for all of them, and
+//! not at all while nobody watches.
 //!
 //! A watcher that comes back names its position. What it missed comes from a ring of recent events, or
-//! from the store if it was away for longer.
+//! from the store if it was away for longer. It hears of the logs that can be read while others cannot, and of
+//! those once they are back.
 
 use std::fmt;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 use tracing::Instrument;
 
-use self::backlog::Backlog;
-use self::catch_up::Place;
+use self::catch_up::CatchUp;
+use self::feed::Feed;
+use self::lag::{Absence, Origin};
 use self::state::{State, Watcher};
-use crate::domain::{AHEAD_MAX_SECONDS, Event, Position, Quota, UserId};
-use crate::store::{EventLog, LogBounds, ReadQuotas, Resumption, Store, StoreError};
-use crate::telemetry::metrics;
+pub use self::subscription::Subscription;
+use self::tail::Lines;
+use crate::domain::{Event, Quota, Start, UserId, WatchPosition};
+use crate::store::{EventLog, ReadQuotas, Store, StoreError};
 
 mod backlog;
 mod catch_up;
+mod feed;
+mod join_all;
+mod lag;
+mod log_state;
 mod state;
+mod subscription;
 mod tail;
 
 /// Interval of heartbeats (`docs/contract.md`, "gRPC").
@@ -35,7 +41,10 @@ const BOUNDS_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest time of a read of many entries.
 const BULK_READ_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Most entries of one read of the tail.
+/// Reads for watchers that come back that may be under way at the same time, each of another log.
+const BACKLOG_READS_MAX: usize = 4;
+
+/// Most entries of one read of the tail, or of one read of each log's.
 const TAIL_READ_ENTRIES: usize = 1000;
 
 /// Updates that wait for a watcher. With one more it is too slow. One read of the tail fits twice, since
@@ -47,10 +56,16 @@ const QUEUE_MAX_UPDATES: usize = 2 * TAIL_READ_ENTRIES;
 #[derive(Clone, Debug)]
 pub enum Update {
     /// An event in which the watcher is the reader or the recipient.
-    Event(Event),
-    /// No event: the log has reached this position.
-    Heartbeat(Position),
-    /// Events may be lost. The watch goes on with the oldest entry, or where it is if single ones were removed.
+    Event {
+        /// Its partition; `None` if there is only one.
+        partition: Option<u16>,
+        /// The event.
+        event: Event,
+    },
+    /// No event: the logs have reached this position.
+    Heartbeat(WatchPosition),
+    /// Events of a log may be lost. The watch goes on with its oldest entry, or where it is if single ones were
+    /// removed.
     Gap,
     /// The watch ends: the read quota does not cover the entries that were read for it.
     OverQuota {
@@ -72,40 +87,30 @@ pub enum WatchError {
     Store(StoreError),
 }
 
-/// Reads the event log and delivers it to subscriptions.
+/// Reads the event logs and delivers them to subscriptions.
 pub struct Hub {
-    log: Arc<dyn EventLog>,
+    logs: Box<[Feed]>,
     quotas: Arc<dyn ReadQuotas>,
     state: Mutex<State>,
-    backlog: Arc<Backlog>,
-    /// Notified when a watcher arrives.
-    arrived: Notify,
-    /// True while the log is read.
-    reading: watch::Sender<bool>,
-}
-
-/// The updates for one watcher. Dropping it ends the watch.
-pub struct Subscription {
-    hub: Arc<Hub>,
-    user: UserId,
-    id: u64,
-    updates: mpsc::Receiver<Update>,
-    /// Ready if the queue was full. Otherwise the sender is dropped.
-    overflow: Option<oneshot::Receiver<()>>,
-    overflowed: bool,
+    lines: Lines,
 }
 
 impl Hub {
     /// Creates a hub on the logs of a store. It delivers nothing until [`Self::run`].
     pub fn new(store: &Arc<dyn Store>) -> Self {
-        let log = Arc::clone(store).logs().swap_remove(0);
-        Self::on(log, Arc::<dyn Store>::clone(store))
+        Self::on(Arc::clone(store).logs(), Arc::<dyn Store>::clone(store))
     }
 
-    fn on(log: Arc<dyn EventLog>, quotas: Arc<dyn ReadQuotas>) -> Self {
-        let backlog = Arc::new(Backlog::new(Arc::clone(&log)));
-        let (state, arrived, reading) = Default::default();
-        Self { log, quotas, state, backlog, arrived, reading }
+    fn on(logs: Vec<Arc<dyn EventLog>>, quotas: Arc<dyn ReadQuotas>) -> Self {
+        let state = Mutex::new(State::new(logs.len()));
+        let reads = Arc::new(Semaphore::new(logs.len().min(BACKLOG_READS_MAX)));
+        let logs = logs.into_iter().map(|log| Feed::new(log, Arc::clone(&reads))).collect();
+        Self { logs, quotas, state, lines: Lines::default() }
+    }
+
+    /// Returns how many partitions have a log.
+    pub fn partitions(&self) -> usize {
+        self.logs.len()
     }
 
     /// Ends the watchers whose queues are more than half full, since memory is nearly used up.
@@ -113,11 +118,7 @@ impl Hub {
         self.state().end_slow();
     }
 
-    async fn bounds(&self) -> Result<LogBounds, StoreError> {
-        within(BOUNDS_TIMEOUT, self.log.bounds()).await
-    }
-
-    /// Opens a watch for a user, from now on or after a position.
+    /// Opens a watch for a user, from now on or from a place in each log.
     ///
     /// # Errors
     ///
@@ -125,7 +126,7 @@ impl Hub {
     pub async fn watch(
         self: &Arc<Self>,
         user: UserId,
-        after: Option<Position>,
+        after: Option<Vec<Start>>,
     ) -> Result<Subscription, WatchError> {
         let (updates, receiver) = mpsc::channel(QUEUE_MAX_UPDATES);
         let (overflow, overflow_receiver) = oneshot::channel();
@@ -138,25 +139,34 @@ impl Hub {
             overflow: Some(overflow_receiver),
             overflowed: false,
         };
-        self.arrived.notify_one();
         // The first watcher waits for the first read, within its call's deadline.
-        let _ = self.reading.subscribe().wait_for(|reading| *reading).await;
-        let watcher = Watcher { id, updates, overflow };
+        self.await_logs().await;
+        let watcher = Watcher { id, updates, overflow, absences: Vec::new() };
         match after {
-            Some(after) => self.attach_after(user, watcher, after).await?,
+            Some(starts) => self.attach_after(user, watcher, starts).await?,
             None => self.attach_now(user, watcher)?,
         }
         Ok(subscription)
     }
 
-    fn attach_now(&self, user: UserId, watcher: Watcher) -> Result<(), WatchError> {
+    fn attach_now(self: &Arc<Self>, user: UserId, mut watcher: Watcher) -> Result<(), WatchError> {
         let mut state = self.state();
-        let tail = state.tail.ok_or_else(|| {
-            WatchError::Store(StoreError::unavailable("the event log was not read yet"))
-        })?;
+        let is_unread = |log: &usize| state.logs[*log].tail.is_none();
+        let unread = (0..state.logs.len()).filter(is_unread);
+        let absences = unread.map(|log| Absence { log, from: Origin::Start(Start::Unknown) });
+        watcher.absences = absences.collect();
+        if watcher.absences.len() == state.logs.len() {
+            let error = StoreError::unavailable("the event log was not read yet");
+            return Err(WatchError::Store(error));
+        }
         // The queue is still empty.
-        let _ = watcher.updates.try_send(Update::Heartbeat(tail));
+        let _ = watcher.updates.try_send(Update::Heartbeat(state.position(&watcher.absences)));
+        let (id, absences) = (watcher.id, watcher.absences.clone());
         state.register(user, watcher);
+        drop(state);
+        if !absences.is_empty() {
+            self.spawn(CatchUp { absences, ..CatchUp::new(self, user, id) });
+        }
         Ok(())
     }
 
@@ -164,28 +174,24 @@ impl Hub {
         self: &Arc<Self>,
         user: UserId,
         watcher: Watcher,
-        after: Position,
+        starts: Vec<Start>,
     ) -> Result<(), WatchError> {
-        let view = self.state().view();
-        let bounds = self.log.bounds().await.map_err(WatchError::Store)?;
-        let latest_ms = bounds.latest_ms().saturating_add(AHEAD_MAX_SECONDS * 1000);
-        if after.entry().ms > latest_ms {
-            return Err(WatchError::Ahead);
-        }
-        // The ring may be of another log than the bounds.
-        let generation = self.state().check(&view, &bounds);
-        let position = match bounds.resume(after) {
-            Resumption::Complete(position) => position,
-            Resumption::Gap(position) => {
-                metrics::count_watch_gaps(1);
-                let _ = watcher.updates.try_send(Update::Gap);
-                position
-            }
-        };
-        let place = Place { position, losses: bounds.losses(), generation };
-        // In the current span, since it belongs to the call and so to its trace.
-        tokio::spawn(Arc::clone(self).run_catch_up(user, watcher, place).in_current_span());
+        let absence = |(log, start)| Absence { log, from: Origin::Start(start) };
+        let absences = starts.into_iter().enumerate().map(absence).collect();
+        let catch_up = CatchUp::new(self, user, watcher.id);
+        let mut catch_up = CatchUp { watcher: Some(watcher), absences, ..catch_up };
+        catch_up.open(true).await?;
+        self.spawn(catch_up);
         Ok(())
+    }
+
+    fn spawn(&self, catch_up: CatchUp) {
+        // In the current span, since it belongs to the call and so to its trace.
+        tokio::spawn(catch_up.run().in_current_span());
+    }
+
+    fn partition(&self, log: usize) -> Option<u16> {
+        u16::try_from(log).ok().filter(|_| self.logs.len() > 1)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -201,49 +207,6 @@ async fn within<T>(
     read: impl Future<Output = Result<T, StoreError>>,
 ) -> Result<T, StoreError> {
     timeout(limit, read).await.unwrap_or_else(|late| Err(StoreError::unavailable(late)))
-}
-
-impl Subscription {
-    /// Receives the next update; `None` if the watcher is too slow to receive more.
-    pub async fn next(&mut self) -> Option<Update> {
-        self.updates.recv().await
-    }
-
-    /// Polls for the next update, as [`Self::next`].
-    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Update>> {
-        self.updates.poll_recv(cx)
-    }
-
-    /// Ready if the watcher is too slow. What is queued for it is dropped: for one that does not read.
-    pub fn poll_overflow(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Some(overflow) = &mut self.overflow
-            && let Poll::Ready(sent) = Pin::new(overflow).poll(cx)
-        {
-            self.overflow = None;
-            self.overflowed = sent.is_ok();
-            if self.overflowed {
-                self.updates.close();
-                while self.updates.try_recv().is_ok() {}
-            }
-        }
-        if self.overflowed { Poll::Ready(()) } else { Poll::Pending }
-    }
-
-    /// Returns the position up to which the watcher has received everything, as far as that is more than
-    /// its last update says.
-    pub fn position(&self) -> Option<Position> {
-        let state = self.hub.state();
-        let mut watchers = state.watchers.get(&self.user).into_iter().flatten();
-        // Not while it catches up. With the lock held, since events are queued with it.
-        let is_current = watchers.any(|watcher| watcher.id == self.id) && self.updates.is_empty();
-        state.tail.filter(|_| is_current)
-    }
-}
-
-impl Drop for Subscription {
-    fn drop(&mut self) {
-        self.hub.state().leave(self.user, self.id);
-    }
 }
 
 impl fmt::Debug for Hub {

@@ -1,64 +1,34 @@
-//! The watchers of a process, and the ring of recent events.
+//! The watchers of a process, and what it knows of each log.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::Update;
-use crate::domain::{EntryId, Event, Position, UserId};
-use crate::store::{Entries, LogBounds, Loss, Losses};
+use super::lag::Absence;
+use super::log_state::{LogState, View};
+use crate::domain::{Event, UserId, WatchPosition};
+use crate::store::{Entries, LogBounds, Loss};
 use crate::telemetry::metrics::{self, Bound};
 
-/// Events that are kept for watchers that come back.
+/// Events that are kept for watchers that come back, of all logs.
 const RING_MAX_EVENTS: usize = 100_000;
 
-/// How much later than a restart the store may know of the same loss, or that it was greater.
-const SAME_LOSS_MAX: Duration = Duration::from_secs(5);
+/// How far the reading of one log may be behind that of another before events alone are no longer places to
+/// resume from: half of the time by which the other partitions resume earlier, since clocks differ too.
+const UNEVEN_MAX: Duration = Duration::from_secs(30);
 
-#[derive(Default)]
 pub(super) struct State {
     /// Watchers, including those that are not registered yet, and since when there are none.
     pub(super) watching: usize,
-    pub(super) unwatched_since: Option<Instant>,
-    /// Position up to which the log was read; `None` while it is not read.
-    pub(super) tail: Option<Position>,
-    /// Where the reading goes on. It differs from `tail` in an empty log, whose position is not one of an
-    /// entry.
-    read_to: Position,
-    /// Counts the beginnings: those of the reading, and those after gaps.
-    pub(super) generation: u64,
-    /// Losses of the log that is read, of which all watchers heard.
-    pub(super) losses: Losses,
-    /// Entries of the log when its bounds were read last.
-    length: u64,
-    /// The last restart, unless the reading was begun since.
-    restart: Option<Restart>,
-    /// All events after `floor`, up to `tail`.
-    pub(super) ring: VecDeque<Event>,
-    pub(super) floor: Position,
+    unwatched_since: Option<Instant>,
+    /// True while there are watchers.
+    pub(super) is_watched: watch::Sender<bool>,
     pub(super) watchers: HashMap<UserId, Vec<Watcher>>,
+    pub(super) logs: Box<[LogState]>,
     last_id: u64,
-}
-
-/// A restart of the reading with the oldest entry of a log, of which all watchers heard.
-struct Restart {
-    at: Instant,
-    /// The generation that it began.
-    generation: u64,
-    /// The oldest entry, once there was one.
-    oldest: Option<EntryId>,
-}
-
-/// Where the reading was at some time.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct View {
-    pub(super) is_reading: bool,
-    pub(super) read_to: Position,
-    pub(super) generation: u64,
-    /// Entries of the log, about.
-    pub(super) length: u64,
 }
 
 pub(super) struct Watcher {
@@ -66,12 +36,28 @@ pub(super) struct Watcher {
     pub(super) updates: mpsc::Sender<Update>,
     /// Sent if the queue is full.
     pub(super) overflow: oneshot::Sender<()>,
+    /// The logs that could not be read when it came. It hears of all others.
+    pub(super) absences: Vec<Absence>,
+}
+
+impl Watcher {
+    fn hears_of(&self, log: usize) -> bool {
+        self.absences.iter().all(|absence| absence.log != log)
+    }
 }
 
 impl State {
+    pub(super) fn new(logs: usize) -> Self {
+        let ring_max = RING_MAX_EVENTS / logs.max(1);
+        let (watching, unwatched_since, is_watched, watchers, last_id) = Default::default();
+        let logs = (0..logs).map(|_| LogState::new(ring_max)).collect();
+        Self { watching, unwatched_since, is_watched, watchers, logs, last_id }
+    }
+
     /// Counts a watcher that arrives, and returns its ID.
     pub(super) fn enter(&mut self) -> u64 {
         self.watching += 1;
+        self.is_watched.send_replace(true);
         self.last_id += 1;
         self.last_id
     }
@@ -79,6 +65,7 @@ impl State {
     /// Removes a watcher, registered or not.
     pub(super) fn leave(&mut self, user: UserId, id: u64) {
         self.watching -= 1;
+        self.is_watched.send_replace(self.watching > 0);
         self.unwatched_since = Some(Instant::now());
         self.unregister(user, id);
     }
@@ -91,14 +78,19 @@ impl State {
         }
     }
 
-    fn unregister(&mut self, user: UserId, id: u64) {
-        let Some(watchers) = self.watchers.get_mut(&user) else { return };
-        let before = watchers.len();
-        watchers.retain(|watcher| watcher.id != id);
-        metrics::add_watchers(-i32::from(watchers.len() < before));
+    pub(super) fn unregister(&mut self, user: UserId, id: u64) -> Option<Watcher> {
+        let watchers = self.watchers.get_mut(&user)?;
+        let at = watchers.iter().position(|watcher| watcher.id == id)?;
+        let watcher = watchers.remove(at);
+        metrics::add_watchers(-1);
         if watchers.is_empty() {
             self.watchers.remove(&user);
         }
+        Some(watcher)
+    }
+
+    pub(super) fn watcher(&self, user: UserId, id: u64) -> Option<&Watcher> {
+        self.watchers.get(&user)?.iter().find(|watcher| watcher.id == id)
     }
 
     /// Returns for how long nobody has watched; `None` while somebody does.
@@ -107,134 +99,76 @@ impl State {
             .then(|| self.unwatched_since.map_or(Duration::ZERO, |since| since.elapsed()))
     }
 
-    /// Returns where the reading is.
-    pub(super) fn view(&self) -> View {
-        let State { read_to, generation, length, .. } = *self;
-        View { is_reading: self.tail.is_some(), read_to, generation, length }
+    /// Returns the partition of a log's events; `None` if it is the only one.
+    pub(super) fn partition(&self, log: usize) -> Option<u16> {
+        u16::try_from(log).ok().filter(|_| self.logs.len() > 1)
     }
 
-    /// Begins the reading with the newest entries.
-    pub(super) fn begin(&mut self, newest: Entries, bounds: &LogBounds) {
-        let (floor, end) = newest.span.unwrap_or((bounds.start(), bounds.start()));
-        self.read_to = end;
-        self.tail = Some(newest.span.map_or(bounds.end(), |(_, end)| end));
-        (self.floor, self.ring) = (floor, newest.events.into());
-        (self.losses, self.length) = (bounds.losses(), bounds.length);
-        self.generation += 1;
-        self.restart = None;
+    /// Returns the position up to which each log was read, for whoever has received everything but some absent
+    /// logs.
+    pub(super) fn position(&self, absences: &[Absence]) -> WatchPosition {
+        if let ([log], []) = (&self.logs[..], absences) {
+            return WatchPosition::Log(log.tail.unwrap_or_default());
+        }
+        let mut tails: Vec<_> = self.logs.iter().map(|log| log.tail).collect();
+        for Absence { log, from } in absences {
+            tails[*log] = from.position();
+        }
+        WatchPosition::All(tails.into())
     }
 
-    /// Ends the reading.
-    pub(super) fn end_reading(&mut self) {
-        self.tail = None;
-        self.ring = VecDeque::new();
-    }
-
-    /// Compares the log with the one that is read: its bounds, after a view of the reading. If it is another
+    /// Compares a log with the one that is read: its bounds, after a view of the reading. If it is another
     /// one, all watchers get a gap, and the reading goes on with the oldest entry. Returns the generation to
     /// which the bounds belong.
-    pub(super) fn check(&mut self, view: &View, bounds: &LogBounds) -> u64 {
-        self.check_for(&[Loss::Log], view, bounds)
+    pub(super) fn check(&mut self, log: usize, view: &View, bounds: &LogBounds) -> u64 {
+        self.check_for(&[Loss::Log], log, view, bounds)
     }
 
     /// Does the same, also if entries were removed before they were read. If these are single ones, the reading
     /// goes on where it is.
-    pub(super) fn check_all(&mut self, view: &View, bounds: &LogBounds) {
-        self.check_for(&[Loss::Log, Loss::Trimmed, Loss::Removed], view, bounds);
+    pub(super) fn check_all(&mut self, log: usize, view: &View, bounds: &LogBounds) {
+        self.check_for(&[Loss::Log, Loss::Trimmed, Loss::Removed], log, view, bounds);
     }
 
-    fn check_for(&mut self, losses: &[Loss], view: &View, bounds: &LogBounds) -> u64 {
-        // Nothing follows from bounds that are older than the last beginning.
-        if !self.is_current(view) {
-            return view.generation;
+    fn check_for(&mut self, losses: &[Loss], log: usize, view: &View, bounds: &LogBounds) -> u64 {
+        let checked = self.logs[log].check(losses, view, bounds);
+        if checked.is_gap {
+            self.send_gaps(log);
         }
-        self.length = bounds.length;
-        if self.has_heard_of_loss(view, bounds) {
-            self.take_over_loss(bounds);
-        }
-        match bounds.loss(view.read_to, &self.losses) {
-            loss if !losses.contains(&loss) => {}
-            Loss::Nothing => {}
-            Loss::Removed => self.note_removal(bounds),
-            Loss::Trimmed | Loss::Log => self.restart(bounds),
-        }
-        self.generation
+        checked.generation
     }
 
-    /// Returns whether the reading was not begun again since a view of it.
-    fn is_current(&self, view: &View) -> bool {
-        view.is_reading && self.generation == view.generation
+    /// Notes for how long the reading of a log has stood still. Returns the longest time of all logs.
+    pub(super) fn note_lag(&mut self, log: usize, lag: Duration) -> Duration {
+        self.logs[log].lag = lag;
+        self.logs.iter().map(|log| log.lag).max().unwrap_or_default()
     }
 
-    /// Returns whether what is lost by these bounds is the loss for which the reading was restarted: it was
-    /// found here before the store knew all of it. Everything since has been read if the log still begins where
-    /// it did.
-    fn has_heard_of_loss(&self, view: &View, bounds: &LogBounds) -> bool {
-        self.restart.as_ref().is_some_and(|restart| {
-            restart.at.elapsed() < SAME_LOSS_MAX && restart.oldest == bounds.oldest
-        }) && !bounds.trimmed
-            && !bounds.is_another(view.read_to)
-    }
-
-    /// Takes over what the store knows now of a loss of which watchers have heard.
-    fn take_over_loss(&mut self, bounds: &LogBounds) {
-        self.losses.gap_before = bounds.gap_before;
-        // An empty log's position depends on it.
-        if bounds.length == 0 {
-            self.tail = Some(bounds.end());
-        }
-    }
-
-    /// Returns whether the reading was restarted after a generation.
-    pub(super) fn has_restarted_since(&self, generation: u64) -> bool {
-        self.restart.as_ref().is_some_and(|restart| restart.generation > generation)
-    }
-
-    /// Goes on after the removal of single entries. A read that is under way is dropped, and watchers that
-    /// catch up compare their places.
-    fn note_removal(&mut self, bounds: &LogBounds) {
-        self.losses = bounds.losses();
-        self.generation += 1;
-        self.send_gaps();
-    }
-
-    fn restart(&mut self, bounds: &LogBounds) {
-        let start = bounds.start();
-        (self.read_to, self.floor) = (start, start);
-        self.tail = Some(if bounds.length == 0 { bounds.end() } else { start });
-        self.losses = bounds.losses();
-        self.generation += 1;
-        let (at, generation) = (Instant::now(), self.generation);
-        self.restart = Some(Restart { at, generation, oldest: bounds.oldest });
-        self.ring.clear();
-        self.send_gaps();
-    }
-
-    fn send_gaps(&mut self) {
-        metrics::count_watch_gaps(self.watchers.values().map(Vec::len).sum());
-        self.send_all(&Update::Gap);
+    /// Returns whether the reading of one of several logs is so far behind that only a heartbeat is a place to
+    /// resume from.
+    pub(super) fn is_uneven(&self) -> bool {
+        let is_behind = |log: &LogState| log.current_at.is_none_or(|at| at.elapsed() > UNEVEN_MAX);
+        self.logs.len() > 1 && self.logs.iter().any(is_behind)
     }
 
     /// Stores and sends events that were read, unless the reading was begun again meanwhile.
-    pub(super) fn publish(&mut self, entries: Entries, view: &View) {
-        let Some((start, end)) = entries.span.filter(|_| self.generation == view.generation) else {
+    pub(super) fn publish(&mut self, log: usize, entries: Entries, view: &View) {
+        let generation = self.logs[log].generation;
+        let Some((start, end)) = entries.span.filter(|_| generation == view.generation) else {
             return;
         };
-        if let Some(Restart { oldest: oldest @ None, .. }) = &mut self.restart {
-            *oldest = Some(start.entry().after());
-        }
+        self.logs[log].note_span(start);
+        let (partition, is_uneven) = (self.partition(log), self.is_uneven());
         for event in entries.events {
-            self.ring.push_back(event);
+            self.logs[log].push(event);
+            let update = Update::Event { partition, event };
             let Event { mark, .. } = event;
-            self.send(mark.reader, &Update::Event(event));
+            self.send_event(mark.reader, log, &update, is_uneven);
             if mark.recipient != mark.reader {
-                self.send(mark.recipient, &Update::Event(event));
+                self.send_event(mark.recipient, log, &update, is_uneven);
             }
         }
-        while self.ring.len() > RING_MAX_EVENTS {
-            self.floor = self.ring.pop_front().map_or(self.floor, |event| event.position);
-        }
-        (self.read_to, self.tail) = (end, Some(end));
+        self.logs[log].reach(end);
     }
 
     /// Returns whether a watcher's queue has no room for so many updates.
@@ -242,36 +176,74 @@ impl State {
         self.watchers.values().flatten().any(|watcher| watcher.updates.capacity() < updates)
     }
 
-    /// Returns a user's first events after a position; `None` if the ring does not go back that far.
-    pub(super) fn missed(
-        &self,
-        user: UserId,
-        position: Position,
-        limit: usize,
-    ) -> Option<Vec<Event>> {
-        if position < self.floor || self.tail.is_none() {
-            return None;
+    /// Sends an event to a user's watchers. While they cannot resume from it alone, a heartbeat follows.
+    fn send_event(&mut self, user: UserId, log: usize, update: &Update, is_uneven: bool) {
+        let Some(watchers) = self.watchers.get(&user) else { return };
+        let are_absent = || watchers.iter().any(|watcher| !watcher.absences.is_empty());
+        if !is_uneven && !are_absent() {
+            return self.send(user, log, |_| update.clone());
         }
-        let first = self.ring.partition_point(|event| event.position <= position);
-        let missed = self.ring.range(first..).filter(|event| concerns(event, user));
-        Some(missed.take(limit).copied().collect())
+        let positions: Vec<_> =
+            watchers.iter().map(|one| (one.id, self.position(&one.absences))).collect();
+        self.send(user, log, |_| update.clone());
+        let heartbeat = |watcher: &Watcher| {
+            let position = positions.iter().find(|(id, _)| *id == watcher.id);
+            position.map(|(_, position)| Update::Heartbeat(position.clone()))
+        };
+        self.end(user, Bound::WatchQueue, |watcher| {
+            let update = heartbeat(watcher).filter(|_| watcher.hears_of(log));
+            update.is_some_and(|update| watcher.updates.try_send(update).is_err())
+        });
     }
 
-    /// Sends an update to a user's watchers. One whose queue is full is too slow: it still receives what
-    /// is queued, then its end; if it does not read, its end at once.
-    pub(super) fn send(&mut self, user: UserId, update: &Update) {
-        let is_full = |watcher: &mut Watcher| watcher.updates.try_send(update.clone()).is_err();
-        self.end(user, Bound::WatchQueue, is_full);
+    /// Sends an update to a user's watchers that hear of a log. One whose queue is full is too slow: it still
+    /// receives what is queued, then its end; if it does not read, its end at once.
+    fn send(&mut self, user: UserId, log: usize, update: impl Fn(&Watcher) -> Update) {
+        self.end(user, Bound::WatchQueue, |watcher| {
+            watcher.hears_of(log) && watcher.updates.try_send(update(watcher)).is_err()
+        });
+    }
+
+    fn send_gaps(&mut self, log: usize) {
+        let hearers = self.watchers.values().flatten().filter(|watcher| watcher.hears_of(log));
+        metrics::count_watch_gaps(hearers.count());
+        for user in self.users() {
+            self.send(user, log, |_| Update::Gap);
+        }
+    }
+
+    /// Sends the position of all logs to all watchers.
+    pub(super) fn send_heartbeats(&mut self) {
+        if self.watchers.is_empty() {
+            return;
+        }
+        let position = self.position(&[]);
+        for user in self.users() {
+            let own: Vec<_> = self.watchers.get(&user).into_iter().flatten().collect();
+            let own: Vec<_> = own
+                .into_iter()
+                .filter(|watcher| !watcher.absences.is_empty())
+                .map(|watcher| (watcher.id, self.position(&watcher.absences)))
+                .collect();
+            self.end(user, Bound::WatchQueue, |watcher| {
+                let own = own.iter().find(|(id, _)| *id == watcher.id);
+                let position = own.map_or(&position, |(_, position)| position);
+                watcher.updates.try_send(Update::Heartbeat(position.clone())).is_err()
+            });
+        }
     }
 
     /// Ends watchers whose queues are more than half full, as if they were too slow.
     pub(super) fn end_slow(&mut self) {
-        let users: Vec<_> = self.watchers.keys().copied().collect();
-        for user in users {
+        for user in self.users() {
             self.end(user, Bound::Memory, |Watcher { updates, .. }| {
                 updates.capacity() < updates.max_capacity() / 2
             });
         }
+    }
+
+    fn users(&self) -> Vec<UserId> {
+        self.watchers.keys().copied().collect()
     }
 
     /// Ends some of a user's watches.
@@ -288,15 +260,4 @@ impl State {
             self.watchers.remove(&user);
         }
     }
-
-    pub(super) fn send_all(&mut self, update: &Update) {
-        let users: Vec<_> = self.watchers.keys().copied().collect();
-        for user in users {
-            self.send(user, update);
-        }
-    }
-}
-
-pub(super) fn concerns(event: &Event, user: UserId) -> bool {
-    event.mark.reader == user || event.mark.recipient == user
 }

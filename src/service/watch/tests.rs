@@ -4,13 +4,16 @@ mod backlog;
 mod fake_log;
 mod losses;
 
+use std::task::Context;
+
 use tokio::time::{Instant, sleep};
 
 use self::fake_log::{FakeLog, Mode, NOW_MS, Read};
-use super::state::View;
+use super::log_state::View;
 use super::tail::Standstill;
 use super::*;
-use crate::domain::EntryId;
+use crate::domain::{EntryId, Position};
+use crate::store::LogBounds;
 
 /// A hub that runs, and its log.
 struct Setup {
@@ -23,7 +26,7 @@ const NO_EVENTS: [u64; 0] = [];
 impl Setup {
     fn new() -> Self {
         let log = Arc::new(FakeLog::default());
-        let hub = Arc::new(Hub::on(log.clone(), log.clone()));
+        let hub = Arc::new(Hub::on(vec![log.clone()], log.clone()));
         tokio::spawn(Arc::clone(&hub).run());
         Self { hub, log }
     }
@@ -41,7 +44,7 @@ impl Setup {
         user: UserId,
         after: Option<Position>,
     ) -> Result<Subscription, WatchError> {
-        let watch = self.hub.watch(user, after);
+        let watch = self.hub.watch(user, after.map(|after| vec![Start::After(after)]));
         timeout(seconds(60), watch).await.expect("a watch opens within a minute")
     }
 
@@ -59,7 +62,7 @@ impl Subscription {
 
     async fn expect_heartbeat(&mut self) -> Position {
         match self.expect().await {
-            Update::Heartbeat(position) => position,
+            Update::Heartbeat(WatchPosition::Log(position)) => position,
             other => panic!("{other:?}"),
         }
     }
@@ -71,7 +74,7 @@ impl Subscription {
         while numbers.len() < count {
             assert!(Instant::now() < until, "after {numbers:?}");
             match self.expect().await {
-                Update::Event(event) => numbers.push(event.position.entry().ms),
+                Update::Event { event, .. } => numbers.push(event.position.entry().ms),
                 Update::Heartbeat(_) => {}
                 other => panic!("{other:?} after {numbers:?}"),
             }
@@ -85,7 +88,7 @@ impl Subscription {
         let mut numbers = Vec::new();
         while let Ok(update) = self.updates.try_recv() {
             match update {
-                Update::Event(event) => numbers.push(event.position.entry().ms),
+                Update::Event { event, .. } => numbers.push(event.position.entry().ms),
                 Update::Heartbeat(_) => {}
                 other => panic!("{other:?} after {numbers:?}"),
             }
@@ -140,12 +143,12 @@ async fn reading_stops_60_s_after_the_last_watcher_left() {
     drop(other);
     sleep(seconds(100)).await;
     drop(one);
-    assert_eq!(setup.hub.state().ring.len(), 2);
+    assert_eq!(setup.hub.state().logs[0].ring.len(), 2);
     let left = Instant::now();
     sleep(seconds(3600)).await;
     let read_for = setup.log.last_read() - left;
     assert!((seconds(58)..seconds(60)).contains(&read_for), "{read_for:?}");
-    assert!(setup.hub.state().ring.is_empty());
+    assert!(setup.hub.state().logs[0].ring.is_empty());
 
     // The next watcher starts it again.
     setup.log.publish(3, 1, 2);
@@ -377,7 +380,7 @@ async fn a_watcher_that_catches_up_hears_that_its_log_was_replaced() {
     let mut last = 101;
     loop {
         match watch.expect().await {
-            Update::Event(event) => {
+            Update::Event { event, .. } => {
                 assert_eq!(event.position, position(last + 1));
                 last += 1;
             }
@@ -511,12 +514,12 @@ async fn a_watchers_position_is_the_logs_once_it_has_received_everything() {
     // The first heartbeat still waits.
     assert_eq!(watch.position(), None);
     watch.expect_heartbeat().await;
-    assert_eq!(watch.position(), Some(position(3)));
+    assert_eq!(watch.position(), Some(WatchPosition::Log(position(3))));
     setup.log.publish(1, 1, 2);
     settle().await;
     assert_eq!(watch.position(), None);
     assert_eq!(watch.expect_events(1).await, [4]);
-    assert_eq!(watch.position(), Some(position(4)));
+    assert_eq!(watch.position(), Some(WatchPosition::Log(position(4))));
 }
 
 #[tokio::test(start_paused = true)]
@@ -611,7 +614,7 @@ async fn watchers_get_a_gap_if_the_log_was_trimmed_unread() {
     setup.log.set_mode(Mode::Answers);
     assert!(matches!(watch.expect().await, Update::Gap));
     assert_eq!(watch.expect_events(2).await, [6, 7]);
-    assert_eq!(setup.hub.state().ring.len(), 2);
+    assert_eq!(setup.hub.state().logs[0].ring.len(), 2);
     // A watcher that resumes from before does too.
     let mut back = setup.resume(alice(), position(2)).await;
     assert!(matches!(back.expect().await, Update::Gap));

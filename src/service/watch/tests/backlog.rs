@@ -1,6 +1,8 @@
 //! What watchers missed, beyond the ring: shared reads, their order, their size and their price.
 
 use super::*;
+use crate::service::watch::backlog::Backlog;
+use crate::service::watch::lag::Place;
 use crate::store::Loss;
 
 /// Events that are newer than the ring's first, after a start.
@@ -212,7 +214,7 @@ async fn a_watcher_that_trimming_overtakes_gets_a_gap() {
     let mut last = 500;
     loop {
         match watch.expect().await {
-            Update::Event(event) => last = event.position.entry().ms,
+            Update::Event { event, .. } => last = event.position.entry().ms,
             Update::Gap => break,
             other => panic!("{other:?}"),
         }
@@ -227,7 +229,7 @@ async fn each_watcher_of_a_read_that_trimming_overtook_gets_a_gap() {
     log.publish(2_000, 1, 2);
     log.trim(1_000);
     for hindmost in [Position::START, position(100)] {
-        let backlog = Arc::new(Backlog::new(log.clone()));
+        let backlog = Arc::new(Backlog::new(log.clone(), Arc::new(Semaphore::new(1))));
         // The foremost is served first, and then the hindmost, whose read passes the others.
         let after = [position(1_500), hindmost, position(500), position(1_001)];
         let pieces = after.map(|after| {

@@ -8,7 +8,7 @@ async fn hear(watch: &mut Subscription, last: u64) -> (Vec<u64>, usize) {
     let (mut events, mut gaps) = (Vec::new(), 0);
     while events.last() != Some(&last) {
         match watch.expect().await {
-            Update::Event(event) => events.push(event.position.entry().ms),
+            Update::Event { event, .. } => events.push(event.position.entry().ms),
             Update::Gap => gaps += 1,
             Update::Heartbeat(_) => {}
             other => panic!("{other:?}"),
@@ -88,7 +88,7 @@ async fn a_resume_that_read_the_bounds_of_an_older_log_gets_a_gap() {
     setup.log.hold_bounds();
     let opening = tokio::spawn({
         let hub = Arc::clone(&setup.hub);
-        async move { hub.watch(alice(), Some(position(3))).await }
+        async move { hub.watch(alice(), Some(vec![Start::After(position(3))])).await }
     });
     settle().await;
     // The position is one of the new log too.
