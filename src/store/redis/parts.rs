@@ -1,15 +1,17 @@
 //! Parts of the store that several others share.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
+use redis::aio::MultiplexedConnection;
 use tokio::sync::Notify;
 
 use super::connection::Connections;
 use super::connection::link::Role;
 use super::denials::Denials;
 use super::keys::{Keys, Partition};
+use super::marks::across_slots;
 use super::partitions::{PartitionStore, Partitions};
 use super::probe::permissions::PermissionProbe;
 use super::probe::totals::Totals;
@@ -107,9 +109,36 @@ pub(crate) struct NodeParts {
     /// The partitions that the node has.
     pub(crate) served: Arc<ArcSwap<Vec<Arc<PartitionStore>>>>,
     pub(crate) shared: Arc<Shared>,
+    /// Whether a script may use several slots, once the node has said so.
+    shares_slots: Arc<OnceLock<bool>>,
 }
 
 impl NodeParts {
+    /// Returns whether marks of several partitions may share a script call.
+    pub(crate) fn may_share_slots(&self) -> bool {
+        self.shares_slots.get() == Some(&true)
+    }
+
+    /// Finds that out, unless it is known.
+    pub(crate) async fn learn_whether_slots_are_shared(
+        &self,
+        connection: &mut MultiplexedConnection,
+    ) {
+        if self.shared.changes.is_none() || self.shares_slots.get().is_some() {
+            return;
+        }
+        let Some(allowed) = across_slots::are_allowed(self, connection).await else { return };
+        if let Err(cause) = &allowed {
+            tracing::warn!(
+                redis = &*self.name,
+                ?cause,
+                "marks of several partitions do not share script calls: this Redis refuses scripts over \
+                 several slots"
+            );
+        }
+        let _ = self.shares_slots.set(allowed.is_ok());
+    }
+
     /// Returns whose changes a connection is told of: the one for the tail of a cluster's streams.
     pub(crate) fn tracked_by(&self, role: Role) -> Option<Arc<Shared>> {
         let is_tracking = role == Role::Tail && self.shared.changes.is_some();
@@ -129,6 +158,7 @@ impl NodeParts {
         shared: Arc<Shared>,
     ) -> Self {
         let served = Arc::new(ArcSwap::from_pointee(served));
-        Self { name: Arc::from(name), connections: Arc::new(connections), served, shared }
+        let (name, connections) = (Arc::from(name), Arc::new(connections));
+        Self { name, connections, served, shared, shares_slots: Arc::default() }
     }
 }

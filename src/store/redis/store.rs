@@ -87,7 +87,7 @@ impl RedisStore {
         let is_cluster = matches!(config.mode, RedisMode::Cluster(_));
         let shared = Arc::new(Shared::new(partitions, &config, is_cluster));
         let stream_limit = Arc::clone(&shared.stream_limit);
-        let marks = Arc::new(MarkReadScript::new(stream_limit, config.rate_limit));
+        let marks = Arc::new(MarkReadScript::new(stream_limit, config.rate_limit, is_cluster));
         let reads = ReadScripts::new(config.read_rate_limit);
         let nonces = NonceScript::new(config.rate_limit);
         let others = [&reads.states, &reads.list, &reads.take, &reads.moves, &nonces.script];

@@ -311,6 +311,7 @@ impl<C: Connect> Supervisor<C> {
 
     async fn check(&self, connection: &mut MultiplexedConnection) -> Result<Streams, Failure> {
         self.check_permissions(connection).await?;
+        self.parts.learn_whether_slots_are_shared(connection).await;
         partition_check::run(&self.parts, connection, Pace::Paced).await
     }
 

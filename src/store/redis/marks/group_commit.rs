@@ -32,8 +32,8 @@ pub(crate) const LAYOUT_ATTEMPTS: usize = 3;
 
 /// Sends one worker's marks to one node.
 pub(crate) struct GroupCommit {
-    parts: NodeParts,
-    script: Arc<MarkReadScript>,
+    pub(super) parts: NodeParts,
+    pub(super) script: Arc<MarkReadScript>,
     slots: Mutex<Slots>,
 }
 
@@ -50,14 +50,20 @@ struct QueuedMark {
     reply: Reply,
 }
 
-type Reply = oneshot::Sender<MarkResult>;
+pub(super) type Reply = oneshot::Sender<MarkResult>;
 
 /// Marks that share a script call.
 #[derive(Default)]
-struct Group {
-    marks: Vec<TracedMark>,
-    users: Users,
-    replies: Vec<Reply>,
+pub(super) struct Group {
+    pub(super) sent: Sent,
+    pub(super) replies: Vec<Reply>,
+}
+
+/// Marks, and the user objects of their events.
+#[derive(Default)]
+pub(super) struct Sent {
+    pub(super) marks: Vec<TracedMark>,
+    pub(super) users: Users,
 }
 
 /// The right to have a script call in flight, until it is dropped.
@@ -185,7 +191,10 @@ impl GroupCommit {
     }
 
     /// Returns the partition of marks that are all of one.
-    fn partition_of(&self, marks: &[TracedMark]) -> Result<&Arc<PartitionStore>, StoreError> {
+    pub(super) fn partition_of(
+        &self,
+        marks: &[TracedMark],
+    ) -> Result<&Arc<PartitionStore>, StoreError> {
         let first = marks.first().ok_or_else(StoreError::missing_result)?;
         Ok(self.parts.shared.partitions.of(first.mark.reader))
     }
@@ -255,7 +264,7 @@ impl GroupCommit {
         let mut slots = self.slots();
         let mut group = Group::default();
         let mut bytes = 0;
-        while group.marks.len() < GROUP_MAX_MARKS {
+        while group.sent.marks.len() < GROUP_MAX_MARKS {
             let Some(next) = slots.queue.front() else { break };
             // A mark whose caller has given up is never sent.
             let is_wanted = !next.reply.is_closed();
@@ -267,12 +276,12 @@ impl GroupCommit {
             }
             let next = slots.queue.pop_front().filter(|_| is_wanted);
             if let Some(QueuedMark { mark, users, reply }) = next {
-                group.marks.push(mark);
-                group.users.extend(users);
+                group.sent.marks.push(mark);
+                group.sent.users.extend(users);
                 group.replies.push(reply);
             }
         }
-        if group.marks.is_empty() {
+        if group.sent.marks.is_empty() {
             slots.taken -= 1;
             return None;
         }
@@ -290,29 +299,35 @@ impl GroupCommit {
         }
     }
 
-    /// Sends the marks of each partition in a call of their own, all at the same time.
+    /// Sends the marks of a group: of one partition in one call; of several in one, where Redis allows that,
+    /// or else in a call for each, all at the same time.
     async fn send_group(&self, group: Group) {
         let mut groups = group.by_partition(&self.parts.shared.partitions);
-        match (groups.pop(), groups.is_empty()) {
-            (Some(only), true) => self.send_partition(only).await,
-            (last, _) => {
-                let groups = groups.into_iter().chain(last);
-                join_all(groups.map(|group| self.send_partition(group))).await;
-            }
+        if groups.len() > 1 && self.parts.may_share_slots() && !self.script.is_full_only() {
+            // Boxed: one Redis has one partition.
+            Box::pin(self.send_across_slots(groups)).await;
+        } else if groups.len() > 1 {
+            join_all(groups.into_iter().map(|group| self.send_partition(group))).await;
+        } else if let Some(only) = groups.pop() {
+            self.send_partition(only).await;
         }
     }
 
-    async fn send_partition(&self, group: Group) {
-        let Group { marks, users, mut replies } = group;
+    async fn send_partition(&self, mut group: Group) {
         let first = tokio::select! {
-            first = self.run_first(Way::Plain, &marks, &users) => first,
+            first = self.run_first(Way::Plain, &group.sent.marks, &group.sent.users) => first,
             // A hanging Redis does not hold the slot longer than any caller waits.
-            () = all_closed(&mut replies) => return,
+            () = all_closed(&mut group.replies) => return,
         };
-        let MarkReply { results, rare } = first.unwrap_or_else(|failed| MarkReply {
-            results: vec![Err(failed); marks.len()],
-            rare: Vec::new(),
-        });
+        let marks = group.sent.marks.len();
+        let reply = first.unwrap_or_else(|failed| MarkReply::failed(marks, &failed));
+        self.answer(group, reply).await;
+    }
+
+    /// Answers the marks of one partition, and sends those that are rare once more.
+    pub(super) async fn answer(&self, group: Group, reply: MarkReply) {
+        let Group { sent: Sent { marks, users }, replies } = group;
+        let MarkReply { results, rare } = reply;
         // What is done does not wait for what is rare.
         let (mut of_rare, mut open) = (rare.iter().peekable(), Vec::with_capacity(rare.len()));
         for (place, (reply, result)) in replies.into_iter().zip(results).enumerate() {
@@ -347,10 +362,11 @@ impl Group {
             return vec![self];
         }
         let mut groups = BTreeMap::<usize, Self>::new();
-        for (mark, reply) in self.marks.into_iter().zip(self.replies) {
+        let Self { sent: Sent { marks, users }, replies } = self;
+        for (mark, reply) in marks.into_iter().zip(replies) {
             let group = groups.entry(partitions.number_of(mark.mark.reader)).or_default();
-            group.users.extend(self.users.of(&[mark.mark]));
-            group.marks.push(mark);
+            group.sent.users.extend(users.of(&[mark.mark]));
+            group.sent.marks.push(mark);
             group.replies.push(reply);
         }
         groups.into_values().collect()
@@ -381,6 +397,13 @@ fn put(results: &mut [MarkResult], places: &[usize], answers: Vec<MarkResult>) {
         if let Some(result) = results.get_mut(*n) {
             *result = answer;
         }
+    }
+}
+
+/// The same, for several groups.
+pub(super) async fn all_closed_of(groups: &mut [&mut Vec<Reply>]) {
+    for replies in groups {
+        all_closed(replies).await;
     }
 }
 

@@ -10,6 +10,7 @@ use crate::domain::{Mark, Outcome, UserId, Users};
 use crate::store::{MarkResult, Marks, StoreError};
 use crate::telemetry::Traceparent;
 
+pub(crate) mod across_slots;
 mod cluster_users;
 pub(crate) mod group_commit;
 pub(crate) mod replicas;

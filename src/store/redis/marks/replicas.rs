@@ -15,7 +15,7 @@ pub(super) const UNANSWERED_MAX: Duration = Duration::from_secs(60);
 
 /// Acknowledgement by replicas of what a script call wrote.
 #[derive(Clone, Copy)]
-pub(super) struct Replicas {
+pub(crate) struct Replicas {
     pub(super) enough: bool,
 }
 

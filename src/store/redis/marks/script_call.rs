@@ -10,6 +10,7 @@ use redis::{Cmd, Value};
 use crate::domain::{Mark, Outcome, RateLimit, ReadCursor, UserId, Users};
 use crate::store::redis::errors::{classify_text, unexpected};
 use crate::store::redis::keys::Keys;
+use crate::store::redis::marks::replicas::Replicas;
 use crate::store::redis::marks::single_marks::{SingleMarksScript, are_traced};
 use crate::store::redis::placement::Placement;
 use crate::store::redis::scripts::{Script, integer, text};
@@ -42,7 +43,7 @@ pub(crate) enum MarkScript {
 #[derive(Debug)]
 pub(crate) struct MarkReadScript {
     full: Script,
-    single: SingleMarksScript,
+    pub(super) single: SingleMarksScript,
     pub(super) stream_limit: Arc<StreamLimit>,
     rate_limit: RateLimit,
     /// Bucket count last seen per reader; may be stale. The scripts look there first.
@@ -60,11 +61,34 @@ pub(crate) struct MarkReply {
     pub(crate) rare: Vec<usize>,
 }
 
+impl MarkReply {
+    /// The reply to marks that all failed.
+    pub(super) fn failed(marks: usize, error: &StoreError) -> Self {
+        Self { results: vec![Err(error.clone()); marks], rare: Vec::new() }
+    }
+
+    /// Takes back what too few replicas have.
+    pub(super) fn note_replicas(&mut self, replicas: Replicas) {
+        if replicas.enough {
+            return;
+        }
+        for result in &mut self.results {
+            if let Ok(Outcome::Advanced { .. } | Outcome::Unchanged { .. }) = result {
+                *result = Err(StoreError::unavailable("too few replicas acknowledged"));
+            }
+        }
+    }
+}
+
 impl MarkReadScript {
-    pub(crate) fn new(stream_limit: Arc<StreamLimit>, rate_limit: RateLimit) -> Self {
+    pub(crate) fn new(
+        stream_limit: Arc<StreamLimit>,
+        rate_limit: RateLimit,
+        is_cluster: bool,
+    ) -> Self {
         Self {
             full: Script::mark_read(),
-            single: SingleMarksScript::new(&stream_limit, rate_limit),
+            single: SingleMarksScript::new(&stream_limit, rate_limit, is_cluster),
             stream_limit,
             rate_limit,
             bucket_hints: Cache::new(HINTED_READERS),
@@ -75,7 +99,12 @@ impl MarkReadScript {
 
     /// Returns all scripts.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Script> {
-        self.single.texts().into_iter().chain([&self.full])
+        self.single.texts().chain([&self.full])
+    }
+
+    /// Returns whether all marks go by the full script.
+    pub(crate) fn is_full_only(&self) -> bool {
+        self.full_only.load(Ordering::Relaxed)
     }
 
     /// Makes all marks go by the full script.
@@ -87,7 +116,7 @@ impl MarkReadScript {
     pub(crate) fn choose(&self, marks: &[TracedMark]) -> MarkScript {
         if marks.len() > 1 && is_batch(marks) {
             MarkScript::Batch
-        } else if self.full_only.load(Ordering::Relaxed) {
+        } else if self.is_full_only() {
             MarkScript::Full
         } else {
             MarkScript::Single

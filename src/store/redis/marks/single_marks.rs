@@ -15,28 +15,44 @@ use crate::store::redis::stream_limit::StreamLimit;
 const KEY_BYTES: usize = 48;
 const ID_BYTES: usize = 19;
 
-/// The script in its two texts.
+/// The script in its texts.
 #[derive(Debug)]
 pub(crate) struct SingleMarksScript {
     untraced: Script,
     traced: Script,
+    /// For the partitions of a cluster's node in one call.
+    across_slots: Option<[Script; 2]>,
+}
+
+/// How the keys of a call are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum KeysAs {
+    /// They are declared.
+    Keys,
+    /// They are arguments, and so are the numbers of both.
+    Arguments,
 }
 
 impl SingleMarksScript {
-    pub(crate) fn new(stream_limit: &StreamLimit, rate_limit: RateLimit) -> Self {
-        let script = |are_traced| {
-            Script::single_marks(SingleMarksSettings {
-                rate_limit,
-                are_traced,
-                stream_maxlen: stream_limit.constant(),
-            })
+    pub(crate) fn new(stream_limit: &StreamLimit, rate_limit: RateLimit, is_cluster: bool) -> Self {
+        let settings = |are_traced| SingleMarksSettings {
+            rate_limit,
+            are_traced,
+            stream_maxlen: stream_limit.constant(),
         };
-        Self { untraced: script(false), traced: script(true) }
+        let across_slots = || {
+            [false, true].map(|are_traced| Script::single_marks_across_slots(settings(are_traced)))
+        };
+        Self {
+            untraced: Script::single_marks(settings(false)),
+            traced: Script::single_marks(settings(true)),
+            across_slots: is_cluster.then(across_slots),
+        }
     }
 
     /// Returns the texts.
-    pub(crate) fn texts(&self) -> [&Script; 2] {
-        [&self.untraced, &self.traced]
+    pub(crate) fn texts(&self) -> impl Iterator<Item = &Script> {
+        [&self.untraced, &self.traced].into_iter().chain(self.across_slots.iter().flatten())
     }
 
     /// Returns the text for these marks.
@@ -58,6 +74,45 @@ impl MarkReadScript {
     /// Adds keys and arguments to a call of the script of single marks. Each user object is sent once.
     pub(super) fn add_single_marks(
         &self,
+        call: Cmd,
+        keys: &Keys,
+        placement: &Placement,
+        marks: &[TracedMark],
+        users: &Users,
+    ) -> Cmd {
+        self.add_marks(KeysAs::Keys, are_traced(marks), call, keys, placement, marks, users)
+    }
+
+    /// Returns the script for the marks of several partitions, and a call of it by its digest, with room for
+    /// them; `None` outside a cluster.
+    pub(super) fn start_across_slots(
+        &self,
+        are_traced: bool,
+        (marks, bytes): (usize, usize),
+    ) -> Option<(&Script, Cmd)> {
+        let [untraced, traced] = self.single.across_slots.as_ref()?;
+        let script = if are_traced { traced } else { untraced };
+        let each = 2 * KEY_BYTES + 3 * ID_BYTES;
+        Some((script, script.by_digest_for(6 + 10 * marks, marks * each + bytes)))
+    }
+
+    /// Adds a partition's keys and arguments to that call.
+    pub(super) fn add_across_slots(
+        &self,
+        are_traced: bool,
+        call: Cmd,
+        (keys, placement): (&Keys, &Placement),
+        marks: &[TracedMark],
+        users: &Users,
+    ) -> Cmd {
+        self.add_marks(KeysAs::Arguments, are_traced, call, keys, placement, marks, users)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "they are those of both kinds of calls")]
+    fn add_marks(
+        &self,
+        keys_as: KeysAs,
+        are_traced: bool,
         mut call: Cmd,
         keys: &Keys,
         placement: &Placement,
@@ -78,11 +133,16 @@ impl MarkReadScript {
             }
             call.arg(&text);
         }
+        let is_maxlen_sent = self.stream_limit.constant().is_none();
+        if keys_as == KeysAs::Arguments {
+            let each = if are_traced { 4 } else { 3 };
+            let of_users = 2 * users.iter().len();
+            call.arg(1 + usize::from(is_maxlen_sent) + each * marks.len() + of_users);
+        }
         call.arg(placement.version());
-        if self.stream_limit.constant().is_none() {
+        if is_maxlen_sent {
             call.arg(self.stream_limit.entries());
         }
-        let are_traced = are_traced(marks);
         for TracedMark { mark, traceparent } in marks {
             call.arg(mark.reader.get()).arg(mark.recipient.get());
             call.arg(mark.last_read_event_id.get());

@@ -30,6 +30,9 @@ pub(crate) struct Script {
     sha1: String,
 }
 
+/// The script of single marks, without its first statement.
+const SINGLE_MARKS: &str = include_str!("single_marks.lua");
+
 /// Joins files of this folder to a script.
 macro_rules! join {
     ($($file:literal),+) => {
@@ -58,10 +61,23 @@ impl Script {
 
     /// Creates the script of single marks.
     pub(crate) fn single_marks(settings: SingleMarksSettings) -> Self {
-        const REST: &str = include_str!("single_marks.lua");
-        let line = settings.statement();
-        let parts = vec![("settings", Cow::Owned(line.clone())), ("single_marks.lua", REST.into())];
-        Self::new(Cow::Owned(line + REST), parts)
+        let begin = format!("local KEYS, ARGV = KEYS, ARGV\n{}", settings.statement());
+        Self::of_parts(vec![("settings", begin.into()), ("single_marks.lua", SINGLE_MARKS.into())])
+    }
+
+    /// Creates the script of single marks for several partitions in one call.
+    pub(crate) fn single_marks_across_slots(settings: SingleMarksSettings) -> Self {
+        let begin = format!("local function marks(KEYS, ARGV)\n{}", settings.statement());
+        Self::of_parts(vec![
+            ("settings", begin.into()),
+            ("single_marks.lua", format!("{SINGLE_MARKS}end\n").into()),
+            ("across_slots.lua", include_str!("across_slots.lua").into()),
+        ])
+    }
+
+    fn of_parts(parts: Vec<(&'static str, Cow<'static, str>)>) -> Self {
+        let source: String = parts.iter().map(|(_, text)| &**text).collect();
+        Self::new(Cow::Owned(source), parts)
     }
 
     /// Creates the script that reads cursors.
@@ -234,18 +250,19 @@ pub(crate) mod tests {
     use crate::domain::RateLimit;
 
     pub(crate) fn scripts() -> Vec<Script> {
-        let single_marks = |are_traced, stream_maxlen| {
-            Script::single_marks(SingleMarksSettings {
-                rate_limit: RateLimit { calls: u64::MAX, window_ms: 900_000 },
-                are_traced,
-                stream_maxlen,
-            })
+        let settings = |are_traced, stream_maxlen| SingleMarksSettings {
+            rate_limit: RateLimit { calls: u64::MAX, window_ms: 900_000 },
+            are_traced,
+            stream_maxlen,
         };
+        let single_marks = |are_traced, maxlen| Script::single_marks(settings(are_traced, maxlen));
         vec![
             single_marks(false, Some(1_000_000)),
             single_marks(true, Some(0)),
             single_marks(false, None),
             single_marks(true, None),
+            Script::single_marks_across_slots(settings(false, Some(1_000_000))),
+            Script::single_marks_across_slots(settings(true, None)),
             Script::mark_read(),
             Script::read_states(),
             Script::list_cursors(),

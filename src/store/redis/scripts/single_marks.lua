@@ -36,7 +36,6 @@
 -- another version. A cursor in its reader's own hash is the right one in every version.
 
 local try, call, find, sub, tonumber = redis.pcall, redis.call, string.find, string.sub, tonumber
-local KEYS, ARGV = KEYS, ARGV
 local STREAM = KEYS[2]
 local AN_ID = '^[1-9]%d*$'
 

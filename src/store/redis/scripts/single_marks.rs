@@ -22,7 +22,7 @@ impl SingleMarksSettings {
         if self.are_traced { 4 } else { 3 }
     }
 
-    /// Returns the first statement of the script.
+    /// Returns the statement that comes first, but for KEYS and ARGV.
     pub(super) fn statement(self) -> String {
         let Self { rate_limit: RateLimit { calls, window_ms }, .. } = self;
         // No quota counts further: see `take` in quota.lua.

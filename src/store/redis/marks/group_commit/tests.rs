@@ -47,7 +47,7 @@ impl Setup {
         });
         let parts = fake::parts_of(1, replicas_ack);
         redis.connect_calls(&parts).await;
-        let script = MarkReadScript::new(Arc::clone(&parts.shared.stream_limit), RATE_LIMIT);
+        let script = MarkReadScript::new(Arc::clone(&parts.shared.stream_limit), RATE_LIMIT, false);
         let group_commit = Arc::new(GroupCommit::new(parts.clone(), Arc::new(script)));
         Self { redis, parts, group_commit, calls }
     }
