@@ -197,6 +197,7 @@ impl Default for Metrics {
         count_watch_gaps(0);
         count_foreign_entries(0);
         set_watch_tail_lag(Duration::ZERO);
+        set_partitions_unserved(0);
         counter!(USER_OBJECTS_OVERSIZED).increment(0);
         REFUSED_COUNTERS.get_or_init(|| {
             Bound::ALL.map(|(_, label)| {
