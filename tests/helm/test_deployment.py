@@ -77,10 +77,7 @@ def test_the_rendered_server_passes_helm_test_and_its_notes(
         check(way, objects, tmp_path, secrets, moved, keys)
 
 
-NOT_YET = pytest.mark.xfail(reason="the server refuses Sentinels until its store has them", strict=True)
-
-
-@pytest.mark.parametrize("way", ["cluster", pytest.param("sentinel", marks=NOT_YET)])
+@pytest.mark.parametrize("way", sorted(OF_MODES))
 def test_the_rendered_server_serves_in_each_mode_of_redis(way, tmp_path, keys, secrets):
     values = {"config__drainDelay": '"100ms"', "config__replicasAck": "0"}
     objects = chart.render(chart.ci(way), **values)
