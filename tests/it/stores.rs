@@ -1,4 +1,4 @@
-//! The behaviour of a store: one suite for both implementations.
+//! The behaviour of a store: one suite for both implementations, on one Redis and on a cluster.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -7,15 +7,19 @@ use std::time::Duration;
 use markread::domain::{Mark, Nonce, Outcome, Quota, RateLimit, USER_OBJECT_MAX_BYTES, UserId};
 use markread::net::workers::Workers;
 use markread::store::memory::MemoryStore;
-use markread::store::redis::{RedisAddress, RedisConfig, RedisFiles, RedisMode, RedisStore};
+use markread::store::redis::{
+    ClusterSeeds, RedisAddress, RedisConfig, RedisFiles, RedisMode, RedisStore,
+};
 use markread::store::{NonceUse, Store, StoreHealth};
-use markread_harness::{MESSAGE, READER, RECIPIENT, Redis, eventually};
+use markread_harness::cluster::{partition_of, tags};
+use markread_harness::{MESSAGE, READER, RECIPIENT, Redis, RedisCluster, eventually};
 use tokio::task::JoinSet;
 
 /// A store under test, with access to what it published.
 pub(crate) enum Subject {
     Memory(Arc<MemoryStore>),
     Redis { store: Arc<RedisStore>, redis: Arc<Redis> },
+    Cluster { store: Arc<RedisStore>, cluster: Arc<RedisCluster> },
 }
 
 impl Subject {
@@ -30,36 +34,33 @@ impl Subject {
     /// A new store, connected to this Redis.
     pub(crate) async fn on(redis: Arc<Redis>, rate_limit: RateLimit) -> Self {
         let address = RedisAddress::new(&redis.url(), None, RedisFiles::default()).unwrap();
-        let config = RedisConfig {
-            stream_max_bytes: None,
-            user_object_max_bytes: USER_OBJECT_MAX_BYTES,
-            mode: RedisMode::Standalone(address),
-            stream: "direct_message_mark_read_events".to_owned(),
-            stream_maxlen: 0,
-            user_key_prefix: "user:".to_owned(),
-            rate_limit,
-            read_rate_limit: READ_LIMIT,
-            replicas_ack: None,
-        };
-        let (store, _keeper) = RedisStore::start(config, Workers::here());
-        let health = store.health();
-        eventually("the store connects", Duration::from_secs(10), async || {
-            matches!(*health.borrow(), StoreHealth::Ready { .. }).then_some(())
-        })
-        .await;
+        let store = connected(RedisMode::Standalone(address), rate_limit).await;
         Self::Redis { store, redis }
+    }
+
+    pub(crate) async fn cluster(rate_limit: RateLimit) -> Self {
+        Self::on_cluster(Arc::new(RedisCluster::start(3, 0).await), rate_limit).await
+    }
+
+    /// A new store, connected to this cluster.
+    pub(crate) async fn on_cluster(cluster: Arc<RedisCluster>, rate_limit: RateLimit) -> Self {
+        let address = |url: &String| RedisAddress::new(url, None, RedisFiles::default()).unwrap();
+        let seeds = cluster.urls().iter().map(address).collect();
+        let seeds = ClusterSeeds { seeds, partitions: PARTITIONS };
+        let store = connected(RedisMode::Cluster(seeds), rate_limit).await;
+        Self::Cluster { store, cluster }
     }
 
     pub(crate) fn store(&self) -> Arc<dyn Store> {
         match self {
             Self::Memory(store) => store.clone(),
-            Self::Redis { store, .. } => store.clone(),
+            Self::Redis { store, .. } | Self::Cluster { store, .. } => store.clone(),
         }
     }
 
     /// Makes all marks go by the script that does rare ones.
     pub(crate) fn use_full_script_only(&self) {
-        if let Self::Redis { store, .. } = self {
+        if let Self::Redis { store, .. } | Self::Cluster { store, .. } = self {
             store.use_full_script_only();
         }
     }
@@ -68,6 +69,7 @@ impl Subject {
         match self {
             Self::Memory(store) => store.events().into_iter().map(|(_, event)| event).collect(),
             Self::Redis { redis, .. } => redis.payloads().await,
+            Self::Cluster { cluster, .. } => cluster.payloads().await,
         }
     }
 
@@ -76,6 +78,7 @@ impl Subject {
         match self {
             Self::Memory(store) => store.put_user(user.try_into().unwrap(), value),
             Self::Redis { redis, .. } => redis.put_user(user, value).await,
+            Self::Cluster { cluster, .. } => cluster.put_user(user, value).await,
         }
     }
 
@@ -88,12 +91,39 @@ impl Subject {
             Self::Redis { redis, .. } => {
                 redis.cursors(reader.get()).await.get(&recipient.get()).copied()
             }
+            Self::Cluster { cluster, .. } => {
+                let tag = &tags(PARTITIONS)[partition_of(reader.get(), PARTITIONS)];
+                let key = format!("markread:{{{tag}}}:cursors:{reader}");
+                cluster.run_on_key(&key, &format!("HGET {key} {recipient}")).await
+            }
         }
     }
 
     pub(crate) async fn mark_one(&self, mark: Mark) -> Outcome {
         self.store().mark_read(mark, None).await.unwrap()
     }
+}
+
+/// A store that has connected.
+async fn connected(mode: RedisMode, rate_limit: RateLimit) -> Arc<RedisStore> {
+    let config = RedisConfig {
+        stream_max_bytes: None,
+        user_object_max_bytes: USER_OBJECT_MAX_BYTES,
+        mode,
+        stream: "direct_message_mark_read_events".to_owned(),
+        stream_maxlen: 0,
+        user_key_prefix: "user:".to_owned(),
+        rate_limit,
+        read_rate_limit: READ_LIMIT,
+        replicas_ack: None,
+    };
+    let (store, _supervisor) = RedisStore::start(config, Workers::here());
+    let health = store.health();
+    eventually("the store connects", Duration::from_secs(10), async || {
+        matches!(*health.borrow(), StoreHealth::Ready { .. }).then_some(())
+    })
+    .await;
+    store
 }
 
 pub(crate) fn mark(reader: u64, recipient: u64, message: u64) -> Mark {
@@ -105,6 +135,9 @@ pub(crate) fn mark(reader: u64, recipient: u64, message: u64) -> Mark {
 }
 
 pub(crate) const LIMIT: RateLimit = RateLimit { calls: 1000, window_ms: 900_000 };
+
+/// The partitions of a cluster.
+const PARTITIONS: u16 = 64;
 
 /// The read quota of every store here.
 pub(crate) const READ_LIMIT: RateLimit = RateLimit { calls: 200, window_ms: 900_000 };
@@ -126,7 +159,7 @@ fn quota_of(outcome: &Outcome) -> Quota {
     }
 }
 
-/// Runs each behaviour against both stores.
+/// Runs each behaviour against all stores.
 macro_rules! behaviours {
     ($($name:ident($limit:expr);)*) => {
         mod memory {
@@ -137,6 +170,11 @@ macro_rules! behaviours {
             use super::*;
             $(#[tokio::test(flavor = "multi_thread")]
             async fn $name() { super::$name(Subject::redis($limit).await).await; })*
+        }
+        mod cluster {
+            use super::*;
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() { super::$name(Subject::cluster($limit).await).await; })*
         }
     };
 }

@@ -8,6 +8,7 @@ use crate::certificates::{Authority, Certificate};
 use crate::redis::default_server;
 use crate::{Redis, eventually, free_port};
 
+mod contents;
 mod moves;
 mod nodes;
 mod tags;
