@@ -29,9 +29,6 @@ pub(super) fn redis_mode(urls: &[String], redis: &RedisArgs) -> Result<RedisMode
     };
     // An invalid file stops the start; later it is logged.
     mode.check_files()?;
-    if let RedisMode::Sentinel(_) = mode {
-        return Err("--redis-mode is not supported yet: it must be standalone".to_owned());
-    }
     Ok(mode)
 }
 

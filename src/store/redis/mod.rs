@@ -31,6 +31,7 @@ mod probe;
 mod reads;
 mod retry;
 mod scripts;
+mod sentinel;
 mod settings;
 mod spans;
 mod store;
@@ -43,7 +44,8 @@ pub use self::admin::{
 };
 pub use self::connection::address::{RedisAddress, RedisFiles, RedisFlags};
 pub use self::connection::layout::LayoutMismatch;
-pub use self::connection::mode::{ClusterSeeds, RedisMode, SentinelGroup};
+pub use self::connection::mode::{ClusterSeeds, RedisMode};
+pub use self::sentinel::SentinelGroup;
 pub use self::settings::{RedisConfig, ReplicasAck};
 pub use self::store::RedisStore;
 

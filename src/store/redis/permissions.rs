@@ -1,5 +1,6 @@
 //! Every command that the service sends to Redis, by itself or in a script, and who needs it. The probe
-//! ([`super::probe::permissions`]), the rules in `docs/production.md` and the tests go by this table.
+//! ([`super::probe::permissions`]), the rules in `docs/production.md` and the tests go by this table. What is
+//! sent to Sentinels stands in [`super::sentinel`].
 
 use super::keys::{Keys, Partition};
 
@@ -12,6 +13,8 @@ pub(crate) enum Need {
     ReplicasAck,
     /// `serve --redis-mode cluster`: the same, in a cluster.
     Cluster,
+    /// `serve` and `admin` with `--redis-mode sentinel`: without it they do not know a master.
+    Sentinel,
     /// `serve`, which is ready without it. The text says what is lost.
     Optional(&'static str),
     /// `serve --stream-max-bytes`, which is ready without it. The text says what is lost.
@@ -79,6 +82,7 @@ pub(crate) const PERMISSIONS: &[Permission] = &[
     row("cluster|slots", Need::Cluster, &["CLUSTER SLOTS"]),
     row("asking", Need::Cluster, &["ASKING"]),
     row("client|tracking", Need::Cluster, &["CLIENT TRACKING ON"]),
+    row("role", Need::Sentinel, &[]),
     row("memory|usage", Need::StreamMaxBytes(UNBOUNDED), &[]),
     row("scan", Need::Admin, &[]),
     row("unlink", Need::Admin, &[]),
@@ -218,6 +222,9 @@ mod tests {
         let mut commands = BTreeSet::new();
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
+            if path.ends_with("sentinel") {
+                continue;
+            }
             if path.is_dir() {
                 commands.extend(commands_in(&path));
             } else if !path.ends_with("tests.rs") && !path.ends_with("fake.rs") {
@@ -259,8 +266,9 @@ mod tests {
     #[test]
     fn the_rule_of_the_docs_and_the_chart_is_that_of_the_table() {
         let keys = "~markread:* ~direct_message_mark_read_events %R~user:*";
-        let is_in_rule =
-            |need| !matches!(need, Need::StreamMaxBytes(_) | Need::Cluster | Need::Admin);
+        let is_in_rule = |need| {
+            !matches!(need, Need::StreamMaxBytes(_) | Need::Cluster | Need::Admin | Need::Sentinel)
+        };
         let rule = named(is_in_rule).join(" ");
         let line = format!("\n    user markread on >PASSWORD {keys} {rule}\n");
         assert!(PAGE.contains(&line), "{line}");
@@ -301,10 +309,11 @@ mod tests {
             line("`serve`", &named(|need| need == Need::Calls), not_ready),
             line("`serve --replicas-ack`", &named(|need| need == Need::ReplicasAck), not_ready),
             line("`serve --redis-mode cluster`", &named(|need| need == Need::Cluster), not_ready),
+            line("`--redis-mode sentinel`", &named(|need| need == Need::Sentinel), not_ready),
         ];
         for row in PERMISSIONS {
             let (who, without) = match row.need {
-                Need::Calls | Need::ReplicasAck | Need::Cluster => continue,
+                Need::Calls | Need::ReplicasAck | Need::Cluster | Need::Sentinel => continue,
                 Need::Admin => ("`markread admin`".to_owned(), "the command ends with status 1"),
                 Need::Optional(without) => ("optional".to_owned(), without),
                 Need::StreamMaxBytes(without) => ("`serve --stream-max-bytes`".to_owned(), without),

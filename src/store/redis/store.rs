@@ -7,7 +7,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 
 use super::cluster::Cluster;
 use super::connection::layout::LayoutMismatch;
-use super::connection::mode::{ClusterSeeds, RedisMode};
+use super::connection::mode::{ClusterSeeds, Connector, RedisMode};
 use super::connection::roles;
 use super::errors::{classify, is_layout_change, lost_script};
 use super::marks::group_commit::LAYOUT_ATTEMPTS;
@@ -99,7 +99,7 @@ impl RedisStore {
                 (cluster.health(), Some(cluster), tokio::spawn(run))
             }
             mode => {
-                let (node, run) = nodes.only(mode);
+                let (node, run) = nodes.only(Connector::new(mode));
                 let health = node.connections().health();
                 if let [only] = shared.partitions.all() {
                     only.set_node(Some(node));

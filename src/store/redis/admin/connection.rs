@@ -3,17 +3,19 @@
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{Cmd, RedisError, RedisResult, Value, cmd, pipe};
+use redis::{AsyncConnectionConfig, Cmd, RedisError, RedisResult, Value, cmd, pipe};
 
 use super::AdminError;
 use crate::domain::UserId;
 use crate::store::StoreError;
 use crate::store::redis::connection::layout::Fields;
-use crate::store::redis::connection::mode::RedisMode;
+use crate::store::redis::connection::link::Connect;
+use crate::store::redis::connection::mode::{Connector, RedisMode};
 use crate::store::redis::errors::{classify, lost_script};
 use crate::store::redis::keys::Keys;
 use crate::store::redis::probe::permissions::{IS_CLUSTER, is_cluster};
 use crate::store::redis::scripts::Script;
+use crate::store::redis::sentinel::SentinelGroup;
 
 /// How long Redis may take over one command.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -36,13 +38,33 @@ pub struct Readers {
     pub next: u64,
 }
 
+/// Opens a connection, if need be by each of the Sentinels.
+async fn open(
+    mode: &RedisMode,
+    config: &AsyncConnectionConfig,
+) -> Result<MultiplexedConnection, AdminError> {
+    let connector = Connector::new(mode.clone());
+    let mut others = match mode {
+        RedisMode::Sentinel(SentinelGroup { sentinels, .. }) => 1..sentinels.len(),
+        RedisMode::Standalone(_) | RedisMode::Cluster(_) => 0..0,
+    };
+    loop {
+        let client = connector.client().map_err(AdminError::Failed)?;
+        match Connector::connect(&client, config).await {
+            Ok(connection) => return Ok(connection),
+            Err(failure) if others.next().is_none() => {
+                return Err(AdminError::Failed(failure.to_string()));
+            }
+            Err(_) => {}
+        }
+    }
+}
+
 impl AdminConnection {
     /// Connects to a Redis that is not a node of a cluster: its keys would be spread over nodes.
     pub(super) async fn connect(mode: &RedisMode, keys: &Keys) -> Result<Self, AdminError> {
-        let client = mode.client().map_err(AdminError::Failed)?;
-        let config =
-            redis::AsyncConnectionConfig::new().set_response_timeout(Some(RESPONSE_TIMEOUT));
-        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        let config = AsyncConnectionConfig::new().set_response_timeout(Some(RESPONSE_TIMEOUT));
+        let mut connection = open(mode, &config).await?;
         let mut of_two_slots = cmd("EVAL");
         of_two_slots.arg("return 1").arg(2).arg(keys.layout());
         of_two_slots.arg(format!("{}0", keys.cursors_prefix()));

@@ -159,8 +159,7 @@ impl Cluster {
                     .set_connection_timeout(None)
                     .set_response_timeout(None);
                 let connected = RedisAddress::connect(&client, &config).await;
-                let mut connection =
-                    connected.map_err(|error| super::errors::classify(error).to_string())?;
+                let mut connection = connected.map_err(|failure| failure.to_string())?;
                 let address = Address::of(seed)
                     .ok_or_else(|| "--redis-url must have a host in a cluster".to_owned())?;
                 let view = View::ask(&mut connection, &address).await;

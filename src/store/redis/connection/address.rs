@@ -7,10 +7,10 @@ use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{
     AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, ErrorKind,
-    IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo, RedisError, RedisResult,
-    TlsCertificates,
+    IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo, RedisError, TlsCertificates,
 };
 
+use super::failure::Failure;
 use super::link::Connect;
 use crate::files::{problem, read, read_certificates, read_client_identity, without_newline};
 use crate::store::redis::cluster::topology::Address;
@@ -244,10 +244,10 @@ impl Connect for RedisAddress {
     async fn connect(
         client: &Client,
         config: &AsyncConnectionConfig,
-    ) -> RedisResult<MultiplexedConnection> {
+    ) -> Result<MultiplexedConnection, Failure> {
         let connected = client.get_multiplexed_async_connection_with_config(config).await;
         let database = client.get_connection_info().redis_settings().db();
-        connected.map_err(|error| name_missing_database(error, database))
+        Ok(connected.map_err(|error| name_missing_database(error, database))?)
     }
 }
 

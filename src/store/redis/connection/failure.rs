@@ -1,5 +1,7 @@
 //! Why a connection or a probe failed.
 
+use std::fmt;
+
 use redis::RedisError;
 
 use super::layout::LayoutMismatch;
@@ -17,6 +19,36 @@ pub(crate) enum Failure {
     NoAnswer(String),
     /// Redis answers, but would refuse a call, for example since it is full.
     Refused(String),
+}
+
+impl Failure {
+    /// Puts words before the text.
+    pub(crate) fn in_context(self, context: &str) -> Self {
+        let put = |text: String| format!("{context}: {}", without_class(&text));
+        match self {
+            Self::Layout(mismatch) => Self::Layout(mismatch),
+            Self::Moved(text) => Self::Moved(put(text)),
+            Self::Lost(text) => Self::Lost(put(text)),
+            Self::NoAnswer(text) => Self::NoAnswer(put(text)),
+            Self::Refused(text) => Self::Refused(put(text)),
+        }
+    }
+}
+
+/// Returns a cause without what every one begins with.
+pub(super) fn without_class(cause: &str) -> &str {
+    cause.strip_prefix("the store is unavailable: ").unwrap_or(cause)
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Layout(mismatch) => mismatch.fmt(f),
+            Self::Moved(text) | Self::Lost(text) | Self::NoAnswer(text) | Self::Refused(text) => {
+                f.write_str(text)
+            }
+        }
+    }
 }
 
 impl From<RedisError> for Failure {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, ProtocolVersion, RedisConnectionInfo, RedisError, RedisResult};
+use redis::{AsyncConnectionConfig, ProtocolVersion, RedisConnectionInfo, RedisError};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, DuplexStream, ReadHalf};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep};
@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Connections;
 use super::address::{RedisAddress, RedisFiles};
+use super::failure::Failure;
 use super::link::{Connect, Link, Role};
 use super::mode::RedisMode;
 use crate::domain::RateLimit;
@@ -231,14 +232,14 @@ impl Connect for FakeRedis {
     async fn connect(
         client: &Self,
         config: &AsyncConnectionConfig,
-    ) -> RedisResult<MultiplexedConnection> {
+    ) -> Result<MultiplexedConnection, Failure> {
         client.0.attempts.lock().unwrap().push(Instant::now());
         let reachable = *client.0.reachable.lock().unwrap();
         match reachable {
             Reachable::Yes => Ok(client.open(config).await),
             Reachable::Refuses => {
                 let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
-                Err(RedisError::from(refused))
+                Err(RedisError::from(refused).into())
             }
             Reachable::Hangs => pending().await,
         }

@@ -27,7 +27,12 @@ pub(crate) trait Connect: Send + Sync + 'static {
     fn connect(
         client: &Self::Client,
         config: &AsyncConnectionConfig,
-    ) -> impl Future<Output = RedisResult<MultiplexedConnection>> + Send;
+    ) -> impl Future<Output = Result<MultiplexedConnection, Failure>> + Send;
+
+    /// Completes when new connections would reach another Redis, with the cause.
+    fn moved(&self) -> impl Future<Output = String> + Send {
+        std::future::pending()
+    }
 }
 
 /// What a connection is for.

@@ -9,6 +9,7 @@ use arc_swap::ArcSwapOption;
 use redis::aio::MultiplexedConnection;
 use tokio::sync::{Notify, watch};
 
+use self::failure::without_class;
 pub(crate) use self::link::roles;
 use self::link::{Link, Role};
 use crate::net::workers;
@@ -29,6 +30,9 @@ pub(crate) mod tail_signal;
 
 #[cfg(test)]
 pub(crate) mod fake;
+
+/// What an error begins with after which nothing was sent.
+pub(crate) const NOT_CONNECTED: &str = "not connected";
 
 /// The current connections to one Redis. The [`supervisor::Supervisor`] replaces them.
 #[derive(Debug)]
@@ -138,8 +142,7 @@ impl Connections {
 
     /// Uses no connection any more.
     fn leave_all(&self, cause: &str) {
-        let cause = cause.strip_prefix("the store is unavailable: ").unwrap_or(cause);
-        self.cause.store(Some(Arc::new(cause.to_owned())));
+        self.cause.store(Some(Arc::new(without_class(cause).to_owned())));
         for slot in self.roles().filter_map(|role| self.slot(role)) {
             slot.store(None);
         }
@@ -147,8 +150,8 @@ impl Connections {
 
     fn not_connected(&self) -> StoreError {
         StoreError::unavailable(match &*self.cause.load() {
-            Some(cause) => format!("not connected: {cause}"),
-            None => "not connected".to_owned(),
+            Some(cause) => format!("{NOT_CONNECTED}: {cause}"),
+            None => NOT_CONNECTED.to_owned(),
         })
     }
 }

@@ -1,11 +1,22 @@
 //! Where the keys are: in one Redis, in the master of a group that Sentinels watch, or in a cluster.
 
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, RedisResult};
+use redis::{AsyncConnectionConfig, Client, RedisResult, Value, cmd};
+use tokio::sync::OnceCell;
+use tokio::time::timeout;
 
 use super::address::RedisAddress;
+use super::failure::Failure;
 use super::link::Connect;
 use crate::store::redis::cluster::topology::Address;
+use crate::store::redis::sentinel::{Found, SentinelGroup, Sentinels};
+
+/// Longest time to connect to what a Sentinel names: less than an attempt has, so that the cause is named.
+const MASTER_MAX: Duration = Duration::from_millis(1500);
 
 /// Where the keys are.
 #[derive(Clone, Debug)]
@@ -16,17 +27,6 @@ pub enum RedisMode {
     Sentinel(SentinelGroup),
     /// In the nodes of a cluster.
     Cluster(ClusterSeeds),
-}
-
-/// The Sentinels that know a master.
-#[derive(Clone, Debug)]
-pub struct SentinelGroup {
-    /// Their addresses.
-    pub sentinels: Vec<RedisAddress>,
-    /// The master's name in their configuration.
-    pub master_name: String,
-    /// The master, but for its host and port.
-    pub master: RedisAddress,
 }
 
 /// Nodes of a cluster, by which the others are found.
@@ -80,32 +80,104 @@ impl RedisMode {
             Self::Cluster(_) => 0,
         }
     }
+}
 
-    /// Creates a client with the current contents of the files.
-    ///
-    /// # Errors
-    ///
-    /// The invalid file, and its problem.
-    pub(crate) fn client(&self) -> Result<Client, String> {
-        match self {
-            Self::Standalone(address) => address.client(),
-            Self::Sentinel(_) => Err("--redis-mode sentinel is not supported yet".to_owned()),
-            Self::Cluster(_) => Err("--redis-mode cluster is not supported yet".to_owned()),
+/// Opens connections to the one Redis that has the keys, wherever it is at the time.
+#[derive(Debug)]
+pub(crate) enum Connector {
+    Standalone(Box<RedisAddress>),
+    Sentinel(Arc<Sentinels>),
+    Cluster,
+}
+
+/// The settings and files of one attempt to connect.
+#[derive(Debug)]
+pub(crate) enum ModeClient {
+    Standalone(Client),
+    /// The master, once it is looked up for the first of the attempt's connections.
+    Sentinel(Arc<Sentinels>, OnceCell<(Found, Client)>),
+}
+
+impl Connector {
+    pub(crate) fn new(mode: RedisMode) -> Self {
+        match mode {
+            RedisMode::Standalone(address) => Self::Standalone(Box::new(address)),
+            RedisMode::Sentinel(group) => Self::Sentinel(Arc::new(Sentinels::new(group))),
+            RedisMode::Cluster(_) => Self::Cluster,
         }
     }
 }
 
-impl Connect for RedisMode {
-    type Client = Client;
+impl Connect for Connector {
+    type Client = ModeClient;
 
-    fn client(&self) -> Result<Client, String> {
-        RedisMode::client(self)
+    fn client(&self) -> Result<ModeClient, String> {
+        match self {
+            Self::Standalone(address) => Ok(ModeClient::Standalone(address.client()?)),
+            Self::Sentinel(sentinels) => {
+                Ok(ModeClient::Sentinel(Arc::clone(sentinels), OnceCell::new()))
+            }
+            Self::Cluster => Err("a cluster has no one master".to_owned()),
+        }
     }
 
     async fn connect(
-        client: &Client,
+        client: &ModeClient,
         config: &AsyncConnectionConfig,
-    ) -> RedisResult<MultiplexedConnection> {
-        RedisAddress::connect(client, config).await
+    ) -> Result<MultiplexedConnection, Failure> {
+        match client {
+            ModeClient::Standalone(client) => RedisAddress::connect(client, config).await,
+            ModeClient::Sentinel(sentinels, master) => {
+                let (found, client) = master
+                    .get_or_try_init(|| look_up(sentinels))
+                    .await
+                    .map_err(Failure::NoAnswer)?;
+                let connected = timeout(MASTER_MAX, connect_to_master(client, config)).await;
+                let connected =
+                    connected.unwrap_or_else(|_| Err(Failure::NoAnswer("no answer".to_owned())));
+                connected.map_err(|failure| {
+                    // Perhaps it is behind the others.
+                    sentinels.distrust(found.sentinel);
+                    failure.in_context(&format!(
+                        "the master {} is at {}, says the Sentinel {}",
+                        sentinels.group().master_name,
+                        found.place,
+                        sentinels.name(found.sentinel),
+                    ))
+                })
+            }
+        }
+    }
+
+    async fn moved(&self) -> String {
+        match self {
+            Self::Sentinel(sentinels) => sentinels.moved().await,
+            Self::Standalone(_) | Self::Cluster => pending().await,
+        }
+    }
+}
+
+async fn look_up(sentinels: &Sentinels) -> Result<(Found, Client), String> {
+    let found = sentinels.find().await?;
+    let client = sentinels.group().master_at(&found.place)?;
+    Ok((found, client))
+}
+
+/// Connects, and asks whether it is the master: a Sentinel may be behind.
+pub(crate) async fn connect_to_master(
+    client: &Client,
+    config: &AsyncConnectionConfig,
+) -> Result<MultiplexedConnection, Failure> {
+    let mut connection = RedisAddress::connect(client, config).await?;
+    let role: RedisResult<Vec<Value>> = cmd("ROLE").query_async(&mut connection).await;
+    match role {
+        Err(error) if error.code() == Some("NOPERM") => {
+            Err(Failure::Refused("the Redis user lacks +role".to_owned()))
+        }
+        Err(error) => Err(error.into()),
+        Ok(role) => match role.first() {
+            Some(Value::BulkString(role)) if role == b"master" => Ok(connection),
+            _ => Err(Failure::Refused("it is a replica".to_owned())),
+        },
     }
 }

@@ -101,9 +101,13 @@ impl<C: Connect> Supervisor<C> {
 
     /// Runs until the first Redis it meets has another layout.
     pub(crate) async fn run(mut self) -> LayoutMismatch {
+        let connect = Arc::clone(&self.connect);
         loop {
             let failure = match timeout(CONNECT_TIMEOUT, self.open()).await {
-                Ok(Ok(opened)) => self.supervise(opened).await,
+                Ok(Ok(opened)) => tokio::select! {
+                    cause = connect.moved() => Failure::Moved(cause),
+                    failure = self.supervise(opened) => failure,
+                },
                 Ok(Err(failure)) => failure,
                 Err(_) => connecting_timed_out(),
             };

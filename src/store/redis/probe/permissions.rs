@@ -92,7 +92,8 @@ impl PermissionProbe {
             Need::Calls => true,
             Need::ReplicasAck => replicas_ack.is_some(),
             Need::Cluster => keys.partition() != Partition::Only,
-            Need::Optional(_) | Need::StreamMaxBytes(_) | Need::Admin => false,
+            // ROLE is sent to each new connection, which fails without it.
+            Need::Sentinel | Need::Optional(_) | Need::StreamMaxBytes(_) | Need::Admin => false,
         };
         for row in PERMISSIONS.iter().filter(|row| is_needed(row.need)) {
             row.calls.iter().for_each(|call| add(Shows::Command(row.command), call));
