@@ -10,6 +10,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep};
 
 use super::cluster::redirect::NotRun;
+use super::connection::NOT_CONNECTED;
 use super::marks::replicas::Way;
 use super::node::Node;
 use super::partitions::PartitionStore;
@@ -73,10 +74,23 @@ impl RedisStore {
         Ok(Route { store: self, partition, node, way: Way::Plain, again: None })
     }
 
+    /// Returns whether another server takes over when a master is lost, or has its slots moved.
+    pub(super) fn fails_over(&self) -> bool {
+        self.has_sentinels || self.cluster.is_some()
+    }
+
     /// Returns why a call was not run, if it is to be sent again.
     pub(super) fn retries_at(&self, error: &StoreError) -> Option<NotRun> {
-        self.cluster.as_ref().and_then(|_| NotRun::of(error))
+        if self.has_sentinels && was_not_sent(error) {
+            return Some(NotRun::Later);
+        }
+        if self.fails_over() { NotRun::of(error) } else { None }
     }
+}
+
+/// Returns whether there was no connection for a call.
+fn was_not_sent(error: &StoreError) -> bool {
+    error.with_text(|text| text.starts_with(NOT_CONNECTED))
 }
 
 impl Route<'_> {
@@ -85,7 +99,7 @@ impl Route<'_> {
     pub(super) async fn is_to_be_sent_again<T>(&mut self, called: &Result<T, StoreError>) -> bool {
         let Err(error) = called else { return false };
         match self.store.retries_at(error) {
-            // Boxed: a cluster's slots move seldom.
+            // Boxed: slots and masters change seldom.
             Some(not_run) => Box::pin(self.find_again(not_run)).await,
             None => false,
         }
@@ -111,7 +125,9 @@ impl Route<'_> {
         self.way = if asked.is_some() { Way::Asking } else { Way::Plain };
         let Some(node) = asked.or_else(|| partition.node().ok()) else { return false };
         let since = Instant::now();
-        while !node.connections().are_living() && since.elapsed() < CONNECTED_WITHIN {
+        // Behind Sentinels there is no other node to try.
+        let is_worth_waiting = || store.has_sentinels || since.elapsed() < CONNECTED_WITHIN;
+        while !node.connections().are_living() && is_worth_waiting() {
             again.pauses.next().await;
         }
         self.node = node;

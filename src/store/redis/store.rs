@@ -44,6 +44,8 @@ pub struct RedisStore {
     pub(super) timers: Timers,
     pub(super) retries: Retries,
     pub(super) cluster: Option<Arc<Cluster>>,
+    /// Whether Sentinels name another master when this one is lost.
+    pub(super) has_sentinels: bool,
     health: HealthReceiver,
     supervisor: AbortHandle,
 }
@@ -85,6 +87,7 @@ impl RedisStore {
         };
         let spans = Arc::new(Spans::new(&config.mode));
         let is_cluster = matches!(config.mode, RedisMode::Cluster(_));
+        let has_sentinels = matches!(config.mode, RedisMode::Sentinel(_));
         let shared = Arc::new(Shared::new(partitions, &config, is_cluster));
         let stream_limit = Arc::clone(&shared.stream_limit);
         let marks = Arc::new(MarkReadScript::new(stream_limit, config.rate_limit, is_cluster));
@@ -121,6 +124,7 @@ impl RedisStore {
             },
             retries: Retries::default(),
             cluster,
+            has_sentinels,
             health,
             supervisor: supervisor.abort_handle(),
         };

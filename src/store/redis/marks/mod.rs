@@ -31,17 +31,17 @@ impl Marks for RedisStore {
         let users = match self.users.cached(&mark) {
             Some(users) => users,
             // Boxed: most users are cached, and the read's future would enlarge every call's.
-            None => Box::pin(self.read_users(&node, &[mark])).await?,
+            None => Box::pin(self.read_users(partition, &[mark])).await?,
         };
         let _timing = self.timers.mark_read.start();
         let traced = TracedMark { mark, traceparent };
-        if self.cluster.is_none() {
+        if !self.fails_over() {
             let call = node.group_commit()?.mark(traced, users);
             return self.spans.script("mark_read", 1).record(call).await;
         }
         drop(permit);
         // Boxed: it is larger than the call on one Redis.
-        let call = Box::pin(self.mark_in_cluster(partition, traced, users));
+        let call = Box::pin(self.mark_by_route(partition, traced, users));
         self.spans.script("mark_read", 1).record(call).await
     }
 
@@ -87,8 +87,23 @@ impl RedisStore {
         Some(Outcome::OverQuota { quota, retry_after })
     }
 
-    /// Reads the users of marks: from their node, or in a cluster from all that have some.
-    async fn read_users(&self, node: &Node, marks: &[Mark]) -> Result<Users, StoreError> {
+    /// Reads the users of marks of this partition.
+    async fn read_users(
+        &self,
+        partition: &PartitionStore,
+        marks: &[Mark],
+    ) -> Result<Users, StoreError> {
+        let mut route = self.route(partition)?;
+        loop {
+            let read = self.read_users_at(&route.node, marks).await;
+            if !route.is_to_be_sent_again(&read).await {
+                return read;
+            }
+        }
+    }
+
+    /// Reads them from the marks' node, or in a cluster from all that have some.
+    async fn read_users_at(&self, node: &Node, marks: &[Mark]) -> Result<Users, StoreError> {
         let mut users = self.users.look_up(marks);
         let unknown = users.unknown();
         if let (Some(cluster), Some(_)) = (&self.cluster, unknown.first()) {
@@ -103,7 +118,7 @@ impl RedisStore {
     }
 
     /// Marks at the node that has the partition. If it provably did not run the mark, it is sent again.
-    async fn mark_in_cluster(
+    async fn mark_by_route(
         &self,
         partition: &PartitionStore,
         traced: TracedMark,
@@ -128,7 +143,7 @@ impl RedisStore {
         let mut route = self.route(partition)?;
         let users = {
             let _permit = route.node.permit()?;
-            self.read_users(&route.node, marks).await?
+            self.read_users(partition, marks).await?
         };
         let _timing = self.timers.mark_read.start();
         let traced: Vec<_> = marks.iter().map(|&mark| TracedMark { mark, traceparent }).collect();
