@@ -37,6 +37,7 @@ mod redis_access;
 mod redis_stats;
 mod rolling_upgrade;
 mod rooms;
+mod sentinel;
 mod stores;
 mod stream_bound;
 mod traces;

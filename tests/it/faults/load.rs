@@ -220,6 +220,20 @@ impl Calls {
         }
     }
 
+    /// Asserts that no event is doubled, and returns when the calls were answered whose event is missing,
+    /// though a later one of their conversation may be there.
+    pub(super) async fn lost_by(&self, redis: &Redis) -> Vec<Instant> {
+        let events = redis.events().await;
+        let known: HashSet<_> = events.iter().copied().collect();
+        assert_eq!(known.len(), events.len(), "an event is doubled");
+        let is_lost = |call: &&Call| {
+            let (reader, recipient) = call.conversation;
+            let cursor = call.answer.as_ref().ok().map(|marked| marked.cursor);
+            cursor.is_some_and(|cursor| !known.contains(&(reader, recipient, cursor)))
+        };
+        self.0.iter().filter(is_lost).map(|call| call.ended).collect()
+    }
+
     /// Asserts that Redis holds everything acknowledged, each event once, and nothing else.
     pub(super) async fn assert_kept_by(&self, redis: &Redis) {
         let mut events: HashMap<Conversation, Vec<u64>> = HashMap::new();

@@ -7,3 +7,4 @@ mod layout;
 mod load;
 mod marks;
 mod outages;
+mod sentinel;
