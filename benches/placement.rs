@@ -104,7 +104,7 @@ async fn connect(redis: &Redis) -> Arc<RedisStore> {
         user_object_max_bytes: USER_OBJECT_MAX_BYTES,
         rate_limit: MANY,
         read_rate_limit: MANY,
-        replicas_ack: None,
+        ack: None,
     };
     let (store, _) = RedisStore::start(config, Workers::here());
     let health = store.health();

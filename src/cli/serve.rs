@@ -66,7 +66,9 @@ pub async fn serve(
     workers: Workers,
 ) -> Result<(), ServeError> {
     let ServeConfig { listen, ops_listen, tls, backend, edge, drain_delay, drain, .. } = config;
-    let connections = start::fit_descriptors(config.limits.connections, count.threads);
+    let redis_connections = backend.redis_connections(count.threads);
+    let connections =
+        start::fit_descriptors(config.limits.connections, count.threads, redis_connections);
     let limits = Limits { connections, ..config.limits };
     let memory_limit = MemoryLimit::find(config.memory_limit);
     let pressure = MemoryPressure::default();
@@ -82,7 +84,6 @@ pub async fn serve(
     let page = metrics::install().map_err(|error| failed("metrics", error))?;
     let metrics = Arc::new(Metrics::default());
     let lifecycle = Lifecycle::default();
-    let redis_connections = backend.redis_connections(count.threads);
     let OpenStore { store, health: store_health, mut supervisor } = open_store(backend, workers);
 
     log_addresses(&listener, &ops);

@@ -5,12 +5,14 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::net::memory::{LimitSource, MemoryLimit};
 
 /// File descriptors besides the connections of calls: 64 connections of the operators' port, those to
-/// Redis, to a collector and for a JWK set, files, and what the runtimes need.
-const RESERVED_DESCRIPTORS: u64 = 128;
+/// a collector and for a JWK set, files, and what the runtimes need.
+const RESERVED_DESCRIPTORS: u64 = 122;
 
-/// File descriptors of each worker thread but the first: its runtime's, and its connection to Redis with the
-/// one that replaces it.
-const WORKER_DESCRIPTORS: u64 = 8;
+/// File descriptors of each worker thread but the first: its runtime's.
+const WORKER_DESCRIPTORS: u64 = 6;
+
+/// File descriptors of each connection to Redis: its own, and that of the one that replaces it.
+const REDIS_CONNECTION_DESCRIPTORS: u64 = 2;
 
 /// Memory that an idle connection takes after its first call (`docs/performance.md`).
 const IDLE_CONNECTION_BYTES: u64 = 23_000;
@@ -18,8 +20,12 @@ const IDLE_CONNECTION_BYTES: u64 = 23_000;
 /// Raises the limit of file descriptors as far as `--max-connections` needs. Returns how many connections
 /// may be open: fewer if the hard limit is lower, with a warning, so that the operators' port and Redis
 /// can always be reached.
-pub(super) fn fit_descriptors(connections: usize, worker_threads: usize) -> usize {
-    let reserved = reserved_descriptors(worker_threads);
+pub(super) fn fit_descriptors(
+    connections: usize,
+    worker_threads: usize,
+    redis_connections: usize,
+) -> usize {
+    let reserved = reserved_descriptors(worker_threads, redis_connections);
     let Some(limit) = raise_descriptors(connections, reserved) else { return connections };
     let fit = connections_that_fit(limit, reserved);
     if fit < connections {
@@ -31,9 +37,12 @@ pub(super) fn fit_descriptors(connections: usize, worker_threads: usize) -> usiz
     fit.min(connections)
 }
 
-fn reserved_descriptors(worker_threads: usize) -> u64 {
-    let others = u64::try_from(worker_threads.saturating_sub(1)).unwrap_or(u64::MAX);
-    RESERVED_DESCRIPTORS.saturating_add(others.saturating_mul(WORKER_DESCRIPTORS))
+fn reserved_descriptors(worker_threads: usize, redis_connections: usize) -> u64 {
+    let workers = u64::try_from(worker_threads.saturating_sub(1)).unwrap_or(u64::MAX);
+    let redis = u64::try_from(redis_connections).unwrap_or(u64::MAX);
+    RESERVED_DESCRIPTORS
+        .saturating_add(workers.saturating_mul(WORKER_DESCRIPTORS))
+        .saturating_add(redis.saturating_mul(REDIS_CONNECTION_DESCRIPTORS))
 }
 
 /// Raises the soft limit of file descriptors as far as needed and allowed. Returns it; `None` is no limit.
@@ -92,18 +101,19 @@ mod tests {
 
     #[test]
     fn connections_leave_a_reserve_of_descriptors() {
-        for (descriptors, worker_threads, connections) in [
-            (20_000, 1, 19_872),
-            (20_000, 16, 19_752),
-            (1024, 1, 896),
-            (1024, 4, 872),
-            (256, 1, 128),
-            (100, 1, 50),
-            (0, 1, 0),
+        for (descriptors, worker_threads, redis_connections, connections) in [
+            (20_000, 1, 3, 19_872),
+            (20_000, 16, 18, 19_752),
+            (20_000, 16, 82, 19_624),
+            (1024, 1, 3, 896),
+            (1024, 4, 6, 872),
+            (256, 1, 3, 128),
+            (100, 1, 3, 50),
+            (0, 1, 3, 0),
         ] {
-            let reserved = reserved_descriptors(worker_threads);
+            let reserved = reserved_descriptors(worker_threads, redis_connections);
             let fit = connections_that_fit(descriptors, reserved);
-            assert_eq!(fit, connections, "{descriptors}, {worker_threads}");
+            assert_eq!(fit, connections, "{descriptors}, {worker_threads}, {redis_connections}");
         }
     }
 

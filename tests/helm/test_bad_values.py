@@ -188,6 +188,11 @@ CONFLICTS = {
         {"config__replicasAck": "1", "config__replicasAckTimeout": '"2s"'},
         ["config.replicasAckTimeout", "config.callTimeout"],
     ),
+    "a wait for the disk as long as a call": (
+        "jwt-secret",
+        {"config__fsyncAck": "true", "config__replicasAckTimeout": '"2s"'},
+        ["config.replicasAckTimeout", "config.callTimeout"],
+    ),
     "both budgets": (
         "jwt-secret",
         {"podDisruptionBudget__minAvailable": "1", "podDisruptionBudget__maxUnavailable": "1"},

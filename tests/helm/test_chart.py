@@ -380,6 +380,8 @@ def test_the_user_of_the_embedded_valkey_has_the_rights_of_the_settings():
         config__stream='"events"', config__userKeyPrefix='"u:"', config__streamMaxBytes='"1GiB"'
     )
     assert ' "~events" "%R~u:*" +hello ' in other and other.endswith(" +memory|usage")
+    assert "waitaof" not in plain
+    assert rule(config__fsyncAck="true").endswith(" +wait +waitaof")
 
 
 def test_every_default_can_be_turned_off():

@@ -58,7 +58,7 @@ def test_the_rendered_server_passes_helm_test_and_its_notes(
     if way in ("redis-tls", "everything"):
         options += tls_options(keys)
     if way == "everything":
-        values["config__replicasAck"] = "0"
+        values |= {"config__replicasAck": "0", "config__fsyncAck": "false"}
     with jwks(keys) as url, redis(tmp_path, *options) as port:
         if way in ("jwks", "everything"):
             values["auth__jwt__jwks__url"] = json.dumps(url)

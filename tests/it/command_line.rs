@@ -259,6 +259,7 @@ async fn dev_excludes_redis_credentials_and_public_addresses() {
         let line = refused(2, &["serve", "--dev"], &[(&variable, value)]).await;
         assert!(line.contains(flag) && line.contains("--dev"), "{line}");
     }
+    assert_refused(&["--dev", "--fsync-ack"], &["--fsync-ack", "--dev"]).await;
     for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0"] {
         assert_refused(&["--dev", "--listen", address], &["--listen", address, "127.0.0.1"]).await;
         let ops = ["--dev", "--listen", "127.0.0.1:0", "--ops-listen", address];
@@ -270,10 +271,13 @@ async fn dev_excludes_redis_credentials_and_public_addresses() {
 async fn replicas_are_not_waited_for_longer_than_a_call_may_take() {
     let files = Files::new();
     let secret = files.secret();
-    for timeout in ["1s", "2s"] {
-        let args = ["--jwt-secret-file", &secret, "--replicas-ack", "1", "--call-timeout", "1s"];
-        let words = ["--replicas-ack-timeout", timeout, "--call-timeout", "1s"];
-        assert_refused(&[&args[..], &["--replicas-ack-timeout", timeout]].concat(), &words).await;
+    for ack in [&["--replicas-ack", "1"][..], &["--fsync-ack"]] {
+        for timeout in ["1s", "2s"] {
+            let args = ["--jwt-secret-file", &secret, "--call-timeout", "1s"];
+            let words = ["--replicas-ack-timeout", timeout, "--call-timeout", "1s"];
+            let args = [&args[..], ack, &["--replicas-ack-timeout", timeout]].concat();
+            assert_refused(&args, &words).await;
+        }
     }
 }
 
@@ -332,8 +336,9 @@ async fn a_port_in_use_is_a_failure_not_a_usage_error() {
 
 #[tokio::test]
 async fn help_names_every_flag_with_its_variable_and_default() {
-    const WITHOUT_DEFAULT: [&str; 18] = [
+    const WITHOUT_DEFAULT: [&str; 19] = [
         "dev",
+        "fsync-ack",
         "redis-password-file",
         "redis-cert",
         "redis-key",

@@ -115,7 +115,7 @@ async fn connected(mode: RedisMode, rate_limit: RateLimit) -> Arc<RedisStore> {
         user_key_prefix: "user:".to_owned(),
         rate_limit,
         read_rate_limit: READ_LIMIT,
-        replicas_ack: None,
+        ack: None,
     };
     let (store, _supervisor) = RedisStore::start(config, Workers::here());
     let health = store.health();

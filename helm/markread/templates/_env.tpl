@@ -110,6 +110,8 @@ Threads that serve calls: as many as the CPUs of the limit, such as 1.5, 2000m, 
   value: {{ .userObjectMaxBytes | int64 | quote }}
 - name: MARKREAD_REPLICAS_ACK
   value: {{ .replicasAck | int64 | quote }}
+- name: MARKREAD_FSYNC_ACK
+  value: {{ .fsyncAck | quote }}
 - name: MARKREAD_REPLICAS_ACK_TIMEOUT
   value: {{ .replicasAckTimeout | quote }}
 - name: MARKREAD_WORKER_THREADS

@@ -119,7 +119,7 @@
     {{- end -}}
   {{- end -}}
   {{- $ackTimeout := include "markread.milliseconds" .replicasAckTimeout | int64 -}}
-  {{- if and .replicasAck (ge $ackTimeout (include "markread.milliseconds" .callTimeout | int64)) -}}
+  {{- if and (or .replicasAck .fsyncAck) (ge $ackTimeout (include "markread.milliseconds" .callTimeout | int64)) -}}
     {{- $problems = append $problems (printf "config.replicasAckTimeout %s must be shorter than config.callTimeout %s" .replicasAckTimeout .callTimeout) -}}
   {{- end -}}
 {{- end -}}

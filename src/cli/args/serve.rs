@@ -118,7 +118,13 @@ pub(in crate::cli) struct ServeArgs {
     #[arg(value_parser = integer::<u32>(0..=u32::MAX.into()))]
     pub(in crate::cli) replicas_ack: Option<u32>,
 
-    /// Longest wait for the replicas of --replicas-ack [default: 100ms]
+    /// Answer a mark OK only once Redis has it on its disk (WAITAOF). Needs Redis 7.2 or later with
+    /// appendonly yes and appendfsync always
+    #[arg(long, env = "MARKREAD_FSYNC_ACK", hide_env_values = true)]
+    #[arg(value_parser = switch)]
+    pub(in crate::cli) fsync_ack: bool,
+
+    /// Longest wait for the replicas of --replicas-ack, and for the disk of --fsync-ack [default: 100ms]
     #[arg(long, value_name = "DURATION", value_parser = positive_duration)]
     #[arg(env = "MARKREAD_REPLICAS_ACK_TIMEOUT", hide_env_values = true)]
     pub(in crate::cli) replicas_ack_timeout: Option<Duration>,

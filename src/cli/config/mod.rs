@@ -72,7 +72,7 @@ impl Backend {
     /// Returns how many connections to Redis so many worker threads need.
     pub(in crate::cli) fn redis_connections(&self, worker_threads: usize) -> usize {
         match self {
-            Self::Redis(_) => RedisStore::connections(worker_threads),
+            Self::Redis(config) => RedisStore::connections(worker_threads, config.ack),
             Self::Memory { .. } => 0,
         }
     }

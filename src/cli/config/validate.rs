@@ -13,7 +13,7 @@ use crate::edge::guard::EdgeRate;
 use crate::files::{problem, read};
 use crate::identity::jwt::{ExpectedClaims, Secret};
 use crate::net::listener::Limits;
-use crate::store::redis::{RedisConfig, ReplicasAck};
+use crate::store::redis::{Ack, RedisConfig};
 
 const DEFAULT_REPLICAS_ACK_TIMEOUT: Duration = Duration::from_millis(100);
 
@@ -69,6 +69,7 @@ impl ServeArgs {
         let others = [
             ("--redis-url", !self.redis_url.is_empty()),
             ("--replicas-ack", self.replicas_ack.is_some()),
+            ("--fsync-ack", self.fsync_ack),
             ("--replicas-ack-timeout", self.replicas_ack_timeout.is_some()),
             ("--jwt-secret-file", self.jwt_secret_file.is_some()),
             ("--jwt-public-key-file", self.jwt_public_key_file.is_some()),
@@ -121,21 +122,23 @@ impl ServeArgs {
             user_object_max_bytes: self.user_object_max_bytes,
             rate_limit,
             read_rate_limit,
-            replicas_ack: self.replicas_ack()?,
+            ack: self.ack()?,
         })))
     }
 
-    fn replicas_ack(&self) -> Result<Option<ReplicasAck>, String> {
-        let replicas = self.replicas_ack.unwrap_or(0);
+    fn ack(&self) -> Result<Option<Ack>, String> {
+        let (replicas, fsync) = (self.replicas_ack.unwrap_or(0), self.fsync_ack);
         let timeout = self.replicas_ack_timeout.unwrap_or(DEFAULT_REPLICAS_ACK_TIMEOUT);
-        if replicas > 0 && timeout >= self.call_timeout {
+        let is_required = replicas > 0 || fsync;
+        if is_required && timeout >= self.call_timeout {
             return Err(format!(
                 "--replicas-ack-timeout {} must be shorter than --call-timeout {}",
                 humantime::format_duration(timeout),
                 humantime::format_duration(self.call_timeout),
             ));
         }
-        Ok((replicas > 0).then_some(ReplicasAck { replicas, timeout }))
+        let ack = Ack { replicas, fsync, timeout, connections: Ack::CONNECTIONS };
+        Ok(is_required.then_some(ack))
     }
 }
 

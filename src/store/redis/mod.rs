@@ -46,7 +46,7 @@ pub use self::connection::address::{RedisAddress, RedisFiles, RedisFlags};
 pub use self::connection::layout::LayoutMismatch;
 pub use self::connection::mode::{ClusterSeeds, RedisMode};
 pub use self::sentinel::SentinelGroup;
-pub use self::settings::{RedisConfig, ReplicasAck};
+pub use self::settings::{Ack, RedisConfig};
 pub use self::store::RedisStore;
 
 #[async_trait::async_trait]

@@ -67,7 +67,7 @@ impl NodeMaker {
     ) -> (Arc<Node>, Supervision) {
         let workers = self.workers.count();
         let shared = Arc::clone(&self.shared);
-        let parts = NodeParts::new(name, Connections::new(workers), served, shared);
+        let parts = NodeParts::new(name, Connections::new(workers, shared.ack), served, shared);
         let node = Node::new(parts.clone(), &self.marks, workers);
         let supervisor = Supervisor::new(connect, parts, self.load.clone(), self.workers.clone());
         (Arc::new(node), Box::pin(supervisor.run()))

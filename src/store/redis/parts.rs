@@ -15,7 +15,7 @@ use super::marks::across_slots;
 use super::partitions::{PartitionStore, Partitions};
 use super::probe::permissions::PermissionProbe;
 use super::probe::totals::Totals;
-use super::settings::{RedisConfig, ReplicasAck};
+use super::settings::{Ack, RedisConfig};
 use super::stream_limit::StreamLimit;
 use crate::domain::RateLimit;
 
@@ -26,7 +26,7 @@ pub(crate) struct Shared {
     /// Readers whose quota of marks is used up.
     pub(crate) denials: Denials,
     pub(crate) rate_limit: RateLimit,
-    pub(crate) replicas_ack: Option<ReplicasAck>,
+    pub(crate) ack: Option<Ack>,
     /// Readers whose quota of reads is used up.
     pub(crate) read_denials: Denials,
     pub(crate) read_rate_limit: RateLimit,
@@ -55,11 +55,11 @@ impl Shared {
         let keys = partitions.all().first().map(|first| first.keys.clone());
         let keys = keys.unwrap_or_else(|| Keys::new(Partition::Only, "", ""));
         Self {
-            permissions: PermissionProbe::new(&keys, config.replicas_ack),
+            permissions: PermissionProbe::new(&keys, config.ack),
             partitions,
             denials: Denials::new(),
             rate_limit: config.rate_limit,
-            replicas_ack: config.replicas_ack,
+            ack: config.ack,
             read_denials: Denials::new(),
             read_rate_limit: config.read_rate_limit,
             stream_limit: Arc::new(StreamLimit::new(
@@ -110,7 +110,7 @@ pub(crate) struct NodeParts {
     pub(crate) served: Arc<ArcSwap<Vec<Arc<PartitionStore>>>>,
     pub(crate) shared: Arc<Shared>,
     /// Whether a script may use several slots, once the node has said so.
-    shares_slots: Arc<OnceLock<bool>>,
+    pub(crate) shares_slots: Arc<OnceLock<bool>>,
 }
 
 impl NodeParts {

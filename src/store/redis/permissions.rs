@@ -15,6 +15,8 @@ pub(crate) enum Need {
     Cluster,
     /// `serve` and `admin` with `--redis-mode sentinel`: without it they do not know a master.
     Sentinel,
+    /// `serve --fsync-ack`: the same, with this flag.
+    FsyncAck,
     /// `serve`, which is ready without it. The text says what is lost.
     Optional(&'static str),
     /// `serve --stream-max-bytes`, which is ready without it. The text says what is lost.
@@ -83,6 +85,7 @@ pub(crate) const PERMISSIONS: &[Permission] = &[
     row("asking", Need::Cluster, &["ASKING"]),
     row("client|tracking", Need::Cluster, &["CLIENT TRACKING ON"]),
     row("role", Need::Sentinel, &[]),
+    row("waitaof", Need::FsyncAck, &["WAITAOF 1 0 1"]),
     row("memory|usage", Need::StreamMaxBytes(UNBOUNDED), &[]),
     row("scan", Need::Admin, &[]),
     row("unlink", Need::Admin, &[]),
@@ -266,8 +269,16 @@ mod tests {
     #[test]
     fn the_rule_of_the_docs_and_the_chart_is_that_of_the_table() {
         let keys = "~markread:* ~direct_message_mark_read_events %R~user:*";
+        // Redis 7.0 does not know WAITAOF, and refuses a rule that has it.
         let is_in_rule = |need| {
-            !matches!(need, Need::StreamMaxBytes(_) | Need::Cluster | Need::Admin | Need::Sentinel)
+            !matches!(
+                need,
+                Need::FsyncAck
+                    | Need::StreamMaxBytes(_)
+                    | Need::Cluster
+                    | Need::Admin
+                    | Need::Sentinel
+            )
         };
         let rule = named(is_in_rule).join(" ");
         let line = format!("\n    user markread on >PASSWORD {keys} {rule}\n");
@@ -278,8 +289,12 @@ mod tests {
             format!("\n    user markread on >PASSWORD {keys_of_cluster} {rule} {of_cluster}\n");
         assert!(PAGE.contains(&line), "{line}");
         let conf = include_str!("../../../helm/markread/files/valkey.conf");
-        let with_flag = named(|need| matches!(need, Need::StreamMaxBytes(_))).join(" ");
-        let rule = format!(" {rule}{{{{ with .streamMaxBytes }}}} {with_flag}{{{{ end }}}}\n");
+        let of_bytes = named(|need| matches!(need, Need::StreamMaxBytes(_))).join(" ");
+        let of_fsync = named(|need| need == Need::FsyncAck).join(" ");
+        let rule = format!(
+            " {rule}{{{{ with .streamMaxBytes }}}} {of_bytes}{{{{ end }}}}\
+             {{{{ if .fsyncAck }}}} {of_fsync}{{{{ end }}}}\n"
+        );
         assert!(conf.contains(&rule), "{rule}");
     }
 
@@ -309,11 +324,16 @@ mod tests {
             line("`serve`", &named(|need| need == Need::Calls), not_ready),
             line("`serve --replicas-ack`", &named(|need| need == Need::ReplicasAck), not_ready),
             line("`serve --redis-mode cluster`", &named(|need| need == Need::Cluster), not_ready),
+            line("`serve --fsync-ack`", &named(|need| need == Need::FsyncAck), not_ready),
             line("`--redis-mode sentinel`", &named(|need| need == Need::Sentinel), not_ready),
         ];
         for row in PERMISSIONS {
             let (who, without) = match row.need {
-                Need::Calls | Need::ReplicasAck | Need::Cluster | Need::Sentinel => continue,
+                Need::Calls
+                | Need::ReplicasAck
+                | Need::FsyncAck
+                | Need::Cluster
+                | Need::Sentinel => continue,
                 Need::Admin => ("`markread admin`".to_owned(), "the command ends with status 1"),
                 Need::Optional(without) => ("optional".to_owned(), without),
                 Need::StreamMaxBytes(without) => ("`serve --stream-max-bytes`".to_owned(), without),

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use super::cluster::redirect::NotRun;
 use super::connection::NOT_CONNECTED;
-use super::marks::replicas::Way;
+use super::marks::acks::Way;
 use super::node::Node;
 use super::partitions::PartitionStore;
 use super::store::RedisStore;

@@ -25,27 +25,32 @@ pub struct RedisConfig {
     pub rate_limit: RateLimit,
     /// The read quota of each reader.
     pub read_rate_limit: RateLimit,
-    /// Replicas that must have a mark before it is answered OK.
-    pub replicas_ack: Option<ReplicasAck>,
+    /// Who must have a mark before it is answered OK; `None`: only Redis, in its memory.
+    pub ack: Option<Ack>,
 }
 
-/// Script calls of one worker in flight if each is followed by a `WAIT` for replicas, which blocks the
-/// worker's connection.
-pub(crate) const WAITS_IN_FLIGHT_MAX: u32 = 16;
-
-/// Replicas that must acknowledge a mark (`WAIT`) before it is answered OK.
+/// The acknowledgement that a mark must have before it is answered OK.
 #[derive(Clone, Copy, Debug)]
-pub struct ReplicasAck {
-    /// Number of replicas.
+pub struct Ack {
+    /// Number of replicas that must have it (`WAIT`).
     pub replicas: u32,
-    /// Longest time to wait for them.
+    /// Whether Redis must have it on its disk (`WAITAOF`).
+    pub fsync: bool,
+    /// Longest time to wait for each of the two.
     pub timeout: Duration,
+    /// Connections of each worker for script calls that wait: each has one in flight, since `WAIT` blocks
+    /// its connection.
+    pub connections: usize,
 }
 
-impl ReplicasAck {
-    /// Returns how long a reply may take because of the calls that wait before it on a connection.
-    pub(crate) fn queue_time_max(&self) -> Duration {
-        self.timeout.saturating_mul(WAITS_IN_FLIGHT_MAX)
+impl Ack {
+    /// The default of [`Ack::connections`] (`cargo bench --bench acks`).
+    pub const CONNECTIONS: usize = 4;
+
+    /// Returns how long a connection is blocked at most.
+    pub(crate) fn blocked_max(&self) -> Duration {
+        let waits = u32::from(self.replicas > 0) + u32::from(self.fsync);
+        self.timeout.saturating_mul(waits)
     }
 }
 

@@ -10,8 +10,8 @@ use super::connection::layout::LayoutMismatch;
 use super::connection::mode::{ClusterSeeds, Connector, RedisMode};
 use super::connection::roles;
 use super::errors::{classify, is_layout_change, lost_script};
+use super::marks::acks::{Way, asking};
 use super::marks::group_commit::LAYOUT_ATTEMPTS;
-use super::marks::replicas::{Way, asking};
 use super::marks::script_call::MarkReadScript;
 use super::marks::users::UserCache;
 use super::node::{Node, NodeMaker};
@@ -22,7 +22,7 @@ use super::placement::Placement;
 use super::reads::{self, PageCall, PageReply, ReadScripts, in_order_of};
 use super::retry::{Retries, Route};
 use super::scripts::{self, Script};
-use super::settings::RedisConfig;
+use super::settings::{Ack, RedisConfig};
 use super::spans::Spans;
 use crate::domain::{CursorPage, ListPosition, ReadOutcome, UserId};
 use crate::net::workers::Workers;
@@ -132,8 +132,8 @@ impl RedisStore {
     }
 
     /// Returns how many connections to each Redis a store of so many workers keeps.
-    pub fn connections(workers: usize) -> usize {
-        roles(workers).count()
+    pub fn connections(workers: usize, ack: Option<Ack>) -> usize {
+        roles(workers, ack).count()
     }
 
     /// Returns the health of Redis, as it changes.

@@ -124,7 +124,7 @@ async fn marks_abandoned_during_replication_do_not_run_later() {
     for answer in calls.join_all().await {
         assert_store_unavailable(&answer.unwrap_err());
     }
-    // Sixteen script calls of 100 ms may still run in Redis. Marks share them, so many were done.
+    // Script calls of 100 ms may still run in Redis, one on each connection. Marks share them, so many were done.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let used = redis.used(READER).await;
     tokio::time::sleep(Duration::from_secs(2)).await;

@@ -38,7 +38,7 @@ pub(crate) async fn permit_as(redis: &Redis, user: &str, rule: &str) -> String {
 }
 
 /// Waits until a server is not ready and says why, with this word or text.
-async fn wait_until_it_names(server: &Server, text: &str) -> String {
+pub(crate) async fn wait_until_it_names(server: &Server, text: &str) -> String {
     let page = eventually(text, NOTICED, async || {
         let (status, page) = server.get("/readyz").await;
         // `+hget` is not named by `+hgetall`.

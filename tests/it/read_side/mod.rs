@@ -9,7 +9,7 @@ mod buckets;
 mod commands;
 mod crowd;
 mod pages;
-mod refusals;
+pub(crate) mod refusals;
 mod states;
 mod stores;
 pub(crate) mod watch;

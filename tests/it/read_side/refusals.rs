@@ -48,7 +48,7 @@ async fn refusals(caller: &Caller) -> [Refusal; 4] {
 }
 
 /// Asserts that a batch which Redis refuses is unavailable, either as a whole or in each item.
-async fn assert_batch_unavailable(caller: &Caller) {
+pub(crate) async fn assert_batch_unavailable(caller: &Caller) {
     let answer = caller.mark_batch(&[(RECIPIENT, MESSAGE), (RECIPIENT + 1, 1)]).await;
     let results = match answer {
         Err(denied) => return assert_store_unavailable(&denied),

@@ -17,12 +17,12 @@ use tokio_util::sync::CancellationToken;
 use super::Connections;
 use super::address::{RedisAddress, RedisFiles};
 use super::failure::Failure;
-use super::link::{Connect, Link, Role};
+use super::link::{Connect, Link};
 use super::mode::RedisMode;
 use crate::domain::RateLimit;
 use crate::store::redis::partitions::Partitions;
 use crate::store::redis::parts::{NodeParts, Shared};
-use crate::store::redis::settings::{RedisConfig, ReplicasAck};
+use crate::store::redis::settings::{Ack, RedisConfig};
 
 /// The rate limit of [`parts`].
 pub(crate) const RATE_LIMIT: RateLimit = RateLimit { calls: 100, window_ms: 60_000 };
@@ -162,10 +162,13 @@ impl FakeRedis {
         }
     }
 
-    /// Opens a connection, and puts it to use for calls.
+    /// Opens the connections that serve calls, and puts them to use.
     pub(crate) async fn connect_calls(&self, parts: &NodeParts) {
-        let calls = self.open(&AsyncConnectionConfig::new().set_response_timeout(None)).await;
-        parts.connections.put_to_use(Role::Calls(0), Link::unwatched(calls));
+        let config = AsyncConnectionConfig::new().set_response_timeout(None);
+        for role in parts.connections.roles().filter(|role| role.serves_calls()) {
+            let calls = self.open(&config).await;
+            parts.connections.put_to_use(role, Link::unwatched(calls));
+        }
     }
 
     async fn open(&self, config: &AsyncConnectionConfig) -> MultiplexedConnection {
@@ -269,13 +272,13 @@ async fn read_number(reader: &mut BufReader<ReadHalf<DuplexStream>>) -> Result<u
 }
 
 /// Creates the parts of a node that has the only partition, for so many workers and without connections.
-pub(crate) fn parts_of(workers: usize, replicas_ack: Option<ReplicasAck>) -> NodeParts {
-    let shared = Shared::new(Partitions::single("events", "user:"), &config(replicas_ack), false);
+pub(crate) fn parts_of(workers: usize, ack: Option<Ack>) -> NodeParts {
+    let shared = Shared::new(Partitions::single("events", "user:"), &config(ack), false);
     let served = shared.partitions.all().to_vec();
-    NodeParts::new("", Connections::new(workers), served, Arc::new(shared))
+    NodeParts::new("", Connections::new(workers, ack), served, Arc::new(shared))
 }
 
-fn config(replicas_ack: Option<ReplicasAck>) -> RedisConfig {
+fn config(ack: Option<Ack>) -> RedisConfig {
     let address = RedisAddress::new("redis://127.0.0.1:1", None, RedisFiles::default());
     RedisConfig {
         mode: RedisMode::Standalone(address.unwrap()),
@@ -286,6 +289,6 @@ fn config(replicas_ack: Option<ReplicasAck>) -> RedisConfig {
         user_object_max_bytes: 1024,
         rate_limit: RATE_LIMIT,
         read_rate_limit: RATE_LIMIT,
-        replicas_ack,
+        ack,
     }
 }

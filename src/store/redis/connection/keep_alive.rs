@@ -5,7 +5,7 @@ use tokio::task::JoinSet;
 
 use super::Connections;
 use super::link::Role;
-use crate::store::redis::settings::ReplicasAck;
+use crate::store::redis::settings::Ack;
 
 /// Seconds, and so successful probes, during which a connection does not answer before it is replaced: it
 /// hangs, and not Redis. The one for the tail answers after its `XREAD`, which blocks for up to a second.
@@ -25,15 +25,17 @@ struct Liveness {
 }
 
 impl KeepAlive {
-    /// Creates it for connections on which calls wait for replicas.
-    pub(super) fn new(connections: &Connections, replicas_ack: Option<ReplicasAck>) -> Self {
-        let queue_seconds =
-            replicas_ack.map_or(0, |ack| ack.queue_time_max().as_secs().saturating_add(1));
-        let queue_probes = u32::try_from(queue_seconds).unwrap_or(u32::MAX);
-        let calls_max_probes = SILENT_MAX_PROBES.saturating_add(queue_probes);
-        let calls = connections.calls_roles().map(|role| (role, Liveness::new(calls_max_probes)));
-        let tail = (Role::Tail, Liveness::new(SILENT_MAX_PROBES));
-        Self(calls.chain([tail]).collect())
+    /// Creates it for connections on which calls wait for this acknowledgement.
+    pub(super) fn new(connections: &Connections, ack: Option<Ack>) -> Self {
+        let blocked_seconds = ack.map_or(0, |ack| ack.blocked_max().as_secs().saturating_add(1));
+        let blocked_probes = u32::try_from(blocked_seconds).unwrap_or(u32::MAX);
+        let calls_max_probes = SILENT_MAX_PROBES.saturating_add(blocked_probes);
+        let roles = connections.roles().filter(|role| *role != Role::Probes);
+        let liveness = |role: Role| {
+            let serves_calls = role.serves_calls();
+            Liveness::new(if serves_calls { calls_max_probes } else { SILENT_MAX_PROBES })
+        };
+        Self(roles.map(|role| (role, liveness(role))).collect())
     }
 
     /// Sends a command on each connection that has answered the last one.

@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, PushInfo, PushKind, RedisResult, cmd};
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::failure::Failure;
 use super::tail_signal;
 use crate::net::workers::Workers;
 use crate::store::redis::parts::Shared;
-use crate::store::redis::settings::WAITS_IN_FLIGHT_MAX;
+use crate::store::redis::settings::Ack;
 
 /// Opens connections to one Redis.
 pub(crate) trait Connect: Send + Sync + 'static {
@@ -40,6 +40,12 @@ pub(crate) trait Connect: Send + Sync + 'static {
 pub(crate) enum Role {
     /// Calls of the worker with this index.
     Calls(usize),
+    /// Calls of a worker that wait for an acknowledgement, which blocks the connection.
+    Acks {
+        worker: usize,
+        /// The number of the connection among the worker's.
+        number: usize,
+    },
     /// Probes, which must not queue after a call that waits for replicas.
     Probes,
     /// Blocks until the stream has entries.
@@ -51,22 +57,36 @@ impl Role {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Calls(_) => "calls",
+            Self::Acks { .. } => "acks",
             Self::Probes => "probes",
             Self::Tail => "tail",
         }
     }
+
+    /// Returns whether calls of a worker go over it.
+    pub(super) fn serves_calls(self) -> bool {
+        matches!(self, Self::Calls(_) | Self::Acks { .. })
+    }
 }
 
-/// Returns the roles of all connections that so many workers need.
-pub(crate) fn roles(workers: usize) -> impl Iterator<Item = Role> {
-    (0..workers).map(Role::Calls).chain([Role::Probes, Role::Tail])
+/// Returns the roles of all connections that so many workers need for marks with this acknowledgement.
+pub(crate) fn roles(workers: usize, ack: Option<Ack>) -> impl Iterator<Item = Role> {
+    let each = ack_connections(ack);
+    let acks = (0..workers)
+        .flat_map(move |worker| (0..each).map(move |number| Role::Acks { worker, number }));
+    (0..workers).map(Role::Calls).chain([Role::Probes, Role::Tail]).chain(acks)
+}
+
+/// Returns how many connections of each worker are for calls that wait for this acknowledgement.
+pub(super) fn ack_connections(ack: Option<Ack>) -> usize {
+    ack.map_or(0, |ack| ack.connections)
 }
 
 /// Returns the runtime that a connection is opened on, which then drives it: its worker's, so that no call
 /// is handed to another thread.
 pub(super) fn runtime_of(role: Role, workers: &Workers) -> Handle {
     let worker = match role {
-        Role::Calls(worker) => workers.runtime(worker).cloned(),
+        Role::Calls(worker) | Role::Acks { worker, .. } => workers.runtime(worker).cloned(),
         Role::Probes | Role::Tail => None,
     };
     worker.unwrap_or_else(Handle::current)
@@ -77,7 +97,8 @@ pub(crate) struct Link {
     connection: MultiplexedConnection,
     run_id: Option<String>,
     loss: Arc<Loss>,
-    waits_in_flight: Arc<Semaphore>,
+    /// The right to block the connection.
+    blocking: Arc<Semaphore>,
 }
 
 /// Whether a connection is lost.
@@ -127,7 +148,7 @@ impl Link {
         if is_tracking {
             tail_signal::track(&mut connection).await?;
         }
-        Ok(Self { connection, run_id, loss, waits_in_flight: waits_in_flight() })
+        Ok(Self { connection, run_id, loss, blocking: Arc::new(Semaphore::new(1)) })
     }
 
     /// Returns the connection.
@@ -135,9 +156,14 @@ impl Link {
         self.connection.clone()
     }
 
-    /// Returns the rights to have a WAIT in flight. Whoever waits blocks the connection.
-    pub(crate) fn waits_in_flight(&self) -> Arc<Semaphore> {
-        Arc::clone(&self.waits_in_flight)
+    /// Acquires the right to block the connection until what it returns is dropped.
+    pub(super) async fn block(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.blocking).acquire_owned().await.ok()
+    }
+
+    /// The same, if nobody else has it.
+    pub(super) fn try_block(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.blocking).try_acquire_owned().ok()
     }
 
     pub(super) fn is_lost(&self) -> bool {
@@ -154,11 +180,6 @@ impl Link {
     pub(super) fn run_id(&self) -> Option<&str> {
         self.run_id.as_deref()
     }
-}
-
-fn waits_in_flight() -> Arc<Semaphore> {
-    let most = usize::try_from(WAITS_IN_FLIGHT_MAX).unwrap_or(usize::MAX);
-    Arc::new(Semaphore::new(most))
 }
 
 async fn run_id(connection: &mut MultiplexedConnection) -> Result<Option<String>, Failure> {
@@ -187,7 +208,7 @@ impl Link {
     /// Creates a link of a connection whose loss is not noticed.
     pub(super) fn unwatched(connection: MultiplexedConnection) -> Self {
         let loss = Loss { is_lost: AtomicBool::new(false), losses: Arc::default() };
-        let waits_in_flight = waits_in_flight();
-        Self { connection, run_id: None, loss: Arc::new(loss), waits_in_flight }
+        let blocking = Arc::new(Semaphore::new(1));
+        Self { connection, run_id: None, loss: Arc::new(loss), blocking }
     }
 }

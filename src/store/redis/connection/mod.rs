@@ -9,12 +9,15 @@ use arc_swap::ArcSwapOption;
 use redis::aio::MultiplexedConnection;
 use tokio::sync::{Notify, watch};
 
+use self::ack_links::{AckLinks, FreeLink};
 use self::failure::without_class;
 pub(crate) use self::link::roles;
-use self::link::{Link, Role};
+use self::link::{Link, Role, ack_connections};
 use crate::net::workers;
+use crate::store::redis::settings::Ack;
 use crate::store::{HealthReceiver, StoreError, StoreHealth};
 
+pub(crate) mod ack_links;
 pub(crate) mod address;
 mod denial_check;
 pub(crate) mod failure;
@@ -41,6 +44,9 @@ pub(crate) struct Connections {
     calls: Box<[ArcSwapOption<Link>]>,
     probes: ArcSwapOption<Link>,
     tail: ArcSwapOption<Link>,
+    /// Each worker's for calls that wait for this acknowledgement.
+    acks: Box<[AckLinks]>,
+    ack: Option<Ack>,
     /// Why there are none.
     cause: ArcSwapOption<String>,
     /// Notified when one is lost.
@@ -49,11 +55,13 @@ pub(crate) struct Connections {
 }
 
 impl Connections {
-    pub(crate) fn new(workers: usize) -> Self {
+    /// Creates them for so many workers, whose marks have this acknowledgement.
+    pub(crate) fn new(workers: usize, ack: Option<Ack>) -> Self {
         let health = watch::Sender::new(StoreHealth::Away("not connected yet".to_owned()));
         let calls = (0..workers).map(|_| ArcSwapOption::empty()).collect();
+        let acks = (0..workers).map(|_| AckLinks::new(ack_connections(ack))).collect();
         let (probes, tail, cause) = Default::default();
-        Self { calls, probes, tail, cause, losses: Arc::default(), health }
+        Self { calls, probes, tail, acks, ack, cause, losses: Arc::default(), health }
     }
 
     /// Returns the connection for calls of this thread's worker; while it is lost that for probes, or any
@@ -62,9 +70,22 @@ impl Connections {
         Ok(self.calls_link()?.connection())
     }
 
-    /// The same, with what else is known of it.
-    pub(crate) fn calls_link(&self) -> Result<Arc<Link>, StoreError> {
+    fn calls_link(&self) -> Result<Arc<Link>, StoreError> {
         self.calls_link_of(workers::current())
+    }
+
+    /// Waits for a connection that a call of this thread's worker may block until it is acknowledged. While
+    /// all for that are lost it is the one for calls.
+    pub(crate) async fn free_for_ack(&self) -> Result<FreeLink, StoreError> {
+        let own = match self.acks.get(workers::current()) {
+            Some(acks) => acks.free().await,
+            None => None,
+        };
+        let free = match own {
+            Some(free) => Some(free),
+            None => FreeLink::of_others(self.calls_link()?).await,
+        };
+        free.ok_or_else(|| self.not_connected())
     }
 
     fn calls_link_of(&self, worker: usize) -> Result<Arc<Link>, StoreError> {
@@ -94,7 +115,7 @@ impl Connections {
 
     /// Returns the roles of all connections.
     fn roles(&self) -> impl Iterator<Item = Role> + use<> {
-        roles(self.calls.len())
+        roles(self.calls.len(), self.ack)
     }
 
     /// Returns the roles of the connections for calls.
@@ -106,6 +127,7 @@ impl Connections {
     fn slot(&self, role: Role) -> Option<&ArcSwapOption<Link>> {
         match role {
             Role::Calls(worker) => self.calls.get(worker),
+            Role::Acks { worker, number } => self.acks.get(worker)?.slot(number),
             Role::Probes => Some(&self.probes),
             Role::Tail => Some(&self.tail),
         }
@@ -137,6 +159,7 @@ impl Connections {
         if let Some(slot) = self.slot(role) {
             slot.store(Some(Arc::new(link)));
         }
+        self.acks.iter().for_each(AckLinks::note_change);
         self.cause.store(None);
     }
 
@@ -146,6 +169,7 @@ impl Connections {
         for slot in self.roles().filter_map(|role| self.slot(role)) {
             slot.store(None);
         }
+        self.acks.iter().for_each(AckLinks::note_change);
     }
 
     fn not_connected(&self) -> StoreError {

@@ -187,7 +187,7 @@ impl<C: Connect> Supervisor<C> {
         let (connect, losses) = (Arc::clone(&self.connect), Arc::clone(&connections.losses));
         let mut replacements =
             Replacements::new(connect, self.workers.clone(), losses, self.parts.clone());
-        let mut keep_alive = KeepAlive::new(&connections, self.parts.shared.replicas_ack);
+        let mut keep_alive = KeepAlive::new(&connections, self.parts.shared.ack);
         let mut failures = 0;
         loop {
             let mut next = Instant::now() + PROBE_INTERVAL;
@@ -298,7 +298,7 @@ impl<C: Connect> Supervisor<C> {
         if run_id.is_none() || link.run_id() != run_id {
             return Err(Failure::Moved(ANOTHER_REDIS.to_owned()));
         }
-        if let Role::Calls(_) = role {
+        if role.serves_calls() {
             let prepared = timeout(CONNECT_TIMEOUT, self.prepare(&mut link.connection())).await;
             prepared.unwrap_or_else(|_| Err(connecting_timed_out()))?;
             self.parts.shared.clear_denials();

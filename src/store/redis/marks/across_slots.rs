@@ -7,8 +7,8 @@ use futures_util::future::join_all;
 use redis::aio::MultiplexedConnection;
 use redis::{Value, cmd};
 
-use super::group_commit::{Group, GroupCommit, all_closed_of};
-use super::replicas::{self, Way};
+use super::acks::{self, Way};
+use super::group_commit::{Group, GroupCommit, Sent, all_closed_of};
 use super::script_call::MarkReply;
 use super::single_marks::are_traced;
 use crate::store::StoreError;
@@ -55,12 +55,7 @@ impl GroupCommit {
             .await;
     }
 
-    async fn run_across_slots(
-        &self,
-        groups: &[&super::group_commit::Sent],
-    ) -> Result<Vec<MarkReply>, StoreError> {
-        let shared = &self.parts.shared;
-        let (link, ack) = (self.parts.connections.calls_link()?, shared.replicas_ack);
+    async fn run_across_slots(&self, groups: &[&Sent]) -> Result<Vec<MarkReply>, StoreError> {
         let traced = groups.iter().any(|sent| are_traced(&sent.marks));
         let marks = groups.iter().map(|sent| sent.marks.len()).sum();
         let bytes = groups.iter().map(|sent| sent.users.bytes()).sum();
@@ -76,20 +71,20 @@ impl GroupCommit {
             }
             Ok::<_, StoreError>(call)
         };
-        let reply = match replicas::send(ack, &link, Way::Plain, fill(by_digest)?).await {
+        let reply = match acks::send(&self.parts, Way::Plain, fill(by_digest)?).await? {
             Err(error) if lost_script(&error) => {
-                replicas::send(ack, &link, Way::Plain, fill(script.by_source())?).await
+                acks::send(&self.parts, Way::Plain, fill(script.by_source())?).await?
             }
             sent => sent,
         };
-        let (reply, replicas) = reply.map_err(|error| script.locate(classify(error)))?;
+        let (reply, missing) = reply.map_err(|error| script.locate(classify(error)))?;
         let Value::Array(of_partitions) = &reply else { return Err(unexpected(&reply)) };
         if of_partitions.len() != groups.len() {
             return Err(unexpected(&reply));
         }
         let parsed = groups.iter().zip(of_partitions).map(|(sent, reply)| {
             let mut reply = self.script.parse(&sent.marks, reply)?;
-            reply.note_replicas(replicas);
+            reply.note_missing_ack(missing);
             Ok(reply)
         });
         parsed.collect()

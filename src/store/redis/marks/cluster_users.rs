@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
 
-use super::replicas::Way;
+use super::acks::Way;
 use super::users::UserRead;
 use crate::domain::{UserId, UserObject};
 use crate::store::StoreError;

@@ -15,13 +15,14 @@ use tokio::sync::oneshot;
 
 use crate::domain::{CALL_USER_OBJECTS_MAX_BYTES, Mark, Outcome, Users};
 use crate::store::redis::errors::{classify, is_layout_change, lost_script};
-use crate::store::redis::marks::replicas::{self, Way};
+use crate::store::redis::marks::acks::{self, Way};
 use crate::store::redis::marks::script_call::{MarkReadScript, MarkReply, MarkScript, TracedMark};
 use crate::store::redis::partitions::{PartitionStore, Partitions};
 use crate::store::redis::parts::NodeParts;
 use crate::store::{MarkResult, StoreError};
 
-/// Script calls in flight for single marks. With two, Redis idles while replies are handled.
+/// Script calls in flight for single marks. With two, Redis idles while replies are handled. If they wait
+/// for an acknowledgement, each connection for that has one.
 const SLOTS: usize = 3;
 
 /// Most marks of a group: Redis serves nobody else for the duration of its script call.
@@ -208,7 +209,6 @@ impl GroupCommit {
     ) -> Result<MarkReply, StoreError> {
         let shared = &self.parts.shared;
         let partition = self.partition_of(marks)?;
-        let (link, ack) = (self.parts.connections.calls_link()?, shared.replicas_ack);
         let generation = shared.denials.generation();
         let sent_at = Instant::now();
         let text = self.script.script(script, marks);
@@ -218,27 +218,22 @@ impl GroupCommit {
             self.script.add_arguments(script, call, places, marks, users)
         };
         let by_digest = call(self.script.by_digest(script, marks, users));
-        let reply = match replicas::send(ack, &link, way, by_digest).await {
+        let reply = match acks::send(&self.parts, way, by_digest).await? {
             Err(error) if lost_script(&error) => {
-                replicas::send(ack, &link, way, call(text.by_source())).await
+                acks::send(&self.parts, way, call(text.by_source())).await?
             }
             sent => sent,
         };
-        let (reply, replicas) = reply.map_err(|error| text.locate(classify(error)))?;
+        let (reply, missing_ack) = reply.map_err(|error| text.locate(classify(error)))?;
         let mut reply = self.script.parse(marks, &reply)?;
-        for (TracedMark { mark, .. }, result) in marks.iter().zip(&mut reply.results) {
-            match result {
-                Ok(Outcome::OverQuota { quota, retry_after }) => {
-                    // Redis read its clock after this one: the denial ends a moment early.
-                    let until = sent_at.checked_add(*retry_after);
-                    shared.denials.insert(mark.reader, *quota, until, generation);
-                }
-                Ok(_) if !replicas.enough => {
-                    *result = Err(StoreError::unavailable("too few replicas acknowledged"));
-                }
-                _ => {}
+        for (TracedMark { mark, .. }, result) in marks.iter().zip(&reply.results) {
+            if let Ok(Outcome::OverQuota { quota, retry_after }) = result {
+                // Redis read its clock after this one: the denial ends a moment early.
+                let until = sent_at.checked_add(*retry_after);
+                shared.denials.insert(mark.reader, *quota, until, generation);
             }
         }
+        reply.note_missing_ack(missing_ack);
         Ok(reply)
     }
 
@@ -249,7 +244,7 @@ impl GroupCommit {
         users: Users,
     ) -> Result<(Slot, Users), oneshot::Receiver<MarkResult>> {
         let mut slots = self.slots();
-        if slots.taken < SLOTS {
+        if slots.taken < self.parts.shared.ack.map_or(SLOTS, |ack| ack.connections) {
             slots.taken += 1;
             return Ok((Slot(Arc::clone(self)), users));
         }

@@ -1,6 +1,6 @@
 //! Marks on their way to the script.
 
-use self::replicas::Way;
+use self::acks::Way;
 use self::script_call::TracedMark;
 use super::node::Node;
 use super::partitions::PartitionStore;
@@ -10,10 +10,10 @@ use crate::domain::{Mark, Outcome, UserId, Users};
 use crate::store::{MarkResult, Marks, StoreError};
 use crate::telemetry::Traceparent;
 
+pub(crate) mod acks;
 pub(crate) mod across_slots;
 mod cluster_users;
 pub(crate) mod group_commit;
-pub(crate) mod replicas;
 pub(crate) mod script_call;
 pub(crate) mod single_marks;
 pub(crate) mod users;

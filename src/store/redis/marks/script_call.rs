@@ -10,7 +10,7 @@ use redis::{Cmd, Value};
 use crate::domain::{Mark, Outcome, RateLimit, ReadCursor, UserId, Users};
 use crate::store::redis::errors::{classify_text, unexpected};
 use crate::store::redis::keys::Keys;
-use crate::store::redis::marks::replicas::Replicas;
+use crate::store::redis::marks::acks::MissingAck;
 use crate::store::redis::marks::single_marks::{SingleMarksScript, are_traced};
 use crate::store::redis::placement::Placement;
 use crate::store::redis::scripts::{Script, integer, text};
@@ -67,14 +67,12 @@ impl MarkReply {
         Self { results: vec![Err(error.clone()); marks], rare: Vec::new() }
     }
 
-    /// Takes back what too few replicas have.
-    pub(super) fn note_replicas(&mut self, replicas: Replicas) {
-        if replicas.enough {
-            return;
-        }
+    /// Takes back what is not acknowledged as it has to be.
+    pub(super) fn note_missing_ack(&mut self, missing: MissingAck) {
+        let Some(missing) = missing else { return };
         for result in &mut self.results {
             if let Ok(Outcome::Advanced { .. } | Outcome::Unchanged { .. }) = result {
-                *result = Err(StoreError::unavailable("too few replicas acknowledged"));
+                *result = Err(StoreError::unavailable(missing));
             }
         }
     }

@@ -12,7 +12,7 @@ use crate::domain::{Mark, UserId, UserObject, Users, distinct_users};
 use crate::store::StoreError;
 use crate::store::redis::errors::{classify, is_wrong_type, unexpected};
 use crate::store::redis::keys::Keys;
-use crate::store::redis::marks::replicas::Way;
+use crate::store::redis::marks::acks::Way;
 use crate::store::redis::spans::Spans;
 use crate::telemetry::metrics::{self, StoreTimer};
 use crate::telemetry::{LogThrottle, in_call};

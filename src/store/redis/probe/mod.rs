@@ -1,6 +1,7 @@
 //! What each probe asks Redis: whether calls would be served, and data for operators.
 
 mod durability;
+mod fsync;
 pub(crate) mod permissions;
 pub(crate) mod stats;
 mod stream_size;

@@ -10,13 +10,14 @@ use std::sync::{Mutex, PoisonError};
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Pipeline, RedisError, RedisResult, Value, pipe};
 
+use super::fsync;
 use crate::store::StoreError;
 use crate::store::redis::connection::failure::Failure;
 use crate::store::redis::errors::server_text;
 use crate::store::redis::keys::{Keys, Partition};
 use crate::store::redis::permissions::{KeyKind, Need, PERMISSIONS, key_kinds};
 use crate::store::redis::scripts::Script;
-use crate::store::redis::settings::ReplicasAck;
+use crate::store::redis::settings::Ack;
 
 /// Codes by which a node of a cluster refuses keys.
 const CLUSTER_CODES: [&str; 4] = ["CROSSSLOT", "MOVED", "ASK", "CLUSTERDOWN"];
@@ -35,6 +36,8 @@ pub(crate) struct PermissionProbe {
     kinds: Vec<KeyKind>,
     tries: Vec<Try>,
     is_for_cluster: bool,
+    /// Whether Redis must have marks on its disk.
+    fsync: bool,
     /// What was missing at the last check, so that the log says so once.
     logged: Mutex<String>,
 }
@@ -72,8 +75,8 @@ struct Missing {
 type Replies = (RedisResult<Vec<i64>>, RedisResult<Value>);
 
 impl PermissionProbe {
-    /// Creates a probe for these keys, and for the flag `--replicas-ack`.
-    pub(crate) fn new(keys: &Keys, replicas_ack: Option<ReplicasAck>) -> Self {
+    /// Creates a probe for these keys, and for the acknowledgement that marks must have.
+    pub(crate) fn new(keys: &Keys, ack: Option<Ack>) -> Self {
         let kinds = key_kinds(keys);
         let mut tries = Vec::new();
         let mut add = |shows, call: &str| {
@@ -88,9 +91,11 @@ impl PermissionProbe {
             add(Shows::Keys, &format!("EVAL x 1 {}", kind.name));
         }
         add(Shows::NotUserKeys, "GETRANGE {layout} 0 1");
+        let fsync = ack.is_some_and(|ack| ack.fsync);
         let is_needed = |need| match need {
             Need::Calls => true,
-            Need::ReplicasAck => replicas_ack.is_some(),
+            Need::ReplicasAck => ack.is_some_and(|ack| ack.replicas > 0),
+            Need::FsyncAck => fsync,
             Need::Cluster => keys.partition() != Partition::Only,
             // ROLE is sent to each new connection, which fails without it.
             Need::Sentinel | Need::Optional(_) | Need::StreamMaxBytes(_) | Need::Admin => false,
@@ -100,7 +105,7 @@ impl PermissionProbe {
         }
         let is_for_cluster = keys.partition() != Partition::Only;
         let (script, logged) = (Script::may_serve(), Mutex::default());
-        Self { script, kinds, tries, is_for_cluster, logged }
+        Self { script, kinds, tries, is_for_cluster, fsync, logged }
     }
 
     /// Checks that a call would not fail for lack of a permission or a command.
@@ -111,6 +116,9 @@ impl PermissionProbe {
         connection: &mut MultiplexedConnection,
         keys: Option<&Keys>,
     ) -> Result<(), Failure> {
+        if self.fsync {
+            fsync::check(connection).await?;
+        }
         let missing = match self.ask(connection, keys).await? {
             Ok((_, Err(error))) if is_cluster(&error) && !self.is_for_cluster => {
                 return Err(refused(IS_CLUSTER));
@@ -273,7 +281,7 @@ pub(crate) fn is_cluster(error: &RedisError) -> bool {
     CLUSTER_CODES.contains(&text.split(' ').next().unwrap_or_default())
 }
 
-fn refused(cause: &str) -> Failure {
+pub(super) fn refused(cause: &str) -> Failure {
     Failure::Refused(StoreError::unavailable(cause).to_string())
 }
 
@@ -331,7 +339,11 @@ mod tests {
         let has_wait = |probe: &PermissionProbe| probe.tries.iter().any(|t| t.words[0] == "WAIT");
         assert!(!has_wait(&probe()));
         let keys = Keys::new(Partition::Only, "events", "user:");
-        let ack = ReplicasAck { replicas: 1, timeout: std::time::Duration::from_secs(1) };
+        let timeout = std::time::Duration::from_secs(1);
+        let ack = Ack { replicas: 1, fsync: false, timeout, connections: 1 };
         assert!(has_wait(&PermissionProbe::new(&keys, Some(ack))));
+        let fsync = PermissionProbe::new(&keys, Some(Ack { replicas: 0, fsync: true, ..ack }));
+        assert!(!has_wait(&fsync));
+        assert!(fsync.tries.iter().any(|tried| tried.words[0] == "WAITAOF"));
     }
 }

@@ -16,7 +16,7 @@ use crate::store::redis::connection::fake::{
 use crate::store::redis::partitions::PartitionStore;
 use crate::store::redis::placement::{Placement, PlacementKey};
 use crate::store::redis::scripts::{self, Script};
-use crate::store::redis::settings::ReplicasAck;
+use crate::store::redis::settings::Ack;
 
 /// A supervisor and the simulated Redis that it is connected to.
 struct Setup {
@@ -24,6 +24,11 @@ struct Setup {
     parts: NodeParts,
     workers: Workers,
     state: Arc<Mutex<State>>,
+}
+
+/// Returns the number of a connection, in the order in which they were opened.
+async fn number_of(mut connection: MultiplexedConnection) -> usize {
+    cmd("PING").query_async(&mut connection).await.unwrap()
 }
 
 /// What the simulated Redis has and does.
@@ -84,7 +89,7 @@ impl Setup {
         Self::with(count, None)
     }
 
-    fn with(count: usize, replicas_ack: Option<ReplicasAck>) -> Self {
+    fn with(count: usize, ack: Option<Ack>) -> Self {
         let state = Arc::new(Mutex::new(State {
             layout: HashMap::new(),
             quota: None,
@@ -94,7 +99,7 @@ impl Setup {
         }));
         let of_redis = Arc::clone(&state);
         let redis = FakeRedis::new(move |command| of_redis.lock().unwrap().answer(command));
-        let parts = fake::parts_of(count, replicas_ack);
+        let parts = fake::parts_of(count, ack);
         Self { redis, parts, workers: Workers::all_here(count), state }
     }
 
@@ -164,8 +169,8 @@ impl Setup {
 
     /// Returns the number of the connection that a worker's calls use.
     async fn calls_of(&self, worker: usize) -> Option<usize> {
-        let mut calls = self.parts.connections.calls_link_of(worker).ok()?.connection();
-        Some(cmd("PING").query_async(&mut calls).await.unwrap())
+        let calls = self.parts.connections.calls_link_of(worker).ok()?;
+        Some(number_of(calls.connection()).await)
     }
 
     /// Waits until calls use the next connections.

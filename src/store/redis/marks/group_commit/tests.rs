@@ -9,9 +9,10 @@ use tokio::time::{Instant, sleep, timeout};
 use super::*;
 use crate::domain::{Mark, Quota, UserId, UserObject};
 use crate::store::StoreErrorKind::{Corrupt, Unavailable};
+use crate::store::redis::connection::Connections;
 use crate::store::redis::connection::fake::{self, Command, FakeRedis, RATE_LIMIT, Resp};
-use crate::store::redis::marks::replicas::UNANSWERED_MAX;
-use crate::store::redis::settings::ReplicasAck;
+use crate::store::redis::marks::acks::UNANSWERED_MAX;
+use crate::store::redis::settings::Ack;
 
 /// Group commit, connected to a simulated Redis.
 struct Setup {
@@ -29,11 +30,11 @@ struct ScriptCall {
 
 impl Setup {
     async fn new() -> Self {
-        Self::with_replicas_ack(None, Resp::nil()).await
+        Self::with_ack(None, Resp::nil()).await
     }
 
     /// `acknowledged` is the answer to WAIT.
-    async fn with_replicas_ack(replicas_ack: Option<ReplicasAck>, acknowledged: Resp) -> Self {
+    async fn with_ack(ack: Option<Ack>, acknowledged: Resp) -> Self {
         let (sender, calls) = mpsc::unbounded_channel();
         let redis = FakeRedis::new(move |command| {
             if command.name() == "WAIT" {
@@ -45,7 +46,7 @@ impl Setup {
             let _ = sender.send(call);
             reply
         });
-        let parts = fake::parts_of(1, replicas_ack);
+        let parts = fake::parts_of(1, ack);
         redis.connect_calls(&parts).await;
         let script = MarkReadScript::new(Arc::clone(&parts.shared.stream_limit), RATE_LIMIT, false);
         let group_commit = Arc::new(GroupCommit::new(parts.clone(), Arc::new(script)));
@@ -418,7 +419,7 @@ async fn rare_marks_that_fail_fail_alone() {
 /// Replicas acknowledge what each of the two calls wrote.
 #[tokio::test(start_paused = true)]
 async fn a_rare_mark_waits_for_replicas_too() {
-    let mut setup = Setup::with_replicas_ack(ACK, Resp::integer(1)).await;
+    let mut setup = Setup::with_ack(ACK, Resp::integer(1)).await;
     let mark = setup.mark(1);
     setup.next().await.leave(&[1]);
     setup.next().await.succeed();
@@ -455,8 +456,8 @@ async fn a_denial_of_a_call_from_before_a_clear_is_forgotten() {
 }
 
 /// Two replicas must acknowledge a mark.
-const ACK: Option<ReplicasAck> =
-    Some(ReplicasAck { replicas: 2, timeout: Duration::from_millis(500) });
+const ACK: Option<Ack> =
+    Some(Ack { replicas: 2, fsync: false, timeout: Duration::from_millis(500), connections: 4 });
 
 #[tokio::test(start_paused = true)]
 async fn a_mark_that_too_few_replicas_have_is_unavailable() {
@@ -464,7 +465,7 @@ async fn a_mark_that_too_few_replicas_have_is_unavailable() {
     for (acknowledged, enough) in
         [(Resp::integer(1), false), (Resp::integer(2), true), (demoted, false)]
     {
-        let mut setup = Setup::with_replicas_ack(ACK, acknowledged).await;
+        let mut setup = Setup::with_ack(ACK, acknowledged).await;
         let mark = setup.mark(1);
         setup.next().await.succeed();
         if enough {
@@ -481,48 +482,74 @@ async fn a_mark_that_too_few_replicas_have_is_unavailable() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn at_most_16_calls_wait_for_replicas() {
-    let mut setup = Setup::with_replicas_ack(ACK, Resp::integer(2)).await;
-    let mut lists: Vec<_> = (1..=20).map(|reader| setup.list(reader)).collect();
+async fn each_call_that_waits_has_a_connection_of_its_own() {
+    let mut setup = Setup::with_ack(ACK, Resp::integer(2)).await;
+    let mut lists: Vec<_> = (1..=8).map(|reader| setup.list(reader)).collect();
     let mut calls = Vec::new();
-    for reader in 1..=16 {
+    for reader in 1..=4 {
         let call = setup.next().await;
         assert_eq!(call.readers(), [reader]);
         calls.push(call);
     }
+    let mut connections: Vec<_> = calls.iter().map(|call| call.command.connection).collect();
+    connections.dedup();
+    assert_eq!(connections, [1, 2, 3, 4], "the first one is for calls that do not wait");
     setup.assert_no_call().await;
-    let mut calls = calls.into_iter();
-    calls.next().unwrap().succeed();
-    let _call = setup.next().await;
-    assert!(result_of(lists.remove(0)).await.unwrap()[0].is_ok());
+    // The third is answered while the others wait.
+    calls.remove(2).succeed();
+    assert!(result_of(lists.remove(2)).await.unwrap()[0].is_ok());
+    let next = setup.next().await;
+    assert_eq!((next.readers(), next.command.connection), (vec![5], 3));
     setup.assert_no_call().await;
 
-    // A caller that gives up leaves the place only once Redis has answered; one that still waits for
-    // a place is not sent.
-    for list in &lists[..17] {
+    // A caller that gives up leaves the connection only once Redis has answered; one that still waits
+    // for a connection is not sent.
+    for list in &lists[..6] {
         list.abort();
     }
     setup.assert_no_call().await;
-    calls.next().unwrap().succeed();
-    assert_eq!(setup.next().await.readers(), [19]);
+    calls.remove(0).succeed();
+    assert_eq!(setup.next().await.readers(), [8]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn calls_on_a_connection_that_never_answers_leave_their_places() {
-    let mut setup = Setup::with_replicas_ack(ACK, Resp::integer(2)).await;
-    let mut lists: Vec<_> = (1..=17).map(|reader| setup.list(reader)).collect();
+async fn calls_on_a_connection_that_never_answers_leave_it() {
+    let mut setup = Setup::with_ack(ACK, Resp::integer(2)).await;
+    let mut lists: Vec<_> = (1..=5).map(|reader| setup.list(reader)).collect();
     let mut unanswered = Vec::new();
-    for _ in 1..=16 {
+    for _ in 1..=4 {
         unanswered.push(setup.next().await);
     }
-    let unanswered_max = UNANSWERED_MAX + ACK.unwrap().timeout * 16;
-    sleep(unanswered_max * 9 / 10).await;
     setup.assert_no_call().await;
-    // Another connection takes the place of the one that hangs.
+    // Others take the places of those that hang: the next call is sent.
     setup.redis.connect_calls(&setup.parts).await;
+    let next = setup.next().await;
+    assert_eq!(next.readers(), [5]);
+    next.succeed();
+    assert!(result_of(lists.remove(4)).await.unwrap()[0].is_ok());
+    let unanswered_max = UNANSWERED_MAX + ACK.unwrap().timeout;
+    sleep(unanswered_max * 9 / 10).await;
+    assert!(lists.iter().all(|list| !list.is_finished()));
     sleep(unanswered_max / 5).await;
-    let late = result_of(lists.remove(0)).await.unwrap_err();
-    assert_eq!(late.kind, Unavailable);
-    let readers = setup.next().await.readers();
-    assert_eq!(readers, [17]);
+    for list in lists {
+        assert_eq!(result_of(list).await.unwrap_err().kind, Unavailable);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_its_connections_a_call_waits_on_the_one_for_calls() {
+    let ack = Some(Ack { replicas: 1, ..ACK.unwrap() });
+    let mut setup = Setup::with_ack(ack, Resp::integer(1)).await;
+    let (redis, connections) = (&setup.redis, Arc::new(Connections::new(1, None)));
+    let parts = NodeParts { connections, ..setup.parts.clone() };
+    redis.connect_calls(&parts).await;
+    setup.group_commit = Arc::new(GroupCommit::new(parts, Arc::clone(&setup.group_commit.script)));
+    let lists = [setup.list(1), setup.list(2)];
+    for (reader, list) in (1..).zip(lists) {
+        let call = setup.next().await;
+        assert_eq!(call.readers(), [reader]);
+        setup.assert_no_call().await;
+        call.succeed();
+        assert!(result_of(list).await.unwrap()[0].is_ok());
+    }
 }

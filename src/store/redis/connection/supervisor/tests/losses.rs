@@ -1,6 +1,7 @@
 //! Connections that are lost, each alone.
 
 use super::*;
+use crate::store::redis::connection::Connections;
 
 /// The connections in the order in which they are opened.
 const CALLS: usize = 0;
@@ -205,17 +206,19 @@ async fn a_connection_that_hangs_alone_is_replaced_alone() {
 
 #[tokio::test(start_paused = true)]
 async fn a_connection_on_which_calls_wait_for_replicas_is_left_alone() {
-    let ack = ReplicasAck { replicas: 1, timeout: Duration::from_millis(1500) };
-    for (replicas_ack, attempts) in [(None, 4), (Some(ack), 3)] {
-        let setup = Setup::with(1, replicas_ack);
+    let ack = Ack { replicas: 1, fsync: false, timeout: Duration::from_secs(20), connections: 4 };
+    for (ack, hangs, opened, replaced) in
+        [(None, CALLS, 3, 1), (Some(ack), CALLS, 7, 0), (Some(ack), TAIL + 1, 7, 0)]
+    {
+        let setup = Setup::with(1, ack);
         setup.run();
         setup.wait_until_ready().await;
-        setup.intercept(|command| (command.connection == CALLS).then(fake::never));
+        setup.intercept(move |command| (command.connection == hangs).then(fake::never));
         sleep(ms(20_000)).await;
-        assert_eq!(setup.redis.attempts().len(), attempts);
-        // Past the time of sixteen calls it hangs.
-        sleep(ms(15_000)).await;
-        assert_eq!(setup.redis.attempts().len(), 4);
+        assert_eq!(setup.redis.attempts().len(), opened + replaced);
+        // Past the time of its call it hangs.
+        sleep(ms(10_000)).await;
+        assert_eq!(setup.redis.attempts().len(), opened + 1);
     }
 }
 
@@ -356,4 +359,51 @@ async fn each_workers_idle_connection_is_kept_alive() {
     sleep(ms(6000)).await;
     assert_eq!(setup.redis.attempts().len(), 6);
     assert_eq!(calls_of_three(&setup).await, [Some(0), Some(5), Some(2)]);
+}
+
+/// A call that waits for an acknowledgement has a connection as long as one of its worker's lives, in the
+/// order in which calls came.
+#[tokio::test(start_paused = true)]
+async fn connections_for_acknowledged_calls_are_replaced_alone() {
+    let ack = Some(Ack {
+        replicas: 1,
+        fsync: false,
+        timeout: Duration::from_millis(100),
+        connections: 4,
+    });
+    let setup = Setup::with(1, ack);
+    let connections = Arc::clone(&setup.parts.connections);
+    setup.run();
+    setup.wait_until_ready().await;
+    let mut taken = Vec::new();
+    for _ in 0..4 {
+        taken.push(connections.free_for_ack().await.unwrap());
+    }
+    let waits = |connections: &Arc<Connections>| {
+        let connections = Arc::clone(connections);
+        tokio::spawn(async move { connections.free_for_ack().await.unwrap() })
+    };
+    let [first, second] = [waits(&connections), waits(&connections)];
+    settle().await;
+    assert!(!first.is_finished() && !second.is_finished());
+    // A lost one is replaced, and the new one is free, though a call still waits on the old one.
+    setup.redis.close_connection(TAIL + 2);
+    let _first = first.await.unwrap();
+    settle().await;
+    assert!(!second.is_finished());
+    assert_eq!(setup.redis.attempts().len(), 8);
+    assert_eq!(setup.calls().await, Some(CALLS));
+    drop(taken);
+    drop(second.await.unwrap());
+
+    // Without any of them, calls have the connection for calls.
+    setup.redis.set_reachable(Reachable::Refuses);
+    for number in 0..setup.redis.attempts().len() {
+        if number > TAIL {
+            setup.redis.close_connection(number);
+        }
+    }
+    settle().await;
+    let free = connections.free_for_ack().await.unwrap();
+    assert_eq!(number_of(free.connection()).await, CALLS);
 }
