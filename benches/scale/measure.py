@@ -226,12 +226,12 @@ def written(writer, reader, folder, process, size, rounds):
 
 
 @contextlib.contextmanager
-def server(folder, port, binary, counted=False):
+def server(folder, port, binary, *options, counted=False):
     listen, ops = (f"127.0.0.1:{free_port()}" for _ in range(2))
     secret = Path(folder) / "secret"
     secret.write_text("0123456789abcdef0123456789abcdef")
     command = [binary, "serve", "--listen", listen, "--ops-listen", ops]
-    command += ["--redis-url", f"redis://127.0.0.1:{port}", "--jwt-secret-file", str(secret)]
+    command += ["--redis-url", f"redis://127.0.0.1:{port}", "--jwt-secret-file", str(secret), *options]
     command = callgrind(folder, *command) if counted else command
     with started(folder, *command) as process:
         ready = [binary, "healthcheck", "--listen", listen]
@@ -240,32 +240,51 @@ def server(folder, port, binary, counted=False):
 
 
 def probes(binary, seconds=15):
-    with redis(counted=True) as (port, folder, process):
-        Client(port).all([entry(number, []) for number in range(2000)])
-        for what in ("no server", "one idle server"):
-            with server(folder, port, binary) if what != "no server" else contextlib.nullcontext():
-                time.sleep(5)
-                instructions(folder, process)
-                start = time.monotonic()
-                time.sleep(seconds)
-                rate = instructions(folder, process) / (time.monotonic() - start)
-                print(f"instructions of Redis a second, {what}: {rate:.0f}")
+    for partitions in (1, 64, 256):
+        cluster = partitions > 1
+        options = ["--redis-mode", "cluster", "--partitions", str(partitions)] if cluster else []
+        with redis("--cluster-enabled", "yes" if cluster else "no", counted=True) as (port, folder, process):
+            client = Client(port)
+            if cluster:
+                client.run("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+                until(lambda client=client: client.run("SET", "x", 1))
+            client.all([entry(number, TAGS if cluster else []) for number in range(2000)])
+            idle = rate(folder, process, seconds)
+            with server(folder, port, binary, *options) as (_, listen, secret):
+                served = rate(folder, process, seconds)
+                with watching(binary, folder, listen, secret):
+                    watched = rate(folder, process, seconds)
+            print(
+                f"instructions of Redis a second, {partitions} partitions: {idle:.0f}; for an idle server "
+                f"{served - idle:.0f} more, with a watcher {watched - idle:.0f}"
+            )
+
+
+def rate(folder, process, seconds):
+    """Returns the instructions a second, once what has just begun has settled."""
+    time.sleep(5)
+    instructions(folder, process)
+    start = time.monotonic()
+    time.sleep(seconds)
+    return instructions(folder, process) / (time.monotonic() - start)
+
+
+@contextlib.contextmanager
+def watching(binary, folder, listen, secret):
+    """Runs a watcher whom no event concerns."""
+    sign = [binary, "token", "--user", "5", "--jwt-secret-file", str(secret)]
+    token = subprocess.run(sign, capture_output=True, check=True).stdout
+    (Path(folder) / "token").write_bytes(token)
+    watch = [binary, "watch", "--address", f"http://{listen}", "--token-file", f"{folder}/token"]
+    with started(folder, *watch):
+        yield
 
 
 def tail(binary):
     with redis() as (port, folder, _), server(folder, port, binary, counted=True) as (process, listen, secret):
         client = Client(port)
-        token = subprocess.run(
-            [binary, "token", "--user", "5", "--jwt-secret-file", str(secret)], capture_output=True, check=True
-        ).stdout.decode()
-        (Path(folder) / "token").write_text(token)
-        watch = [binary, "watch", "--address", f"http://{listen}", "--token-file", f"{folder}/token"]
-        with started(folder, *watch):
-            time.sleep(8)
-            instructions(folder, process)
-            start = time.monotonic()
-            time.sleep(10)
-            idle = instructions(folder, process) / (time.monotonic() - start)
+        with watching(binary, folder, listen, secret):
+            idle = rate(folder, process, 10)
             for size, count in ((1, 500), (1000, 20_000)):
                 instructions(folder, process)
                 start = time.monotonic()
