@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use markread::domain::{Mark, RateLimit, USER_OBJECT_MAX_BYTES};
 use markread::net::workers::Workers;
-use markread::store::redis::{Ack, RedisAddress, RedisConfig, RedisFiles, RedisStore};
+use markread::store::redis::{Ack, RedisAddress, RedisConfig, RedisFiles, RedisMode, RedisStore};
 use markread::store::{Marks, StoreHealth};
 use markread_harness::{Redis, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -128,8 +128,9 @@ async fn rate(store: &Arc<RedisStore>, callers: u64) -> f64 {
 }
 
 async fn connect(redis: &Redis, ack: Ack) -> Arc<RedisStore> {
+    let address = RedisAddress::new(&redis.url(), None, RedisFiles::default()).unwrap();
     let config = RedisConfig {
-        address: RedisAddress::new(&redis.url(), None, RedisFiles::default()).unwrap(),
+        mode: RedisMode::Standalone(address),
         stream: "direct_message_mark_read_events".to_owned(),
         stream_maxlen: 1_000,
         stream_max_bytes: None,
