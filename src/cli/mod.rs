@@ -22,7 +22,7 @@ use self::serve::ServeError;
 use crate::client::ClientConfig;
 use crate::net::cpus::WorkerCount;
 use crate::net::workers::WorkerThreads;
-use crate::store::redis::{AdminError, RedisMode};
+use crate::store::redis::RedisMode;
 use crate::telemetry::{self, Traces};
 
 mod args;
@@ -153,8 +153,7 @@ fn administer(mode: &RedisMode, command: AdminCommand) -> ExitCode {
     };
     match runtime.block_on(admin::run(mode, command, |line| writeln!(stdout(), "{line}"))) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(mismatch @ AdminError::Layout(_)) => fail(2, mismatch),
-        Err(failed @ AdminError::Failed(_)) => fail(1, failed),
+        Err(error) => fail(if error.is_layout() { 2 } else { 1 }, error),
     }
 }
 
@@ -180,7 +179,7 @@ fn exit(error: &clap::Error) -> Exit {
             if text.contains("markread admin") {
                 return Exit::Usage(
                     "a command of admin is missing: it must be cursors, set, erase, export, \
-                     import, upgrade-layout or downgrade-layout (see --help)"
+                     import, move, upgrade-layout or downgrade-layout (see --help)"
                         .to_owned(),
                 );
             }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::{RedisArgs, integer};
+use super::{ModeName, RedisArgs, integer};
 
 #[derive(Subcommand)]
 pub(in crate::cli) enum AdminArgs {
@@ -18,6 +18,8 @@ pub(in crate::cli) enum AdminArgs {
     Export(ExportArgs),
     /// Puts the cursors of JSON lines. None moves backwards.
     Import(ImportArgs),
+    /// Moves all cursors to another Redis, while this one is served. None moves backwards.
+    Move(MoveArgs),
     /// Writes layout version 2, in which nobody can pick recipients that share a bucket. Every server
     /// must know that version.
     UpgradeLayout(AdminRedisArgs),
@@ -121,4 +123,85 @@ pub(in crate::cli) struct ImportArgs {
 
     #[command(flatten)]
     pub(in crate::cli) redis: AdminRedisArgs,
+}
+
+#[derive(Args)]
+#[command(next_line_help = true)]
+#[allow(clippy::doc_markdown, rustdoc::bare_urls, reason = "clap prints these texts unchanged")]
+pub(in crate::cli) struct MoveArgs {
+    /// URL of the Redis that the cursors are moved to: redis://, rediss:// or unix://; repeatable, for
+    /// several Sentinels or nodes of a cluster
+    #[arg(long, value_name = "URL", env = "MARKREAD_TO", hide_env_values = true)]
+    #[arg(value_delimiter = ',')]
+    pub(in crate::cli) to: Vec<String>,
+
+    #[command(flatten)]
+    pub(in crate::cli) destination: DestinationArgs,
+
+    /// Also follow what advances afterwards, until SIGINT or SIGTERM
+    #[arg(long, conflicts_with = "finish")]
+    pub(in crate::cli) follow: bool,
+
+    /// When everything is copied, shut the servers of --redis-url out, copy the rest and verify all
+    /// cursors
+    #[arg(long)]
+    pub(in crate::cli) finish: bool,
+
+    /// Undo --finish: let servers use --redis-url again. What was marked elsewhere since is not there
+    #[arg(long, conflicts_with_all = ["finish", "follow"])]
+    pub(in crate::cli) undo: bool,
+
+    /// Key of the stream of mark-read events in Redis, as of serve
+    #[arg(long, value_name = "KEY", default_value = "direct_message_mark_read_events")]
+    #[arg(env = "MARKREAD_STREAM", hide_env_values = true)]
+    pub(in crate::cli) stream: String,
+
+    #[command(flatten)]
+    pub(in crate::cli) redis: AdminRedisArgs,
+}
+
+/// How to log in at the Redis that cursors are moved to.
+#[derive(Args)]
+#[command(next_line_help = true)]
+#[allow(clippy::doc_markdown, rustdoc::bare_urls, reason = "clap prints these texts unchanged")]
+pub(in crate::cli) struct DestinationArgs {
+    /// What --to names: one Redis, the Sentinels of a master, or nodes of a cluster [default:
+    /// standalone]
+    #[arg(long, value_name = "MODE", env = "MARKREAD_TO_MODE", hide_env_values = true)]
+    pub(in crate::cli) to_mode: Option<ModeName>,
+
+    /// Shares of the readers at the destination. Other than 1 only in a cluster [default: 64 in a
+    /// cluster, else 1]
+    #[arg(long, value_name = "PARTITIONS", env = "MARKREAD_TO_PARTITIONS")]
+    #[arg(hide_env_values = true, value_parser = integer::<u16>(1..=1024))]
+    pub(in crate::cli) to_partitions: Option<u16>,
+
+    /// Name of the destination's master in the Sentinels' configuration
+    #[arg(long, value_name = "NAME", env = "MARKREAD_TO_SENTINEL_MASTER", hide_env_values = true)]
+    pub(in crate::cli) to_sentinel_master: Option<String>,
+
+    /// User name for that Redis [default: the one in --to, else Redis's default user]
+    #[arg(long = "to-redis-username", value_name = "NAME", env = "MARKREAD_TO_REDIS_USERNAME")]
+    #[arg(hide_env_values = true)]
+    pub(in crate::cli) to_username: Option<String>,
+
+    /// File with the password for that Redis, without one newline at the end
+    #[arg(long = "to-redis-password-file", value_name = "FILE")]
+    #[arg(env = "MARKREAD_TO_REDIS_PASSWORD_FILE", hide_env_values = true)]
+    pub(in crate::cli) to_password_file: Option<PathBuf>,
+
+    /// File with the CAs of that Redis's certificate, PEM, for rediss:// [default: the system's]
+    #[arg(long = "to-redis-ca", value_name = "FILE", env = "MARKREAD_TO_REDIS_CA")]
+    #[arg(hide_env_values = true)]
+    pub(in crate::cli) to_ca: Option<PathBuf>,
+
+    /// File with the client certificate chain for that Redis, PEM
+    #[arg(long = "to-redis-cert", value_name = "FILE", env = "MARKREAD_TO_REDIS_CERT")]
+    #[arg(hide_env_values = true)]
+    pub(in crate::cli) to_cert: Option<PathBuf>,
+
+    /// File with the certificate's private key, PEM
+    #[arg(long = "to-redis-key", value_name = "FILE", env = "MARKREAD_TO_REDIS_KEY")]
+    #[arg(hide_env_values = true)]
+    pub(in crate::cli) to_key: Option<PathBuf>,
 }

@@ -9,7 +9,8 @@ use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand};
 
 pub(in crate::cli) use self::admin::{
-    AdminArgs, AdminRedisArgs, CursorsArgs, EraseArgs, ExportArgs, ImportArgs, SetArgs,
+    AdminArgs, AdminRedisArgs, CursorsArgs, DestinationArgs, EraseArgs, ExportArgs, ImportArgs,
+    MoveArgs, SetArgs,
 };
 pub(in crate::cli) use self::client::{
     ClientArgs, ExpectArgs, HealthcheckArgs, MarkArgs, StateArgs, WatchArgs,

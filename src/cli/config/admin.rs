@@ -2,11 +2,14 @@
 
 use super::redis::redis_mode;
 use crate::cli::args::{
-    AdminArgs, AdminRedisArgs, CursorsArgs, EraseArgs, ExportArgs, ImportArgs, SetArgs,
+    AdminArgs, AdminRedisArgs, CursorsArgs, DestinationArgs, EraseArgs, ExportArgs, ImportArgs,
+    MoveArgs, RedisArgs, SetArgs,
 };
-use crate::cli::commands::admin::{AdminCommand, EraseScope, ImportSource, LayoutCommand};
+use crate::cli::commands::admin::{
+    AdminCommand, EraseScope, ImportSource, LayoutCommand, MoveCommand,
+};
 use crate::domain::{Conversation, CursorRecord, UserId};
-use crate::store::redis::{PutRule, RedisMode};
+use crate::store::redis::{MoveGoal, PutRule, RedisMode, name_destination_flags};
 
 impl AdminArgs {
     pub(in crate::cli) fn validate(self) -> Result<(RedisMode, AdminCommand), String> {
@@ -17,6 +20,7 @@ impl AdminArgs {
                 (redis, AdminCommand::Cursors(parse_user(&user)?))
             }
             Self::Set(args) => args.command()?,
+            Self::Move(args) => args.command()?,
             Self::Erase(EraseArgs { user, events, as_recipient, stream, redis }) => {
                 let scope = EraseScope { events_in: events.then_some(stream), as_recipient };
                 (redis, AdminCommand::Erase(parse_user(&user)?, scope))
@@ -47,6 +51,46 @@ impl SetArgs {
         };
         let rule = if self.force { PutRule::Force } else { PutRule::Forward };
         Ok((self.redis, AdminCommand::Set(record, rule)))
+    }
+}
+
+impl MoveArgs {
+    fn command(self) -> Result<(AdminRedisArgs, AdminCommand), String> {
+        let Self { to, destination, follow, finish, undo, stream, redis } = self;
+        if undo {
+            return Ok((redis, AdminCommand::Move(MoveCommand::Undo { stream })));
+        }
+        if to.is_empty() {
+            return Err("--to is missing: it must be the URL of the Redis to move to".to_owned());
+        }
+        let goal = match (follow, finish) {
+            (_, true) => MoveGoal::Finish,
+            (true, false) => MoveGoal::Follow,
+            (false, false) => MoveGoal::Copy,
+        };
+        let to = destination.mode(&to)?;
+        Ok((redis, AdminCommand::Move(MoveCommand::Run { stream, to: Box::new(to), goal })))
+    }
+}
+
+impl DestinationArgs {
+    fn mode(self, urls: &[String]) -> Result<RedisMode, String> {
+        let redis = RedisArgs {
+            mode: self.to_mode,
+            partitions: self.to_partitions,
+            username: self.to_username,
+            password_file: self.to_password_file,
+            ca: self.to_ca,
+            cert: self.to_cert,
+            key: self.to_key,
+            sentinel_master: self.to_sentinel_master,
+            sentinel_username: None,
+            sentinel_password_file: None,
+            sentinel_ca: None,
+            sentinel_cert: None,
+            sentinel_key: None,
+        };
+        redis_mode(urls, &redis).map_err(|problem| name_destination_flags(&problem))
     }
 }
 

@@ -66,6 +66,22 @@ impl Keys {
         &self.stream
     }
 
+    /// What the stream is renamed to once the cursors were moved to another Redis, so that no server adds
+    /// an event, and with it a cursor, any more.
+    pub(crate) fn moved_events(&self) -> String {
+        format!("{}moved_events", self.start)
+    }
+
+    /// How far `markread admin move` to this Redis has come: a hash.
+    pub(crate) fn migration(&self) -> String {
+        format!("{}move", self.start)
+    }
+
+    /// Returns the keys with the stream as it is named once the cursors were moved.
+    pub(crate) fn with_moved_events(&self) -> Self {
+        Self { stream: self.moved_events(), ..self.clone() }
+    }
+
     /// Calls that a reader has used in the open window: a string with an expiry.
     pub(crate) fn quota(&self, reader: UserId) -> String {
         format!("{}{reader}", self.quota_prefix())
@@ -164,6 +180,8 @@ mod tests {
         let reader = 7.try_into().unwrap();
         assert_eq!(keys.layout(), "markread:layout");
         assert_eq!(keys.stream(), "events");
+        assert_eq!(keys.with_moved_events().stream(), "markread:moved_events");
+        assert_eq!(keys.migration(), "markread:move");
         assert_eq!(keys.quota(reader), "markread:quota:7");
         assert_eq!(keys.read_quota(reader), "markread:read_quota:7");
         assert_eq!(keys.cursors(reader), "markread:cursors:7");

@@ -40,7 +40,8 @@ mod stream_limit;
 
 pub use self::admin::{
     AdminError, CursorAdmin, CursorErasure, Erasure, EventErasure, KeyProgress, LayoutAdmin,
-    Progress, PutError, PutOutcome, PutReply, PutRule, ReaderProblem, Readers, RecipientErasure,
+    Migration, MoveGoal, MoveProgress, MoveReport, MoveSummary, Progress, PutError, PutOutcome,
+    PutReply, PutRule, ReaderProblem, Readers, RecipientErasure, name_destination_flags,
 };
 pub use self::connection::address::{RedisAddress, RedisFiles, RedisFlags};
 pub use self::connection::layout::LayoutMismatch;

@@ -91,14 +91,17 @@ pub(crate) const PERMISSIONS: &[Permission] = &[
     row("unlink", Need::Admin, &[]),
     row("srem", Need::Admin, &[]),
     row("xdel", Need::Admin, &[]),
+    row("type", Need::Admin, &[]),
+    row("rename", Need::Admin, &[]),
 ];
 
 /// The commands that `markread admin` needs, of those in the table.
 #[cfg(test)]
-const ADMIN: [&str; 20] = [
+const ADMIN: [&str; 24] = [
     "hello",
     "evalsha",
     "eval",
+    "set",
     "time",
     "exists",
     "hdel",
@@ -112,10 +115,13 @@ const ADMIN: [&str; 20] = [
     "hsetnx",
     "xrange",
     "xinfo|stream",
+    "info",
     "scan",
     "unlink",
     "srem",
     "xdel",
+    "type",
+    "rename",
 ];
 
 /// A kind of keys that calls use.

@@ -93,10 +93,10 @@ impl ReadScripts {
         placement: &Placement,
         page: &PageCall,
     ) -> Cmd {
-        let PageCall { caller, position, limit, is_free } = page;
+        let PageCall { caller, version, position, limit, is_free } = page;
         call.arg(3).arg(keys.layout()).arg(keys.read_quota(*caller)).arg(keys.cursors(*caller));
         let calls = if *is_free { 0 } else { self.rate_limit.calls };
-        call.arg(placement.version()).arg(calls).arg(self.rate_limit.window_ms);
+        call.arg(version).arg(calls).arg(self.rate_limit.window_ms);
         let after = position.after.map_or(0, |after| placement.place(after));
         call.arg(after.max(position.place)).arg(limit);
         match position.part {
@@ -204,6 +204,8 @@ pub(crate) struct StatesCall<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PageCall {
     pub(crate) caller: UserId,
+    /// The layout's version.
+    pub(crate) version: &'static str,
     /// Where the page begins, in the order of the placement.
     pub(crate) position: ListPosition,
     pub(crate) limit: usize,

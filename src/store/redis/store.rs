@@ -212,7 +212,7 @@ impl RedisStore {
             let call = |placement: &Placement| {
                 let beginning = ListPosition::beginning(placement.order());
                 let position = in_order_of(placement, after.unwrap_or(beginning));
-                PageCall { caller, position, limit, is_free }
+                PageCall { caller, version: placement.version(), position, limit, is_free }
             };
             let fill = |cmd, placement: &Placement| {
                 reads.fill_list(cmd, keys, placement, &call(placement))

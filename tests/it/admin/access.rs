@@ -33,7 +33,15 @@ async fn the_documented_rule_is_enough_for_each_command() {
     assert_eq!(lines(&run(&["cursors", "--user", &READER.to_string()]).await).len(), 600);
     let line = run(&["erase", "--user", "1000", "--events", "--as-recipient"]).await;
     assert!(line.starts_with("user 1000: 1000 cursors, 1 quota, 1 subscription"), "{line}");
+    let to = Redis::start().await;
+    to.run::<()>(&format!("ACL SETUSER markread-admin reset on >PASSWORD {}", rule())).await;
+    let to_url = to.url().replace("redis://", "redis://markread-admin:PASSWORD@");
+    run(&["move", "--to", &to_url]).await;
+    run(&["move", "--to", &to_url, "--finish"]).await;
+    run(&["move", "--undo"]).await;
     run(&["downgrade-layout"]).await;
+    let log: Vec<redis::Value> = to.run("ACL LOG").await;
+    assert!(log.is_empty(), "{log:?}");
     let log: Vec<redis::Value> = redis.run("ACL LOG").await;
     assert!(log.is_empty(), "{log:?}");
 }
@@ -72,6 +80,29 @@ async fn without_a_right_a_command_fails_and_changes_nothing_else() {
     let url = redis.url().replace("redis://", "redis://markread-admin:PASSWORD@");
     ended(admin_command(&url, &erase)).await.done();
     assert_eq!(state().await, (0, 0, events - 64 - 2, all - 64));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_right_a_move_is_not_finished_by_half() {
+    let (redis, subject) = filled(2).await;
+    let to = Redis::start().await;
+    let url = redis.url().replace("redis://", "redis://markread-admin:PASSWORD@");
+    let finish = async |rule: &str| {
+        redis.run::<()>(&format!("ACL SETUSER markread-admin reset on >PASSWORD {rule}")).await;
+        ended(admin_command(&url, &["move", "--to", &to.url(), "--finish"])).await
+    };
+    for (right, name) in [("rename", "RENAME"), ("set", "SET"), ("type", "TYPE")] {
+        let fewer = rule().replace(&format!(" +{right} "), " ");
+        let fewer = fewer.strip_suffix(&format!(" +{right}")).unwrap_or(&fewer);
+        assert_ne!(fewer, rule());
+        let line = finish(fewer).await.failed();
+        let expected = format!("nothing was changed: Redis refuses {name}, without");
+        assert!(line.contains(&expected), "{line}");
+        subject.mark_one(mark(64, 1, MESSAGE + 1)).await;
+    }
+    assert_eq!(redis.run::<String>("HGET markread:layout version").await, "2");
+    finish(rule()).await.done();
+    assert_eq!(redis.run::<String>("HGET markread:layout version").await, "2-moved");
 }
 
 #[tokio::test(flavor = "multi_thread")]

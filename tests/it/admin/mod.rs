@@ -20,6 +20,7 @@ mod access;
 mod erase;
 mod export;
 mod import;
+mod move_cursors;
 mod set;
 
 const MANY: RateLimit = RateLimit { calls: 1_000_000, ..LIMIT };

@@ -13,18 +13,20 @@ mod import;
 mod interrupt;
 mod layout;
 mod lines;
+mod move_cursors;
 mod output;
 mod progress;
 
 pub(crate) use self::erase::EraseScope;
 pub(crate) use self::import::ImportSource;
 pub(crate) use self::layout::LayoutCommand;
+pub(crate) use self::move_cursors::MoveCommand;
 
 /// Invalid lines, or readers that cannot be read, that are named.
 const PROBLEMS_MAX_NAMED: u64 = 10;
 
 /// A command for operators.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum AdminCommand {
     /// Change the layout.
     Layout(LayoutCommand),
@@ -36,6 +38,8 @@ pub enum AdminCommand {
     Erase(UserId, EraseScope),
     /// Write all cursors to a file; `None` is standard output.
     Export(Option<PathBuf>),
+    /// Move all cursors to another Redis.
+    Move(MoveCommand),
     /// Put the cursors of a file, except for this many lines at its beginning.
     Import {
         /// The file.
@@ -59,6 +63,7 @@ pub(crate) async fn run(
         AdminCommand::Layout(command) => layout::run(mode, command).await?,
         AdminCommand::Set(record, rule) => cursors::set(mode, record, rule).await?,
         AdminCommand::Erase(user, scope) => erase::run(mode, user, &scope).await?,
+        AdminCommand::Move(command) => move_cursors::run(mode, command).await?,
         AdminCommand::Cursors(user) => return cursors::run(mode, user).await,
         AdminCommand::Export(file) => return export::run(mode, file).await,
         AdminCommand::Import { source, skip_lines } => {

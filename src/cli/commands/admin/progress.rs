@@ -43,6 +43,11 @@ impl Progress {
         }
     }
 
+    /// Returns whether it is not shown, since standard error is not a terminal.
+    pub(super) fn is_hidden(&self) -> bool {
+        self.0.is_hidden()
+    }
+
     /// Says something above the bar.
     pub(super) fn say(&self, line: &str) {
         self.0.suspend(|| say(line));

@@ -10,7 +10,7 @@ use crate::domain::{
     Conversation, CursorRecord, ListPosition, PAGE_MAX_CURSORS, RateLimit, ReadCursor, ReadOutcome,
     UserId,
 };
-use crate::store::redis::connection::layout::{self, Layout, placement};
+use crate::store::redis::connection::layout::{self, Layout, placement, placement_before_move};
 use crate::store::redis::connection::mode::RedisMode;
 use crate::store::redis::errors::is_layout_change;
 use crate::store::redis::keys::{Keys, Partition};
@@ -23,7 +23,7 @@ use crate::store::{StoreError, StoreErrorKind};
 const LAYOUT_ATTEMPTS: usize = 5;
 
 /// Readers whose pages are read in one pipeline: at most a few MB.
-const READERS_AT_ONCE: usize = 32;
+pub(super) const READERS_AT_ONCE: usize = 32;
 
 /// Reads and changes cursors in one Redis.
 #[derive(Clone)]
@@ -32,6 +32,10 @@ pub struct CursorAdmin {
     pub(super) shared: Arc<Shared>,
     /// What the layout named when it was read last.
     pub(super) placement: Arc<Placement>,
+    /// The layout's version at that time.
+    pub(super) version: &'static str,
+    /// Whether it also works on a Redis whose cursors were moved to another one.
+    accepts_moved: bool,
 }
 
 /// What all calls share.
@@ -70,6 +74,17 @@ impl CursorAdmin {
         Ok(admin)
     }
 
+    /// The same, also if the cursors were moved to another Redis.
+    pub(super) async fn connect_to_move(
+        mode: &RedisMode,
+        stream: &str,
+    ) -> Result<Self, AdminError> {
+        let mut admin = Self::connect_only(mode, stream).await?;
+        admin.accepts_moved = true;
+        admin.read_layout().await?;
+        Ok(admin)
+    }
+
     /// Connects, and writes the layout if it is absent. Returns also whether it was.
     ///
     /// # Errors
@@ -79,7 +94,9 @@ impl CursorAdmin {
         let mut admin = Self::connect_only(mode, "").await?;
         let read = layout::check(admin.connection.redis(), &admin.shared.keys, None).await;
         let Layout { was_absent, placement } = read?;
-        admin.placement = Arc::new(placement.map_err(AdminError::Layout)?);
+        let placement = placement.map_err(AdminError::Layout)?;
+        admin.version = placement.version();
+        admin.placement = Arc::new(placement);
         Ok((admin, was_absent))
     }
 
@@ -95,15 +112,27 @@ impl CursorAdmin {
             erase_reader: Script::erase_reader(),
             erase_recipient: Script::erase_recipient(),
         };
-        Ok(Self { connection, shared: Arc::new(shared), placement: Arc::new(Placement::Plain) })
+        Ok(Self {
+            connection,
+            shared: Arc::new(shared),
+            placement: Arc::new(Placement::Plain),
+            version: Placement::Plain.version(),
+            accepts_moved: false,
+        })
     }
 
     /// Reads the layout again. One that is absent is not written: whatever was there is gone.
-    async fn read_layout(&mut self) -> Result<(), AdminError> {
+    pub(super) async fn read_layout(&mut self) -> Result<(), AdminError> {
         let fields = self.connection.layout_fields(&self.shared.keys).await?;
-        self.placement = Arc::new(
-            placement(fields, self.shared.keys.partition().count()).map_err(AdminError::Layout)?,
-        );
+        let count = self.shared.keys.partition().count();
+        let read = if self.accepts_moved {
+            placement_before_move(fields, count)
+        } else {
+            placement(fields, count).map(|placement| (placement.clone(), placement.version()))
+        };
+        let (placement, version) = read.map_err(AdminError::Layout)?;
+        self.placement = Arc::new(placement);
+        self.version = version;
         Ok(())
     }
 
@@ -176,6 +205,7 @@ impl CursorAdmin {
             .iter()
             .map(|(caller, position)| PageCall {
                 caller: *caller,
+                version: self.version,
                 position: in_order_of(&self.placement, *position),
                 limit: PAGE_MAX_CURSORS,
                 is_free: true,
@@ -203,7 +233,7 @@ impl CursorAdmin {
     ) -> Result<Value, AdminError> {
         let mut attempts = 0..LAYOUT_ATTEMPTS;
         loop {
-            let version = self.placement.version();
+            let version = self.version;
             let reply = self.connection.run(script, |call| fill(call, version)).await;
             if !is_layout_change(&reply) || attempts.next().is_none() {
                 return Ok(reply?);

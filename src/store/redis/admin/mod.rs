@@ -14,13 +14,16 @@ mod cursors;
 mod erase;
 mod events;
 mod layout_change;
+mod migration;
 mod put;
+mod store;
 
 pub use self::connection::Readers;
 pub use self::cursors::{CursorAdmin, ReaderProblem};
 pub use self::erase::{CursorErasure, Erasure, KeyProgress, RecipientErasure};
 pub use self::events::EventErasure;
 pub use self::layout_change::{LayoutAdmin, Progress};
+pub use self::migration::{Migration, MoveGoal, MoveProgress, MoveReport, MoveSummary};
 pub use self::put::{PutError, PutOutcome, PutReply, PutRule};
 
 /// Why a command was not done, or not completed.
@@ -30,6 +33,30 @@ pub enum AdminError {
     Layout(LayoutMismatch),
     /// Redis could not be reached, or refused.
     Failed(String),
+    /// The same of the Redis that cursors are moved to.
+    Destination(Box<AdminError>),
+}
+
+impl AdminError {
+    /// Returns whether a layout is not one that the command works on.
+    pub fn is_layout(&self) -> bool {
+        match self {
+            Self::Layout(_) => true,
+            Self::Failed(_) => false,
+            Self::Destination(error) => error.is_layout(),
+        }
+    }
+
+    fn at_destination(self) -> Self {
+        match self {
+            Self::Destination(_) => self,
+            error => Self::Destination(Box::new(error)),
+        }
+    }
+
+    fn of_destination(error: impl Into<Self>) -> Self {
+        error.into().at_destination()
+    }
 }
 
 impl fmt::Display for AdminError {
@@ -44,8 +71,25 @@ impl fmt::Display for AdminError {
             }
             Self::Layout(mismatch) => mismatch.write_for("this command", f),
             Self::Failed(problem) => f.write_str(problem),
+            Self::Destination(error) => {
+                write!(f, "the destination: {}", name_destination_flags(&error.to_string()))
+            }
         }
     }
+}
+
+/// Replaces the names of flags in a text by those of the Redis that cursors are moved to.
+pub fn name_destination_flags(text: &str) -> String {
+    let names = [
+        ("--redis-url", "--to"),
+        ("--redis-mode", "--to-mode"),
+        ("--partitions", "--to-partitions"),
+        ("--redis-sentinel-master", "--to-sentinel-master"),
+        ("--redis-", "--to-redis-"),
+    ];
+    names.iter().fold(text.to_owned(), |text, (of_serve, of_destination)| {
+        text.replace(of_serve, of_destination)
+    })
 }
 
 impl From<RedisError> for AdminError {

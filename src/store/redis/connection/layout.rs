@@ -16,6 +16,10 @@ use crate::store::redis::placement::{Placement, PlacementKey};
 /// The version while `markread admin downgrade-layout` is under way. No server accepts it.
 pub(crate) const DOWNGRADING: &str = "2-to-1";
 
+/// The versions after `markread admin move` has moved the cursors to another Redis, by those before it. No
+/// server accepts them.
+pub(crate) const MOVED: [(&str, &str); 2] = [("1", "1-moved"), ("2", "2-moved")];
+
 /// Redis has cursors in a layout in which this server would not find them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LayoutMismatch {
@@ -28,6 +32,8 @@ pub enum LayoutMismatch {
         /// The number that was expected.
         expected: u16,
     },
+    /// The cursors were moved to another Redis.
+    Moved,
     /// Version 2 without a valid key. The key is not shown: it may be a mistyped secret.
     NoKey,
 }
@@ -47,6 +53,11 @@ impl LayoutMismatch {
                 }
                 Ok(())
             }
+            Self::Moved => write!(
+                f,
+                "the cursors of this Redis were moved to another one by markread admin move --finish: \
+                 {subject} must use that one"
+            ),
             Self::NoKey => f.write_str(
                 "Redis has layout version \"2\" without a valid placement key: restore the field key \
                  of the layout from a backup",
@@ -120,6 +131,9 @@ pub(crate) fn placement(
     (version, partitions, key): Fields,
     expected: u16,
 ) -> Result<Placement, LayoutMismatch> {
+    if version.as_deref().is_some_and(|version| MOVED.iter().any(|(_, moved)| *moved == version)) {
+        return Err(LayoutMismatch::Moved);
+    }
     let is_whole = partitions.as_deref() == Some(&*expected.to_string());
     match version.as_deref() {
         Some("1") if is_whole => Ok(Placement::Plain),
@@ -132,6 +146,23 @@ pub(crate) fn placement(
             partitions: partitions.unwrap_or_default(),
             expected,
         }),
+    }
+}
+
+/// Returns the placement that a layout names, and its version, also if the cursors were moved to another
+/// Redis.
+pub(crate) fn placement_before_move(
+    (version, partitions, key): Fields,
+    expected: u16,
+) -> Result<(Placement, &'static str), LayoutMismatch> {
+    let moved = MOVED.iter().find(|(_, moved)| version.as_deref() == Some(moved));
+    match moved {
+        Some((before, moved)) => {
+            let fields = (Some((*before).to_owned()), partitions, key);
+            placement(fields, expected).map(|placement| (placement, *moved))
+        }
+        None => placement((version, partitions, key), expected)
+            .map(|placement| (placement.clone(), placement.version())),
     }
 }
 

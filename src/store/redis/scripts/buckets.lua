@@ -10,6 +10,8 @@
 --   '1'         plain     none
 --   '2'         keyed     plain
 --   '2-to-1'    plain     keyed: `markread admin downgrade-layout` is under way
+--   '1-moved'   plain     none: `markread admin move` has moved the cursors to another Redis
+--   '2-moved'   keyed     plain: the same
 --
 -- Every script has the layout in KEYS[1], and in ARGV[1] the version that its server has read.
 
@@ -55,7 +57,7 @@ local function buckets()
   local keyed =
     {field = 'keyed_buckets', left = 'keyed_buckets_left', key = '%s:k%d', hash_of = keyed_hash}
   local current, old = plain, nil
-  if ARGV[1] == '2' then current, old = keyed, plain end
+  if ARGV[1] == '2' or ARGV[1] == '2-moved' then current, old = keyed, plain end
   if ARGV[1] == '2-to-1' then old = keyed end
 
   local level_of, m

@@ -24,6 +24,9 @@ if KEYS[2] and #missing == 0 then
   local LAST = '18446744073709551615-18446744073709551615'
   local last = redis.pcall('XREVRANGE', KEYS[2], '+', LAST, 'COUNT', 1)
   if last.err and string.find(last.err, 'WRONGTYPE', 1, true) then
+    -- Where the cursors were moved from, the stream was closed on purpose: the layout says why.
+    local version = redis.pcall('HGET', KEYS[1], 'version')
+    if type(version) == 'string' and string.find(version, '-moved$') then return missing end
     return {err = 'WRONGTYPE the key of --stream is not a stream'}
   elseif #last > 0 then
     return {err = 'ERR the stream has the last possible ID: no event can be added'}

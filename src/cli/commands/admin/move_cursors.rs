@@ -1,0 +1,161 @@
+//! `markread admin move`: all cursors to another Redis, while this one is served.
+
+use std::time::{Duration, Instant};
+
+use super::interrupt::Interrupt;
+use super::progress::{Progress, SCAN_LENGTH, scan_position};
+use super::{counted, say};
+use crate::store::redis::{
+    AdminError, Migration, MoveGoal, MoveProgress, MoveReport, MoveSummary, RedisMode,
+};
+
+/// Time between two lines of progress where there is no terminal.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
+
+/// A move of cursors.
+#[derive(Clone, Debug)]
+pub enum MoveCommand {
+    /// Move them.
+    Run {
+        /// The stream of events.
+        stream: String,
+        /// The Redis that they are moved to.
+        to: Box<RedisMode>,
+        /// How far.
+        goal: MoveGoal,
+    },
+    /// Let servers use the old Redis again.
+    Undo {
+        /// The stream of events.
+        stream: String,
+    },
+}
+
+/// Moves the cursors, and returns what was done.
+pub(super) async fn run(from: &RedisMode, command: MoveCommand) -> Result<String, AdminError> {
+    let (stream, to, goal) = match command {
+        MoveCommand::Run { stream, to, goal } => (stream, to, goal),
+        MoveCommand::Undo { stream } => {
+            let was_moved = Migration::undo(from, &stream).await?;
+            return Ok(
+                if was_moved { "servers may use this Redis again" } else { NOT_MOVED }.to_owned()
+            );
+        }
+    };
+    let mut interrupt = Interrupt::new()?;
+    let mut bar = MoveBar::new();
+    let ended = tokio::select! {
+        biased;
+        () = interrupt.wait() => None,
+        ended = move_all(from, &stream, &to, goal, &mut bar) => Some(ended),
+    };
+    let MoveBar { progress, is_copied, .. } = bar;
+    drop(progress);
+    match ended {
+        Some(ended) => ended,
+        None if is_copied && goal == MoveGoal::Follow => Ok(
+            "stopped: all cursors were copied; what advances from now on is copied by the next move"
+                .to_owned(),
+        ),
+        None => Err(AdminError::Failed("interrupted: run the command again to go on".to_owned())),
+    }
+}
+
+const NOT_MOVED: &str = "the cursors of this Redis were not moved: nothing was changed";
+
+async fn move_all(
+    from: &RedisMode,
+    stream: &str,
+    to: &RedisMode,
+    goal: MoveGoal,
+    bar: &mut MoveBar,
+) -> Result<String, AdminError> {
+    let mut migration =
+        Migration::connect(from, stream, to, goal, &mut |report| bar.show(report)).await?;
+    if goal == MoveGoal::Finish {
+        let finished = migration.finish(&mut |report| bar.show(report)).await?;
+        return Ok(describe(finished));
+    }
+    let copied = migration.copy(&mut |report| bar.show(report)).await?;
+    if copied.failed > 0 {
+        let problems = counted(copied.failed, "problem");
+        return Err(AdminError::Failed(format!("not everything is copied: {problems}")));
+    }
+    bar.is_copied = true;
+    let line = format!("{}: all are copied", bar.describe(copied));
+    if goal == MoveGoal::Copy {
+        return Ok(format!(
+            "{line}. What advances from now on is copied by the next move: the last one needs --finish"
+        ));
+    }
+    bar.progress.say(&line);
+    migration.follow_on(&mut |report| bar.show(report)).await?;
+    Ok(line)
+}
+
+/// The progress of a move.
+struct MoveBar {
+    progress: Progress,
+    began: Instant,
+    said: Instant,
+    is_copied: bool,
+}
+
+impl MoveBar {
+    fn new() -> Self {
+        let (began, said) = (Instant::now(), Instant::now());
+        Self { progress: Progress::new(Some(SCAN_LENGTH)), began, said, is_copied: false }
+    }
+
+    fn show(&mut self, report: MoveReport<'_>) {
+        match report {
+            MoveReport::Line(line) => self.progress.say(&line),
+            MoveReport::Progress { progress, scans } => {
+                let positions = scans.iter().map(|scan| match scan {
+                    // One that has not begun is not at the end.
+                    Some(0) => 0,
+                    Some(position) => scan_position(*position),
+                    None => SCAN_LENGTH,
+                });
+                let nodes = u64::try_from(scans.len()).unwrap_or(1).max(1);
+                let position = positions.sum::<u64>() / nodes;
+                self.progress.set(position, || self.describe(progress));
+                if self.progress.is_hidden() && self.said.elapsed() >= PROGRESS_INTERVAL {
+                    self.said = Instant::now();
+                    let percent = 100 * position / SCAN_LENGTH;
+                    say(&format!("{percent} %: {}", self.describe(progress)));
+                }
+            }
+        }
+    }
+
+    fn describe(&self, progress: MoveProgress) -> String {
+        let MoveProgress { cursors, readers, entries, .. } = progress;
+        let elapsed_ms = self.began.elapsed().as_millis().max(1);
+        let rate = u128::from(cursors) * 1000 / elapsed_ms;
+        format!(
+            "{} of {} ({rate} a second), {}",
+            counted(cursors, "cursor"),
+            counted(readers, "reader"),
+            counted(entries, "event")
+        )
+    }
+}
+
+fn describe(summary: MoveSummary) -> String {
+    let MoveSummary { cursors, readers, at_destination, repaired, without_service } = summary;
+    let mut line = format!(
+        "moved: {} of {}; at the destination {} of {}, none behind",
+        counted(cursors, "cursor"),
+        counted(readers, "reader"),
+        counted(at_destination.0, "cursor"),
+        counted(at_destination.1, "reader"),
+    );
+    if repaired > 0 {
+        line += &format!("; {} first put by the verification", counted(repaired, "cursor"));
+    }
+    if let Some(without_service) = without_service {
+        line += &format!("; {:.1} s without service", without_service.as_secs_f64());
+    }
+    line
+}

@@ -1,0 +1,163 @@
+//! The end of a move: the old servers are shut out, the rest is copied, and everything is verified.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::state::Scan;
+use super::{Migration, MoveProgress, MoveReport, Report};
+use crate::store::redis::admin::AdminError;
+use crate::store::redis::admin::cursors::READERS_AT_ONCE;
+use crate::store::redis::admin::store::StoreAdmin;
+use crate::store::redis::connection::mode::RedisMode;
+
+/// Time without an event, after which the servers have noticed that the cursors are moved: they look once a
+/// second, for at most a second.
+const QUIET: Duration = Duration::from_secs(2);
+
+/// Longest wait for that.
+const QUIET_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// Time between two looks at the streams meanwhile.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// The result of a move.
+#[derive(Clone, Copy, Debug)]
+pub struct MoveSummary {
+    /// Cursors of the source.
+    pub cursors: u64,
+    /// Their readers.
+    pub readers: u64,
+    /// Cursors of the destination, and their readers, when it was verified.
+    pub at_destination: (u64, u64),
+    /// Cursors that were missing at the destination, or behind, and have been put there.
+    pub repaired: u64,
+    /// From when the servers of the source were told that the cursors are moved until all were copied.
+    pub without_service: Option<Duration>,
+}
+
+impl Migration {
+    /// Shuts the servers of the source out, copies the rest, and verifies everything. A move that was
+    /// interrupted meanwhile is finished the same way.
+    ///
+    /// # Errors
+    ///
+    /// [`AdminError`]; the same move, finished again, goes on.
+    pub async fn finish(&mut self, report: Report<'_>) -> Result<MoveSummary, AdminError> {
+        let was_moved = self.is_moved();
+        if !was_moved {
+            self.copy(report).await?;
+            if self.progress.failed > 0 {
+                let problem = "the move is not finished, since cursors cannot be copied: correct them, \
+                               or remove them, and run the command again";
+                return Err(AdminError::Failed(problem.to_owned()));
+            }
+        }
+        let began = Instant::now();
+        if !was_moved {
+            self.shut_servers_out().await?;
+            self.wait_until_quiet(report).await?;
+            self.close_streams().await?;
+        }
+        self.copy(report).await?;
+        let without_service = began.elapsed();
+        if self.progress.failed == 0 {
+            report(MoveReport::Line(format!(
+                "everything is copied, after {:.1} s without service: servers may be started at the \
+                 destination, while all cursors are verified",
+                without_service.as_secs_f64()
+            )));
+        }
+        self.save_now().await?;
+        let mut summary = self.verify(report).await?;
+        summary.without_service = (!was_moved).then_some(without_service);
+        Ok(summary)
+    }
+
+    /// Gives a store back to its servers after a move. Returns whether it was moved.
+    ///
+    /// # Errors
+    ///
+    /// [`AdminError`].
+    pub async fn undo(from: &RedisMode, stream: &str) -> Result<bool, AdminError> {
+        let mut source = StoreAdmin::connect_to_move(from, stream).await?;
+        let mut was_moved = false;
+        for partition in &mut source.partitions {
+            was_moved |= partition.reopen().await?;
+        }
+        Ok(was_moved)
+    }
+
+    /// Writes into the layout of the source that its cursors are moved.
+    pub(super) async fn shut_servers_out(&mut self) -> Result<(), AdminError> {
+        for partition in &mut self.source.partitions {
+            partition.write_moved().await?;
+        }
+        Ok(())
+    }
+
+    /// Closes the streams of the source, and follows what is in them.
+    pub(super) async fn close_streams(&mut self) -> Result<(), AdminError> {
+        for partition in &mut self.source.partitions {
+            partition.close_stream().await?;
+        }
+        self.keys = self.keys.iter().map(|keys| keys.with_moved_events()).collect();
+        Ok(())
+    }
+
+    /// Follows the streams until the servers have stopped to mark, so that they answer UNAVAILABLE when the
+    /// streams are closed. If they do not, those marks will fail.
+    async fn wait_until_quiet(&mut self, report: Report<'_>) -> Result<(), AdminError> {
+        let began = Instant::now();
+        let mut last_event = began;
+        while last_event.elapsed() < QUIET {
+            if began.elapsed() >= QUIET_WAIT_MAX {
+                report(MoveReport::Line(
+                    "servers of the source still mark: from now on their marks fail".to_owned(),
+                ));
+                return Ok(());
+            }
+            let entries = self.progress.entries;
+            self.copy(report).await?;
+            if self.progress.entries != entries {
+                last_event = Instant::now();
+            }
+            sleep(LOOK_INTERVAL).await;
+        }
+        Ok(())
+    }
+
+    /// Puts all cursors of the source once more, and counts those of both stores.
+    async fn verify(&mut self, report: Report<'_>) -> Result<MoveSummary, AdminError> {
+        self.progress = MoveProgress { failed: self.progress.failed, ..MoveProgress::default() };
+        let (mut repaired, mut node) = (0, 0);
+        self.scans.fill(Scan::At(0));
+        while let Some(scanned) = self.source.nodes.get_mut(node) {
+            let from = match self.scans.get(node) {
+                Some(Scan::At(from)) => *from,
+                _ => 0,
+            };
+            let found = scanned.readers(from).await?;
+            for (partition, readers) in found.readers {
+                for readers in readers.chunks(READERS_AT_ONCE) {
+                    self.copy_readers(partition, readers, report).await?;
+                    self.report(report);
+                }
+            }
+            repaired += self.flush(report).await?.advanced;
+            if let Some(scan) = self.scans.get_mut(node) {
+                *scan = if found.next == 0 { Scan::Done } else { Scan::At(found.next) };
+            }
+            node += usize::from(found.next == 0);
+        }
+        let at_destination = self.to.count().await.map_err(AdminError::at_destination)?;
+        let MoveProgress { cursors, readers, failed, .. } = self.progress;
+        if failed > 0 {
+            return Err(AdminError::Failed(format!(
+                "{failed} of the cursors and readers of the source are not at the destination: correct \
+                 them, and run the command again"
+            )));
+        }
+        Ok(MoveSummary { cursors, readers, at_destination, repaired, without_service: None })
+    }
+}

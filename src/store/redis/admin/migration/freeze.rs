@@ -1,0 +1,143 @@
+//! Ends the service of a store whose cursors are moved, in two steps: its layout gets a version that no
+//! server accepts, and then its stream is put out of the servers' way.
+//!
+//! A server notices the layout at its next probe, and marks until then; one that is stopped marks when it
+//! goes on. An event comes before its cursor in each of their scripts, so once the stream cannot be written,
+//! no cursor advances. What was marked before that is in the stream.
+
+use redis::{RedisResult, cmd};
+
+use crate::store::redis::admin::AdminError;
+use crate::store::redis::admin::cursors::CursorAdmin;
+use crate::store::redis::connection::layout::MOVED;
+use crate::store::redis::keys::Keys;
+
+/// Sets another version in place of one. A full Redis refuses a script's first write if it needs memory, so
+/// that is one that does not.
+const SET_VERSION: &str = "
+    local version = redis.call('HGET', KEYS[1], 'version')
+    if version == ARGV[2] then return 1 end
+    if version ~= ARGV[1] then return 0 end
+    redis.call('HDEL', KEYS[1], 'x')
+    redis.call('HSET', KEYS[1], 'version', ARGV[2])
+    return 1";
+
+/// Renames the stream, if it is there, and puts a string in its place.
+const CLOSE_STREAM: &str = "
+    local function type_of(key) return redis.call('TYPE', key).ok end
+    local version = redis.call('HGET', KEYS[1], 'version')
+    if not version or not string.find(version, '-moved$') then
+        return {err = 'LAYOUT the version has changed'}
+    end
+    if type_of(KEYS[2]) == 'stream' then
+        if type_of(KEYS[3]) ~= 'none' then return {err = 'ERR there are two streams of moved events'} end
+        redis.call('RENAME', KEYS[2], KEYS[3])
+    end
+    redis.call('HDEL', KEYS[1], 'x')
+    redis.call('SET', KEYS[2], 'moved')
+    return redis.status_reply('OK')";
+
+/// Returns the commands of both that the user may not run.
+const MAY_CLOSE: &str = "
+    local missing = {}
+    for _, words in ipairs({
+        {'HSET', KEYS[1], 'version', 'x'}, {'HDEL', KEYS[1], 'x'}, {'TYPE', KEYS[2]},
+        {'RENAME', KEYS[2], KEYS[3]}, {'SET', KEYS[2], 'x'},
+    }) do
+        local exists, may = pcall(redis.acl_check_cmd, unpack(words))
+        if not (exists and may) then missing[#missing + 1] = words[1] end
+    end
+    return missing";
+
+/// Undoes both.
+const REOPEN: &str = "
+    local function type_of(key) return redis.call('TYPE', key).ok end
+    if redis.call('HGET', KEYS[1], 'version') ~= ARGV[2] then return 0 end
+    if type_of(KEYS[3]) == 'stream' then
+        redis.call('RENAME', KEYS[3], KEYS[2])
+    elseif type_of(KEYS[2]) == 'string' then
+        redis.call('UNLINK', KEYS[2])
+    end
+    redis.call('HSET', KEYS[1], 'version', ARGV[1])
+    return 1";
+
+/// Returns the ID of a store, and gives it one if it has none.
+const IDENTIFY: &str = "
+    local id = redis.call('HGET', KEYS[1], 'id')
+    if id then return id end
+    redis.call('HDEL', KEYS[1], 'x')
+    redis.call('HSET', KEYS[1], 'id', ARGV[1])
+    return ARGV[1]";
+
+impl CursorAdmin {
+    /// Returns whether the cursors were moved, or are being.
+    pub(super) fn is_moved(&self) -> bool {
+        MOVED.iter().any(|(_, moved)| *moved == self.version)
+    }
+
+    /// Returns the ID of the store.
+    pub(super) async fn identify(&mut self) -> RedisResult<String> {
+        let new = format!("{:032x}", rand::random::<u128>());
+        let mut identify = cmd("EVAL");
+        identify.arg(IDENTIFY).arg(1).arg(self.shared.keys.layout()).arg(new);
+        identify.query_async(self.connection.redis()).await
+    }
+
+    /// Checks that servers can be shut out: once that has begun, it has to be completed.
+    pub(super) async fn check_may_close(&mut self) -> Result<(), AdminError> {
+        let keys = &self.shared.keys;
+        let mut check = cmd("EVAL");
+        check.arg(MAY_CLOSE).arg(3);
+        check.arg(keys.layout()).arg(keys.stream()).arg(keys.moved_events());
+        let missing: Vec<String> = check.query_async(self.connection.redis()).await?;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        Err(AdminError::Failed(format!(
+            "nothing was changed: Redis refuses {}, without which servers cannot be shut out",
+            missing.join(", ")
+        )))
+    }
+
+    /// Writes into the layout that the cursors were moved.
+    pub(super) async fn write_moved(&mut self) -> Result<(), AdminError> {
+        let Some((before, moved)) = MOVED.iter().find(|(before, _)| *before == self.version) else {
+            return Ok(());
+        };
+        let mut change = cmd("EVAL");
+        change.arg(SET_VERSION).arg(1).arg(self.shared.keys.layout()).arg(before).arg(moved);
+        if !change.query_async::<bool>(self.connection.redis()).await? {
+            return Err(changed_meanwhile());
+        }
+        self.read_layout().await
+    }
+
+    /// Closes the stream to servers. What is in it stays, by the name that is returned in its keys.
+    pub(super) async fn close_stream(&mut self) -> Result<(), AdminError> {
+        let keys = &self.shared.keys;
+        let mut close = cmd("EVAL");
+        close.arg(CLOSE_STREAM).arg(3);
+        close.arg(keys.layout()).arg(keys.stream()).arg(keys.moved_events());
+        Ok(close.query_async(self.connection.redis()).await?)
+    }
+
+    /// Gives the partition back to servers. Returns whether it was moved.
+    pub(super) async fn reopen(&mut self) -> Result<bool, AdminError> {
+        let Some((before, moved)) = MOVED.iter().find(|(_, moved)| *moved == self.version) else {
+            return Ok(false);
+        };
+        let keys: &Keys = &self.shared.keys;
+        let mut reopen = cmd("EVAL");
+        reopen.arg(REOPEN).arg(3);
+        reopen.arg(keys.layout()).arg(keys.stream()).arg(keys.moved_events());
+        reopen.arg(before).arg(moved);
+        if !reopen.query_async::<bool>(self.connection.redis()).await? {
+            return Err(changed_meanwhile());
+        }
+        Ok(true)
+    }
+}
+
+fn changed_meanwhile() -> AdminError {
+    AdminError::Failed("the layout was changed meanwhile: run the command again".to_owned())
+}

@@ -1,0 +1,93 @@
+//! A move under load that is killed twice.
+
+use std::sync::Mutex;
+
+use super::*;
+
+/// Conversations of each reader that was imported.
+const OF_A_READER: u64 = 50;
+
+/// Tasks that mark.
+const TASKS: u64 = 4;
+
+/// The greatest message of each conversation that was acknowledged.
+type Acknowledged = Arc<Mutex<BTreeMap<(u64, u64), u64>>>;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_move_under_load_that_is_killed_twice_loses_nothing() {
+    move_under_load(20_000).await;
+}
+
+/// The same with a million cursors: `cargo test --release -- --ignored a_move_of_a_million`.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes"]
+async fn a_move_of_a_million_cursors_that_is_killed_twice_loses_nothing() {
+    move_under_load(1_000_000).await;
+}
+
+async fn move_under_load(cursors: u64) {
+    let (from, to) = (redis_of(2).await, redis_of(2).await);
+    let readers = cursors / OF_A_READER;
+    let lines: String = (1..=readers)
+        .flat_map(|reader| (1..=OF_A_READER).map(move |recipient| line(reader, recipient, 1, 1)))
+        .collect();
+    import(&from, &lines).await.done();
+    let server = Server::on_with(&from, &["--rate-limit", "1000000"]).await;
+    let acknowledged = Acknowledged::default();
+    let mut tasks = JoinSet::new();
+    for task in 0..TASKS {
+        tasks.spawn(mark_on(server.caller(1 + task), task, Arc::clone(&acknowledged)));
+    }
+    let has = |part: u64| {
+        let to = &to;
+        move || async move { (to.run::<u64>("DBSIZE").await > part * readers / 4).then_some(()) }
+    };
+    // Killed while it copies, and once more while it is near the end.
+    for part in [1, 3] {
+        let mut command = admin_command(&from.url(), &["move", "--to", &to.url()]);
+        let mut killed = command.stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+        eventually("a part is copied", ENDS, has(part)).await;
+        killed.kill().await.unwrap();
+    }
+    let began = Instant::now();
+    let moved = move_cursors(&from, &to, FINISH).await;
+    assert!(moved.stderr.contains("going on where the move was interrupted"), "{moved:?}");
+    let moved = moved.done();
+    println!("{:?}: {moved}", began.elapsed());
+    while let Some(task) = tasks.join_next().await {
+        task.unwrap();
+    }
+    // Cursors that were imported, and those of the load that were not.
+    let acknowledged = acknowledged.lock().unwrap().clone();
+    println!("{} conversations acknowledged", acknowledged.len());
+    let new = acknowledged.keys().filter(|(_, recipient)| *recipient > OF_A_READER).count();
+    let total = cursors + u64::try_from(new).unwrap();
+    let counts = format!("{total} cursors of {readers} readers");
+    let expected = format!("moved: {counts}; at the destination {counts}, none behind; ");
+    assert!(moved.starts_with(&expected), "{moved}");
+    assert!(!moved.contains("first put"), "the verification found nothing: {moved}");
+    for ((reader, recipient), message) in acknowledged {
+        let there = to.cursors(reader).await;
+        assert!(there[&recipient] >= message, "{reader} {recipient}");
+    }
+    for reader in [1, TASKS, TASKS + 1, readers] {
+        assert_eq!(to.cursors(reader).await, from.cursors(reader).await);
+    }
+}
+
+/// Marks conversations that were imported and new ones, further each time, until the servers are refused.
+async fn mark_on(caller: markread_harness::caller::Caller, task: u64, acknowledged: Acknowledged) {
+    for message in 2.. {
+        let recipient = 1 + (message * 7) % (2 * OF_A_READER);
+        match caller.mark(recipient, message).await {
+            Ok(_) => {
+                let conversation = (1 + task, recipient);
+                acknowledged.lock().unwrap().insert(conversation, message);
+            }
+            Err(refused) if refused.code == Code::Unavailable => return,
+            Err(refused) => panic!("{refused:?}"),
+        }
+        // A few hundred a second.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

@@ -1,0 +1,97 @@
+//! Destinations and sources that a move refuses, before anything is moved.
+
+use markread_harness::Proxy;
+
+use super::*;
+
+/// Each with what is said of it, and the status.
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_destinations_are_named_and_the_source_stays_in_service() {
+    let (from, _subject) = filled(2).await;
+    let server = Server::on(&from).await;
+    let before = exported(&from).await;
+    let right = Redis::start().await;
+    let master = right.port.to_string();
+    let replica = Redis::with(&["--replicaof", "127.0.0.1", &master]).await;
+    let (newer, other, foreign) =
+        (Redis::start().await, Redis::start().await, Redis::start().await);
+    newer.run::<()>("HSET markread:layout version 3 partitions 1").await;
+    other.run::<()>("HSET markread:layout version 2 partitions 64").await;
+    import(&foreign, &line(1, 2, 3, 4)).await.done();
+    let cluster =
+        Redis::with(&["--cluster-enabled", "yes", "--cluster-port", &free_port().to_string()])
+            .await;
+    let mut away = Redis::start().await;
+    away.kill().await;
+    for (to, status, said) in [
+        (&*from, 1, "--to is the Redis of --redis-url: it must be another one"),
+        (&replica, 1, "READONLY"),
+        (&newer, 2, "layout version \"3\""),
+        (&other, 2, "\"64\" partitions"),
+        (&foreign, 1, "the destination has cursors that are not of a move from this Redis"),
+        (&cluster, 1, "cluster mode"),
+        (&away, 1, "the destination: "),
+    ] {
+        for flags in [&[][..], FINISH] {
+            let refused = move_cursors(&from, to, flags).await;
+            assert_eq!(refused.status, Some(status), "{said}: {refused:?}");
+            let line = refused.stderr.lines().last().unwrap();
+            assert!(line.starts_with("markread: ") && line.contains(said), "{line}");
+            assert_eq!(refused.stderr.lines().count(), 1, "{refused:?}");
+        }
+    }
+    assert_eq!(exported(&from).await, before);
+    assert!(server.caller(1).mark(1, MESSAGE + 1).await.unwrap().advanced);
+    assert_eq!(foreign.cursors(1).await, HashMap::from([(2, 3)]));
+    move_cursors(&from, &right, FINISH).await.done();
+    // Its replica has the cursors now, and is no destination for that.
+    let refused = move_cursors(&from, &replica, FINISH).await;
+    assert!(refused.stderr.contains("READONLY"), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_sources_are_named() {
+    let (from, _subject) = filled(2).await;
+    let (empty, to) = (Redis::start().await, Redis::start().await);
+    let replica = Redis::with(&["--replicaof", "127.0.0.1", &from.port.to_string()]).await;
+    eventually("the replica has the layout", ENDS, async || {
+        let there: u64 = replica.run("EXISTS markread:layout").await;
+        (there == 1).then_some(())
+    })
+    .await;
+    for (from, status, said) in [
+        (&empty, 2, "this Redis has no layout of markread"),
+        (&replica, 1, "this Redis is a replica: the URL must be that of the master"),
+    ] {
+        let refused = move_cursors(from, &to, FINISH).await;
+        assert_eq!(refused.status, Some(status), "{refused:?}");
+        assert!(refused.stderr.contains(said), "{refused:?}");
+    }
+    from.run::<()>("HSET markread:layout version 2-to-1").await;
+    let refused = move_cursors(&from, &to, FINISH).await;
+    assert!(refused.stderr.contains("run markread admin downgrade-layout again"), "{refused:?}");
+    from.run::<()>("HSET markread:layout version 2").await;
+    move_cursors(&from, &to, FINISH).await.done();
+}
+
+/// The destination goes away while it is copied to, and comes back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_destination_ends_the_command_which_then_goes_on() {
+    let (from, _subject) = filled(2).await;
+    let to = redis_of(2).await;
+    let proxy = Proxy::to(&to).await;
+    let through = proxy.url();
+    let mut following = {
+        let words = ["move", "--to", &through, "--follow"];
+        let mut command = admin_command(&from.url(), &words);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let mut lines = BufReader::new(following.stderr.take().unwrap()).lines();
+    let first = timeout(ENDS, lines.next_line()).await.unwrap().unwrap().unwrap();
+    assert!(first.contains("all are copied"), "{first}");
+    drop(proxy);
+    let last = timeout(ENDS, lines.next_line()).await.unwrap().unwrap().unwrap();
+    assert!(last.starts_with("markread: the destination: "), "{last}");
+    assert_eq!(following.wait().await.unwrap().code(), Some(1));
+    move_cursors(&from, &to, FINISH).await.done();
+}
