@@ -39,9 +39,10 @@ mod stream;
 mod stream_limit;
 
 pub use self::admin::{
-    AdminError, CursorAdmin, CursorErasure, Erasure, EventErasure, KeyProgress, LayoutAdmin,
-    Migration, MoveGoal, MoveProgress, MoveReport, MoveSummary, Progress, PutError, PutOutcome,
-    PutReply, PutRule, ReaderProblem, Readers, RecipientErasure, name_destination_flags,
+    AdminError, CursorAdmin, CursorErasure, Erasure, EventErasure, FoundReaders, KeyProgress,
+    LayoutAdmin, Migration, MoveGoal, MoveProgress, MoveReport, MoveSummary, Progress, PutError,
+    PutOutcome, PutReply, PutRule, ReaderProblem, RecipientErasure, StoreAdmin, StoreScan,
+    name_destination_flags,
 };
 pub use self::connection::address::{RedisAddress, RedisFiles, RedisFlags};
 pub use self::connection::layout::LayoutMismatch;

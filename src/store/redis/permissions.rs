@@ -312,6 +312,10 @@ mod tests {
         assert_eq!(rule.len(), ADMIN.len(), "each is in the table");
         let line = format!("\n    user markread-admin on >PASSWORD {keys} {}\n", rule.join(" "));
         assert!(PAGE.contains(&line), "{line}");
+        let (keys, more) = (format!("{keys}:*"), "+cluster|nodes +cluster|slots");
+        let line =
+            format!("\n    user markread-admin on >PASSWORD {keys} {} {more}\n", rule.join(" "));
+        assert!(PAGE.contains(&line), "{line}");
         let alone = PERMISSIONS.iter().filter(|row| row.need == Need::Admin);
         assert!(alone.clone().all(|row| ADMIN.contains(&row.command)));
     }

@@ -17,6 +17,7 @@ use crate::placement::{picked, redis_of};
 use crate::stores::{LIMIT, Subject, mark};
 
 mod access;
+mod cluster;
 mod erase;
 mod export;
 mod import;
@@ -66,8 +67,12 @@ async fn admin(redis: &Redis, words: &[&str]) -> Ended {
     ended(admin_command(&redis.url(), words)).await
 }
 
-async fn ended(mut command: Command) -> Ended {
-    let output = timeout(ENDS, command.output()).await.expect("it ends").unwrap();
+async fn ended(command: Command) -> Ended {
+    ended_within(ENDS, command).await
+}
+
+async fn ended_within(limit: Duration, mut command: Command) -> Ended {
+    let output = timeout(limit, command.output()).await.expect("it ends").unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     Ended { status: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
 }

@@ -104,6 +104,7 @@ async fn every_flag_stands_in_the_page_with_variable_and_default() {
             .map(|(flag, _)| flag.as_str())
             .collect();
         let expected: &[&str] = match &*command {
+            "admin move" => &["--finish", "--follow", "--undo"],
             "admin erase" => &["--as-recipient", "--events", "--user"],
             "admin set" => &["--force", "--last-read-event-id", "--recipient", "--user"],
             _ => &[],
@@ -151,7 +152,9 @@ async fn a_value_out_of_range_is_named_with_the_pages_range() {
         let line = match row.get("flag") {
             Some(flag) => {
                 let flag = format!("{}=nonsense", plain(flag));
-                refused(2, &["serve", &flag], &[]).await
+                let is_of_move = flag.starts_with("--to-");
+                let command: &[&str] = if is_of_move { &["admin", "move"] } else { &["serve"] };
+                refused(2, &[command, &[&flag]].concat(), &[]).await
             }
             None => warned(&variables).await,
         };

@@ -3,14 +3,15 @@
 use super::output::Output;
 use super::say;
 use crate::domain::{Conversation, CursorRecord, UserId};
-use crate::store::redis::{AdminError, CursorAdmin, PutOutcome, PutReply, PutRule, RedisMode};
+use crate::store::redis::{AdminError, PutOutcome, PutReply, PutRule, RedisMode, StoreAdmin};
 
 /// Prints a reader's cursors.
 pub(super) async fn run(mode: &RedisMode, user: UserId) -> Result<(), AdminError> {
-    let mut admin = CursorAdmin::connect(mode, "").await?;
+    let mut admin = StoreAdmin::connect(mode, "").await?;
     let mut output = Output::open(None)?;
     let mut cursors = 0;
     let problems = admin
+        .of(user)?
         .read_all(&[user], async |records: &[CursorRecord]| {
             cursors += records.len();
             output.write(records).await
@@ -32,7 +33,7 @@ pub(super) async fn set(
     record: CursorRecord,
     rule: PutRule,
 ) -> Result<String, AdminError> {
-    let mut admin = CursorAdmin::connect(mode, "").await?;
+    let mut admin = StoreAdmin::connect(mode, "").await?;
     let PutReply { outcomes, unmoved } = admin.put(&[record], rule).await?;
     if let Some(problem) = unmoved {
         say(&format!("the reader's other cursors were not moved: {problem}"));

@@ -1,11 +1,11 @@
 //! `markread admin erase`: what Redis holds of a user.
 
 use super::counted;
-use super::progress::{Progress, SCAN_LENGTH, scan_position};
+use super::progress::{Progress, SCAN_LENGTH, scans_position};
 use crate::domain::UserId;
 use crate::store::redis::{
-    AdminError, CursorAdmin, CursorErasure, Erasure, EventErasure, KeyProgress, RecipientErasure,
-    RedisMode,
+    AdminError, CursorErasure, Erasure, EventErasure, KeyProgress, RecipientErasure, RedisMode,
+    StoreAdmin,
 };
 
 /// The scope of an erasure, beside the user's own cursors, quotas and subscriptions.
@@ -24,7 +24,7 @@ pub(super) async fn run(
     scope: &EraseScope,
 ) -> Result<String, AdminError> {
     let stream = scope.events_in.as_deref().unwrap_or_default();
-    let mut admin = CursorAdmin::connect(mode, stream).await?;
+    let mut admin = StoreAdmin::connect(mode, stream).await?;
     let mut erased = Erasure::default();
     match erase(&mut admin, user, scope, &mut erased).await {
         Ok(()) if erased == Erasure::default() => {
@@ -40,18 +40,19 @@ pub(super) async fn run(
 }
 
 async fn erase(
-    admin: &mut CursorAdmin,
+    admin: &mut StoreAdmin,
     user: UserId,
     scope: &EraseScope,
     erased: &mut Erasure,
 ) -> Result<(), AdminError> {
-    erased.own = admin.erase_cursors(user).await?;
-    erased.quotas = admin.erase_quotas(user).await?;
+    let partition = admin.of(user)?;
+    erased.own = partition.erase_cursors(user).await?;
+    erased.quotas = partition.erase_quotas(user).await?;
     let progress = Progress::new(Some(SCAN_LENGTH));
     let show = |what: &'static str| {
         let progress = &progress;
-        move |KeyProgress { scan, erased }| {
-            progress.set(scan_position(scan), || counted(erased, what));
+        move |KeyProgress { scans, erased }| {
+            progress.set(scans_position(&scans), || counted(erased, what));
         }
     };
     erased.subscriptions = admin.erase_subscriptions(user, show("subscription")).await?;

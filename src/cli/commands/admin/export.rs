@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use super::interrupt::Interrupt;
 use super::output::Output;
-use super::progress::{Progress, SCAN_LENGTH, scan_position};
+use super::progress::{Progress, SCAN_LENGTH, scans_position};
 use super::{PROBLEMS_MAX_NAMED, counted, say};
 use crate::domain::CursorRecord;
-use crate::store::redis::{AdminError, CursorAdmin, ReaderProblem, Readers, RedisMode};
+use crate::store::redis::{AdminError, ReaderProblem, RedisMode, StoreAdmin, StoreScan};
 
 /// Counts of an export.
 #[derive(Clone, Copy, Debug, Default)]
@@ -30,7 +30,7 @@ impl Counts {
 
 /// Writes all cursors.
 pub(super) async fn run(mode: &RedisMode, file: Option<PathBuf>) -> Result<(), AdminError> {
-    let mut admin = CursorAdmin::connect(mode, "").await?;
+    let mut admin = StoreAdmin::connect(mode, "").await?;
     let mut interrupt = Interrupt::new()?;
     let mut output = Output::open(file)?;
     let counts = Cell::new(Counts::default());
@@ -63,36 +63,34 @@ pub(super) async fn run(mode: &RedisMode, file: Option<PathBuf>) -> Result<(), A
 }
 
 async fn export(
-    admin: &mut CursorAdmin,
+    admin: &mut StoreAdmin,
     output: &mut Output,
     counts: &Cell<Counts>,
     progress: &Progress,
 ) -> Result<(), AdminError> {
-    let mut scan = 0;
-    loop {
-        let Readers { readers, next, .. } = admin.readers(scan).await?;
-        let write = async |records: &[CursorRecord]| {
-            output.write(records).await?;
+    let mut scan = StoreScan::default();
+    while let Some(found) = admin.readers(&mut scan).await? {
+        for (partition, readers) in found {
+            let write = async |records: &[CursorRecord]| {
+                output.write(records).await?;
+                let mut done = counts.get();
+                done.cursors += u64::try_from(records.len()).unwrap_or(u64::MAX);
+                counts.set(done);
+                Ok(())
+            };
+            let problems = admin.partition(partition)?.read_all(&readers, write).await?;
             let mut done = counts.get();
-            done.cursors += u64::try_from(records.len()).unwrap_or(u64::MAX);
-            counts.set(done);
-            Ok(())
-        };
-        let problems = admin.read_all(&readers, write).await?;
-        let mut done = counts.get();
-        for ReaderProblem { reader, problem } in &problems {
-            done.problems += 1;
-            if done.problems <= PROBLEMS_MAX_NAMED {
-                progress.say(&format!("the cursors of {reader} cannot be read: {problem}"));
+            for ReaderProblem { reader, problem } in &problems {
+                done.problems += 1;
+                if done.problems <= PROBLEMS_MAX_NAMED {
+                    progress.say(&format!("the cursors of {reader} cannot be read: {problem}"));
+                }
             }
+            let failed = problems.len();
+            done.readers += u64::try_from(readers.len() - failed).unwrap_or(u64::MAX);
+            counts.set(done);
         }
-        let failed = problems.len();
-        done.readers += u64::try_from(readers.len() - failed).unwrap_or(u64::MAX);
-        counts.set(done);
-        scan = next;
-        progress.set(scan_position(scan), || done.describe());
-        if scan == 0 {
-            return Ok(());
-        }
+        progress.set(scans_position(&scan.positions()), || counts.get().describe());
     }
+    Ok(())
 }

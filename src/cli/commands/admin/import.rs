@@ -10,7 +10,7 @@ use super::interrupt::Interrupt;
 use super::lines::{self, Piece, Pieces};
 use super::progress::Progress;
 use super::{PROBLEMS_MAX_NAMED, counted, say};
-use crate::store::redis::{AdminError, CursorAdmin, PutOutcome, PutReply, PutRule, RedisMode};
+use crate::store::redis::{AdminError, PutOutcome, PutReply, PutRule, RedisMode, StoreAdmin};
 
 /// Script calls on the way at the same time: while Redis works on one, the next ones arrive.
 const CALLS_AT_ONCE: usize = 4;
@@ -68,7 +68,7 @@ pub(super) async fn run(
     let opened = lines::read(&source, skip_lines);
     let cannot_read = |error| AdminError::Failed(format!("{source} cannot be read: {error}"));
     let (pieces, length) = opened.map_err(cannot_read)?;
-    let (admin, is_new) = CursorAdmin::connect_or_create(mode).await?;
+    let (admin, is_new) = StoreAdmin::connect_or_create(mode).await?;
     if is_new {
         say("this Redis had no layout of markread: version 2 was written");
     }
@@ -107,7 +107,7 @@ pub(super) async fn run(
 
 /// An import that is under way.
 struct Import {
-    admin: CursorAdmin,
+    admin: StoreAdmin,
     counts: Counts,
     calls: VecDeque<Call>,
     progress: Progress,

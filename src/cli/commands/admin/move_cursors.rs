@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::interrupt::Interrupt;
-use super::progress::{Progress, SCAN_LENGTH, scan_position};
+use super::progress::{Progress, SCAN_LENGTH, scans_position};
 use super::{counted, say};
 use crate::store::redis::{
     AdminError, Migration, MoveGoal, MoveProgress, MoveReport, MoveSummary, RedisMode,
@@ -111,14 +111,7 @@ impl MoveBar {
         match report {
             MoveReport::Line(line) => self.progress.say(&line),
             MoveReport::Progress { progress, scans } => {
-                let positions = scans.iter().map(|scan| match scan {
-                    // One that has not begun is not at the end.
-                    Some(0) => 0,
-                    Some(position) => scan_position(*position),
-                    None => SCAN_LENGTH,
-                });
-                let nodes = u64::try_from(scans.len()).unwrap_or(1).max(1);
-                let position = positions.sum::<u64>() / nodes;
+                let position = scans_position(scans);
                 self.progress.set(position, || self.describe(progress));
                 if self.progress.is_hidden() && self.said.elapsed() >= PROGRESS_INTERVAL {
                     self.said = Instant::now();

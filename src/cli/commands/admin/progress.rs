@@ -64,9 +64,21 @@ impl Drop for Progress {
 /// Length of a bar over a SCAN.
 pub(super) const SCAN_LENGTH: u64 = 1 << 20;
 
+/// Returns the position of the SCANs of all nodes on such a bar, by their cursors; `None`: it is done.
+pub(super) fn scans_position(scans: &[Option<u64>]) -> u64 {
+    let position = |scan: &Option<u64>| match scan {
+        // One that has not begun is not at the end.
+        Some(0) => 0,
+        Some(cursor) => scan_position(*cursor),
+        None => SCAN_LENGTH,
+    };
+    let nodes = u64::try_from(scans.len()).unwrap_or(u64::MAX).max(1);
+    scans.iter().map(position).sum::<u64>() / nodes
+}
+
 /// Returns the position of a SCAN over all keys on such a bar. Redis counts a cursor up from its highest
 /// bit, so that the reversed one is the part of the table that was seen.
-pub(super) fn scan_position(cursor: u64) -> u64 {
+fn scan_position(cursor: u64) -> u64 {
     if cursor == 0 { SCAN_LENGTH } else { cursor.reverse_bits() >> (64 - SCAN_LENGTH.ilog2()) }
 }
 
@@ -81,5 +93,7 @@ mod tests {
         let positions = cursors.map(|cursor: u64| scan_position(cursor << 60 >> 60));
         assert!(positions.is_sorted(), "{positions:?}");
         assert_eq!(positions[15], SCAN_LENGTH);
+        assert_eq!(scans_position(&[None, Some(0)]), SCAN_LENGTH / 2);
+        assert_eq!(scans_position(&[]), 0);
     }
 }

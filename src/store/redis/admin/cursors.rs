@@ -5,19 +5,21 @@ use std::sync::Arc;
 use redis::{Cmd, Value};
 
 use super::AdminError;
-use super::connection::{AdminConnection, Readers};
+use super::connection::{AdminConnection, Tries};
 use crate::domain::{
-    Conversation, CursorRecord, ListPosition, PAGE_MAX_CURSORS, RateLimit, ReadCursor, ReadOutcome,
-    UserId,
+    Conversation, CursorRecord, EntryId, ListPosition, PAGE_MAX_CURSORS, RateLimit, ReadCursor,
+    ReadOutcome, UserId,
 };
-use crate::store::redis::connection::layout::{self, Layout, placement, placement_before_move};
-use crate::store::redis::connection::mode::RedisMode;
+use crate::store::redis::connection::layout::{
+    self, Fields, Layout, placement, placement_before_move,
+};
 use crate::store::redis::errors::is_layout_change;
-use crate::store::redis::keys::{Keys, Partition};
+use crate::store::redis::keys::Keys;
 use crate::store::redis::placement::Placement;
 use crate::store::redis::reads::{PageCall, PageReply, ReadScripts, in_order_of};
 use crate::store::redis::scripts::Script;
-use crate::store::{StoreError, StoreErrorKind};
+use crate::store::redis::stream;
+use crate::store::{Entries, LogBounds, StoreError, StoreErrorKind};
 
 /// How often a call, or the calls of one pipeline, are sent again since the layout has changed.
 const LAYOUT_ATTEMPTS: usize = 5;
@@ -41,10 +43,27 @@ pub struct CursorAdmin {
 /// What all calls share.
 pub(super) struct Shared {
     pub(super) keys: Keys,
+    pub(super) scripts: Arc<Scripts>,
+}
+
+/// The scripts, which all partitions share.
+pub(super) struct Scripts {
     reads: ReadScripts,
     pub(super) put: Script,
     pub(super) erase_reader: Script,
     pub(super) erase_recipient: Script,
+}
+
+impl Scripts {
+    pub(super) fn new() -> Self {
+        Self {
+            // Reads take no quota.
+            reads: ReadScripts::new(RateLimit { calls: 1, window_ms: 1 }),
+            put: Script::put_cursors(),
+            erase_reader: Script::erase_reader(),
+            erase_recipient: Script::erase_recipient(),
+        }
+    }
 }
 
 impl std::fmt::Debug for CursorAdmin {
@@ -63,62 +82,62 @@ pub struct ReaderProblem {
 }
 
 impl CursorAdmin {
-    /// Connects to a Redis that has a layout, and whose stream of events has this name.
-    ///
-    /// # Errors
-    ///
-    /// [`AdminError`]; nothing was written.
-    pub async fn connect(mode: &RedisMode, stream: &str) -> Result<Self, AdminError> {
-        let mut admin = Self::connect_only(mode, stream).await?;
-        admin.read_layout().await?;
-        Ok(admin)
-    }
-
-    /// The same, also if the cursors were moved to another Redis.
-    pub(super) async fn connect_to_move(
-        mode: &RedisMode,
-        stream: &str,
-    ) -> Result<Self, AdminError> {
-        let mut admin = Self::connect_only(mode, stream).await?;
-        admin.accepts_moved = true;
-        admin.read_layout().await?;
-        Ok(admin)
-    }
-
-    /// Connects, and writes the layout if it is absent. Returns also whether it was.
-    ///
-    /// # Errors
-    ///
-    /// [`AdminError`].
-    pub async fn connect_or_create(mode: &RedisMode) -> Result<(Self, bool), AdminError> {
-        let mut admin = Self::connect_only(mode, "").await?;
-        let read = layout::check(admin.connection.redis(), &admin.shared.keys, None).await;
-        let Layout { was_absent, placement } = read?;
-        let placement = placement.map_err(AdminError::Layout)?;
-        admin.version = placement.version();
-        admin.placement = Arc::new(placement);
-        Ok((admin, was_absent))
-    }
-
-    async fn connect_only(mode: &RedisMode, stream: &str) -> Result<Self, AdminError> {
-        // The prefix of user objects does not matter here, and reads take no quota.
-        let keys = Keys::new(Partition::Only, stream, "");
-        let connection = AdminConnection::connect(mode, &keys).await?;
-        let reads = ReadScripts::new(RateLimit { calls: 1, window_ms: 1 });
-        let shared = Shared {
-            keys,
-            reads,
-            put: Script::put_cursors(),
-            erase_reader: Script::erase_reader(),
-            erase_recipient: Script::erase_recipient(),
-        };
-        Ok(Self {
+    /// Creates it for a partition whose layout is not known yet.
+    pub(super) fn new(connection: AdminConnection, keys: Keys, scripts: &Arc<Scripts>) -> Self {
+        Self {
             connection,
-            shared: Arc::new(shared),
+            shared: Arc::new(Shared { keys, scripts: Arc::clone(scripts) }),
             placement: Arc::new(Placement::Plain),
             version: Placement::Plain.version(),
             accepts_moved: false,
-        })
+        }
+    }
+
+    /// Works also if the cursors were moved to another Redis.
+    pub(super) fn accept_moved(&mut self) {
+        self.accepts_moved = true;
+    }
+
+    /// Reads the layout, and writes it if it is absent. Returns whether it was.
+    pub(super) async fn create_layout(&mut self) -> Result<bool, AdminError> {
+        let read = layout::check(self.connection.redis(), &self.shared.keys, None).await;
+        let Layout { was_absent, placement } = read?;
+        let placement = placement.map_err(AdminError::Layout)?;
+        self.version = placement.version();
+        self.placement = Arc::new(placement);
+        Ok(was_absent)
+    }
+
+    /// Reads version, partitions and key of the layout.
+    pub(super) async fn layout_fields(&mut self) -> Result<Fields, AdminError> {
+        Ok(self.connection.layout_fields(&self.shared.keys).await?)
+    }
+
+    /// Reads the bounds of the stream with the name in these keys.
+    pub(super) async fn bounds(&mut self, keys: &Keys) -> Result<LogBounds, AdminError> {
+        let tries = Tries::begin();
+        loop {
+            match stream::bounds(self.connection.redis(), keys).await {
+                Err(error) if self.connection.finds_again(&error, tries).await => {}
+                bounds => return Ok(bounds?),
+            }
+        }
+    }
+
+    /// Reads entries of that stream after an ID.
+    pub(super) async fn entries(
+        &mut self,
+        keys: &Keys,
+        after: EntryId,
+        limit: usize,
+    ) -> Result<Entries, AdminError> {
+        let tries = Tries::begin();
+        loop {
+            match stream::range(self.connection.redis(), keys.stream(), after, limit).await {
+                Err(error) if self.connection.finds_again(&error, tries).await => {}
+                entries => return Ok(entries?),
+            }
+        }
     }
 
     /// Reads the layout again. One that is absent is not written: whatever was there is gone.
@@ -134,15 +153,6 @@ impl CursorAdmin {
         self.placement = Arc::new(placement);
         self.version = version;
         Ok(())
-    }
-
-    /// Does one step of SCAN over the readers who have cursors.
-    ///
-    /// # Errors
-    ///
-    /// [`AdminError::Failed`].
-    pub async fn readers(&mut self, from: u64) -> Result<Readers, AdminError> {
-        Ok(self.connection.readers(&self.shared.keys, from).await?)
     }
 
     /// Reads all cursors of some readers, a page of each at a time, and passes each page on. If a
@@ -162,6 +172,7 @@ impl CursorAdmin {
             let beginning = ListPosition::beginning(self.placement.order());
             let mut open: Vec<_> = readers.iter().map(|reader| (*reader, beginning)).collect();
             let mut attempts = 0..LAYOUT_ATTEMPTS;
+            let tries = Tries::begin();
             while !open.is_empty() {
                 let mut left = Vec::new();
                 let mut changed = None;
@@ -176,6 +187,9 @@ impl CursorAdmin {
                         Ok(PageReply::Page(page)) => {
                             left.extend(page.next.map(|next| (*reader, next)));
                             write(&records(*reader, &page.cursors)).await?;
+                        }
+                        Err(error) if self.connection.finds_again(&error, tries).await => {
+                            left.push((*reader, *position));
                         }
                         Err(error) if error.kind == StoreErrorKind::Corrupt => {
                             let problem = error.to_string();
@@ -200,7 +214,8 @@ impl CursorAdmin {
         open: &[(UserId, ListPosition)],
     ) -> Result<Vec<Result<PageReply, StoreError>>, AdminError> {
         let shared = Arc::clone(&self.shared);
-        let Shared { keys, reads, .. } = &*shared;
+        let Shared { keys, scripts } = &*shared;
+        let reads = &scripts.reads;
         let pages: Vec<_> = open
             .iter()
             .map(|(caller, position)| PageCall {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use redis::{Value, cmd};
 
 use super::AdminError;
-use super::connection::Readers;
 use super::cursors::{CursorAdmin, Shared};
+use super::store::{Node, StoreAdmin, StoreScan};
 use crate::domain::UserId;
 use crate::store::redis::errors::unexpected;
 use crate::store::redis::scripts::{integer, text};
@@ -54,10 +54,10 @@ pub struct RecipientErasure {
 }
 
 /// How far a walk through all keys has come.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct KeyProgress {
-    /// The cursor of the next step of SCAN; 0 at the end.
-    pub scan: u64,
+    /// The position of each node's SCAN; `None`: it is done.
+    pub scans: Vec<Option<u64>>,
     /// What was erased so far.
     pub erased: u64,
 }
@@ -71,7 +71,8 @@ impl CursorAdmin {
     /// [`AdminError`]; some cursors may have been erased.
     pub async fn erase_cursors(&mut self, reader: UserId) -> Result<CursorErasure, AdminError> {
         let shared = Arc::clone(&self.shared);
-        let Shared { keys, erase_reader: script, .. } = &*shared;
+        let Shared { keys, scripts } = &*shared;
+        let script = &scripts.erase_reader;
         let mut erasure = CursorErasure::default();
         loop {
             let reply = self.run(script, |mut call, version| {
@@ -106,7 +107,7 @@ impl CursorAdmin {
             if !found.is_empty() {
                 let mut unlink = cmd("UNLINK");
                 unlink.arg(found);
-                erased += unlink.query_async::<u64>(self.connection.redis()).await?;
+                erased += self.connection.query::<u64>(&unlink).await?;
             }
             scan = next;
             if scan == 0 {
@@ -115,7 +116,7 @@ impl CursorAdmin {
         }
         let mut unlink = cmd("UNLINK");
         unlink.arg(key);
-        Ok(erased + unlink.query_async::<u64>(self.connection.redis()).await?)
+        Ok(erased + self.connection.query::<u64>(&unlink).await?)
     }
 
     /// Erases a reader's quotas.
@@ -124,71 +125,22 @@ impl CursorAdmin {
     ///
     /// [`AdminError::Failed`].
     pub async fn erase_quotas(&mut self, reader: UserId) -> Result<u64, AdminError> {
-        let keys = &self.shared.keys;
+        let shared = Arc::clone(&self.shared);
+        let keys = &shared.keys;
         let mut unlink = cmd("UNLINK");
         unlink.arg(keys.quota(reader)).arg(keys.read_quota(reader));
-        Ok(unlink.query_async(self.connection.redis()).await?)
+        Ok(self.connection.query(&unlink).await?)
     }
 
-    /// Erases a user's subscriptions to webhooks.
-    ///
-    /// # Errors
-    ///
-    /// [`AdminError::Failed`].
-    pub async fn erase_subscriptions(
-        &mut self,
-        user: UserId,
-        mut report: impl FnMut(KeyProgress),
-    ) -> Result<u64, AdminError> {
-        let pattern = format!("{}*", self.shared.keys.subscriptions_prefix());
-        let (mut erased, mut scan) = (0, 0);
-        loop {
-            let (next, sets) = self.connection.scan(scan, &pattern, Some("set")).await?;
-            for set in sets {
-                let mut remove = cmd("SREM");
-                remove.arg(set).arg(user.get());
-                erased += remove.query_async::<u64>(self.connection.redis()).await?;
-            }
-            scan = next;
-            report(KeyProgress { scan, erased });
-            if scan == 0 {
-                return Ok(erased);
-            }
-        }
-    }
-
-    /// Erases other readers' cursors in their conversations with a user.
-    ///
-    /// # Errors
-    ///
-    /// [`AdminError`]; some cursors may have been erased.
-    pub async fn erase_as_recipient(
-        &mut self,
-        user: UserId,
-        mut report: impl FnMut(KeyProgress),
-    ) -> Result<RecipientErasure, AdminError> {
-        let (mut done, mut scan) = (RecipientErasure::default(), 0);
-        loop {
-            let Readers { readers, next, .. } = self.readers(scan).await?;
-            for readers in readers.chunks(READERS_PER_CALL) {
-                self.erase_towards(user, readers, &mut done).await?;
-            }
-            scan = next;
-            report(KeyProgress { scan, erased: done.cursors });
-            if scan == 0 {
-                return Ok(done);
-            }
-        }
-    }
-
-    async fn erase_towards(
+    pub(super) async fn erase_towards(
         &mut self,
         user: UserId,
         readers: &[UserId],
         done: &mut RecipientErasure,
     ) -> Result<(), AdminError> {
         let shared = Arc::clone(&self.shared);
-        let Shared { keys, erase_recipient: script, .. } = &*shared;
+        let Shared { keys, scripts } = &*shared;
+        let script = &scripts.erase_recipient;
         let reply = self.run(script, |mut call, version| {
             call.arg(1 + readers.len()).arg(keys.layout());
             for reader in readers {
@@ -206,5 +158,54 @@ impl CursorAdmin {
             done.problems.push(script.locate_lines(text(problem)?));
         }
         Ok(())
+    }
+}
+
+impl StoreAdmin {
+    /// Erases a user's subscriptions to webhooks. They belong to no partition.
+    ///
+    /// # Errors
+    ///
+    /// [`AdminError::Failed`].
+    pub async fn erase_subscriptions(
+        &mut self,
+        user: UserId,
+        mut report: impl FnMut(KeyProgress),
+    ) -> Result<u64, AdminError> {
+        let pattern = format!("{}*", self.first()?.shared.keys.subscriptions_prefix());
+        let (mut erased, mut scan) = (0, StoreScan::default());
+        while let Some((node, sets)) = self.scan(&mut scan, &pattern, "set").await? {
+            let Some(Node { connection, .. }) = self.nodes.get_mut(node) else { continue };
+            for set in sets {
+                let mut remove = cmd("SREM");
+                remove.arg(set).arg(user.get());
+                erased += connection.query::<u64>(&remove).await?;
+            }
+            report(KeyProgress { scans: scan.positions(), erased });
+        }
+        Ok(erased)
+    }
+
+    /// Erases other readers' cursors in their conversations with a user.
+    ///
+    /// # Errors
+    ///
+    /// [`AdminError`]; some cursors may have been erased.
+    pub async fn erase_as_recipient(
+        &mut self,
+        user: UserId,
+        mut report: impl FnMut(KeyProgress),
+    ) -> Result<RecipientErasure, AdminError> {
+        let (mut done, mut scan) = (RecipientErasure::default(), StoreScan::default());
+        while let Some(found) = self.readers(&mut scan).await? {
+            for (partition, readers) in found {
+                let partition = self.partition(partition)?;
+                for readers in readers.chunks(READERS_PER_CALL) {
+                    partition.erase_towards(user, readers, &mut done).await?;
+                }
+            }
+            report(KeyProgress { scans: scan.positions(), erased: done.cursors });
+        }
+        Ok(done)
     }
 }

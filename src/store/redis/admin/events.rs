@@ -4,9 +4,9 @@ use redis::cmd;
 
 use super::AdminError;
 use super::cursors::CursorAdmin;
+use super::store::StoreAdmin;
 use crate::domain::{EntryId, UserId};
 use crate::store::Entries;
-use crate::store::redis::stream;
 
 /// Entries that one step reads: 3 MB at 2 times 16 KiB of user objects each.
 const ENTRIES_PER_STEP: usize = 100;
@@ -22,8 +22,8 @@ pub struct EventErasure {
     pub length: u64,
 }
 
-impl CursorAdmin {
-    /// Erases the events that name a user as reader or as recipient, up to the newest that is there when
+impl StoreAdmin {
+    /// Erases the events that name a user as reader or as recipient, up to the newest that are there when
     /// it begins.
     ///
     /// # Errors
@@ -34,18 +34,37 @@ impl CursorAdmin {
         user: UserId,
         mut report: impl FnMut(EventErasure),
     ) -> Result<EventErasure, AdminError> {
-        let name = self.shared.keys.stream().to_owned();
-        let bounds = stream::bounds(self.connection.redis(), &self.shared.keys).await?;
-        let mut done = EventErasure { length: bounds.length, ..EventErasure::default() };
+        let (mut done, mut ends) = (EventErasure::default(), Vec::new());
+        for partition in &mut self.partitions {
+            let keys = partition.shared.keys.clone();
+            let bounds = partition.bounds(&keys).await?;
+            done.length += bounds.length;
+            ends.push(bounds.last_id);
+        }
+        for (partition, end) in self.partitions.iter_mut().zip(ends) {
+            partition.erase_events_up_to(end, user, &mut done, &mut report).await?;
+        }
+        Ok(done)
+    }
+}
+
+impl CursorAdmin {
+    async fn erase_events_up_to(
+        &mut self,
+        last: EntryId,
+        user: UserId,
+        done: &mut EventErasure,
+        report: &mut impl FnMut(EventErasure),
+    ) -> Result<(), AdminError> {
+        let keys = self.shared.keys.clone();
         let mut after = EntryId::ZERO;
-        while after < bounds.last_id {
-            let read =
-                stream::range(self.connection.redis(), &name, after, ENTRIES_PER_STEP).await?;
+        while after < last {
+            let read = self.entries(&keys, after, ENTRIES_PER_STEP).await?;
             let Entries { events, span: Some((_, end)), count, .. } = read else { break };
             after = end.entry();
             done.entries += u64::try_from(count).unwrap_or(u64::MAX);
             let mut remove = cmd("XDEL");
-            remove.arg(&name);
+            remove.arg(keys.stream());
             let mut names_user = false;
             for event in &events {
                 if event.mark.reader == user || event.mark.recipient == user {
@@ -54,10 +73,10 @@ impl CursorAdmin {
                 }
             }
             if names_user {
-                done.events += remove.query_async::<u64>(self.connection.redis()).await?;
+                done.events += self.connection.query::<u64>(&remove).await?;
             }
-            report(done);
+            report(*done);
         }
-        Ok(done)
+        Ok(())
     }
 }

@@ -6,11 +6,13 @@ use redis::{Cmd, cmd};
 
 use super::AdminError;
 use super::connection::{AdminConnection, Readers};
+use super::cursors::CursorAdmin;
+use super::store::StoreAdmin;
 use crate::domain::UserId;
 use crate::store::redis::connection::layout::{DOWNGRADING, placement};
 use crate::store::redis::connection::mode::RedisMode;
 use crate::store::redis::errors::classify;
-use crate::store::redis::keys::{Keys, Partition};
+use crate::store::redis::keys::Keys;
 use crate::store::redis::placement::{Placement, PlacementKey};
 use crate::store::redis::reads::{fill_move, parse_move};
 use crate::store::redis::scripts::Script;
@@ -41,10 +43,23 @@ pub struct Progress {
     pub cursors: u64,
 }
 
-/// Changes the layout of one Redis.
-pub struct LayoutAdmin {
+/// Changes the layout of a store.
+pub struct LayoutAdmin(Vec<PartitionLayout>);
+
+/// Changes the layout of a partition.
+struct PartitionLayout {
     connection: AdminConnection,
     keys: Keys,
+}
+
+impl Progress {
+    fn plus(self, other: Self) -> Self {
+        Self {
+            keys: self.keys + other.keys,
+            readers: self.readers + other.readers,
+            cursors: self.cursors + other.cursors,
+        }
+    }
 }
 
 impl fmt::Debug for LayoutAdmin {
@@ -61,17 +76,53 @@ impl LayoutAdmin {
     /// [`AdminError::Failed`] with the cause.
     pub async fn connect(mode: &RedisMode) -> Result<Self, AdminError> {
         // Names of the stream and of user objects do not matter here.
-        let keys = Keys::new(Partition::Only, "", "");
-        let connection = AdminConnection::connect(mode, &keys).await?;
-        Ok(Self { connection, keys })
+        let store = StoreAdmin::open(mode, "").await?;
+        let layout = |partition: CursorAdmin| PartitionLayout {
+            keys: partition.shared.keys.clone(),
+            connection: partition.connection,
+        };
+        Ok(Self(store.partitions.into_iter().map(layout).collect()))
     }
 
     /// Writes version 2 and a new key in place of version 1. Returns whether the version was another.
     ///
     /// # Errors
     ///
-    /// [`AdminError`]; then nothing has changed, or everything.
+    /// [`AdminError`]; then nothing has changed, or everything, of each partition.
     pub async fn upgrade(&mut self) -> Result<bool, AdminError> {
+        let mut is_changed = false;
+        for partition in &mut self.0 {
+            is_changed |= partition.upgrade().await?;
+        }
+        Ok(is_changed)
+    }
+
+    /// Moves all readers back to the placement of version 1, and then writes that version. No server
+    /// accepts the layout until this is complete; what is interrupted goes on when it is run again.
+    /// Returns whether the version was another.
+    ///
+    /// # Errors
+    ///
+    /// [`AdminError`].
+    pub async fn downgrade(
+        &mut self,
+        mut report: impl FnMut(Progress),
+    ) -> Result<Option<Progress>, AdminError> {
+        let mut all: Option<Progress> = None;
+        for partition in &mut self.0 {
+            let before = all.unwrap_or_default();
+            if let Some(progress) =
+                partition.downgrade(|progress| report(before.plus(progress))).await?
+            {
+                all = Some(before.plus(progress));
+            }
+        }
+        Ok(all)
+    }
+}
+
+impl PartitionLayout {
+    async fn upgrade(&mut self) -> Result<bool, AdminError> {
         let fields = self.connection.layout_fields(&self.keys).await?;
         let from = match fields.0.as_deref() {
             Some(version) if version == Placement::Plain.version() || version == DOWNGRADING => {
@@ -98,14 +149,7 @@ impl LayoutAdmin {
         Ok(true)
     }
 
-    /// Moves all readers back to the placement of version 1, and then writes that version. No server
-    /// accepts the layout until this is complete; what is interrupted goes on when it is run again.
-    /// Returns whether the version was another.
-    ///
-    /// # Errors
-    ///
-    /// [`AdminError`].
-    pub async fn downgrade(
+    async fn downgrade(
         &mut self,
         mut report: impl FnMut(Progress),
     ) -> Result<Option<Progress>, AdminError> {
@@ -208,7 +252,7 @@ impl LayoutAdmin {
     async fn change(&mut self, from: &str, to: &str, key: &str) -> Result<bool, AdminError> {
         let mut change = cmd("EVAL");
         change.arg(CHANGE).arg(1).arg(self.keys.layout()).arg(from).arg(to).arg(key);
-        Ok(change.query_async(self.connection.redis()).await?)
+        Ok(self.connection.query(&change).await?)
     }
 }
 

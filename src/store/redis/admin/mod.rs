@@ -18,13 +18,13 @@ mod migration;
 mod put;
 mod store;
 
-pub use self::connection::Readers;
 pub use self::cursors::{CursorAdmin, ReaderProblem};
 pub use self::erase::{CursorErasure, Erasure, KeyProgress, RecipientErasure};
 pub use self::events::EventErasure;
 pub use self::layout_change::{LayoutAdmin, Progress};
 pub use self::migration::{Migration, MoveGoal, MoveProgress, MoveReport, MoveSummary};
 pub use self::put::{PutError, PutOutcome, PutReply, PutRule};
+pub use self::store::{FoundReaders, StoreAdmin, StoreScan};
 
 /// Why a command was not done, or not completed.
 #[derive(Debug)]

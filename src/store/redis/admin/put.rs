@@ -3,9 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use redis::Value;
+use redis::{Cmd, Value};
 
 use super::AdminError;
+use super::connection::Tries;
 use super::cursors::{CursorAdmin, Shared};
 use crate::domain::{CursorRecord, MessageId};
 use crate::store::redis::errors::{classify_text, unexpected};
@@ -78,8 +79,9 @@ impl CursorAdmin {
         rule: PutRule,
     ) -> Result<PutReply, AdminError> {
         let shared = Arc::clone(&self.shared);
-        let Shared { keys, put, .. } = &*shared;
-        let reply = self.run(put, |mut call, version| {
+        let Shared { keys, scripts } = &*shared;
+        let put = &scripts.put;
+        let fill = |mut call: Cmd, version: &str| {
             call.arg(1 + records.len()).arg(keys.layout());
             for record in records {
                 call.arg(keys.cursors(record.conversation.reader));
@@ -93,8 +95,16 @@ impl CursorAdmin {
                 };
             }
             call
-        });
-        let reply = parse(&reply.await?, records.len()).map_err(|error| put.locate(error))?;
+        };
+        let tries = Tries::begin();
+        let reply = loop {
+            let reply = self.run(put, fill).await?;
+            match parse(&reply, records.len()) {
+                Ok(reply) => break reply,
+                Err(error) if self.connection.finds_again(&error, tries).await => {}
+                Err(error) => return Err(put.locate(error).into()),
+            }
+        };
         Ok(PutReply { unmoved: reply.unmoved.map(|text| put.locate_lines(&text)), ..reply })
     }
 }

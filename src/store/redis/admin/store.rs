@@ -1,94 +1,421 @@
-//! All partitions of a store, and the Redis processes that have them, for `markread admin move`.
+//! All partitions of a store, and the Redis processes that have them.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
 
 use redis::cmd;
+use tokio::time::sleep;
 
 use super::AdminError;
 use super::connection::AdminConnection;
-use super::cursors::{CursorAdmin, READERS_AT_ONCE};
+use super::cursors::{CursorAdmin, READERS_AT_ONCE, Scripts};
+use super::put::{PutReply, PutRule};
 use crate::domain::{CursorRecord, UserId};
+use crate::store::redis::cluster::masters::Masters;
 use crate::store::redis::cluster::tags::partition_of;
+use crate::store::redis::cluster::topology::Address;
+use crate::store::redis::connection::layout::LayoutMismatch;
 use crate::store::redis::connection::mode::RedisMode;
+use crate::store::redis::keys::{Keys, Partition};
+
+/// How often all keys are walked through again, since slots were moved meanwhile.
+const WALKS_MAX: u32 = 5;
+
+/// Time between two looks while slots are on their way between the nodes of a cluster.
+const SETTLE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// All partitions of a store.
 #[derive(Clone)]
-pub(super) struct StoreAdmin {
+pub struct StoreAdmin {
     pub(super) partitions: Vec<CursorAdmin>,
     pub(super) nodes: Vec<Node>,
+    cluster: Option<Arc<Masters>>,
+    /// The master of each partition, when the nodes were looked for.
+    owners: Vec<Option<Address>>,
+    database: i64,
+    /// Whether the run IDs of nodes are needed.
+    needs_run_ids: bool,
 }
 
 /// A Redis process.
 #[derive(Clone)]
 pub(super) struct Node {
-    connection: AdminConnection,
-    /// Its run ID, which a restart changes.
+    pub(super) connection: AdminConnection,
+    /// Its run ID, which a restart changes, if it was asked for.
     pub(super) run_id: String,
-    /// The number of its database, where the keys are.
-    database: i64,
-    /// What the keys of cursors begin with, by partition.
-    prefixes: HashMap<String, usize>,
-    pattern: String,
 }
 
-/// Readers that one step of SCAN has found.
-#[derive(Debug)]
-pub(super) struct FoundReaders {
-    /// Each of them once, by partition.
-    pub(super) readers: Vec<(usize, Vec<UserId>)>,
-    /// Where the next step begins; 0 if this was the last one.
-    pub(super) next: u64,
+/// Readers that one step of SCAN has found, each of them once, by partition.
+pub type FoundReaders = Vec<(usize, Vec<UserId>)>;
+
+/// A walk through the keys of all nodes.
+#[derive(Clone, Debug, Default)]
+pub struct StoreScan {
+    nodes: usize,
+    node: usize,
+    at: u64,
+    walks: u32,
+    is_done: bool,
+}
+
+impl StoreScan {
+    /// Returns the position of each node's SCAN; `None`: it is done.
+    pub fn positions(&self) -> Vec<Option<u64>> {
+        let of = |node: usize| match node.cmp(&self.node) {
+            Ordering::Less => None,
+            Ordering::Equal => Some(self.at),
+            Ordering::Greater => Some(0),
+        };
+        (0..self.nodes).map(of).collect()
+    }
+
+    fn again(&mut self) -> Result<(), AdminError> {
+        if self.walks >= WALKS_MAX {
+            return Err(AdminError::Failed(
+                "slots of the cluster are moved all the time: run the command again when they stay"
+                    .to_owned(),
+            ));
+        }
+        *self = Self { walks: self.walks + 1, ..Self::default() };
+        Ok(())
+    }
+}
+
+impl fmt::Debug for StoreAdmin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoreAdmin").finish_non_exhaustive()
+    }
 }
 
 impl StoreAdmin {
-    /// Connects to a store whose cursors are to be moved, or were.
+    /// Connects to a store that has a layout, and whose stream of events has this name.
+    ///
+    /// # Errors
+    ///
+    /// [`AdminError`]; nothing was written.
+    pub async fn connect(mode: &RedisMode, stream: &str) -> Result<Self, AdminError> {
+        let mut store = Self::open(mode, stream).await?;
+        for partition in &mut store.partitions {
+            partition.read_layout().await?;
+        }
+        Ok(store)
+    }
+
+    /// The same, also if the cursors were moved to another Redis.
     pub(super) async fn connect_to_move(
         mode: &RedisMode,
         stream: &str,
     ) -> Result<Self, AdminError> {
-        let only = CursorAdmin::connect_to_move(mode, stream).await?;
-        Self::single(only, mode).await
+        let mut store = Self::open(mode, stream).await?;
+        for partition in &mut store.partitions {
+            partition.accept_moved();
+            partition.read_layout().await?;
+        }
+        store.find_run_ids().await?;
+        Ok(store)
     }
 
-    /// Connects to a store, and writes the layout if it is absent.
-    pub(super) async fn connect_or_create(mode: &RedisMode) -> Result<Self, AdminError> {
-        let (only, _) = CursorAdmin::connect_or_create(mode).await?;
-        Self::single(only, mode).await
+    /// Connects, and writes the layout if it is absent. Returns also whether it was.
+    ///
+    /// # Errors
+    ///
+    /// [`AdminError`].
+    pub async fn connect_or_create(mode: &RedisMode) -> Result<(Self, bool), AdminError> {
+        let mut store = Self::open(mode, "").await?;
+        store.check_partitions().await?;
+        let mut was_absent = false;
+        for partition in &mut store.partitions {
+            was_absent |= partition.create_layout().await?;
+        }
+        Ok((store, was_absent))
     }
 
-    async fn single(only: CursorAdmin, mode: &RedisMode) -> Result<Self, AdminError> {
-        let database = mode.database();
-        let prefix = only.shared.keys.cursors_prefix();
-        let pattern = format!("{prefix}*");
-        let prefixes = HashMap::from([(prefix, 0)]);
-        let node = Node::look(only.connection.clone(), database, prefixes, pattern).await?;
-        Ok(Self { partitions: vec![only], nodes: vec![node] })
+    /// Checks, before layouts are written, that the cluster has no store of another number of partitions,
+    /// which would be beside the new one.
+    async fn check_partitions(&mut self) -> Result<(), AdminError> {
+        let first = self.first()?;
+        let (keys, fields) = (first.shared.keys.clone(), first.layout_fields().await?);
+        if !self.is_cluster() || fields.0.is_some() {
+            return Ok(());
+        }
+        let own: Vec<_> = self.partitions.iter().map(|one| one.shared.keys.layout()).collect();
+        let mut scan = StoreScan::default();
+        while let Some((node, layouts)) =
+            self.scan(&mut scan, "markread:{*}:layout", "hash").await?
+        {
+            let Some(other) = layouts.iter().find(|key| !own.contains(key)) else { continue };
+            let Some(Node { connection, .. }) = self.nodes.get_mut(node) else { continue };
+            let mut read = cmd("HMGET");
+            read.arg(other).arg("version").arg("partitions");
+            let (version, partitions): (Option<String>, Option<String>) =
+                connection.query(&read).await?;
+            return Err(AdminError::Layout(LayoutMismatch::Other {
+                version: version.unwrap_or_default(),
+                partitions: partitions.unwrap_or_default(),
+                expected: keys.partition().count(),
+            }));
+        }
+        Ok(())
+    }
+
+    /// Connects, and looks at no layout.
+    pub(super) async fn open(mode: &RedisMode, stream: &str) -> Result<Self, AdminError> {
+        let scripts = Arc::new(Scripts::new());
+        // The prefix of user objects does not matter here.
+        let keys = |partition| Keys::new(partition, stream, "");
+        let (mut partitions, mut cluster) = (Vec::new(), None);
+        if let RedisMode::Cluster(seeds) = mode {
+            let masters = Masters::connect(seeds, AdminConnection::config()).await;
+            let masters = masters.map_err(AdminError::Failed)?;
+            for (number, tag) in masters.tags().iter().enumerate() {
+                let connection = AdminConnection::of_partition(&masters, number)?;
+                let partition = Partition::Tagged { tag: tag.tag, count: seeds.partitions };
+                partitions.push(CursorAdmin::new(connection, keys(partition), &scripts));
+            }
+            cluster = Some(masters);
+        } else {
+            let keys = keys(Partition::Only);
+            let connection = AdminConnection::connect(mode, &keys).await?;
+            partitions.push(CursorAdmin::new(connection, keys, &scripts));
+        }
+        let (nodes, owners) = Default::default();
+        let (database, needs_run_ids) = (mode.database(), false);
+        Ok(Self { partitions, nodes, cluster, owners, database, needs_run_ids })
     }
 
     /// Returns the partition of a reader.
+    ///
+    /// # Errors
+    ///
+    /// [`AdminError`], which does not occur.
+    pub fn of(&mut self, reader: UserId) -> Result<&mut CursorAdmin, AdminError> {
+        let number = self.partition_of(reader);
+        self.partition(number)
+    }
+
+    /// Returns a partition by its number.
+    ///
+    /// # Errors
+    ///
+    /// [`AdminError`], if there is none.
+    pub fn partition(&mut self, number: usize) -> Result<&mut CursorAdmin, AdminError> {
+        let partition = self.partitions.get_mut(number);
+        partition.ok_or_else(|| AdminError::Failed(format!("there is no partition {number}")))
+    }
+
+    /// Returns the number of a reader's partition.
     pub(super) fn partition_of(&self, reader: UserId) -> usize {
         partition_of(reader, u16::try_from(self.partitions.len()).unwrap_or(u16::MAX))
     }
 
+    /// Puts cursors, those of a partition in order, each for itself.
+    ///
+    /// # Errors
+    ///
+    /// [`AdminError`]: Redis is away or refuses, and some of the cursors may have been put.
+    pub async fn put(
+        &mut self,
+        records: &[CursorRecord],
+        rule: PutRule,
+    ) -> Result<PutReply, AdminError> {
+        if let [only] = &mut self.partitions[..] {
+            return only.put(records, rule).await;
+        }
+        let mut by_partition: HashMap<usize, (Vec<usize>, Vec<CursorRecord>)> = HashMap::new();
+        for (index, record) in records.iter().enumerate() {
+            let partition = self.partition_of(record.conversation.reader);
+            let (indexes, of_partition) = by_partition.entry(partition).or_default();
+            indexes.push(index);
+            of_partition.push(*record);
+        }
+        let mut unmoved = None;
+        let mut outcomes = Vec::with_capacity(records.len());
+        for (partition, (indexes, records)) in by_partition {
+            let reply = self.partition(partition)?.put(&records, rule).await?;
+            unmoved = unmoved.or(reply.unmoved);
+            outcomes.extend(indexes.into_iter().zip(reply.outcomes));
+        }
+        outcomes.sort_by_key(|(index, _)| *index);
+        let outcomes = outcomes.into_iter().map(|(_, outcome)| outcome).collect();
+        Ok(PutReply { outcomes, unmoved })
+    }
+
+    /// Does one step of a walk over the readers who have cursors. Returns `None` at its end. A cluster whose
+    /// slots were moved meanwhile is walked through again.
+    ///
+    /// # Errors
+    ///
+    /// [`AdminError::Failed`].
+    pub async fn readers(
+        &mut self,
+        scan: &mut StoreScan,
+    ) -> Result<Option<FoundReaders>, AdminError> {
+        let pattern = self.cursors_pattern();
+        let found = self.scan(scan, &pattern, "hash").await?;
+        Ok(found.map(|(_, keys)| self.readers_of(&keys)))
+    }
+
+    /// Does one step of a walk over keys. Returns the node that has them.
+    pub(super) async fn scan(
+        &mut self,
+        scan: &mut StoreScan,
+        pattern: &str,
+        kind: &str,
+    ) -> Result<Option<(usize, Vec<String>)>, AdminError> {
+        if scan.is_done {
+            return Ok(None);
+        }
+        if scan.nodes == 0 {
+            self.settle().await?;
+            scan.nodes = self.nodes.len();
+        }
+        let node = scan.node;
+        let Some(Node { connection, .. }) = self.nodes.get_mut(node) else {
+            return Err(AdminError::Failed("the store has no node".to_owned()));
+        };
+        let (next, keys) = match connection.scan(scan.at, pattern, Some(kind)).await {
+            Ok(step) => step,
+            Err(_) if self.cluster.is_some() => {
+                scan.again()?;
+                sleep(SETTLE_INTERVAL).await;
+                return Ok(Some((0, Vec::new())));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        scan.at = next;
+        if next == 0 {
+            scan.node += 1;
+        }
+        if scan.node == scan.nodes {
+            if self.settle().await? {
+                scan.again()?;
+            } else {
+                scan.is_done = true;
+            }
+        }
+        Ok(Some((node, keys)))
+    }
+
+    /// Does one step of SCAN over the readers of a node. Returns also where the next one begins; 0 if this was
+    /// the last one.
+    pub(super) async fn readers_of_node(
+        &mut self,
+        node: usize,
+        from: u64,
+    ) -> Result<(FoundReaders, u64), AdminError> {
+        let pattern = self.cursors_pattern();
+        let Some(Node { connection, .. }) = self.nodes.get_mut(node) else {
+            return Ok((Vec::new(), 0));
+        };
+        let (next, keys) = connection.scan(from, &pattern, Some("hash")).await?;
+        Ok((self.readers_of(&keys), next))
+    }
+
+    fn cursors_pattern(&self) -> String {
+        match &self.partitions[..] {
+            [only] => format!("{}*", only.shared.keys.cursors_prefix()),
+            _ => "markread:{*}:cursors:*".to_owned(),
+        }
+    }
+
+    /// Returns the readers whose own hashes are among these keys.
+    fn readers_of(&self, keys: &[String]) -> FoundReaders {
+        let mut by_partition: HashMap<usize, Vec<UserId>> = HashMap::new();
+        for key in keys {
+            // A bucket's key has more than the reader behind the prefix.
+            let Some((_, reader)) = key.rsplit_once(':') else { continue };
+            let Ok(reader) = reader.parse() else { continue };
+            let partition = self.partition_of(reader);
+            let is_own = |admin: &CursorAdmin| admin.shared.keys.cursors(reader) == *key;
+            if self.partitions.get(partition).is_some_and(is_own) {
+                by_partition.entry(partition).or_default().push(reader);
+            }
+        }
+        let mut readers: Vec<_> = by_partition.into_iter().collect();
+        for (_, of_partition) in &mut readers {
+            of_partition.sort_unstable();
+            of_partition.dedup();
+        }
+        readers
+    }
+
+    /// Waits until no slot of a cluster is on its way between nodes, when its keys are at two. Returns whether
+    /// other nodes have the partitions than the last time.
+    pub(super) async fn settle(&mut self) -> Result<bool, AdminError> {
+        let Some(masters) = self.cluster.clone() else {
+            if self.nodes.is_empty() {
+                self.find_nodes().await?;
+            }
+            return Ok(false);
+        };
+        loop {
+            masters.look().await.map_err(AdminError::Failed)?;
+            if let Some(owners) = masters.settled_owners() {
+                let is_changed = owners != self.owners;
+                if is_changed || self.nodes.is_empty() {
+                    self.find_nodes().await?;
+                }
+                return Ok(is_changed);
+            }
+            sleep(SETTLE_INTERVAL).await;
+        }
+    }
+
+    async fn find_nodes(&mut self) -> Result<(), AdminError> {
+        self.nodes.clear();
+        let Some(masters) = self.cluster.clone() else {
+            let connection = self.first()?.connection.clone();
+            self.nodes.push(self.node(connection).await?);
+            return Ok(());
+        };
+        self.owners = masters.settled_owners().unwrap_or_default();
+        for connection in masters.all().map_err(AdminError::Failed)? {
+            self.nodes.push(self.node(AdminConnection::on(connection)).await?);
+        }
+        Ok(())
+    }
+
+    async fn node(&self, connection: AdminConnection) -> Result<Node, AdminError> {
+        let mut node = Node { connection, run_id: String::new() };
+        if self.needs_run_ids {
+            node.look().await?;
+        }
+        Ok(node)
+    }
+
+    /// Asks all nodes for their run IDs, from now on whenever they are looked for. Each must be a master.
+    pub(super) async fn find_run_ids(&mut self) -> Result<(), AdminError> {
+        self.needs_run_ids = true;
+        self.settle().await?;
+        self.find_nodes().await
+    }
+
+    /// Returns whether it is a cluster.
+    pub(super) fn is_cluster(&self) -> bool {
+        self.cluster.is_some()
+    }
+
+    /// Returns which node has which partition, as a text that is equal as long as nothing changes.
+    pub(super) fn owners(&self) -> String {
+        let owner =
+            |owner: &Option<Address>| owner.as_ref().map_or("-".to_owned(), Address::to_string);
+        self.owners.iter().map(owner).collect::<Vec<_>>().join(" ")
+    }
+
     /// Returns the partition that has what concerns the whole store.
     pub(super) fn first(&mut self) -> Result<&mut CursorAdmin, AdminError> {
-        let first = self.partitions.first_mut();
-        first.ok_or_else(|| AdminError::Failed("the store has no partition".to_owned()))
+        self.partition(0)
     }
 
     /// Returns whether there is any cursor.
     pub(super) async fn has_cursors(&mut self) -> Result<bool, AdminError> {
-        for node in &mut self.nodes {
-            let mut scan = 0;
-            loop {
-                let found = node.readers(scan).await?;
-                if !found.readers.is_empty() {
-                    return Ok(true);
-                }
-                scan = found.next;
-                if scan == 0 {
-                    break;
-                }
+        let mut scan = StoreScan::default();
+        while let Some(found) = self.readers(&mut scan).await? {
+            if !found.is_empty() {
+                return Ok(true);
             }
         }
         Ok(false)
@@ -98,24 +425,22 @@ impl StoreAdmin {
     pub(super) async fn count(&mut self) -> Result<(u64, u64), AdminError> {
         let (mut cursors, mut readers) = (0, 0);
         let number = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
-        for node in &mut self.nodes {
-            let mut scan = 0;
-            loop {
-                let found = node.readers(scan).await?;
-                for (partition, of_partition) in found.readers {
-                    let Some(admin) = self.partitions.get_mut(partition) else { continue };
-                    for of_partition in of_partition.chunks(READERS_AT_ONCE) {
-                        let count = async |records: &[CursorRecord]| {
-                            cursors += number(records.len());
-                            Ok(())
-                        };
-                        let problems = admin.read_all(of_partition, count).await?;
-                        readers += number(of_partition.len() - problems.len());
-                    }
-                }
-                scan = found.next;
-                if scan == 0 {
-                    break;
+        let mut scan = StoreScan::default();
+        let mut walks = scan.walks;
+        while let Some(found) = self.readers(&mut scan).await? {
+            if scan.walks != walks {
+                (cursors, readers, walks) = (0, 0, scan.walks);
+                continue;
+            }
+            for (partition, of_partition) in found {
+                let partition = self.partition(partition)?;
+                for of_partition in of_partition.chunks(READERS_AT_ONCE) {
+                    let count = async |records: &[CursorRecord]| {
+                        cursors += number(records.len());
+                        Ok(())
+                    };
+                    let problems = partition.read_all(of_partition, count).await?;
+                    readers += number(of_partition.len() - problems.len());
                 }
             }
         }
@@ -124,20 +449,17 @@ impl StoreAdmin {
 
     /// Returns whether a Redis process has keys of both stores.
     pub(super) fn shares_a_node_with(&self, other: &Self) -> bool {
-        let is_same =
-            |one: &Node, other: &Node| one.run_id == other.run_id && one.database == other.database;
+        let is_same = |one: &Node, another: &Node| {
+            one.run_id == another.run_id && self.database == other.database
+        };
         self.nodes.iter().any(|one| other.nodes.iter().any(|other| is_same(one, other)))
     }
 }
 
 impl Node {
-    async fn look(
-        mut connection: AdminConnection,
-        database: i64,
-        prefixes: HashMap<String, usize>,
-        pattern: String,
-    ) -> Result<Self, AdminError> {
-        let info: String = cmd("INFO").query_async(connection.redis()).await?;
+    /// Asks for the run ID of a master.
+    async fn look(&mut self) -> Result<(), AdminError> {
+        let info: String = self.connection.query(&cmd("INFO")).await?;
         let field = |name: &str| {
             let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
             line.unwrap_or_default().trim().to_owned()
@@ -147,26 +469,7 @@ impl Node {
                 "this Redis is a replica: the URL must be that of the master".to_owned(),
             ));
         }
-        Ok(Self { connection, run_id: field("run_id"), database, prefixes, pattern })
-    }
-
-    /// Does one step of SCAN over the readers who have cursors.
-    pub(super) async fn readers(&mut self, from: u64) -> Result<FoundReaders, AdminError> {
-        let (next, keys) = self.connection.scan(from, &self.pattern, Some("hash")).await?;
-        let mut by_partition: HashMap<usize, Vec<UserId>> = HashMap::new();
-        for key in &keys {
-            // A bucket's key has more than the reader behind the prefix.
-            let Some((prefix, reader)) = key.rsplit_once(':') else { continue };
-            let partition = self.prefixes.get(&format!("{prefix}:"));
-            if let (Some(partition), Ok(reader)) = (partition, reader.parse()) {
-                by_partition.entry(*partition).or_default().push(reader);
-            }
-        }
-        let mut readers: Vec<_> = by_partition.into_iter().collect();
-        for (_, of_partition) in &mut readers {
-            of_partition.sort_unstable();
-            of_partition.dedup();
-        }
-        Ok(FoundReaders { readers, next })
+        self.run_id = field("run_id");
+        Ok(())
     }
 }

@@ -25,6 +25,7 @@ use super::parts::Shared;
 use crate::store::{HealthReceiver, StoreError, StoreHealth};
 
 mod health;
+pub(crate) mod masters;
 pub(crate) mod redirect;
 pub(crate) mod tags;
 pub(crate) mod topology;
@@ -147,45 +148,8 @@ impl Cluster {
             asked.map_err(StoreError::unavailable)?
         });
         let views: Vec<View> = join_all(views).await.into_iter().flatten().collect();
-        let views = if views.is_empty() { self.ask_seeds().await? } else { views };
+        let views = if views.is_empty() { ask_seeds(&self.settings.seeds).await? } else { views };
         Ok(Topology::new(views))
-    }
-
-    async fn ask_seeds(&self) -> Result<Vec<View>, String> {
-        let views = self.settings.seeds.iter().map(async |seed| {
-            let ask = async {
-                let client = seed.client()?;
-                let config = AsyncConnectionConfig::new()
-                    .set_connection_timeout(None)
-                    .set_response_timeout(None);
-                let connected = RedisAddress::connect(&client, &config).await;
-                let mut connection = connected.map_err(|failure| failure.to_string())?;
-                let address = Address::of(seed)
-                    .ok_or_else(|| "--redis-url must have a host in a cluster".to_owned())?;
-                let view = View::ask(&mut connection, &address).await;
-                view.map(|view| (address, view)).map_err(|error| error.to_string())
-            };
-            timeout(SEED_TIMEOUT, ask)
-                .await
-                .unwrap_or_else(|_| Err("connecting timed out".to_owned()))
-        });
-        let mut answers = Vec::new();
-        let mut cause = None;
-        for view in join_all(views).await {
-            match view {
-                Ok(view) => answers.push(view),
-                Err(problem) => cause = cause.or(Some(problem)),
-            }
-        }
-        let Some((first, others)) = answers.split_first() else {
-            return Err(cause.unwrap_or_else(|| "there is no --redis-url".to_owned()));
-        };
-        if let Some((other, _)) = others.iter().find(|(_, view)| !view.is_of_same_cluster(&first.1))
-        {
-            let first = &first.0;
-            return Err(format!("--redis-url names nodes of two clusters: {first} and {other}"));
-        }
-        Ok(answers.into_iter().map(|(_, view)| view).collect())
     }
 
     /// Connects to new masters, leaves those that are gone, and gives each partition its node.
@@ -253,6 +217,41 @@ impl Cluster {
         // A poisoned lock is safe to use: nothing that holds it panics.
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Asks the seeds how they see the cluster.
+async fn ask_seeds(seeds: &[RedisAddress]) -> Result<Vec<View>, String> {
+    let views = seeds.iter().map(async |seed| {
+        let ask = async {
+            let client = seed.client()?;
+            let config = AsyncConnectionConfig::new()
+                .set_connection_timeout(None)
+                .set_response_timeout(None);
+            let connected = RedisAddress::connect(&client, &config).await;
+            let mut connection = connected.map_err(|failure| failure.to_string())?;
+            let address = Address::of(seed)
+                .ok_or_else(|| "--redis-url must have a host in a cluster".to_owned())?;
+            let view = View::ask(&mut connection, &address).await;
+            view.map(|view| (address, view)).map_err(|error| error.to_string())
+        };
+        timeout(SEED_TIMEOUT, ask).await.unwrap_or_else(|_| Err("connecting timed out".to_owned()))
+    });
+    let mut answers = Vec::new();
+    let mut cause = None;
+    for view in join_all(views).await {
+        match view {
+            Ok(view) => answers.push(view),
+            Err(problem) => cause = cause.or(Some(problem)),
+        }
+    }
+    let Some((first, others)) = answers.split_first() else {
+        return Err(cause.unwrap_or_else(|| "there is no --redis-url".to_owned()));
+    };
+    if let Some((other, _)) = others.iter().find(|(_, view)| !view.is_of_same_cluster(&first.1)) {
+        let first = &first.0;
+        return Err(format!("--redis-url names nodes of two clusters: {first} and {other}"));
+    }
+    Ok(answers.into_iter().map(|(_, view)| view).collect())
 }
 
 impl fmt::Debug for Cluster {

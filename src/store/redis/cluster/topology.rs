@@ -55,6 +55,8 @@ pub(super) struct View {
     masters: Vec<Master>,
     /// The IDs of all nodes.
     nodes: BTreeSet<String>,
+    /// The slots that are on their way to the node that was asked, or from it.
+    moving: BTreeSet<u16>,
 }
 
 impl View {
@@ -79,6 +81,7 @@ impl View {
                 return Err(StoreError::corrupt("a line of CLUSTER NODES is malformed"));
             };
             view.nodes.insert(node.id.to_owned());
+            view.moving.extend(&node.moving);
             if !node.is_usable_master() {
                 continue;
             }
@@ -88,6 +91,11 @@ impl View {
             }
         }
         Ok(view)
+    }
+
+    /// Returns the slots that are on their way to the node that was asked, or from it.
+    pub(super) fn moving(&self) -> &BTreeSet<u16> {
+        &self.moving
     }
 
     /// Returns whether two nodes know each other's cluster.
@@ -115,6 +123,8 @@ struct NodeLine<'a> {
     flags: Vec<&'a str>,
     epoch: u64,
     slots: Vec<(u16, u16)>,
+    /// Slots on their way, which a node knows of itself alone.
+    moving: Vec<u16>,
 }
 
 impl<'a> NodeLine<'a> {
@@ -125,9 +135,13 @@ impl<'a> NodeLine<'a> {
         let epoch = words.nth(3)?.parse().ok()?;
         words.next()?;
         // A slot on its way is in brackets, and still this node's.
-        let ranges = words.filter(|range| !range.is_empty() && !range.starts_with('['));
-        let slots = ranges.map(parse_range).collect::<Option<_>>()?;
-        Some(Self { id, address, flags: flags.split(',').collect(), epoch, slots })
+        let (moving, ranges): (Vec<_>, Vec<_>) =
+            words.filter(|range| !range.is_empty()).partition(|range| range.starts_with('['));
+        let slots = ranges.into_iter().map(parse_range).collect::<Option<_>>()?;
+        let moving =
+            moving.iter().filter_map(|slot| slot.get(1..)?.split_once('-')?.0.parse().ok());
+        let (flags, moving) = (flags.split(',').collect(), moving.collect());
+        Some(Self { id, address, flags, epoch, slots, moving })
     }
 
     fn has(&self, flag: &str) -> bool {
@@ -245,6 +259,7 @@ g :0@0 master,noaddr - 0 1 0 disconnected
     fn masters_have_the_addresses_that_they_announce() {
         let topology = Topology::new(vec![view()]);
         let addresses: Vec<_> = topology.addresses().map(ToString::to_string).collect();
+        assert_eq!(view().moving(), &BTreeSet::from([93]));
         let expected = ["10.0.0.3:7000", "10.0.0.4:7000", "one.example:7000", "seed:7000"];
         assert_eq!(addresses, expected);
     }

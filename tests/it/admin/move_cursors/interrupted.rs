@@ -2,10 +2,15 @@
 
 use std::sync::Mutex;
 
+use markread_harness::caller::Caller;
+
 use super::*;
 
 /// Conversations of each reader that was imported.
 const OF_A_READER: u64 = 50;
+
+/// Longer than any command takes with a million cursors.
+const LONG: Duration = Duration::from_secs(600);
 
 /// Tasks that mark.
 const TASKS: u64 = 4;
@@ -18,7 +23,7 @@ async fn a_move_under_load_that_is_killed_twice_loses_nothing() {
     move_under_load(20_000).await;
 }
 
-/// The same with a million cursors: `cargo test --release -- --ignored a_move_of_a_million`.
+/// The same with a million cursors: `cargo test --release -- --ignored --nocapture a_move_of_a_million`.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes minutes"]
 async fn a_move_of_a_million_cursors_that_is_killed_twice_loses_nothing() {
@@ -31,12 +36,15 @@ async fn move_under_load(cursors: u64) {
     let lines: String = (1..=readers)
         .flat_map(|reader| (1..=OF_A_READER).map(move |recipient| line(reader, recipient, 1, 1)))
         .collect();
-    import(&from, &lines).await.done();
+    let files = Files::new();
+    let file = files.write("cursors.jsonl", lines);
+    ended_within(LONG, admin_command(&from.url(), &["import", &file])).await.done();
     let server = Server::on_with(&from, &["--rate-limit", "1000000"]).await;
     let acknowledged = Acknowledged::default();
     let mut tasks = JoinSet::new();
     for task in 0..TASKS {
-        tasks.spawn(mark_on(server.caller(1 + task), task, Arc::clone(&acknowledged)));
+        let ends = &[Code::Unavailable];
+        tasks.spawn(mark_on(server.caller(1 + task), task, Arc::clone(&acknowledged), ends));
     }
     let has = |part: u64| {
         let to = &to;
@@ -46,11 +54,12 @@ async fn move_under_load(cursors: u64) {
     for part in [1, 3] {
         let mut command = admin_command(&from.url(), &["move", "--to", &to.url()]);
         let mut killed = command.stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
-        eventually("a part is copied", ENDS, has(part)).await;
+        eventually("a part is copied", LONG, has(part)).await;
         killed.kill().await.unwrap();
     }
     let began = Instant::now();
-    let moved = move_cursors(&from, &to, FINISH).await;
+    let words = ["move", "--to", &to.url(), "--finish"];
+    let moved = ended_within(LONG, admin_command(&from.url(), &words)).await;
     assert!(moved.stderr.contains("going on where the move was interrupted"), "{moved:?}");
     let moved = moved.done();
     println!("{:?}: {moved}", began.elapsed());
@@ -75,8 +84,8 @@ async fn move_under_load(cursors: u64) {
     }
 }
 
-/// Marks conversations that were imported and new ones, further each time, until the servers are refused.
-async fn mark_on(caller: markread_harness::caller::Caller, task: u64, acknowledged: Acknowledged) {
+/// Marks conversations that were imported and new ones, further each time, until that is refused.
+async fn mark_on(caller: Caller, task: u64, acknowledged: Acknowledged, ends: &'static [Code]) {
     for message in 2.. {
         let recipient = 1 + (message * 7) % (2 * OF_A_READER);
         match caller.mark(recipient, message).await {
@@ -84,10 +93,39 @@ async fn mark_on(caller: markread_harness::caller::Caller, task: u64, acknowledg
                 let conversation = (1 + task, recipient);
                 acknowledged.lock().unwrap().insert(conversation, message);
             }
-            Err(refused) if refused.code == Code::Unavailable => return,
+            Err(refused) if ends.contains(&refused.code) => return,
             Err(refused) => panic!("{refused:?}"),
         }
         // A few hundred a second.
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_finish_that_is_killed_is_finished_by_the_next() {
+    let (from, to) = (redis_of(2).await, redis_of(2).await);
+    let server = Server::on_with(&from, &["--rate-limit", "1000000"]).await;
+    server.caller(1).mark(1, 1).await.unwrap();
+    let acknowledged = Acknowledged::default();
+    // The second command does not wait until the server has noticed.
+    let ends = &[Code::Unavailable, Code::Internal];
+    let marks = tokio::spawn(mark_on(server.caller(1), 0, Arc::clone(&acknowledged), ends));
+    let mut command = admin_command(&from.url(), &["move", "--to", &to.url(), "--finish"]);
+    let mut killed = command.stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+    eventually("the source is shut out", ENDS, async || {
+        let version: String = from.run("HGET markread:layout version").await;
+        (version == "2-moved").then_some(())
+    })
+    .await;
+    killed.kill().await.unwrap();
+    let again = move_cursors(&from, &to, &[]).await;
+    assert_eq!(again.status, Some(2), "{again:?}");
+    let moved = move_cursors(&from, &to, FINISH).await.done();
+    assert!(moved.starts_with("moved: ") && !moved.contains("first put"), "{moved}");
+    assert!(!moved.contains("without service"), "nobody knows how long: {moved}");
+    marks.await.unwrap();
+    for ((reader, recipient), message) in acknowledged.lock().unwrap().clone() {
+        assert!(to.cursors(reader).await[&recipient] >= message, "{recipient}");
+    }
+    assert_eq!(to.cursors(1).await, from.cursors(1).await);
 }

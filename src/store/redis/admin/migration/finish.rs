@@ -130,25 +130,14 @@ impl Migration {
     /// Puts all cursors of the source once more, and counts those of both stores.
     async fn verify(&mut self, report: Report<'_>) -> Result<MoveSummary, AdminError> {
         self.progress = MoveProgress { failed: self.progress.failed, ..MoveProgress::default() };
-        let (mut repaired, mut node) = (0, 0);
-        self.scans.fill(Scan::At(0));
-        while let Some(scanned) = self.source.nodes.get_mut(node) {
-            let from = match self.scans.get(node) {
-                Some(Scan::At(from)) => *from,
-                _ => 0,
-            };
-            let found = scanned.readers(from).await?;
-            for (partition, readers) in found.readers {
-                for readers in readers.chunks(READERS_AT_ONCE) {
-                    self.copy_readers(partition, readers, report).await?;
-                    self.report(report);
-                }
+        let mut repaired = 0;
+        loop {
+            repaired += self.put_all(report).await?;
+            if !self.source.settle().await? {
+                break;
             }
-            repaired += self.flush(report).await?.advanced;
-            if let Some(scan) = self.scans.get_mut(node) {
-                *scan = if found.next == 0 { Scan::Done } else { Scan::At(found.next) };
-            }
-            node += usize::from(found.next == 0);
+            self.progress =
+                MoveProgress { failed: self.progress.failed, ..MoveProgress::default() };
         }
         let at_destination = self.to.count().await.map_err(AdminError::at_destination)?;
         let MoveProgress { cursors, readers, failed, .. } = self.progress;
@@ -159,5 +148,30 @@ impl Migration {
             )));
         }
         Ok(MoveSummary { cursors, readers, at_destination, repaired, without_service: None })
+    }
+
+    /// Puts all cursors of the source. Returns how many were missing or behind.
+    async fn put_all(&mut self, report: Report<'_>) -> Result<u64, AdminError> {
+        let (mut repaired, mut node) = (0, 0);
+        self.scans = vec![Scan::At(0); self.source.nodes.len()];
+        while let Some(scan) = self.scans.get(node).copied() {
+            let from = match scan {
+                Scan::At(from) => from,
+                Scan::Done => 0,
+            };
+            let (found, next) = self.source.readers_of_node(node, from).await?;
+            for (partition, readers) in found {
+                for readers in readers.chunks(READERS_AT_ONCE) {
+                    self.copy_readers(partition, readers, report).await?;
+                    self.report(report);
+                }
+            }
+            repaired += self.flush(report).await?.advanced;
+            if let Some(scan) = self.scans.get_mut(node) {
+                *scan = if next == 0 { Scan::Done } else { Scan::At(next) };
+            }
+            node += usize::from(next == 0);
+        }
+        Ok(repaired)
     }
 }

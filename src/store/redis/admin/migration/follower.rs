@@ -5,7 +5,6 @@ use crate::domain::{Conversation, CursorRecord, EntryId, Event, Mark};
 use crate::store::redis::admin::AdminError;
 use crate::store::redis::admin::cursors::CursorAdmin;
 use crate::store::redis::keys::Keys;
-use crate::store::redis::stream;
 use crate::store::{Loss, Losses, ReadSize};
 
 /// Most entries of one read.
@@ -47,7 +46,7 @@ impl Follower {
         partition: &mut CursorAdmin,
         keys: &Keys,
     ) -> Result<Self, AdminError> {
-        let bounds = stream::bounds(partition.connection.redis(), keys).await?;
+        let bounds = partition.bounds(keys).await?;
         Ok(Self::new(bounds.end().entry(), bounds.losses()))
     }
 
@@ -57,13 +56,12 @@ impl Follower {
         partition: &mut CursorAdmin,
         keys: &Keys,
     ) -> Result<FollowedEvents, AdminError> {
-        let redis = partition.connection.redis();
         // With the entry at its place: while that is there, nothing after it was trimmed.
         let limit = self.size.entries() + 1;
-        let read = stream::range(redis, keys.stream(), self.after.before(), limit).await?;
+        let read = partition.entries(keys, self.after.before(), limit).await?;
         let is_in_place = read.span.is_some_and(|(before, _)| before.entry().after() == self.after);
         // After the read: what it did not return may be lost, and what it did was not.
-        let bounds = stream::bounds(redis, keys).await?;
+        let bounds = partition.bounds(keys).await?;
         let lost = match bounds.loss(self.after.into(), &self.losses) {
             Loss::Nothing => false,
             Loss::Trimmed => !is_in_place,

@@ -5,12 +5,13 @@
 //! goes on. An event comes before its cursor in each of their scripts, so once the stream cannot be written,
 //! no cursor advances. What was marked before that is in the stream.
 
+use std::sync::Arc;
+
 use redis::{RedisResult, cmd};
 
 use crate::store::redis::admin::AdminError;
 use crate::store::redis::admin::cursors::CursorAdmin;
 use crate::store::redis::connection::layout::MOVED;
-use crate::store::redis::keys::Keys;
 
 /// Sets another version in place of one. A full Redis refuses a script's first write if it needs memory, so
 /// that is one that does not.
@@ -80,16 +81,17 @@ impl CursorAdmin {
         let new = format!("{:032x}", rand::random::<u128>());
         let mut identify = cmd("EVAL");
         identify.arg(IDENTIFY).arg(1).arg(self.shared.keys.layout()).arg(new);
-        identify.query_async(self.connection.redis()).await
+        self.connection.query(&identify).await
     }
 
     /// Checks that servers can be shut out: once that has begun, it has to be completed.
     pub(super) async fn check_may_close(&mut self) -> Result<(), AdminError> {
-        let keys = &self.shared.keys;
+        let shared = Arc::clone(&self.shared);
+        let keys = &shared.keys;
         let mut check = cmd("EVAL");
         check.arg(MAY_CLOSE).arg(3);
         check.arg(keys.layout()).arg(keys.stream()).arg(keys.moved_events());
-        let missing: Vec<String> = check.query_async(self.connection.redis()).await?;
+        let missing: Vec<String> = self.connection.query(&check).await?;
         if missing.is_empty() {
             return Ok(());
         }
@@ -106,7 +108,7 @@ impl CursorAdmin {
         };
         let mut change = cmd("EVAL");
         change.arg(SET_VERSION).arg(1).arg(self.shared.keys.layout()).arg(before).arg(moved);
-        if !change.query_async::<bool>(self.connection.redis()).await? {
+        if !self.connection.query::<bool>(&change).await? {
             return Err(changed_meanwhile());
         }
         self.read_layout().await
@@ -114,11 +116,12 @@ impl CursorAdmin {
 
     /// Closes the stream to servers. What is in it stays, by the name that is returned in its keys.
     pub(super) async fn close_stream(&mut self) -> Result<(), AdminError> {
-        let keys = &self.shared.keys;
+        let shared = Arc::clone(&self.shared);
+        let keys = &shared.keys;
         let mut close = cmd("EVAL");
         close.arg(CLOSE_STREAM).arg(3);
         close.arg(keys.layout()).arg(keys.stream()).arg(keys.moved_events());
-        Ok(close.query_async(self.connection.redis()).await?)
+        Ok(self.connection.query(&close).await?)
     }
 
     /// Gives the partition back to servers. Returns whether it was moved.
@@ -126,12 +129,13 @@ impl CursorAdmin {
         let Some((before, moved)) = MOVED.iter().find(|(_, moved)| *moved == self.version) else {
             return Ok(false);
         };
-        let keys: &Keys = &self.shared.keys;
+        let shared = Arc::clone(&self.shared);
+        let keys = &shared.keys;
         let mut reopen = cmd("EVAL");
         reopen.arg(REOPEN).arg(3);
         reopen.arg(keys.layout()).arg(keys.stream()).arg(keys.moved_events());
         reopen.arg(before).arg(moved);
-        if !reopen.query_async::<bool>(self.connection.redis()).await? {
+        if !self.connection.query::<bool>(&reopen).await? {
             return Err(changed_meanwhile());
         }
         Ok(true)

@@ -20,7 +20,7 @@ use self::putter::{PutCounts, Putter};
 use self::state::{MoveState, Scan};
 use super::AdminError;
 use super::cursors::{CursorAdmin, READERS_AT_ONCE};
-use super::store::StoreAdmin;
+use super::store::{Node, StoreAdmin};
 use crate::domain::{CursorRecord, UserId};
 use crate::store::redis::connection::layout::LayoutMismatch;
 use crate::store::redis::connection::mode::RedisMode;
@@ -44,6 +44,11 @@ const SAVE_INTERVAL: Duration = Duration::from_secs(1);
 /// How often everything is copied again, since streams are trimmed faster than it is copied.
 const COPIES_MAX: u32 = 5;
 
+/// Why everything is copied again.
+const TRIMMED: &str = "entries of the stream were removed before they were read";
+const SLOTS_MOVED: &str = "slots of the cluster were moved";
+const NODE_LOST: &str = "a node of the cluster was lost";
+
 /// Problems that are named.
 const PROBLEMS_NAMED: u64 = 10;
 
@@ -55,6 +60,8 @@ pub struct Migration {
     to: StoreAdmin,
     putter: Putter,
     scans: Vec<Scan>,
+    /// Whether the nodes of the source had the same partitions when all was copied as when that began.
+    is_settled: bool,
     followers: Vec<Follower>,
     source_id: String,
     copies: u32,
@@ -125,7 +132,9 @@ impl Migration {
         report: Report<'_>,
     ) -> Result<Self, AdminError> {
         let mut source = StoreAdmin::connect_to_move(from, stream).await?;
-        let mut to = StoreAdmin::connect_or_create(to).await.map_err(AdminError::at_destination)?;
+        let (mut to, _) =
+            StoreAdmin::connect_or_create(to).await.map_err(AdminError::at_destination)?;
+        to.find_run_ids().await.map_err(AdminError::at_destination)?;
         if source.shares_a_node_with(&to) {
             return Err(AdminError::Failed(
                 "--to is the Redis of --redis-url: it must be another one".to_owned(),
@@ -155,6 +164,7 @@ impl Migration {
         let now = Instant::now();
         let mut migration = Self {
             scans: vec![Scan::At(0); source.nodes.len()],
+            is_settled: false,
             putter: Putter::new(to.clone()),
             source,
             keys,
@@ -193,6 +203,12 @@ impl Migration {
         loop {
             if let Some(node) = self.scans.iter().position(|scan| *scan != Scan::Done) {
                 self.copy_step(node, report).await?;
+            } else if !self.is_settled {
+                // Keys of a slot that went from one node to another may be on neither's list.
+                match self.source.settle().await? {
+                    true => self.copy_again(SLOTS_MOVED, report).await?,
+                    false => self.is_settled = true,
+                }
             } else if !self.follow(report).await? {
                 break;
             }
@@ -215,11 +231,13 @@ impl Migration {
 
     /// Notes the ends of the streams, from which everything is to be followed that is not copied.
     async fn begin(&mut self) -> Result<(), AdminError> {
+        self.source.settle().await?;
+        self.is_settled = false;
         self.followers.clear();
         for (partition, keys) in self.source.partitions.iter_mut().zip(&self.keys) {
             self.followers.push(Follower::at_end(partition, keys).await?);
         }
-        self.scans.fill(Scan::At(0));
+        self.scans = vec![Scan::At(0); self.source.nodes.len()];
         self.save_now().await
     }
 
@@ -229,20 +247,22 @@ impl Migration {
         let followers = partitions.map(|partition| state.followers.get(&partition).copied());
         let Some(followers) = followers.collect() else { return false };
         self.followers = followers;
-        let scan = |run_id: &String| state.scans.get(run_id).copied().unwrap_or(Scan::At(0));
-        self.scans = self.source.nodes.iter().map(|node| scan(&node.run_id)).collect();
+        let is_same = state.owners == self.source.owners();
+        let known = |run_id: &String| state.scans.get(run_id).copied().filter(|_| is_same);
+        let scan = |node: &Node| known(&node.run_id).unwrap_or(Scan::At(0));
+        self.scans = self.source.nodes.iter().map(scan).collect();
         true
     }
 
     /// Copies the readers of one step of SCAN.
     async fn copy_step(&mut self, node: usize, report: Report<'_>) -> Result<(), AdminError> {
-        let (Some(scanned), Some(Scan::At(from))) =
-            (self.source.nodes.get_mut(node), self.scans.get(node).copied())
-        else {
-            return Ok(());
+        let Some(Scan::At(from)) = self.scans.get(node).copied() else { return Ok(()) };
+        let (found, next) = match self.source.readers_of_node(node, from).await {
+            Ok(step) => step,
+            Err(_) if self.source.is_cluster() => return self.copy_again(NODE_LOST, report).await,
+            Err(error) => return Err(error),
         };
-        let found = scanned.readers(from).await?;
-        for (partition, readers) in found.readers {
+        for (partition, readers) in found {
             for readers in readers.chunks(READERS_AT_ONCE) {
                 self.copy_readers(partition, readers, report).await?;
                 let copies = self.copies;
@@ -258,9 +278,9 @@ impl Migration {
         }
         self.flush(report).await?;
         if let Some(scan) = self.scans.get_mut(node) {
-            *scan = if found.next == 0 { Scan::Done } else { Scan::At(found.next) };
+            *scan = if next == 0 { Scan::Done } else { Scan::At(next) };
         }
-        if found.next == 0 && self.progress.failed == 0 {
+        if next == 0 && self.progress.failed == 0 {
             return self.save_now().await;
         }
         self.save().await
@@ -304,7 +324,7 @@ impl Migration {
                 let FollowedEvents { records, entries, more, lost } =
                     follower.read(partition, keys).await?;
                 if lost {
-                    self.copy_again(report).await?;
+                    self.copy_again(TRIMMED, report).await?;
                     return Ok(true);
                 }
                 self.progress.entries += entries;
@@ -321,19 +341,18 @@ impl Migration {
         Ok(more_left)
     }
 
-    async fn copy_again(&mut self, report: Report<'_>) -> Result<(), AdminError> {
+    async fn copy_again(&mut self, cause: &str, report: Report<'_>) -> Result<(), AdminError> {
         self.copies += 1;
         if self.copies >= COPIES_MAX {
-            return Err(AdminError::Failed(
-                "the stream is trimmed faster than cursors are copied: let serve keep more of it \
-                 (--stream-maxlen), and run the command again"
-                    .to_owned(),
-            ));
+            let what = match cause {
+                TRIMMED => "let serve keep more of the stream (--stream-maxlen)",
+                _ => "wait until the cluster stays as it is",
+            };
+            return Err(AdminError::Failed(format!(
+                "{cause} once more: {what}, and run the command again"
+            )));
         }
-        report(MoveReport::Line(
-            "entries of the stream were removed before they were read: all cursors are copied again"
-                .to_owned(),
-        ));
+        report(MoveReport::Line(format!("{cause}: all cursors are copied again")));
         self.flush(report).await?;
         self.begin().await
     }
@@ -367,6 +386,7 @@ impl Migration {
         let run_ids = self.source.nodes.iter().map(|node| node.run_id.clone());
         let state = MoveState {
             source: self.source_id.clone(),
+            owners: self.source.owners(),
             scans: run_ids.zip(self.scans.iter().copied()).collect(),
             followers: self.followers.iter().copied().enumerate().collect::<HashMap<_, _>>(),
         };

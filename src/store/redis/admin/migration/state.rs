@@ -17,6 +17,7 @@ const REPLACE: &str = "
     return redis.status_reply('OK')";
 
 const SOURCE: &str = "source";
+const OWNERS: &str = "owners";
 const DONE: &str = "done";
 
 /// How far the SCAN of one Redis process has come.
@@ -33,6 +34,8 @@ pub(super) enum Scan {
 pub(super) struct MoveState {
     /// The ID of the store that is moved.
     pub(super) source: String,
+    /// Which node has which partition of it.
+    pub(super) owners: String,
     /// By the run IDs of its Redis processes: a process that was restarted gives other positions.
     pub(super) scans: HashMap<String, Scan>,
     /// By its partitions.
@@ -44,7 +47,7 @@ impl MoveState {
     pub(super) async fn load(to: &mut CursorAdmin) -> RedisResult<Option<Self>> {
         let mut read = cmd("HGETALL");
         read.arg(to.shared.keys.migration());
-        let fields: HashMap<String, String> = read.query_async(to.connection.redis()).await?;
+        let fields: HashMap<String, String> = to.connection.query(&read).await?;
         Ok(Self::parse(&fields))
     }
 
@@ -54,11 +57,12 @@ impl MoveState {
         for (field, value) in self.fields() {
             replace.arg(field).arg(value);
         }
-        replace.query_async(to.connection.redis()).await
+        to.connection.query(&replace).await
     }
 
     fn fields(&self) -> Vec<(String, String)> {
-        let mut fields = vec![(SOURCE.to_owned(), self.source.clone())];
+        let (source, owners) = (self.source.clone(), self.owners.clone());
+        let mut fields = vec![(SOURCE.to_owned(), source), (OWNERS.to_owned(), owners)];
         for (run_id, scan) in &self.scans {
             let position = match scan {
                 Scan::At(position) => position.to_string(),
@@ -77,7 +81,8 @@ impl MoveState {
     }
 
     fn parse(fields: &HashMap<String, String>) -> Option<Self> {
-        let mut state = Self { source: fields.get(SOURCE)?.clone(), ..Self::default() };
+        let (source, owners) = (fields.get(SOURCE)?.clone(), fields.get(OWNERS)?.clone());
+        let mut state = Self { source, owners, ..Self::default() };
         for (field, value) in fields {
             match field.split_once(':') {
                 Some(("scan", run_id)) => {
@@ -114,12 +119,14 @@ mod tests {
         let losses = Losses { gap_before: id(2), max_removed: id(3) };
         let state = MoveState {
             source: "abc".to_owned(),
+            owners: "a:1 b:2".to_owned(),
             scans: HashMap::from([("r".to_owned(), Scan::At(7)), ("s".to_owned(), Scan::Done)]),
             followers: HashMap::from([(63, Follower::new(id(5), losses))]),
         };
         let fields: HashMap<_, _> = state.fields().into_iter().collect();
         let read = MoveState::parse(&fields).unwrap();
-        assert_eq!((&read.source, &read.scans), (&state.source, &state.scans));
+        assert_eq!((&read.source, &read.owners), (&state.source, &state.owners));
+        assert_eq!(read.scans, state.scans);
         let Follower { after, losses: read_losses, .. } = read.followers[&63];
         assert_eq!((after, read_losses), (id(5), losses));
         // What somebody else put there is not a state.

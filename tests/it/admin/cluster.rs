@@ -1,0 +1,201 @@
+//! The commands on a cluster, and moves to and from one.
+
+use markread_harness::cluster::{RedisCluster, partition_of, slot_of, tags};
+
+use super::*;
+
+const MODE: [&str; 2] = ["--redis-mode", "cluster"];
+
+/// Runs a command of `markread admin` on a cluster to its end.
+async fn on_cluster(cluster: &RedisCluster, words: &[&str]) -> Ended {
+    ended(admin_command(&cluster.url(), &[words, &MODE].concat())).await
+}
+
+async fn exported_of(cluster: &RedisCluster) -> BTreeSet<String> {
+    lines(&on_cluster(cluster, &["export"]).await.done())
+}
+
+/// Readers with few cursors and with buckets, in many partitions.
+fn many_lines() -> String {
+    let of = |reader: u64, cursors: u64| {
+        (1..=cursors).map(move |recipient| line(reader, 1_000 + recipient, reader + recipient, 7))
+    };
+    (1..=300).flat_map(|reader| of(reader, if reader % 50 == 0 { 400 } else { 5 })).collect()
+}
+
+async fn import_into(cluster: &RedisCluster, text: &str) {
+    let files = Files::new();
+    let file = files.write("cursors.jsonl", text);
+    on_cluster(cluster, &["import", &file]).await.done();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_command_works_on_all_partitions() {
+    let cluster = RedisCluster::start(3, 0).await;
+    let server = Server::on_cluster(&cluster, &[]).await;
+    let text = many_lines();
+    import_into(&cluster, &text).await;
+    assert_eq!(exported_of(&cluster).await, lines(&text));
+    let own: BTreeSet<_> = text
+        .lines()
+        .filter(|line| line.contains("\"reader_id\":\"50\""))
+        .map(str::to_owned)
+        .collect();
+    let printed = on_cluster(&cluster, &["cursors", "--user", "50"]).await.done();
+    assert_eq!(lines(&printed), own);
+
+    let set = ["set", "--user", "7", "--recipient", "50", "--last-read-event-id", "9"];
+    on_cluster(&cluster, &set).await.done();
+    for (reader, recipient) in [(50, 7), (8, 50), (9, 10)] {
+        server.caller(reader).mark(recipient, MESSAGE).await.unwrap();
+    }
+    cluster
+        .run_on_key::<()>("markread:subscriptions:one", "SADD markread:subscriptions:one 50")
+        .await;
+    let erased =
+        on_cluster(&cluster, &["erase", "--user", "50", "--events", "--as-recipient"]).await.done();
+    let expected =
+        "user 50: 401 cursors, 1 quota, 1 subscription, 2 cursors of other readers, 2 events";
+    assert!(erased.starts_with(expected), "{erased}");
+    let left = exported_of(&cluster).await;
+    assert_eq!(left.len(), text.lines().count() - 400 + 1);
+    assert!(!left.iter().any(|line| line.contains("_id\":\"50\",\"recipient")));
+    assert!(!left.iter().any(|line| line.contains("recipient_id\":\"50\"")));
+    assert!(on_cluster(&cluster, &["upgrade-layout"]).await.done().contains("2 already"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_is_moved_to_a_cluster_and_back() {
+    let (from, subject) = filled(1).await;
+    let cluster = RedisCluster::start(3, 0).await;
+    let (url, before) = (cluster.url(), exported(&from).await);
+    let words = ["move", "--to", &url, "--to-mode", "cluster", "--finish"];
+    let moved = admin(&from, &words).await.done();
+    let counts = format!("{FILLED} cursors of 6 readers");
+    let expected = format!("moved: {counts}; at the destination {counts}, none behind; ");
+    assert!(moved.starts_with(&expected), "{moved}");
+    assert_eq!(exported_of(&cluster).await, before);
+    drop(subject);
+
+    let server = Server::on_cluster(&cluster, &[]).await;
+    let back = Redis::start().await;
+    let words = ["move", "--to", &back.url(), "--follow"];
+    let mut following = admin_command(&url, &[&words[..], &MODE].concat());
+    let mut following = following.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    // In each partition of the first readers, followed as it happens.
+    for reader in [1, 2, 64, 65, 1_000, 77, 78, 79] {
+        let marked = server.caller(reader).mark(1, MESSAGE + 1).await.unwrap();
+        assert!(marked.advanced);
+    }
+    for reader in [1, 2, 64, 65, 1_000, 77, 78, 79] {
+        eventually("it is followed", ENDS, async || {
+            (back.cursors(reader).await.get(&1) == Some(&(MESSAGE + 1))).then_some(())
+        })
+        .await;
+    }
+    following.kill().await.unwrap();
+    let words = ["move", "--to", &back.url(), "--finish"];
+    let moved = on_cluster(&cluster, &words).await.done();
+    assert!(moved.contains("none behind; ") && !moved.contains("first put"), "{moved}");
+    assert_eq!(exported(&back).await.len(), before.len() + 3);
+    let refused = server.caller(1).mark(1, MESSAGE + 2).await.unwrap_err();
+    assert_eq!(refused.code, tonic::Code::Unavailable, "{refused:?}");
+    assert_eq!(on_cluster(&cluster, &["export"]).await.status, Some(2));
+    on_cluster(&cluster, &["move", "--undo"]).await.done();
+    eventually("it serves again", ENDS, async || server.caller(1).mark(1, MESSAGE + 2).await.ok())
+        .await;
+}
+
+/// Slots go from one master to another while their keys are copied.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_missed_while_slots_are_moved() {
+    let cluster = Arc::new(RedisCluster::start(3, 0).await);
+    let text = many_lines();
+    import_into(&cluster, &text).await;
+    let slots: Vec<_> = tags(64).iter().map(|tag| slot_of(tag)).collect();
+    let moves = {
+        let cluster = Arc::clone(&cluster);
+        tokio::spawn(async move {
+            let mut moved = 0;
+            for reader in 1..=12 {
+                let slot = slots[partition_of(reader, 64)];
+                let to = (cluster.owner(slot).await + 1) % 3;
+                moved += cluster.move_slot(slot, to).await;
+            }
+            moved
+        })
+    };
+    let mut rounds = 0;
+    while !moves.is_finished() || rounds == 0 {
+        let to = Redis::start().await;
+        let copied = on_cluster(&cluster, &["move", "--to", &to.url()]).await.done();
+        assert!(copied.contains("all are copied"), "{copied}");
+        assert_eq!(exported(&to).await, lines(&text));
+        let all: BTreeSet<_> =
+            on_cluster(&cluster, &["export"]).await.done().lines().map(str::to_owned).collect();
+        assert_eq!(all, lines(&text));
+        rounds += 1;
+    }
+    assert!(moves.await.unwrap() > 12, "keys were moved");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_documented_rule_is_enough_on_a_cluster() {
+    let page = include_str!("../../../docs/production.md");
+    let rules =
+        page.lines().filter_map(|line| line.strip_prefix("    user markread-admin on >PASSWORD "));
+    let rule = rules.last().unwrap();
+    assert!(rule.contains("+cluster|nodes"), "{rule}");
+    let cluster = RedisCluster::start(3, 0).await;
+    let server = Server::on_cluster(&cluster, &[]).await;
+    server.caller(50).mark(7, MESSAGE).await.unwrap();
+    drop(server);
+    for node in cluster.nodes() {
+        node.run::<()>(&format!("ACL SETUSER markread-admin reset on >PASSWORD {rule}")).await;
+    }
+    let url = cluster.url().replace("redis://", "redis://markread-admin:PASSWORD@");
+    let to = Redis::start().await;
+    let files = Files::new();
+    let file = files.write("cursors.jsonl", many_lines());
+    for words in [
+        &["import", &file][..],
+        &["export"],
+        &["cursors", "--user", "50"],
+        &["set", "--user", "7", "--recipient", "50", "--last-read-event-id", "9"],
+        &["erase", "--user", "50", "--events", "--as-recipient"],
+        &["move", "--to", &to.url(), "--finish"],
+        &["move", "--undo"],
+        &["upgrade-layout"],
+    ] {
+        ended(admin_command(&url, &[words, &MODE].concat())).await.done();
+    }
+    for node in cluster.nodes() {
+        let log: Vec<redis::Value> = node.run("ACL LOG").await;
+        assert!(log.is_empty(), "{log:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_clusters_are_named() {
+    let (from, _subject) = filled(2).await;
+    let cluster = RedisCluster::start(3, 0).await;
+    let url = cluster.url();
+    import_into(&cluster, &line(1, 2, 3, 4)).await;
+    let to_cluster = ["--to-mode", "cluster"];
+    for (to, flags, status, said) in [
+        (&*url, &to_cluster[..], 1, "has cursors that are not of a move from this Redis"),
+        (&url, &["--to-mode", "cluster", "--to-partitions", "32"], 2, "\"64\" partitions"),
+        (&cluster.node(0).url(), &[], 1, "cluster mode"),
+        (&from.url(), &to_cluster, 1, "set --to-mode standalone"),
+    ] {
+        let refused = admin(&from, &[&["move", "--to", to], flags].concat()).await;
+        assert_eq!(refused.status, Some(status), "{said}: {refused:?}");
+        assert!(refused.stderr.contains(said), "{said}: {refused:?}");
+    }
+    on_cluster(&cluster, &["erase", "--user", "1"]).await.done();
+    admin(&from, &[&["move", "--to", &url], &to_cluster[..]].concat()).await.done();
+    // A cluster is no other store than itself.
+    let words = ["move", "--to", &url, "--to-mode", "cluster"];
+    let refused = on_cluster(&cluster, &words).await.failed();
+    assert!(refused.contains("--to is the Redis of --redis-url"), "{refused}");
+}
