@@ -2,6 +2,7 @@
 //! partition, since a script may only touch keys of one. One Redis has one partition; a cluster has many,
 //! each in one slot.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwapOption;
@@ -30,18 +31,21 @@ pub(crate) struct PartitionStore {
     node: ArcSwapOption<Node>,
     /// Why it is not served.
     trouble: Mutex<Option<String>>,
+    /// Whether that is a layout which this server does not know: then no call may go to its node.
+    is_closed: AtomicBool,
 }
 
 impl PartitionStore {
     fn new(number: usize, keys: Keys, slot: Option<u16>) -> Self {
         let (layout, stream_history, tail_signal, trouble) = Default::default();
-        let node = ArcSwapOption::empty();
-        Self { number, keys, slot, layout, stream_history, tail_signal, node, trouble }
+        let (node, is_closed) = Default::default();
+        Self { number, keys, slot, layout, stream_history, tail_signal, node, trouble, is_closed }
     }
 
     /// Returns the node that has it.
     pub(crate) fn node(&self) -> Result<Arc<Node>, StoreError> {
-        self.node.load_full().ok_or_else(|| {
+        let node = self.node.load_full().filter(|_| !self.is_closed.load(Ordering::Relaxed));
+        node.ok_or_else(|| {
             let cause = self.trouble();
             StoreError::unavailable(cause.unwrap_or_else(|| "not connected yet".to_owned()))
         })
@@ -55,6 +59,11 @@ impl PartitionStore {
             self.tail_signal.notify();
         }
         is_another
+    }
+
+    /// Sets whether no call may go to its node, though there is one.
+    pub(crate) fn set_closed(&self, is_closed: bool) {
+        self.is_closed.store(is_closed, Ordering::Relaxed);
     }
 
     /// Returns why it is not served, if it is not.

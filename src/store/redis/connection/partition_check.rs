@@ -43,6 +43,7 @@ pub(super) async fn run(
     let mut streams = Vec::with_capacity(served.len());
     let mut layouts = BTreeMap::new();
     for (partition, checked) in served.iter().zip(join_all(checks).await) {
+        let mut is_closed = false;
         let (trouble, stream) = match checked {
             Ok(Checked { new_layout, stream }) => {
                 if let Some(version) = new_layout {
@@ -50,8 +51,12 @@ pub(super) async fn run(
                 }
                 (None, stream)
             }
-            Err(failure) => (Some(tolerate(parts, failure)?), None),
+            Err(failure) => {
+                is_closed = matches!(failure, Failure::Layout(_));
+                (Some(tolerate(parts, failure)?), None)
+            }
         };
+        partition.set_closed(is_closed);
         if partition.trouble() != trouble {
             partition.set_trouble(trouble.clone());
             parts.shared.note_health_change();
