@@ -10,7 +10,7 @@ use super::load::{Load, RECOVERY, UNLIMITED};
 use crate::answers::assert_store_unavailable;
 
 /// How long the master runs before the next kill.
-const BETWEEN: Duration = Duration::from_millis(500);
+const BETWEEN: Duration = Duration::from_millis(1200);
 
 /// Sentinel takes 8 s until it makes a former master a replica. Here it is told.
 async fn make_replica(group: &Sentinels, lost: usize, master: usize) {
