@@ -202,8 +202,8 @@ mod tests {
             (all([Some(position(5, 0)), None, Some(Position::START)]), "pAQMFAQAABgA"),
             (all([Some(max), Some(Position::START)]), ""),
             (all([]), ""),
-            (all([None; MAX_PARTITIONS]), ""),
-            (all([Some(max); MAX_PARTITIONS]), ""),
+            (all(vec![None; MAX_PARTITIONS]), ""),
+            (all(vec![Some(max); MAX_PARTITIONS]), ""),
         ] {
             let written = place.to_string();
             assert!(text.is_empty() || written == text, "{written}, not {text}");
@@ -218,7 +218,7 @@ mod tests {
         for at in 0..good.len() {
             assert_eq!(good[..at].parse::<WatchPosition>(), Err(InvalidPosition), "{at}");
         }
-        let too_many = all([None; MAX_PARTITIONS + 1]).to_string();
+        let too_many = all(vec![None; MAX_PARTITIONS + 1]).to_string();
         let long = format!("p{}", "A".repeat(60_000));
         let longer_form = format!("p{}", URL_SAFE_NO_PAD.encode([VERSION, 1, 5, 0x81, 0, 0]));
         let before_1970 = format!("p{}", URL_SAFE_NO_PAD.encode([VERSION, 1, 5, 7, 0]));

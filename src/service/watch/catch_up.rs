@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::Sender;
 use tokio::time::sleep;
+use tracing::Instrument;
 
 use super::join_all::join_all;
 use super::lag::{self, Absence, InRing, Lag, Origin, Place};
@@ -22,6 +23,9 @@ use crate::telemetry::metrics;
 /// Entries read for a watcher that cost one of its read quota, and how many are read before it pays.
 const ENTRIES_OF_A_READ: usize = 1000;
 const UNPAID_MAX_ENTRIES: usize = 10 * ENTRIES_OF_A_READ;
+
+/// Logs that are read at the same time for one watcher: those in which it is furthest behind.
+const READS_MAX: usize = 8;
 
 /// Time between two looks at logs that could not be read.
 const ABSENCE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -59,9 +63,14 @@ impl CatchUp {
         Self { hub: Arc::clone(hub), user, id, watcher, lags, absences, unpaid }
     }
 
+    /// Runs it as a task, in the current span, since it belongs to the call and so to its trace.
+    pub(super) fn spawn(self) {
+        tokio::spawn(self.run().in_current_span());
+    }
+
     /// Catches up until the watcher is registered for all logs, or has left. Whole thousands of entries that
     /// were read for it are paid in either case.
-    pub(super) async fn run(mut self) {
+    async fn run(mut self) {
         loop {
             if let Some(updates) = self.watcher.as_ref().map(|watcher| watcher.updates.clone()) {
                 let ended = tokio::select! {
@@ -110,8 +119,9 @@ impl CatchUp {
                 Err(ahead) => return Err(ahead),
             }
         }
-        if let Some(error) = failure.filter(|_| self.lags.is_empty()) {
-            return Err(WatchError::Store(error));
+        if is_call && self.lags.is_empty() {
+            let unknown = || StoreError::unavailable("no event log can be read");
+            return Err(WatchError::Store(failure.unwrap_or_else(unknown)));
         }
         if is_gap {
             self.send_gap().await;
@@ -168,6 +178,8 @@ impl CatchUp {
         if is_near && self.join(&mut state, needs.is_uneven) {
             return None;
         }
+        needs.reads.sort_by_key(|at| self.lags[*at].sent.entry().ms);
+        needs.reads.truncate(READS_MAX);
         let limit = lag::ring_limit(self.lags.len());
         for lag in &mut self.lags {
             let log = &state.logs[lag.log];

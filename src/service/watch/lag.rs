@@ -115,6 +115,7 @@ impl Lag {
     pub(super) fn move_to(&mut self, position: Position) {
         (self.place.position, self.sent) = (position, position);
         self.found.clear();
+        self.is_at_end = false;
     }
 
     /// Takes what the ring has, up to a number of events.

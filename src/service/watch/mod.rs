@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
-use tracing::Instrument;
 
 use self::catch_up::CatchUp;
 use self::feed::Feed;
@@ -165,7 +164,7 @@ impl Hub {
         state.register(user, watcher);
         drop(state);
         if !absences.is_empty() {
-            self.spawn(CatchUp { absences, ..CatchUp::new(self, user, id) });
+            CatchUp { absences, ..CatchUp::new(self, user, id) }.spawn();
         }
         Ok(())
     }
@@ -181,13 +180,8 @@ impl Hub {
         let catch_up = CatchUp::new(self, user, watcher.id);
         let mut catch_up = CatchUp { watcher: Some(watcher), absences, ..catch_up };
         catch_up.open(true).await?;
-        self.spawn(catch_up);
+        catch_up.spawn();
         Ok(())
-    }
-
-    fn spawn(&self, catch_up: CatchUp) {
-        // In the current span, since it belongs to the call and so to its trace.
-        tokio::spawn(catch_up.run().in_current_span());
     }
 
     fn partition(&self, log: usize) -> Option<u16> {

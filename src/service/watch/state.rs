@@ -147,7 +147,9 @@ impl State {
     /// Returns whether the reading of one of several logs is so far behind that only a heartbeat is a place to
     /// resume from.
     pub(super) fn is_uneven(&self) -> bool {
-        let is_behind = |log: &LogState| log.current_at.is_none_or(|at| at.elapsed() > UNEVEN_MAX);
+        let now = Instant::now();
+        let is_behind =
+            |log: &LogState| log.current_at.is_none_or(|at| now.duration_since(at) > UNEVEN_MAX);
         self.logs.len() > 1 && self.logs.iter().any(is_behind)
     }
 
@@ -178,29 +180,32 @@ impl State {
 
     /// Sends an event to a user's watchers. While they cannot resume from it alone, a heartbeat follows.
     fn send_event(&mut self, user: UserId, log: usize, update: &Update, is_uneven: bool) {
-        let Some(watchers) = self.watchers.get(&user) else { return };
-        let are_absent = || watchers.iter().any(|watcher| !watcher.absences.is_empty());
-        if !is_uneven && !are_absent() {
-            return self.send(user, log, |_| update.clone());
+        let positions = self.positions(user, |one| is_uneven || !one.absences.is_empty());
+        self.send(user, log, update);
+        if positions.is_empty() {
+            return;
         }
-        let positions: Vec<_> =
-            watchers.iter().map(|one| (one.id, self.position(&one.absences))).collect();
-        self.send(user, log, |_| update.clone());
-        let heartbeat = |watcher: &Watcher| {
-            let position = positions.iter().find(|(id, _)| *id == watcher.id);
-            position.map(|(_, position)| Update::Heartbeat(position.clone()))
-        };
         self.end(user, Bound::WatchQueue, |watcher| {
-            let update = heartbeat(watcher).filter(|_| watcher.hears_of(log));
-            update.is_some_and(|update| watcher.updates.try_send(update).is_err())
+            let position =
+                positions.iter().find(|(id, _)| *id == watcher.id && watcher.hears_of(log));
+            position.is_some_and(|(_, position)| {
+                watcher.updates.try_send(Update::Heartbeat(position.clone())).is_err()
+            })
         });
+    }
+
+    /// Returns the positions of some of a user's watchers, by their IDs.
+    fn positions(&self, user: UserId, of: impl Fn(&Watcher) -> bool) -> Vec<(u64, WatchPosition)> {
+        let watchers = self.watchers.get(&user).into_iter().flatten();
+        let chosen = watchers.filter(|watcher| of(watcher));
+        chosen.map(|watcher| (watcher.id, self.position(&watcher.absences))).collect()
     }
 
     /// Sends an update to a user's watchers that hear of a log. One whose queue is full is too slow: it still
     /// receives what is queued, then its end; if it does not read, its end at once.
-    fn send(&mut self, user: UserId, log: usize, update: impl Fn(&Watcher) -> Update) {
+    fn send(&mut self, user: UserId, log: usize, update: &Update) {
         self.end(user, Bound::WatchQueue, |watcher| {
-            watcher.hears_of(log) && watcher.updates.try_send(update(watcher)).is_err()
+            watcher.hears_of(log) && watcher.updates.try_send(update.clone()).is_err()
         });
     }
 
@@ -208,7 +213,7 @@ impl State {
         let hearers = self.watchers.values().flatten().filter(|watcher| watcher.hears_of(log));
         metrics::count_watch_gaps(hearers.count());
         for user in self.users() {
-            self.send(user, log, |_| Update::Gap);
+            self.send(user, log, &Update::Gap);
         }
     }
 
@@ -219,12 +224,7 @@ impl State {
         }
         let position = self.position(&[]);
         for user in self.users() {
-            let own: Vec<_> = self.watchers.get(&user).into_iter().flatten().collect();
-            let own: Vec<_> = own
-                .into_iter()
-                .filter(|watcher| !watcher.absences.is_empty())
-                .map(|watcher| (watcher.id, self.position(&watcher.absences)))
-                .collect();
+            let own = self.positions(user, |watcher| !watcher.absences.is_empty());
             self.end(user, Bound::WatchQueue, |watcher| {
                 let own = own.iter().find(|(id, _)| *id == watcher.id);
                 let position = own.map_or(&position, |(_, position)| position);

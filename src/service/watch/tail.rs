@@ -54,7 +54,7 @@ pub(super) struct Lines {
     failures: LogThrottle,
     /// Entries of other programs that no log line has counted yet.
     foreign: AtomicUsize,
-    foreign_lines: LogThrottle,
+    skips: LogThrottle,
 }
 
 /// Experience of earlier reads of a log.
@@ -218,7 +218,7 @@ impl Reads {
         }
         metrics::count_foreign_entries(foreign);
         lines.foreign.fetch_add(foreign, Ordering::Relaxed);
-        if lines.foreign_lines.permit().is_some() {
+        if lines.skips.permit().is_some() {
             let entries = lines.foreign.swap(0, Ordering::Relaxed);
             tracing::warn!(entries, "entries of the stream are no mark-read events: skipped");
         }

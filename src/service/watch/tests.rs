@@ -3,6 +3,7 @@
 mod backlog;
 mod fake_log;
 mod losses;
+mod partitions;
 
 use std::task::Context;
 

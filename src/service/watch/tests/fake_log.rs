@@ -118,6 +118,13 @@ impl FakeLog {
         (state.last, state.trimmed, state.max_removed) = (last, false, EntryId::ZERO);
     }
 
+    /// Gives the next entry the number after this one.
+    pub(super) fn advance_to(&self, last: u64) {
+        let mut state = self.state();
+        assert!(last >= state.last);
+        state.last = last;
+    }
+
     /// Loses the newest entries, as a failover does.
     pub(super) fn lose(&self, count: u64) {
         let mut state = self.state();
