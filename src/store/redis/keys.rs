@@ -134,9 +134,7 @@ impl Keys {
     }
 
     /// What the keys of webhooks' subscriptions begin with: sets of user IDs. They belong to no partition.
-    pub(crate) fn subscriptions_prefix(&self) -> &'static str {
-        "markread:subscriptions:"
-    }
+    pub(crate) const SUBSCRIPTIONS_PREFIX: &str = "markread:subscriptions:";
 
     /// A used nonce: a string with an expiry.
     pub(crate) fn nonce(&self, nonce: &Nonce) -> String {

@@ -52,9 +52,12 @@ impl PartitionStore {
     }
 
     /// Sets the node that has it. Returns whether it is another one than before.
-    pub(crate) fn set_node(&self, node: Option<Arc<Node>>) -> bool {
-        let before = self.node.swap(node.clone());
-        let is_another = before.as_ref().map(Arc::as_ptr) != node.as_ref().map(Arc::as_ptr);
+    pub(crate) fn set_node(&self, node: Option<&Arc<Node>>) -> bool {
+        let before = self.node.swap(node.cloned());
+        let is_another = match (&before, node) {
+            (Some(before), Some(node)) => !Arc::ptr_eq(before, node),
+            (before, node) => before.is_some() != node.is_some(),
+        };
         if is_another {
             self.tail_signal.notify();
         }

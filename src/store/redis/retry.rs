@@ -107,12 +107,11 @@ impl Route<'_> {
 
     async fn find_again(&mut self, not_run: NotRun) -> bool {
         let Self { store, partition, again, .. } = self;
-        let again = match again {
-            Some(again) => again,
-            None => {
-                let Ok(waiting) = store.retries.0.try_acquire() else { return false };
-                again.insert(Again { _waiting: waiting, pauses: Pauses(FIRST_PAUSE) })
-            }
+        let again = if let Some(again) = again {
+            again
+        } else {
+            let Ok(waiting) = store.retries.0.try_acquire() else { return false };
+            again.insert(Again { _waiting: waiting, pauses: Pauses(FIRST_PAUSE) })
         };
         let asked = match not_run {
             NotRun::Ask(address) => store.cluster.as_ref().and_then(|all| all.node(&address)),

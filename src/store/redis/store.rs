@@ -105,7 +105,7 @@ impl RedisStore {
                 let (node, run) = nodes.only(Connector::new(mode));
                 let health = node.connections().health();
                 if let [only] = shared.partitions.all() {
-                    only.set_node(Some(node));
+                    only.set_node(Some(&node));
                 }
                 (health, None, tokio::spawn(run))
             }

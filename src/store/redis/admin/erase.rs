@@ -172,7 +172,7 @@ impl StoreAdmin {
         user: UserId,
         mut report: impl FnMut(KeyProgress),
     ) -> Result<u64, AdminError> {
-        let pattern = format!("{}*", self.first()?.shared.keys.subscriptions_prefix());
+        let pattern = format!("{}*", self.first()?Keys::SUBSCRIPTIONS_PREFIX);
         let (mut erased, mut scan) = (0, StoreScan::default());
         while let Some((node, sets)) = self.scan(&mut scan, &pattern, "set").await? {
             let Some(Node { connection, .. }) = self.nodes.get_mut(node) else { continue };

@@ -117,12 +117,11 @@ fn problem(partition: &Arc<PartitionStore>) -> Option<String> {
             return Some(partition.trouble().unwrap_or_else(|| error.to_string()));
         }
     };
-    let health = node.connections().health();
-    let cause = match &*health.borrow() {
+    let health = node.connections().health().borrow().clone();
+    match health {
         StoreHealth::Away(cause) => Some(format!("{}: {cause}", node.parts.name)),
         StoreHealth::Ready { .. } => partition.trouble(),
-    };
-    cause
+    }
 }
 
 /// Names the partitions by the causes: `partitions 0-3 7 are not served: …`.

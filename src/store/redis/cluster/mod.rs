@@ -178,7 +178,7 @@ impl Cluster {
                 let slot = partition.slot.unwrap_or_default();
                 partition.set_trouble(Some(format!("no node of the cluster has slot {slot}")));
             }
-            moved += usize::from(partition.set_node(node.map(|one| Arc::clone(&one.node))));
+            moved += usize::from(partition.set_node(node.map(|one| &one.node)));
             if let Some(owner) = owner {
                 served.entry(owner).or_default().push(Arc::clone(partition));
             }

@@ -59,7 +59,7 @@ fn slot_of_text(text: &[u8]) -> u16 {
 }
 
 /// Returns the partition of a reader, of so many: by a hash that mixes all bits of the ID, since the low
-/// ones of snowflakes are not uniform. It is the last step of MurmurHash3 for 64 bits; the upper bits of
+/// ones of snowflakes are not uniform. It is the last step of `MurmurHash3` for 64 bits; the upper bits of
 /// its result choose.
 pub(crate) fn partition_of(reader: UserId, count: u16) -> usize {
     let mut hash = reader.get();

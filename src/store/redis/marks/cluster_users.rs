@@ -72,12 +72,11 @@ impl RedisStore {
     fn by_node(&self, cluster: &Cluster, users: &[(UserId, Option<String>)]) -> Vec<NodeUsers> {
         let mut groups: Vec<NodeUsers> = Vec::new();
         for (user, asked) in users {
-            let (node, way) = match asked {
-                Some(address) => (cluster.node(address), Way::Asking),
-                None => {
-                    let key = self.partition(*user).keys.user(*user);
-                    (cluster.node_of_slot(slot(key.as_bytes())), Way::Plain)
-                }
+            let (node, way) = if let Some(address) = asked {
+                (cluster.node(address), Way::Asking)
+            } else {
+                let key = self.partition(*user).keys.user(*user);
+                (cluster.node_of_slot(slot(key.as_bytes())), Way::Plain)
             };
             let Some(node) = node else { continue };
             let is_same =

@@ -98,19 +98,16 @@ impl RedisStats {
         let read = found.into_iter().map(|(partition, span)| {
             let mut connection = connection.clone();
             async move {
-                let span = match span {
-                    Some(span) => Some(span),
-                    None => {
-                        let read = stream::span(&mut connection, &partition.keys, &[]).await;
-                        read.ok().map(|(span, _)| span)
-                    }
+                let span = if let Some(span) = span {
+                    Some(span)
+                } else {
+                    let read = stream::span(&mut connection, &partition.keys, &[]).await;
+                    read.ok().map(|(span, _)| span)
                 }?;
                 let name = partition.keys.stream();
                 let groups = groups(&mut connection, name).await.unwrap_or_default();
-                let memory = match is_measured {
-                    true => StreamSize::ask(&mut connection, name).await,
-                    false => None,
-                };
+                let memory =
+                    if is_measured { StreamSize::ask(&mut connection, name).await } else { None };
                 Some((partition.number, span, groups, memory))
             }
         });
