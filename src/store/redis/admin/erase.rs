@@ -9,6 +9,7 @@ use super::cursors::{CursorAdmin, Shared};
 use super::store::{Node, StoreAdmin, StoreScan};
 use crate::domain::UserId;
 use crate::store::redis::errors::unexpected;
+use crate::store::redis::keys::Keys;
 use crate::store::redis::scripts::{integer, text};
 
 /// Problems that are kept.
@@ -172,7 +173,7 @@ impl StoreAdmin {
         user: UserId,
         mut report: impl FnMut(KeyProgress),
     ) -> Result<u64, AdminError> {
-        let pattern = format!("{}*", self.first()?Keys::SUBSCRIPTIONS_PREFIX);
+        let pattern = format!("{}*", Keys::SUBSCRIPTIONS_PREFIX);
         let (mut erased, mut scan) = (0, StoreScan::default());
         while let Some((node, sets)) = self.scan(&mut scan, &pattern, "set").await? {
             let Some(Node { connection, .. }) = self.nodes.get_mut(node) else { continue };
