@@ -1,6 +1,7 @@
 //! Watches: who hears of which mark, and resuming without a loss.
 
 mod bursts;
+mod cluster;
 mod erasures;
 mod foreign;
 mod losses;
