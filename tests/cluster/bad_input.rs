@@ -28,7 +28,8 @@ async fn not_ready(server: &Server, texts: &[&str]) -> String {
 /// Waits until the server has ended with status 2, and returns its last line.
 async fn refused(mut server: Server) -> String {
     assert_eq!(server.exit(NOTICED).await.code(), Some(2), "{:?}", server.log());
-    server.log().last().cloned().unwrap_or_default()
+    let named = async || server.log().iter().find(|line| line.contains("layout version")).cloned();
+    eventually("the layout is named", NOTICED, named).await
 }
 
 #[tokio::test]

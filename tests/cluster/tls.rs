@@ -1,8 +1,10 @@
 //! A cluster over TLS.
 
+use std::time::Duration;
+
 use markread_harness::certificates::Authority;
 use markread_harness::cluster::{slot_of, tags};
-use markread_harness::{RedisCluster, Server};
+use markread_harness::{RedisCluster, Server, eventually};
 
 use crate::{PARTITIONS, one_reader_each};
 
@@ -22,9 +24,9 @@ async fn a_cluster_over_tls_is_served_before_and_after_a_failover() {
     let lost = cluster.owner(slot).await;
     cluster.node_mut(lost).kill().await;
     cluster.wait_for_promotion(slot, lost).await;
-    server.wait_until_ready().await;
     for &reader in &readers {
-        server.caller(reader).mark(7, MESSAGE + 1).await.unwrap();
+        let marked = async || server.caller(reader).mark(7, MESSAGE + 1).await.ok();
+        eventually("the promoted node serves", Duration::from_secs(10), marked).await;
     }
 }
 
@@ -34,8 +36,8 @@ async fn certificates_of_another_ca_are_refused() {
     let certificate = ca.issue("redis", "IP:127.0.0.1").await;
     let cluster = RedisCluster::over_tls(3, 0, &certificate, &ca).await;
     let server = Server::on_cluster_unready(&cluster, &["--redis-ca", &other.file()]).await;
-    let limit = std::time::Duration::from_secs(20);
-    markread_harness::eventually("the certificate is named", limit, async || {
+    let limit = Duration::from_secs(20);
+    eventually("the certificate is named", limit, async || {
         let (status, page) = server.get("/readyz").await;
         (status == 503 && page.to_lowercase().contains("certificate")).then_some(())
     })

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,18 +13,21 @@ use rand::seq::IteratorRandom;
 use redis::AsyncConnectionConfig;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
+use self::count::slot_of_count;
 use self::tags::SLOTS;
 use self::topology::{Address, Topology, View};
 use super::connection::address::RedisAddress;
 use super::connection::layout::LayoutMismatch;
 use super::connection::link::Connect;
 use super::connection::mode::ClusterSeeds;
+use super::errors::classify;
 use super::node::{Node, NodeMaker};
 use super::parts::Shared;
 use crate::store::{HealthReceiver, StoreError, StoreHealth};
 
+pub(crate) mod count;
 mod health;
 pub(crate) mod masters;
 pub(crate) mod redirect;
@@ -50,6 +54,8 @@ pub(crate) struct Cluster {
     maker: NodeMaker,
     shared: Arc<Shared>,
     nodes: Mutex<HashMap<Address, RunningNode>>,
+    /// Whether the store is known to have as many partitions as the settings say.
+    is_counted: AtomicBool,
     /// By slot.
     table: ArcSwap<SlotTable>,
     health: watch::Sender<StoreHealth>,
@@ -63,6 +69,13 @@ struct SlotTable(Vec<Option<Arc<Node>>>);
 struct RunningNode {
     node: Arc<Node>,
     supervisor: AbortHandle,
+}
+
+/// Whether the store has as many partitions as the settings say.
+enum Counted {
+    Before,
+    Now,
+    Other(LayoutMismatch),
 }
 
 impl Drop for RunningNode {
@@ -80,8 +93,8 @@ impl Cluster {
     ) -> (Arc<Self>, impl Future<Output = LayoutMismatch> + use<>) {
         let shared = Arc::clone(&maker.shared);
         let health = watch::Sender::new(StoreHealth::Away("not connected yet".to_owned()));
-        let (nodes, table) = Default::default();
-        let cluster = Self { settings, maker, shared, nodes, table, health };
+        let (nodes, table, is_counted) = Default::default();
+        let cluster = Self { settings, maker, shared, nodes, is_counted, table, health };
         let cluster = Arc::new(cluster);
         let followed = Arc::clone(&cluster);
         let follow = async move {
@@ -119,7 +132,15 @@ impl Cluster {
         let mut supervisors = JoinSet::new();
         loop {
             match self.look().await {
-                Ok(topology) => self.apply(&topology, &mut supervisors),
+                Ok(topology) => {
+                    self.apply(&topology, &mut supervisors);
+                    match self.count_partitions().await {
+                        Ok(Counted::Now) => continue,
+                        Ok(Counted::Before) => {}
+                        Ok(Counted::Other(mismatch)) => return mismatch,
+                        Err(cause) => self.note_unknown(&cause),
+                    }
+                }
                 Err(cause) => self.note_unknown(&cause),
             }
             sleep(LOOK_PAUSE).await;
@@ -172,9 +193,11 @@ impl Cluster {
         let mut moved = 0;
         let mut served: BTreeMap<&Address, Vec<_>> = BTreeMap::new();
         for partition in self.shared.partitions.all() {
-            let owner = partition.slot.and_then(|slot| topology.owner(slot));
+            let is_counted = self.is_counted.load(Ordering::Relaxed);
+            let slot = partition.slot.filter(|_| is_counted);
+            let owner = slot.and_then(|slot| topology.owner(slot));
             let node = owner.and_then(|owner| nodes.get(owner));
-            if node.is_none() {
+            if is_counted && node.is_none() {
                 let slot = partition.slot.unwrap_or_default();
                 partition.set_trouble(Some(format!("no node of the cluster has slot {slot}")));
             }
@@ -200,6 +223,42 @@ impl Cluster {
             self.shared.clear_denials();
             tracing::info!(partitions = moved, masters = nodes.len(), "partitions of the cluster");
             self.shared.note_health_change();
+        }
+    }
+
+    /// Compares the number of partitions with the store's, before any partition is used. The error is why that
+    /// is not possible yet.
+    async fn count_partitions(&self) -> Result<Counted, String> {
+        if self.is_counted.load(Ordering::Relaxed) {
+            return Ok(Counted::Before);
+        }
+        let slot = slot_of_count();
+        let node = self.node_of_slot(slot);
+        let node = node.ok_or_else(|| format!("no node of the cluster has slot {slot}"))?;
+        let since = Instant::now();
+        while !node.connections().are_living() && since.elapsed() < VIEW_TIMEOUT {
+            sleep(LOOK_PAUSE).await;
+        }
+        let unknown = |cause: String| {
+            let name = &node.parts.name;
+            format!("{name}, which has the number of partitions (markread:layout): {cause}")
+        };
+        if let StoreHealth::Away(cause) = &*node.connections().health().borrow()
+            && !node.connections().are_living()
+        {
+            return Err(unknown(cause.clone()));
+        }
+        let mut connection =
+            node.connections().calls().map_err(|error| unknown(error.to_string()))?;
+        let check = count::check(&mut connection, self.settings.partitions);
+        let checked = timeout(VIEW_TIMEOUT, check).await;
+        let checked = checked.map_err(|late| unknown(late.to_string()))?;
+        match checked.map_err(|error| unknown(classify(error).to_string()))? {
+            Ok(()) => {
+                self.is_counted.store(true, Ordering::Relaxed);
+                Ok(Counted::Now)
+            }
+            Err(mismatch) => Ok(Counted::Other(mismatch)),
         }
     }
 
