@@ -153,12 +153,12 @@ mod tests {
     fn partitions_that_are_not_served_are_named_by_cause() {
         let unserved = BTreeMap::from([
             ("10.0.0.1:6379: a probe timed out".to_owned(), vec![0, 1, 2, 7]),
-            ("no node of the cluster has slot 128".to_owned(), vec![9]),
+            ("no node of the cluster has its slot".to_owned(), vec![9]),
         ]);
         assert_eq!(
             describe(&unserved),
             "partitions 0-2 7 are not served: 10.0.0.1:6379: a probe timed out; partition 9 is not \
-             served: no node of the cluster has slot 128"
+             served: no node of the cluster has its slot"
         );
         assert_eq!(describe(&BTreeMap::new()), "");
     }

@@ -198,8 +198,7 @@ impl Cluster {
             let owner = slot.and_then(|slot| topology.owner(slot));
             let node = owner.and_then(|owner| nodes.get(owner));
             if is_counted && node.is_none() {
-                let slot = partition.slot.unwrap_or_default();
-                partition.set_trouble(Some(format!("no node of the cluster has slot {slot}")));
+                partition.set_trouble(Some("no node of the cluster has its slot".to_owned()));
             }
             moved += usize::from(partition.set_node(node.map(|one| &one.node)));
             if let Some(owner) = owner {
