@@ -167,41 +167,73 @@ pub(in crate::cli) struct MoveArgs {
 pub(in crate::cli) struct DestinationArgs {
     /// What --to names: one Redis, the Sentinels of a master, or nodes of a cluster [default:
     /// standalone]
-    #[arg(long, value_name = "MODE", env = "MARKREAD_TO_MODE", hide_env_values = true)]
-    pub(in crate::cli) to_mode: Option<ModeName>,
+    #[arg(
+        id = "to_mode",
+        long = "to-mode",
+        value_name = "MODE",
+        env = "MARKREAD_TO_MODE",
+        hide_env_values = true
+    )]
+    pub(in crate::cli) mode: Option<ModeName>,
 
     /// Shares of the readers at the destination. Other than 1 only in a cluster [default: 64 in a
     /// cluster, else 1]
-    #[arg(long, value_name = "PARTITIONS", env = "MARKREAD_TO_PARTITIONS")]
+    #[arg(
+        id = "to_partitions",
+        long = "to-partitions",
+        value_name = "PARTITIONS",
+        env = "MARKREAD_TO_PARTITIONS"
+    )]
     #[arg(hide_env_values = true, value_parser = integer::<u16>(1..=1024))]
-    pub(in crate::cli) to_partitions: Option<u16>,
+    pub(in crate::cli) partitions: Option<u16>,
 
     /// Name of the destination's master in the Sentinels' configuration
-    #[arg(long, value_name = "NAME", env = "MARKREAD_TO_SENTINEL_MASTER", hide_env_values = true)]
-    pub(in crate::cli) to_sentinel_master: Option<String>,
+    #[arg(
+        id = "to_sentinel_master",
+        long = "to-sentinel-master",
+        value_name = "NAME",
+        env = "MARKREAD_TO_SENTINEL_MASTER",
+        hide_env_values = true
+    )]
+    pub(in crate::cli) sentinel_master: Option<String>,
 
     /// User name for that Redis [default: the one in --to, else Redis's default user]
-    #[arg(long = "to-redis-username", value_name = "NAME", env = "MARKREAD_TO_REDIS_USERNAME")]
+    #[arg(
+        id = "to_username",
+        long = "to-redis-username",
+        value_name = "NAME",
+        env = "MARKREAD_TO_REDIS_USERNAME"
+    )]
     #[arg(hide_env_values = true)]
-    pub(in crate::cli) to_username: Option<String>,
+    pub(in crate::cli) username: Option<String>,
 
     /// File with the password for that Redis, without one newline at the end
-    #[arg(long = "to-redis-password-file", value_name = "FILE")]
+    #[arg(id = "to_password_file", long = "to-redis-password-file", value_name = "FILE")]
     #[arg(env = "MARKREAD_TO_REDIS_PASSWORD_FILE", hide_env_values = true)]
-    pub(in crate::cli) to_password_file: Option<PathBuf>,
+    pub(in crate::cli) password_file: Option<PathBuf>,
 
     /// File with the CAs of that Redis's certificate, PEM, for rediss:// [default: the system's]
-    #[arg(long = "to-redis-ca", value_name = "FILE", env = "MARKREAD_TO_REDIS_CA")]
+    #[arg(id = "to_ca", long = "to-redis-ca", value_name = "FILE", env = "MARKREAD_TO_REDIS_CA")]
     #[arg(hide_env_values = true)]
-    pub(in crate::cli) to_ca: Option<PathBuf>,
+    pub(in crate::cli) ca: Option<PathBuf>,
 
     /// File with the client certificate chain for that Redis, PEM
-    #[arg(long = "to-redis-cert", value_name = "FILE", env = "MARKREAD_TO_REDIS_CERT")]
+    #[arg(
+        id = "to_cert",
+        long = "to-redis-cert",
+        value_name = "FILE",
+        env = "MARKREAD_TO_REDIS_CERT"
+    )]
     #[arg(hide_env_values = true)]
-    pub(in crate::cli) to_cert: Option<PathBuf>,
+    pub(in crate::cli) cert: Option<PathBuf>,
 
     /// File with the certificate's private key, PEM
-    #[arg(long = "to-redis-key", value_name = "FILE", env = "MARKREAD_TO_REDIS_KEY")]
+    #[arg(
+        id = "to_key",
+        long = "to-redis-key",
+        value_name = "FILE",
+        env = "MARKREAD_TO_REDIS_KEY"
+    )]
     #[arg(hide_env_values = true)]
-    pub(in crate::cli) to_key: Option<PathBuf>,
+    pub(in crate::cli) key: Option<PathBuf>,
 }

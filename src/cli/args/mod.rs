@@ -61,7 +61,7 @@ pub(in crate::cli) enum CliCommand {
     Watch(WatchArgs),
     /// Reads and changes what is in Redis, for operators.
     #[command(subcommand)]
-    Admin(AdminArgs),
+    Admin(Box<AdminArgs>),
     /// Exits with status 0 if a server answers SERVING, otherwise 1: readiness, for images without a
     /// shell.
     Healthcheck(HealthcheckArgs),

@@ -76,14 +76,14 @@ impl MoveArgs {
 impl DestinationArgs {
     fn mode(self, urls: &[String]) -> Result<RedisMode, String> {
         let redis = RedisArgs {
-            mode: self.to_mode,
-            partitions: self.to_partitions,
-            username: self.to_username,
-            password_file: self.to_password_file,
-            ca: self.to_ca,
-            cert: self.to_cert,
-            key: self.to_key,
-            sentinel_master: self.to_sentinel_master,
+            mode: self.mode,
+            partitions: self.partitions,
+            username: self.username,
+            password_file: self.password_file,
+            ca: self.ca,
+            cert: self.cert,
+            key: self.key,
+            sentinel_master: self.sentinel_master,
             sentinel_username: None,
             sentinel_password_file: None,
             sentinel_ca: None,

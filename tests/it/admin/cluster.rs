@@ -142,9 +142,9 @@ async fn nothing_is_missed_while_slots_are_moved() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_documented_rule_is_enough_on_a_cluster() {
     let page = include_str!("../../../docs/production.md");
-    let rules =
+    let mut rules =
         page.lines().filter_map(|line| line.strip_prefix("    user markread-admin on >PASSWORD "));
-    let rule = rules.last().unwrap();
+    let rule = rules.next_back().unwrap();
     assert!(rule.contains("+cluster|nodes"), "{rule}");
     let cluster = RedisCluster::start(3, 0).await;
     let server = Server::on_cluster(&cluster, &[]).await;

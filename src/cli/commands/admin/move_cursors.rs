@@ -145,10 +145,11 @@ fn describe(summary: MoveSummary) -> String {
         counted(at_destination.1, "reader"),
     );
     if repaired > 0 {
-        line += &format!("; {} first put by the verification", counted(repaired, "cursor"));
+        line.extend(["; ", &counted(repaired, "cursor"), " first put by the verification"]);
     }
     if let Some(without_service) = without_service {
-        line += &format!("; {:.1} s without service", without_service.as_secs_f64());
+        let seconds = format!("{:.1}", without_service.as_secs_f64());
+        line.extend(["; ", &seconds, " s without service"]);
     }
     line
 }

@@ -55,9 +55,9 @@ impl Tries {
 
 /// Readers that one step of SCAN has found.
 #[derive(Debug)]
-pub(super) struct Readers {
+pub(super) struct ScannedReaders {
     /// Each of them once.
-    pub(super) readers: Vec<UserId>,
+    pub(super) found: Vec<UserId>,
     /// How many hashes there were, their buckets included.
     pub(super) hashes: u64,
     /// Where the next step begins; 0 if this was the last one.
@@ -175,7 +175,7 @@ impl AdminConnection {
     }
 
     /// Does one step of SCAN over the readers who have cursors.
-    pub(super) async fn readers(&mut self, keys: &Keys, from: u64) -> RedisResult<Readers> {
+    pub(super) async fn readers(&mut self, keys: &Keys, from: u64) -> RedisResult<ScannedReaders> {
         let prefix = keys.cursors_prefix();
         let (next, hashes) = self.scan(from, &format!("{prefix}*"), Some("hash")).await?;
         // A bucket's key has more than the reader behind the prefix.
@@ -183,7 +183,11 @@ impl AdminConnection {
         let mut readers: Vec<_> = hashes.iter().filter_map(reader).collect();
         readers.sort_unstable();
         readers.dedup();
-        Ok(Readers { readers, hashes: u64::try_from(hashes.len()).unwrap_or(u64::MAX), next })
+        Ok(ScannedReaders {
+            found: readers,
+            hashes: u64::try_from(hashes.len()).unwrap_or(u64::MAX),
+            next,
+        })
     }
 
     /// Runs a script once.

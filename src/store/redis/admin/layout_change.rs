@@ -5,7 +5,7 @@ use std::fmt;
 use redis::{Cmd, cmd};
 
 use super::AdminError;
-use super::connection::{AdminConnection, Readers};
+use super::connection::{AdminConnection, ScannedReaders};
 use super::cursors::CursorAdmin;
 use super::store::StoreAdmin;
 use crate::domain::UserId;
@@ -209,7 +209,7 @@ impl PartitionLayout {
         let (mut progress, mut scan) = (Progress::default(), 0_u64);
         loop {
             let found = self.connection.readers(&self.keys, scan).await?;
-            let Readers { readers: mut open, hashes, next } = found;
+            let ScannedReaders { found: mut open, hashes, next } = found;
             progress.keys += hashes;
             let mut is_first = true;
             while !open.is_empty() {

@@ -10,6 +10,7 @@ use crate::store::redis::admin::AdminError;
 use crate::store::redis::admin::cursors::READERS_AT_ONCE;
 use crate::store::redis::admin::store::StoreAdmin;
 use crate::store::redis::connection::mode::RedisMode;
+use crate::store::redis::keys::Keys;
 
 /// Time without an event, after which the servers have noticed that the cursors are moved: they look once a
 /// second, for at most a second.
@@ -101,7 +102,7 @@ impl Migration {
         for partition in &mut self.source.partitions {
             partition.close_stream().await?;
         }
-        self.keys = self.keys.iter().map(|keys| keys.with_moved_events()).collect();
+        self.keys = self.keys.iter().map(Keys::with_moved_events).collect();
         Ok(())
     }
 

@@ -205,9 +205,10 @@ impl Migration {
                 self.copy_step(node, report).await?;
             } else if !self.is_settled {
                 // Keys of a slot that went from one node to another may be on neither's list.
-                match self.source.settle().await? {
-                    true => self.copy_again(SLOTS_MOVED, report).await?,
-                    false => self.is_settled = true,
+                if self.source.settle().await? {
+                    self.copy_again(SLOTS_MOVED, report).await?;
+                } else {
+                    self.is_settled = true;
                 }
             } else if !self.follow(report).await? {
                 break;
