@@ -9,6 +9,10 @@ use super::*;
 /// Conversations of each reader that was imported.
 const OF_A_READER: u64 = 50;
 
+/// Conversations of a reader under load. They stay in one hash, where a mark does not look at the layout:
+/// such marks go on until the server's next probe.
+const OF_THE_LOAD: u64 = 60;
+
 /// Longer than any command takes with a million cursors.
 const LONG: Duration = Duration::from_secs(600);
 
@@ -64,9 +68,8 @@ async fn move_under_load(cursors: u64) {
     assert!(moved.stderr.contains("going on where the move was interrupted"), "{moved:?}");
     let moved = moved.done();
     println!("{:?}: {moved}", began.elapsed());
-    while let Some(task) = tasks.join_next().await {
-        task.unwrap();
-    }
+    let last: Vec<_> = tasks.join_all().await;
+    assert!(last.iter().all(|last| *last > began), "it was under load to the end");
     // Cursors that were imported, and those of the load that were not.
     let acknowledged = acknowledged.lock().unwrap().clone();
     let new = acknowledged.keys().filter(|(_, recipient)| *recipient > OF_A_READER).count();
@@ -84,16 +87,24 @@ async fn move_under_load(cursors: u64) {
     }
 }
 
-/// Marks conversations that were imported and new ones, further each time, until that is refused.
-async fn mark_on(caller: Caller, task: u64, acknowledged: Acknowledged, ends: &'static [Code]) {
-    for message in 2.. {
-        let recipient = 1 + (message * 7) % (2 * OF_A_READER);
+/// Marks conversations that were imported and new ones, further each time, until that is refused. Returns when
+/// the last mark was acknowledged.
+async fn mark_on(
+    caller: Caller,
+    task: u64,
+    acknowledged: Acknowledged,
+    ends: &'static [Code],
+) -> Instant {
+    let (mut message, mut last) = (1, Instant::now());
+    loop {
+        message += 1;
+        let recipient = 1 + (message * 7) % OF_THE_LOAD;
         match caller.mark(recipient, message).await {
             Ok(_) => {
-                let conversation = (1 + task, recipient);
-                acknowledged.lock().unwrap().insert(conversation, message);
+                acknowledged.lock().unwrap().insert((1 + task, recipient), message);
+                last = Instant::now();
             }
-            Err(refused) if ends.contains(&refused.code) => return,
+            Err(refused) if ends.contains(&refused.code) => return last,
             Err(refused) => panic!("{refused:?}"),
         }
         // A few hundred a second.
