@@ -10,6 +10,9 @@ use crate::{PARTITIONS, one_reader_each};
 
 const MESSAGE: u64 = 8_754_578_330_382_663_743;
 
+/// In which partitions are served again, once a replica is promoted.
+const RECOVERY: Duration = Duration::from_secs(20);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_over_tls_is_served_before_and_after_a_failover() {
     let ca = Authority::new().await;
@@ -25,8 +28,11 @@ async fn a_cluster_over_tls_is_served_before_and_after_a_failover() {
     cluster.node_mut(lost).kill().await;
     cluster.wait_for_promotion(slot, lost).await;
     for &reader in &readers {
-        let marked = async || server.caller(reader).mark(7, MESSAGE + 1).await.ok();
-        eventually("the promoted node serves", Duration::from_secs(10), marked).await;
+        let caller = server.caller(reader);
+        eventually("a partition is served again", RECOVERY, async || {
+            caller.mark(7, MESSAGE + 1).await.ok()
+        })
+        .await;
     }
 }
 
@@ -36,8 +42,7 @@ async fn certificates_of_another_ca_are_refused() {
     let certificate = ca.issue("redis", "IP:127.0.0.1").await;
     let cluster = RedisCluster::over_tls(3, 0, &certificate, &ca).await;
     let server = Server::on_cluster_unready(&cluster, &["--redis-ca", &other.file()]).await;
-    let limit = Duration::from_secs(20);
-    eventually("the certificate is named", limit, async || {
+    eventually("the certificate is named", RECOVERY, async || {
         let (status, page) = server.get("/readyz").await;
         (status == 503 && page.to_lowercase().contains("certificate")).then_some(())
     })

@@ -120,7 +120,10 @@ async fn connected(mode: RedisMode, rate_limit: RateLimit) -> Arc<RedisStore> {
     let (store, _supervisor) = RedisStore::start(config, Workers::here());
     let health = store.health();
     eventually("the store connects", Duration::from_secs(10), async || {
-        matches!(*health.borrow(), StoreHealth::Ready { .. }).then_some(())
+        let StoreHealth::Ready { warnings } = &*health.borrow() else { return None };
+        // A cluster is ready once any partition is served.
+        let is_whole = warnings.iter().all(|warning| !warning.contains("not served"));
+        is_whole.then_some(())
     })
     .await;
     store

@@ -99,6 +99,11 @@ async fn run(subject: &Subject, lists: &[Vec<Mark>], stored: &[(u64, &[u8])]) ->
     let mut answers = Vec::new();
     let mut times = Vec::new();
     let mut known = BTreeMap::new();
+    // In a cluster a list is of one reader, as all of the service's are.
+    let of_one = matches!(subject, Subject::Cluster { .. });
+    let lists = lists
+        .iter()
+        .flat_map(|marks| marks.chunk_by(move |one, next| !of_one || one.reader == next.reader));
     for marks in lists {
         let outcomes = match marks[..] {
             [mark] => vec![subject.store().mark_read(mark, None).await],
