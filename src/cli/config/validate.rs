@@ -13,7 +13,7 @@ use crate::edge::guard::EdgeRate;
 use crate::files::{problem, read};
 use crate::identity::jwt::{ExpectedClaims, Secret};
 use crate::net::listener::Limits;
-use crate::store::redis::{Ack, RedisConfig};
+use crate::store::redis::{Ack, RedisConfig, RedisMode};
 
 const DEFAULT_REPLICAS_ACK_TIMEOUT: Duration = Duration::from_millis(100);
 
@@ -113,6 +113,11 @@ impl ServeArgs {
             });
         }
         let mode = redis_mode(&self.redis_url, &self.redis)?;
+        if matches!(mode, RedisMode::Cluster(_)) && self.stream.contains('{') {
+            return Err("--stream contains {, and --redis-mode is cluster: the stream of each \
+                        partition has a hash tag of its own"
+                .to_owned());
+        }
         Ok(Backend::Redis(Box::new(RedisConfig {
             mode,
             stream: self.stream.clone(),

@@ -120,24 +120,27 @@ impl RedisStore {
         let reads = places.into_iter().map(|(number, places)| async move {
             let of_these = places.iter().filter_map(|place| conversations.get(*place)).copied();
             let of_these: Vec<_> = of_these.collect();
-            let partition = self.shared.partitions.all().get(number);
-            let partition = partition.ok_or_else(StoreError::missing_result)?;
             let call = StatesCall { conversations: &of_these, is_free: number != own.number };
-            let read = self.read_states_at(partition, caller, call).await?;
-            Ok::<_, StoreError>((number, places, read))
+            let read = match self.shared.partitions.all().get(number) {
+                Some(partition) => self.read_states_at(partition, caller, call).await,
+                None => Err(StoreError::missing_result()),
+            };
+            (number, places, read)
         });
+        let (of_caller, others): (Vec<_>, Vec<_>) =
+            join_all(reads).await.into_iter().partition(|(number, ..)| *number == own.number);
         let mut all = vec![None; conversations.len()];
-        let mut of_caller = None;
-        for read in join_all(reads).await {
-            let (number, places, read) = read?;
-            let (read, quota) = match read {
+        let mut caller_quota = None;
+        // The caller's quota decides, whatever the other partitions say.
+        for (number, places, read) in of_caller.into_iter().chain(others) {
+            let (read, quota) = match read? {
                 ReadOutcome::Served { read, quota } => (read, quota),
                 ReadOutcome::OverQuota { quota, retry_after } => {
                     return Ok(ReadOutcome::OverQuota { quota, retry_after });
                 }
             };
             if number == own.number {
-                of_caller = Some(quota);
+                caller_quota = Some(quota);
             }
             for (place, cursor) in places.into_iter().zip(read) {
                 if let Some(state) = all.get_mut(place) {
@@ -145,7 +148,7 @@ impl RedisStore {
                 }
             }
         }
-        let quota = of_caller.ok_or_else(StoreError::missing_result)?;
+        let quota = caller_quota.ok_or_else(StoreError::missing_result)?;
         Ok(ReadOutcome::Served { read: all, quota })
     }
 

@@ -61,7 +61,7 @@ pub(crate) const PERMISSIONS: &[Permission] = &[
     row("pexpireat", Need::Calls, &["PEXPIREAT {quota} 1", "PEXPIREAT {read_quota} 1"]),
     row("pexpiretime", Need::Calls, &["PEXPIRETIME {quota}", "PEXPIRETIME {read_quota}"]),
     row("time", Need::Calls, &["TIME"]),
-    row("exists", Need::Calls, &["EXISTS {bucket}"]),
+    row("exists", Need::Calls, &["EXISTS {bucket}", "EXISTS {stream}"]),
     row("hdel", Need::Calls, &["HDEL {cursors} f", "HDEL {bucket} f"]),
     row("hget", Need::Calls, &["HGET {layout} f", "HGET {cursors} f", "HGET {bucket} f"]),
     row("hgetall", Need::Calls, &["HGETALL {cursors}", "HGETALL {bucket}"]),

@@ -81,7 +81,9 @@ impl RedisStore {
 
     /// Returns why a call was not run, if it is to be sent again.
     pub(super) fn retries_at(&self, error: &StoreError) -> Option<NotRun> {
-        if self.has_sentinels && was_not_sent(error) {
+        if self.has_sentinels && was_not_sent(error)
+            || self.cluster.is_some() && was_not_connected_yet(error)
+        {
             return Some(NotRun::Later);
         }
         if self.fails_over() { NotRun::of(error) } else { None }
@@ -91,6 +93,11 @@ impl RedisStore {
 /// Returns whether there was no connection for a call.
 fn was_not_sent(error: &StoreError) -> bool {
     error.with_text(|text| text.starts_with(NOT_CONNECTED))
+}
+
+/// Returns whether the node has never been connected to: a replica that was just promoted.
+fn was_not_connected_yet(error: &StoreError) -> bool {
+    error.with_text(|text| text == NOT_CONNECTED)
 }
 
 impl Route<'_> {
@@ -113,14 +120,21 @@ impl Route<'_> {
             let Ok(waiting) = store.retries.0.try_acquire() else { return false };
             again.insert(Again { _waiting: waiting, pauses: Pauses(FIRST_PAUSE) })
         };
+        // The probe knows already that the partition is not served: whoever calls hears it at once.
+        if not_run == NotRun::Later && partition.trouble().is_some() {
+            return false;
+        }
         let asked = match not_run {
-            NotRun::Ask(address) => store.cluster.as_ref().and_then(|all| all.node(&address)),
-            NotRun::Moved | NotRun::Later => {
-                store.shared.note_node_change();
-                again.pauses.next().await;
-                None
+            NotRun::Ask(address) => {
+                let cluster = store.cluster.as_ref();
+                cluster.and_then(|all| all.node(&address, &self.node.parts.name))
             }
+            NotRun::Moved | NotRun::Later => None,
         };
+        if asked.is_none() {
+            store.shared.note_node_change();
+            again.pauses.next().await;
+        }
         self.way = if asked.is_some() { Way::Asking } else { Way::Plain };
         let Some(node) = asked.or_else(|| partition.node().ok()) else { return false };
         let since = Instant::now();
@@ -129,7 +143,9 @@ impl Route<'_> {
         while !node.connections().are_living() && is_worth_waiting() {
             again.pauses.next().await;
         }
+        // A call of a node that is gone is answered, since a node may be gone for long.
+        let is_reached = node.connections().are_living() || store.has_sentinels;
         self.node = node;
-        true
+        is_reached
     }
 }

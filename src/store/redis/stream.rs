@@ -25,11 +25,9 @@ const SPAN: &str = "
     local gap_before = redis.call('HGET', KEYS[2], 'gap_before')
     local time = redis.call('TIME')
     local reply = {gap_before or '', time[1], time[2]}
+    if redis.call('EXISTS', KEYS[1]) == 0 then return reply end
     local info = redis.pcall('XINFO', 'STREAM', KEYS[1])
-    if info.err then
-        if string.find(info.err, 'no such key', 1, true) then return reply end
-        return info
-    end
+    if info.err then return info end
     local fields = {}
     for i = 1, #info, 2 do fields[info[i]] = info[i + 1] end
     local first, last = fields['first-entry'] or {''}, fields['last-entry'] or {'', {}}
@@ -144,6 +142,8 @@ pub(crate) struct Span {
     pub(crate) nodes: u64,
     /// The size of the newest entry, in bytes.
     pub(crate) newest_bytes: u64,
+    /// Whether there is such a key.
+    pub(crate) exists: bool,
 }
 
 impl Span {
@@ -209,7 +209,8 @@ fn parse_span(reply: &Value, entries: &[EntryId]) -> Result<(Span, Vec<EntryId>)
         length,
         ..outside
     };
-    let span = Span { bounds, added, nodes: number(nodes)?, newest_bytes: number(newest_bytes)? };
+    let (nodes, newest_bytes) = (number(nodes)?, number(newest_bytes)?);
+    let span = Span { bounds, added, nodes, newest_bytes, exists: true };
     let present = entries.iter().zip(present).filter(|(_, is_there)| **is_there == Value::Int(1));
     Ok((span, present.map(|(entry, _)| *entry).collect()))
 }

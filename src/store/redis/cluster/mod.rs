@@ -111,9 +111,12 @@ impl Cluster {
         self.health.subscribe()
     }
 
-    /// Returns the node at an address.
-    pub(crate) fn node(&self, address: &str) -> Option<Arc<Node>> {
-        let address = Address::parse(address)?;
+    /// Returns the node at an address that another node has named. A host that it does not know is its own.
+    pub(crate) fn node(&self, address: &str, named_by: &str) -> Option<Arc<Node>> {
+        let mut address = Address::parse(address)?;
+        if address.host.is_empty() || address.host == "?" {
+            address.host = Address::parse(named_by)?.host;
+        }
         self.nodes().get(&address).map(|running| Arc::clone(&running.node))
     }
 
@@ -292,7 +295,10 @@ async fn ask_seeds(seeds: &[RedisAddress]) -> Result<Vec<View>, String> {
             let view = View::ask(&mut connection, &address).await;
             view.map(|view| (address, view)).map_err(|error| error.to_string())
         };
-        timeout(SEED_TIMEOUT, ask).await.unwrap_or_else(|_| Err("connecting timed out".to_owned()))
+        let asked = timeout(SEED_TIMEOUT, ask).await;
+        let asked = asked.unwrap_or_else(|_| Err("connecting timed out".to_owned()));
+        let name = Address::of(seed).map(|address| address.to_string()).unwrap_or_default();
+        asked.map_err(|cause| format!("{name}: {cause}"))
     });
     let mut answers = Vec::new();
     let mut cause = None;

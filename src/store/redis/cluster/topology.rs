@@ -25,8 +25,7 @@ impl Address {
         Some(Self { host, port: port? })
     }
 
-    /// Parses an address in an error: `127.0.0.1:7001`, `::1:7001` or `host:7001`. A host that the node does
-    /// not know is the one that was asked.
+    /// Parses an address in an error: `127.0.0.1:7001`, `::1:7001` or `host:7001`. The host may be empty.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let (host, port) = text.rsplit_once(':')?;
         Some(Self { host: host.to_owned(), port: port.parse().ok()? })

@@ -42,16 +42,18 @@ impl RedisStore {
         users: &[UserId],
     ) -> Vec<Option<UserObject>> {
         let mut objects = HashMap::with_capacity(users.len());
-        let mut open: Vec<(UserId, Option<String>)> =
+        let mut open: Vec<(UserId, Option<Arc<Node>>)> =
             users.iter().map(|user| (*user, None)).collect();
         for _ in 0..ATTEMPTS {
             let reads = self.by_node(cluster, &open);
             let reads = reads.into_iter().map(|of_node| self.read_from_node(of_node));
             let mut later = Vec::new();
-            for (user, read) in join_all(reads).await.into_iter().flatten() {
+            for (node, user, read) in join_all(reads).await.into_iter().flatten() {
                 match read.map_err(|error| NotRun::of(&error).ok_or(error)) {
                     Ok(object) => drop(objects.insert(user, object)),
-                    Err(Ok(NotRun::Ask(address))) => later.push((user, Some(address))),
+                    Err(Ok(NotRun::Ask(address))) => {
+                        later.push((user, cluster.node(&address, &node.parts.name)));
+                    }
                     Err(Ok(NotRun::Moved | NotRun::Later)) => later.push((user, None)),
                     Err(Err(error)) => self.users.warn_unreadable(&error),
                 }
@@ -69,11 +71,11 @@ impl RedisStore {
     }
 
     /// Groups users by the nodes that have their keys. Those of no node are left out.
-    fn by_node(&self, cluster: &Cluster, users: &[(UserId, Option<String>)]) -> Vec<NodeUsers> {
+    fn by_node(&self, cluster: &Cluster, users: &[(UserId, Option<Arc<Node>>)]) -> Vec<NodeUsers> {
         let mut groups: Vec<NodeUsers> = Vec::new();
         for (user, asked) in users {
-            let (node, way) = if let Some(address) = asked {
-                (cluster.node(address), Way::Asking)
+            let (node, way) = if let Some(node) = asked {
+                (Some(Arc::clone(node)), Way::Asking)
             } else {
                 let key = self.partition(*user).keys.user(*user);
                 (cluster.node_of_slot(slot(key.as_bytes())), Way::Plain)
@@ -89,7 +91,7 @@ impl RedisStore {
         groups
     }
 
-    async fn read_from_node(&self, of_node: NodeUsers) -> Vec<(UserId, UserRead)> {
+    async fn read_from_node(&self, of_node: NodeUsers) -> Vec<(Arc<Node>, UserId, UserRead)> {
         let NodeUsers { node, way, users } = of_node;
         let read = async {
             let _permit = node.permit()?;
@@ -98,9 +100,11 @@ impl RedisStore {
             self.users.read(&users, keys, way, &mut connection).await
         };
         let read = timeout(NODE_TIMEOUT, read).await;
-        match read.unwrap_or_else(|late| Err(StoreError::unavailable(late))) {
-            Ok(objects) => users.into_iter().zip(objects).collect(),
-            Err(error) => users.into_iter().map(|user| (user, Err(error.clone()))).collect(),
-        }
+        let reads = match read.unwrap_or_else(|late| Err(StoreError::unavailable(late))) {
+            Ok(objects) => objects,
+            Err(error) => vec![Err(error); users.len()],
+        };
+        let of_user = |(user, read)| (Arc::clone(&node), user, read);
+        users.into_iter().zip(reads).map(of_user).collect()
     }
 }

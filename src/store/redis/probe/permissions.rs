@@ -23,8 +23,7 @@ use crate::store::redis::settings::Ack;
 const CLUSTER_CODES: [&str; 4] = ["CROSSSLOT", "MOVED", "ASK", "CLUSTERDOWN"];
 
 /// Why a node of a cluster is of no use.
-pub(crate) const IS_CLUSTER: &str =
-    "Redis is in cluster mode, which is not supported: connect to one without cluster-enabled";
+pub(crate) const IS_CLUSTER: &str = "Redis is in cluster mode: set --redis-mode cluster";
 
 /// The key of user objects, which are only read.
 const USER: &str = "{user}";

@@ -35,8 +35,6 @@ pub(crate) type Streams = Vec<(Arc<PartitionStore>, Option<Span>)>;
 pub(crate) struct RedisStats {
     /// By partition.
     stream_sizes: HashMap<usize, StreamSize>,
-    /// Run ID of Redis, and the evicted keys that it had counted.
-    evicted_keys: (String, u64),
 }
 
 /// A consumer group, from `XINFO GROUPS`.
@@ -67,9 +65,7 @@ impl RedisStats {
             parts.shared.totals.add_memory(&parts.name, Memory { used, max });
         }
         if let (Some(evicted), Some(run)) = (number("evicted_keys"), info.get("run_id")) {
-            let counted = if self.evicted_keys.0 == *run { self.evicted_keys.1 } else { 0 };
-            metrics::count_redis_evicted_keys(evicted.saturating_sub(counted));
-            self.evicted_keys = ((*run).to_owned(), evicted);
+            parts.shared.totals.count_evicted_keys(run, evicted);
         }
         let mut warnings = durability::warnings(&info, connection).await;
         if !is_bounded {
@@ -105,7 +101,11 @@ impl RedisStats {
                     read.ok().map(|(span, _)| span)
                 }?;
                 let name = partition.keys.stream();
-                let groups = groups(&mut connection, name).await.unwrap_or_default();
+                let groups = if span.exists {
+                    groups(&mut connection, name).await.unwrap_or_default()
+                } else {
+                    Vec::new()
+                };
                 let memory =
                     if is_measured { StreamSize::ask(&mut connection, name).await } else { None };
                 Some((partition.number, span, groups, memory))
@@ -122,6 +122,7 @@ impl RedisStats {
                 length: bounds.length,
                 oldest_age: Duration::from_millis(bounds.oldest_age_ms()),
                 bytes: size,
+                is_trimmed: bounds.trimmed,
                 groups: gauges(groups, bounds),
             };
             findings.push((number, finding));

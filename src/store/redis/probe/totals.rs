@@ -10,6 +10,9 @@ use crate::telemetry::metrics::{self, GroupGauges};
 /// Most consumer groups that are exported: each is a series of its own.
 const GROUPS_MAX: usize = 32;
 
+/// Most processes whose evicted keys are remembered.
+const PROCESSES_MAX: usize = 4096;
+
 /// The last findings, by partition and by node.
 #[derive(Debug, Default)]
 pub(crate) struct Totals(Mutex<Findings>);
@@ -18,6 +21,8 @@ pub(crate) struct Totals(Mutex<Findings>);
 struct Findings {
     streams: BTreeMap<usize, StreamFinding>,
     memory: BTreeMap<String, Memory>,
+    /// The evicted keys that each Redis process had counted, by its run ID.
+    evicted_keys: BTreeMap<String, u64>,
 }
 
 /// What was found of a partition's stream.
@@ -28,6 +33,8 @@ pub(super) struct StreamFinding {
     /// Its size, if that is bounded and was measured.
     pub(super) bytes: Option<u64>,
     pub(super) groups: Vec<GroupGauges>,
+    /// Whether entries were removed.
+    pub(super) is_trimmed: bool,
 }
 
 /// The memory of a node.
@@ -45,8 +52,11 @@ impl Totals {
         findings.streams.extend(found);
         let streams = || findings.streams.values();
         let length = streams().map(|stream| stream.length).sum();
-        let oldest_age = streams().map(|stream| stream.oldest_age).max().unwrap_or_default();
-        metrics::set_stream(length, oldest_age);
+        // How far back a reader can go on is the least age of those that were trimmed.
+        let trimmed = streams().filter(|stream| stream.is_trimmed);
+        let oldest_age = trimmed.map(|stream| stream.oldest_age).min();
+        let oldest_age = oldest_age.or(streams().map(|stream| stream.oldest_age).max());
+        metrics::set_stream(length, oldest_age.unwrap_or_default());
         if limit.max_bytes().is_some() {
             let measured = || streams().filter_map(|stream| Some((stream.length, stream.bytes?)));
             let bytes = measured().map(|(_, bytes)| bytes).sum();
@@ -54,6 +64,16 @@ impl Totals {
             limit.adapt(measured().map(|(length, _)| length).sum(), bytes);
         }
         metrics::set_groups(total_groups(streams()));
+    }
+
+    /// Counts the keys that a Redis process has evicted since they were counted last.
+    pub(super) fn count_evicted_keys(&self, run_id: &str, evicted: u64) {
+        let mut findings = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let counted = findings.evicted_keys.insert(run_id.to_owned(), evicted).unwrap_or_default();
+        metrics::count_redis_evicted_keys(evicted.saturating_sub(counted));
+        while findings.evicted_keys.len() > PROCESSES_MAX {
+            findings.evicted_keys.pop_first();
+        }
     }
 
     /// Takes over the memory of a node.
