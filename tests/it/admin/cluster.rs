@@ -139,6 +139,57 @@ async fn nothing_is_missed_while_slots_are_moved() {
     assert!(moves.await.unwrap() > 12, "keys were moved");
 }
 
+/// A slot goes from a node that is not scanned yet to one that was: its keys are on neither's list.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_went_behind_the_scan_are_copied_too() {
+    let cluster = RedisCluster::start(3, 0).await;
+    // They are scanned in the order of their addresses.
+    let mut nodes = [0, 1, 2];
+    nodes.sort_by_key(|node| cluster.node(*node).port);
+    let [first, second, last] = nodes;
+    let slots: Vec<_> = tags(64).iter().map(|tag| slot_of(tag)).collect();
+    let mut owners = Vec::new();
+    for slot in &slots {
+        owners.push((0..3).find(|node| cluster.share(*node).contains(slot)).unwrap());
+    }
+    let mut of_node: HashMap<usize, Vec<u64>> = HashMap::new();
+    for reader in 1..=600 {
+        let owner = owners[partition_of(reader, 64)];
+        of_node.entry(owner).or_default().push(reader);
+    }
+    let (many, one) = (&of_node[&second], of_node[&last][0]);
+    let cursors = |reader: u64| (1..=60).map(move |recipient| line(reader, recipient, 5, 5));
+    let text: String =
+        many.iter().copied().flat_map(cursors).collect::<String>() + &line(one, 1, 5, 5);
+    import_into(&cluster, &text).await;
+
+    let to = Redis::start().await;
+    let words = ["move", "--to", &to.url()];
+    let mut command = admin_command(&cluster.url(), &[&words[..], &MODE].concat());
+    let moving = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let signal = |signal| {
+        let id = nix::unistd::Pid::from_raw(moving.id().unwrap().try_into().unwrap());
+        nix::sys::signal::kill(id, signal).unwrap();
+    };
+    eventually("the second node is copied", ENDS, async || {
+        (to.run::<u64>("DBSIZE").await > 5).then_some(())
+    })
+    .await;
+    signal(nix::sys::signal::Signal::SIGSTOP);
+    let keys = to.run::<usize>("DBSIZE").await;
+    assert!(keys < many.len(), "it is not at the last node");
+    cluster.move_slot(slots[partition_of(one, 64)], first).await;
+    signal(nix::sys::signal::Signal::SIGCONT);
+    let ended = timeout(ENDS, moving.wait_with_output()).await.unwrap().unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert!(ended.status.success(), "{said}");
+    assert!(
+        said.contains("slots of the cluster were moved: all cursors are copied again"),
+        "{said}"
+    );
+    assert_eq!(exported(&to).await, lines(&text));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_documented_rule_is_enough_on_a_cluster() {
     let page = include_str!("../../../docs/production.md");
