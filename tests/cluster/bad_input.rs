@@ -91,15 +91,21 @@ async fn slots_that_nobody_has_are_named() {
     }
     cluster.meet().await;
     let server = Server::at(&cluster.url(), &CLUSTER_MODE, &[]).await;
+    server.wait_until_ready().await;
     let page = eventually("the page names partitions", NOTICED, async || {
-        let (_, page) = server.get("/readyz").await;
-        page.contains("partitions 43-63 are not served").then_some(page)
+        let (status, page) = server.get("/readyz").await;
+        let names = page.contains("partitions 43-63 are not served: no node of the cluster has");
+        (status == 200 && names).then_some(page)
     })
     .await;
     println!("/readyz: {page}");
     assert!(server.is_serving().await, "the others are served");
     cluster.add_slots(2, cluster.share(2)).await;
-    server.wait_until_ready().await;
+    eventually("all partitions are served", NOTICED, async || {
+        let (status, page) = server.get("/readyz").await;
+        (status == 200 && !page.contains("not served")).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -110,6 +116,8 @@ async fn another_number_of_partitions_is_refused_with_both_numbers() {
     let other = Server::on_cluster_unready(&cluster, &["--partitions", "32"]).await;
     let line = refused(other).await;
     assert!(line.contains("64") && line.contains("32"), "{line}");
+    let layouts = cluster.keys("markread:{*}:layout").await;
+    assert_eq!(layouts.len(), usize::from(PARTITIONS), "nothing is written in the other number");
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use markread::store::memory::MemoryStore;
 use markread::store::redis::{
     ClusterSeeds, RedisAddress, RedisConfig, RedisFiles, RedisMode, RedisStore,
 };
-use markread::store::{NonceUse, Store, StoreHealth};
+use markread::store::{EventLog, NonceUse, Store, StoreHealth};
 use markread_harness::cluster::{partition_of, tags};
 use markread_harness::{MESSAGE, READER, RECIPIENT, Redis, RedisCluster, eventually};
 use tokio::task::JoinSet;
@@ -58,6 +58,15 @@ impl Subject {
         }
     }
 
+    /// The log with a reader's events.
+    pub(crate) fn log_of(&self, reader: u64) -> Arc<dyn EventLog> {
+        let log = match self {
+            Self::Memory(_) | Self::Redis { .. } => 0,
+            Self::Cluster { .. } => partition_of(reader, PARTITIONS),
+        };
+        self.store().logs().swap_remove(log)
+    }
+
     /// Makes all marks go by the script that does rare ones.
     pub(crate) fn use_full_script_only(&self) {
         if let Self::Redis { store, .. } | Self::Cluster { store, .. } = self {
@@ -78,7 +87,9 @@ impl Subject {
         match self {
             Self::Memory(store) => store.put_user(user.try_into().unwrap(), value),
             Self::Redis { redis, .. } => redis.put_user(user, value).await,
-            Self::Cluster { cluster, .. } => cluster.put_user(user, value).await,
+            Self::Cluster { cluster, .. } => {
+                cluster.first_owner(&format!("user:{user}")).put_user(user, value).await;
+            }
         }
     }
 
@@ -94,7 +105,7 @@ impl Subject {
             Self::Cluster { cluster, .. } => {
                 let tag = &tags(PARTITIONS)[partition_of(reader.get(), PARTITIONS)];
                 let key = format!("markread:{{{tag}}}:cursors:{reader}");
-                cluster.run_on_key(&key, &format!("HGET {key} {recipient}")).await
+                cluster.first_owner(&key).run(&format!("HGET {key} {recipient}")).await
             }
         }
     }

@@ -225,7 +225,7 @@ async fn a_page_of_nothing_is_the_last(subject: Subject) {
 
 async fn the_newest_entries_are_returned_in_order(subject: Subject) {
     const ENTRIES: u64 = 2_100;
-    let log = subject.store().logs().swap_remove(0);
+    let log = subject.log_of(READER);
     let newest = log.newest_entries(10).await.unwrap();
     assert_eq!((newest.events.len(), newest.span), (0, None));
     mark_all(&subject, 1..=ENTRIES, MESSAGE).await;

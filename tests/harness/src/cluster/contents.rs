@@ -1,8 +1,8 @@
-//! What a cluster holds, and user objects in it.
+//! What a cluster holds.
 
 use std::collections::HashMap;
 
-use super::{RedisCluster, slot_of};
+use super::RedisCluster;
 
 impl RedisCluster {
     /// The payloads in the streams of all partitions, by their time.
@@ -20,12 +20,6 @@ impl RedisCluster {
         }
         entries.sort();
         entries.into_iter().map(|(_, payload)| payload).collect()
-    }
-
-    /// Stores a user object, valid or not.
-    pub async fn put_user(&self, user: u64, value: &[u8]) {
-        let owner = self.owner(slot_of(&format!("user:{user}"))).await;
-        self.nodes[owner].put_user(user, value).await;
     }
 
     /// Removes all keys.

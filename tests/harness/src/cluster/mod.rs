@@ -124,6 +124,13 @@ impl RedisCluster {
         bound(master)..=bound(master + 1) - 1
     }
 
+    /// The master that got a key's slot of an even spread.
+    pub fn first_owner(&self, key: &str) -> &Redis {
+        let slot = slot_of(key);
+        let mut masters = 0..self.masters;
+        &self.nodes[masters.find(|&master| self.share(master).contains(&slot)).unwrap()]
+    }
+
     /// Gives slots that nobody has to a node.
     pub async fn add_slots(&self, node: usize, slots: RangeInclusive<u16>) {
         let (first, last) = slots.into_inner();
