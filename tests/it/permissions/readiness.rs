@@ -206,14 +206,14 @@ async fn a_node_of_a_cluster_is_not_ready() {
         Redis::with(&["--cluster-enabled", "yes", "--cluster-port", &free_port().to_string()])
             .await;
     let server = Server::at(&redis.url(), &[], &[]).await;
-    wait_until_it_names(&server, "Redis is in cluster mode, which is not supported").await;
+    wait_until_it_names(&server, "Redis is in cluster mode: set --redis-mode cluster").await;
     redis.run::<()>("CLUSTER ADDSLOTSRANGE 0 16383").await;
     eventually("the cluster is up", NOTICED, async || {
         let info: String = redis.run("CLUSTER INFO").await;
         info.contains("cluster_state:ok").then_some(())
     })
     .await;
-    wait_until_it_names(&server, "Redis is in cluster mode, which is not supported").await;
+    wait_until_it_names(&server, "Redis is in cluster mode: set --redis-mode cluster").await;
     assert_eq!(redis.run::<Vec<String>>("KEYS *").await, [""; 0]);
 }
 
