@@ -108,11 +108,6 @@ impl CursorAdmin {
         Ok(was_absent)
     }
 
-    /// Reads version, partitions and key of the layout.
-    pub(super) async fn layout_fields(&mut self) -> Result<Fields, AdminError> {
-        Ok(self.connection.layout_fields(&self.shared.keys).await?)
-    }
-
     /// Reads the bounds of the stream with the name in these keys.
     pub(super) async fn bounds(&mut self, keys: &Keys) -> Result<LogBounds, AdminError> {
         let tries = Tries::begin();

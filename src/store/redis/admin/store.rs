@@ -14,10 +14,10 @@ use super::connection::AdminConnection;
 use super::cursors::{CursorAdmin, READERS_AT_ONCE, Scripts};
 use super::put::{PutReply, PutRule};
 use crate::domain::{CursorRecord, UserId};
+use crate::store::redis::cluster::count;
 use crate::store::redis::cluster::masters::Masters;
 use crate::store::redis::cluster::tags::partition_of;
 use crate::store::redis::cluster::topology::Address;
-use crate::store::redis::connection::layout::LayoutMismatch;
 use crate::store::redis::connection::mode::RedisMode;
 use crate::store::redis::keys::{Keys, Partition};
 
@@ -84,6 +84,13 @@ impl StoreScan {
     }
 }
 
+/// What is done if the number of partitions is not in the cluster yet.
+#[derive(Clone, Copy)]
+enum IfAbsent {
+    Write,
+    Leave,
+}
+
 impl fmt::Debug for StoreAdmin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StoreAdmin").finish_non_exhaustive()
@@ -98,6 +105,7 @@ impl StoreAdmin {
     /// [`AdminError`]; nothing was written.
     pub async fn connect(mode: &RedisMode, stream: &str) -> Result<Self, AdminError> {
         let mut store = Self::open(mode, stream).await?;
+        store.check_count(IfAbsent::Leave).await?;
         for partition in &mut store.partitions {
             partition.read_layout().await?;
         }
@@ -110,6 +118,7 @@ impl StoreAdmin {
         stream: &str,
     ) -> Result<Self, AdminError> {
         let mut store = Self::open(mode, stream).await?;
+        store.check_count(IfAbsent::Leave).await?;
         for partition in &mut store.partitions {
             partition.accept_moved();
             partition.read_layout().await?;
@@ -125,7 +134,7 @@ impl StoreAdmin {
     /// [`AdminError`].
     pub async fn connect_or_create(mode: &RedisMode) -> Result<(Self, bool), AdminError> {
         let mut store = Self::open(mode, "").await?;
-        store.check_partitions().await?;
+        store.check_count(IfAbsent::Write).await?;
         let mut was_absent = false;
         for partition in &mut store.partitions {
             was_absent |= partition.create_layout().await?;
@@ -133,32 +142,16 @@ impl StoreAdmin {
         Ok((store, was_absent))
     }
 
-    /// Checks, before layouts are written, that the cluster has no store of another number of partitions,
-    /// which would be beside the new one.
-    async fn check_partitions(&mut self) -> Result<(), AdminError> {
-        let first = self.first()?;
-        let (keys, fields) = (first.shared.keys.clone(), first.layout_fields().await?);
-        if !self.is_cluster() || fields.0.is_some() {
-            return Ok(());
-        }
-        let own: Vec<_> = self.partitions.iter().map(|one| one.shared.keys.layout()).collect();
-        let mut scan = StoreScan::default();
-        while let Some((node, layouts)) =
-            self.scan(&mut scan, "markread:{*}:layout", "hash").await?
-        {
-            let Some(other) = layouts.iter().find(|key| !own.contains(key)) else { continue };
-            let Some(Node { connection, .. }) = self.nodes.get_mut(node) else { continue };
-            let mut read = cmd("HMGET");
-            read.arg(other).arg("version").arg("partitions");
-            let (version, partitions): (Option<String>, Option<String>) =
-                connection.query(&read).await?;
-            return Err(AdminError::Layout(LayoutMismatch::Other {
-                version: version.unwrap_or_default(),
-                partitions: partitions.unwrap_or_default(),
-                expected: keys.partition().count(),
-            }));
-        }
-        Ok(())
+    /// Compares the number of partitions of a cluster's store with the settings'. Another one has other keys.
+    async fn check_count(&self, if_absent: IfAbsent) -> Result<(), AdminError> {
+        let Some(cluster) = &self.cluster else { return Ok(()) };
+        let expected = u16::try_from(cluster.tags().len()).unwrap_or(u16::MAX);
+        let mut connection = cluster.of_count().map_err(AdminError::Failed)?;
+        let checked = match if_absent {
+            IfAbsent::Write => count::check(&mut connection, expected).await?,
+            IfAbsent::Leave => count::compare(&mut connection, expected).await?,
+        };
+        checked.map_err(AdminError::Layout)
     }
 
     /// Connects, and looks at no layout.

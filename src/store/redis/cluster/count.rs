@@ -2,7 +2,7 @@
 //! partitions would not show that a store has another one: a key that belongs to no partition has it.
 
 use redis::aio::MultiplexedConnection;
-use redis::{RedisResult, pipe};
+use redis::{RedisResult, cmd, pipe};
 
 use super::tags::slot;
 use crate::store::redis::connection::layout::LayoutMismatch;
@@ -23,13 +23,25 @@ pub(crate) async fn check(
     connection: &mut MultiplexedConnection,
     expected: u16,
 ) -> RedisResult<Result<(), LayoutMismatch>> {
-    let mut check = pipe();
-    check.cmd("HSETNX").arg(KEY).arg("partitions").arg(expected).ignore();
-    check.cmd("HSETNX").arg(KEY).arg("version").arg(VERSION).ignore();
-    check.cmd("HMGET").arg(KEY).arg("version").arg("partitions");
-    let ((version, partitions),): ((String, String),) = check.query_async(connection).await?;
-    if partitions == expected.to_string() {
+    let mut write = pipe();
+    write.cmd("HSETNX").arg(KEY).arg("partitions").arg(expected).ignore();
+    write.cmd("HSETNX").arg(KEY).arg("version").arg(VERSION).ignore();
+    write.query_async::<()>(connection).await?;
+    compare(connection, expected).await
+}
+
+/// Compares the number with what is in the cluster, if there is one.
+pub(crate) async fn compare(
+    connection: &mut MultiplexedConnection,
+    expected: u16,
+) -> RedisResult<Result<(), LayoutMismatch>> {
+    let mut read = cmd("HMGET");
+    read.arg(KEY).arg("version").arg("partitions");
+    let (version, partitions): (Option<String>, Option<String>) =
+        read.query_async(connection).await?;
+    let Some(partitions) = partitions.filter(|count| *count != expected.to_string()) else {
         return Ok(Ok(()));
-    }
+    };
+    let version = version.unwrap_or_default();
     Ok(Err(LayoutMismatch::Other { version, partitions, expected }))
 }

@@ -13,6 +13,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
 use super::ask_seeds;
+use super::count::slot_of_count;
 use super::tags::{Tag, tags};
 use super::topology::{Address, Topology, View};
 use crate::store::StoreError;
@@ -41,6 +42,8 @@ struct FoundMasters {
     connections: HashMap<Address, MultiplexedConnection>,
     /// The master of each partition.
     owners: Vec<Option<Address>>,
+    /// The master that has the number of partitions.
+    count_owner: Option<Address>,
     /// Partitions whose slots are on their way from one master to another.
     moving: BTreeSet<usize>,
 }
@@ -78,6 +81,15 @@ impl Masters {
         connection
             .cloned()
             .ok_or_else(|| format!("not connected to {owner}, which has slot {slot}"))
+    }
+
+    /// Returns the connection to the master that has the number of partitions.
+    pub(crate) fn of_count(&self) -> Result<MultiplexedConnection, String> {
+        let found = self.found();
+        let owner = found.count_owner.as_ref().and_then(|owner| found.connections.get(owner));
+        owner
+            .cloned()
+            .ok_or_else(|| "not connected to the node that has markread:layout".to_owned())
     }
 
     /// Returns the connections to the masters that have partitions, in a fixed order.
@@ -138,6 +150,7 @@ impl Masters {
         let tags = self.tags.iter().enumerate();
         Ok(FoundMasters {
             owners: self.tags.iter().map(of_partition).collect(),
+            count_owner: topology.owner(slot_of_count()).cloned(),
             moving: tags.filter(is_moving).map(|(partition, _)| partition).collect(),
             connections,
         })
