@@ -10,9 +10,7 @@ use crate::domain::{
     Conversation, CursorRecord, EntryId, ListPosition, PAGE_MAX_CURSORS, RateLimit, ReadCursor,
     ReadOutcome, UserId,
 };
-use crate::store::redis::connection::layout::{
-    self, Fields, Layout, placement, placement_before_move,
-};
+use crate::store::redis::connection::layout::{self, Layout, placement, placement_before_move};
 use crate::store::redis::errors::is_layout_change;
 use crate::store::redis::keys::Keys;
 use crate::store::redis::placement::Placement;
