@@ -90,3 +90,29 @@ fn event(payload: &str) -> (u64, u64, u64) {
         id(&event["last_read_event_id"]),
     )
 }
+
+/// The accounts themselves: each kind of loss is seen.
+mod tests {
+    use super::Accounts;
+
+    fn accounts(events: &[(u64, u64, u64)]) -> Accounts {
+        Accounts { cursors: [((1, 2), 5)].into(), events: events.to_vec() }
+    }
+
+    #[test]
+    fn one_event_for_each_advance_is_right() {
+        accounts(&[(1, 2, 4), (1, 2, 5)]).assert_published_once();
+    }
+
+    #[test]
+    #[should_panic(expected = "events are doubled")]
+    fn a_doubled_event_is_seen() {
+        accounts(&[(1, 2, 5), (1, 2, 5)]).assert_published_once();
+    }
+
+    #[test]
+    #[should_panic(expected = "events without their cursor")]
+    fn an_event_without_its_cursor_is_seen() {
+        accounts(&[(1, 2, 6)]).assert_published_once();
+    }
+}

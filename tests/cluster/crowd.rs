@@ -198,3 +198,26 @@ impl Calls {
         acknowledged.filter(|call| of(partition_of(call.reader, PARTITIONS))).count()
     }
 }
+
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::{Call, Calls};
+    use crate::accounts::Accounts;
+
+    #[test]
+    fn a_lost_mark_is_counted() {
+        let began = Instant::now();
+        let call = |message, answer| {
+            let ended = began + Duration::from_secs(1);
+            Call { reader: 1, recipient: 2, message, began, ended, answer }
+        };
+        let refused = Err((tonic::Code::Unavailable, "STORE_UNAVAILABLE".to_owned()));
+        let calls = Calls(vec![call(5, Ok(true)), call(6, refused)]);
+        for (cursor, lost) in [(5, 0), (6, 0), (4, 1)] {
+            let accounts = Accounts { cursors: [((1, 2), cursor)].into(), events: Vec::new() };
+            assert_eq!(calls.kept(&accounts, |_| true).lost, lost, "a cursor at {cursor}");
+        }
+        assert_eq!((calls.acknowledged(), calls.refused(|_| true)), (1, 1));
+    }
+}
