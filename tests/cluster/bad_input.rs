@@ -129,7 +129,7 @@ async fn a_key_of_a_wrong_type_fails_its_readers_calls_alone() {
     let server = Server::on_cluster(&cluster, &[]).await;
     let readers = one_reader_each();
     let (broken, rest) = (readers[5], &readers[..]);
-    let neighbour = (0..).map(crate::reader).find(|&reader| {
+    let neighbour = (0..u64::MAX).map(crate::reader).find(|&reader| {
         reader != broken && partition_of(reader, PARTITIONS) == partition_of(broken, PARTITIONS)
     });
     let tag = &tags(PARTITIONS)[partition_of(broken, PARTITIONS)];

@@ -61,7 +61,7 @@ pub(crate) struct Kept {
 
 impl Crowd {
     /// Starts so many readers, each of whom marks so many messages.
-    pub(crate) async fn on(server: &Server, readers: u64, marks: u64) -> Self {
+    pub(crate) fn on(server: &Server, readers: u64, marks: u64) -> Self {
         let mut tasks = JoinSet::new();
         let marked = Arc::<AtomicUsize>::default();
         let began = Instant::now();

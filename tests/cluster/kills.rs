@@ -27,7 +27,7 @@ async fn killed_connections_are_back_within_a_second_and_nothing_is_doubled() {
     for probe in &probes {
         probe.mark(PROBE.0, PROBE.1).await.unwrap();
     }
-    let crowd = Crowd::on(&server, 640, 20).await;
+    let crowd = Crowd::on(&server, 640, 20);
     crowd.wait_for(500).await;
 
     let mut connections = Vec::new();

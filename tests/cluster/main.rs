@@ -35,6 +35,6 @@ fn reader(number: u64) -> u64 {
 /// The readers of the first few numbers by their partitions: at least one in each.
 fn one_reader_each() -> Vec<u64> {
     let partition = |reader| markread_harness::cluster::partition_of(reader, PARTITIONS);
-    let first = |wanted| (0..).map(reader).find(|&reader| partition(reader) == wanted);
+    let first = |wanted| (0..u64::MAX).map(reader).find(|&reader| partition(reader) == wanted);
     (0..usize::from(PARTITIONS)).map(|wanted| first(wanted).unwrap()).collect()
 }

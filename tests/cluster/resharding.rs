@@ -51,7 +51,7 @@ async fn valkey_9_moves_slots_at_once_amid_marks() {
     marks_amid_failures(cluster, Moves::AtOnce, 0).await;
 }
 
-async fn marks_amid_failures(mut cluster: RedisCluster, moves: Moves, replicas_ack: usize) {
+async fn marks_amid_failures(mut cluster: RedisCluster, way: Moves, replicas_ack: usize) {
     let tags = tags(PARTITIONS);
     let slot = |partition: usize| slot_of(&tags[partition]);
     let lost: HashSet<_> = (0..tags.len())
@@ -67,10 +67,10 @@ async fn marks_amid_failures(mut cluster: RedisCluster, moves: Moves, replicas_a
     let flags = ["--replicas-ack", &replicas_ack, "--replicas-ack-timeout", "1s"];
     let server = Server::on_cluster(&cluster, &flags).await;
 
-    let crowd = Crowd::on(&server, READERS, MARKS).await;
+    let crowd = Crowd::on(&server, READERS, MARKS);
     crowd.wait_for(2_000).await;
     for &partition in &moved[..2] {
-        move_slot(&cluster, slot(partition), moves).await;
+        move_slot(&cluster, slot(partition), way).await;
     }
     cluster.node_mut(KILLED).kill().await;
     let killed = Instant::now();
@@ -82,14 +82,14 @@ async fn marks_amid_failures(mut cluster: RedisCluster, moves: Moves, replicas_a
         cluster.node_mut(KILLED).restart().await;
     }
     for &partition in &moved[2..] {
-        move_slot(&cluster, slot(partition), moves).await;
+        move_slot(&cluster, slot(partition), way).await;
     }
     if replicas_ack == "0" {
         cluster.node_mut(KILLED).restart().await;
     }
     cluster.wait_until_whole().await;
     for &partition in &moved {
-        move_slot(&cluster, slot(partition), moves).await;
+        move_slot(&cluster, slot(partition), way).await;
     }
     let calls = crowd.done().await;
 
@@ -137,9 +137,9 @@ async fn marks_amid_failures(mut cluster: RedisCluster, moves: Moves, replicas_a
 }
 
 /// Moves a slot of one of the masters that stay to the other one.
-async fn move_slot(cluster: &RedisCluster, slot: u16, moves: Moves) {
+async fn move_slot(cluster: &RedisCluster, slot: u16, way: Moves) {
     let to = usize::from(cluster.owner(slot).await == 0);
-    match moves {
+    match way {
         Moves::Legacy => {
             cluster.move_slot(slot, to).await;
         }
