@@ -71,7 +71,7 @@ impl Nonces for RedisStore {
     async fn forget_nonce(&self, reader: UserId, nonce: Nonce) -> Result<(), StoreError> {
         let partition = self.partition(reader);
         let delete = async {
-            let mut route = self.route(partition)?;
+            let mut route = self.route(partition).await?;
             loop {
                 let deleted = delete_nonce(&route, partition.keys.nonce(&nonce)).await;
                 if !route.is_to_be_sent_again(&deleted).await {

@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwapOption;
+use tokio::sync::Semaphore;
 
 use super::cluster::tags::{Tag, partition_of, tags};
+use super::connection::Connections;
 use super::connection::layout::KnownLayout;
 use super::connection::stream_history::StreamHistory;
 use super::connection::tail_signal::TailSignal;
@@ -15,6 +17,11 @@ use super::keys::{Keys, Partition};
 use super::node::Node;
 use crate::domain::UserId;
 use crate::store::StoreError;
+
+/// Calls that wait to be sent again: of the only partition, and of each of a cluster's, so that one that is
+/// away keeps no others from that. One more is answered with what Redis said.
+const RETRIES: usize = 1024;
+const RETRIES_OF_EACH: usize = 128;
 
 /// What is known of one partition, and which node has it.
 #[derive(Debug)]
@@ -31,20 +38,34 @@ pub(crate) struct PartitionStore {
     node: ArcSwapOption<Node>,
     /// Why it is not served.
     trouble: Mutex<Option<String>>,
-    /// Whether that is a layout which this server does not know: then no call may go to its node.
-    is_closed: AtomicBool,
+    /// Whether the layout was found at its node, and is known. In a cluster no call goes there before.
+    is_open: AtomicBool,
+    /// Calls that wait to be sent again.
+    pub(super) retries: Semaphore,
 }
 
 impl PartitionStore {
-    fn new(number: usize, keys: Keys, slot: Option<u16>) -> Self {
+    fn new(number: usize, keys: Keys, slot: Option<u16>, retries: usize) -> Self {
         let (layout, stream_history, tail_signal, trouble) = Default::default();
-        let (node, is_closed) = Default::default();
-        Self { number, keys, slot, layout, stream_history, tail_signal, node, trouble, is_closed }
+        let (node, is_open) = (ArcSwapOption::empty(), AtomicBool::new(slot.is_none()));
+        let retries = Semaphore::new(retries);
+        Self {
+            number,
+            keys,
+            slot,
+            layout,
+            stream_history,
+            tail_signal,
+            node,
+            trouble,
+            is_open,
+            retries,
+        }
     }
 
     /// Returns the node that has it.
     pub(crate) fn node(&self) -> Result<Arc<Node>, StoreError> {
-        let node = self.node.load_full().filter(|_| !self.is_closed.load(Ordering::Relaxed));
+        let node = self.node.load_full().filter(|_| self.is_open.load(Ordering::Acquire));
         node.ok_or_else(|| {
             let cause = self.trouble();
             StoreError::unavailable(cause.unwrap_or_else(|| "not connected yet".to_owned()))
@@ -59,14 +80,39 @@ impl PartitionStore {
             (before, node) => before.is_some() != node.is_some(),
         };
         if is_another {
+            // What was found at another node does not hold here.
+            self.is_open.store(self.slot.is_none(), Ordering::Release);
+            if node.is_some() {
+                self.set_trouble(None);
+            }
             self.tail_signal.notify();
         }
         is_another
     }
 
-    /// Sets whether no call may go to its node, though there is one.
-    pub(crate) fn set_closed(&self, is_closed: bool) {
-        self.is_closed.store(is_closed, Ordering::Relaxed);
+    /// Returns the node that has it, though it may not be served.
+    pub(crate) fn assigned(&self) -> Option<Arc<Node>> {
+        self.node.load_full()
+    }
+
+    /// Takes over what a check at a node has found, unless the partition is elsewhere by now: whether calls may
+    /// go there, and why it is not served. Returns whether that is new.
+    pub(crate) fn note_check(
+        &self,
+        connections: &Arc<Connections>,
+        is_open: bool,
+        trouble: Option<String>,
+    ) -> bool {
+        let node = self.node.load();
+        let is_here = |node: &Arc<Node>| Arc::ptr_eq(&node.parts.connections, connections);
+        if self.slot.is_some() && !node.as_ref().is_some_and(is_here) {
+            return false;
+        }
+        let was_open = self.is_open.swap(is_open, Ordering::AcqRel);
+        let mut known = self.lock();
+        let is_new = was_open != is_open || *known != trouble;
+        *known = trouble;
+        is_new
     }
 
     /// Returns why it is not served, if it is not.
@@ -93,14 +139,14 @@ impl Partitions {
     /// Creates the partition of one Redis.
     pub(crate) fn single(stream: &str, user_prefix: &str) -> Self {
         let keys = Keys::new(Partition::Only, stream, user_prefix);
-        Self(Box::new([Arc::new(PartitionStore::new(0, keys, None))]))
+        Self(Box::new([Arc::new(PartitionStore::new(0, keys, None, RETRIES))]))
     }
 
     /// Creates the partitions of a cluster.
     pub(crate) fn of_cluster(count: u16, stream: &str, user_prefix: &str) -> Self {
         let partition = |(number, Tag { tag, slot })| {
             let keys = Keys::new(Partition::Tagged { tag, count }, stream, user_prefix);
-            Arc::new(PartitionStore::new(number, keys, Some(slot)))
+            Arc::new(PartitionStore::new(number, keys, Some(slot), RETRIES_OF_EACH))
         };
         Self(tags(count).into_iter().enumerate().map(partition).collect())
     }

@@ -108,12 +108,28 @@ pub(crate) struct NodeParts {
     pub(crate) connections: Arc<Connections>,
     /// The partitions that the node has.
     pub(crate) served: Arc<ArcSwap<Vec<Arc<PartitionStore>>>>,
+    /// Notified when it got one.
+    pub(crate) partitions_came: Arc<Notify>,
     pub(crate) shared: Arc<Shared>,
     /// Whether a script may use several slots, once the node has said so.
     pub(crate) shares_slots: Arc<OnceLock<bool>>,
 }
 
 impl NodeParts {
+    /// Sets the partitions that the node has. New ones are checked at once.
+    pub(crate) fn set_served(&self, served: Vec<Arc<PartitionStore>>) {
+        let before = self.served.swap(Arc::new(served));
+        let now = self.served.load();
+        if now.iter().any(|one| !before.iter().any(|known| known.number == one.number)) {
+            self.partitions_came.notify_one();
+        }
+    }
+
+    /// Returns whether the node is one of a cluster.
+    pub(crate) fn is_of_cluster(&self) -> bool {
+        self.shared.changes.is_some()
+    }
+
     /// Returns whether marks of several partitions may share a script call.
     pub(crate) fn may_share_slots(&self) -> bool {
         self.shares_slots.get() == Some(&true)
@@ -159,6 +175,7 @@ impl NodeParts {
     ) -> Self {
         let served = Arc::new(ArcSwap::from_pointee(served));
         let (name, connections) = (Arc::from(name), Arc::new(connections));
-        Self { name, connections, served, shared, shares_slots: Arc::default() }
+        let (partitions_came, shares_slots) = Default::default();
+        Self { name, connections, served, partitions_came, shared, shares_slots }
     }
 }

@@ -80,6 +80,7 @@ pub(crate) const PERMISSIONS: &[Permission] = &[
     row("info", Need::Optional(STATISTICS), &[]),
     row("config|get", Need::Optional(STATISTICS), &[]),
     row("wait", Need::ReplicasAck, &["WAIT 1 1"]),
+    row("cluster|myid", Need::Cluster, &["CLUSTER MYID"]),
     row("cluster|nodes", Need::Cluster, &["CLUSTER NODES"]),
     row("cluster|slots", Need::Cluster, &["CLUSTER SLOTS"]),
     row("asking", Need::Cluster, &["ASKING"]),

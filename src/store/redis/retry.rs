@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, sleep};
 
 use super::cluster::redirect::NotRun;
@@ -17,25 +17,12 @@ use super::partitions::PartitionStore;
 use super::store::RedisStore;
 use crate::store::StoreError;
 
-/// Calls that wait to be sent again. One more is answered with what Redis said.
-const WAITING_MAX: usize = 1024;
-
 /// The first pause before a call is sent again, and the longest. Each is twice the one before.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const PAUSE_MAX: Duration = Duration::from_millis(100);
 
 /// How long a call waits for a node to be connected to which it was sent on.
 const CONNECTED_WITHIN: Duration = Duration::from_secs(1);
-
-/// Bounds the calls that wait to be sent again.
-#[derive(Debug)]
-pub(super) struct Retries(Semaphore);
-
-impl Default for Retries {
-    fn default() -> Self {
-        Self(Semaphore::new(WAITING_MAX))
-    }
-}
 
 /// Pauses between attempts, which grow.
 struct Pauses(Duration);
@@ -65,12 +52,19 @@ struct Again<'a> {
 }
 
 impl RedisStore {
-    /// Returns where calls of a partition are sent.
-    pub(super) fn route<'a>(
+    /// Returns where calls of a partition are sent. A cluster's that has just got another node is waited for,
+    /// until it was checked there.
+    pub(super) async fn route<'a>(
         &'a self,
         partition: &'a PartitionStore,
     ) -> Result<Route<'a>, StoreError> {
-        let node = partition.node()?;
+        let node = match partition.node() {
+            Err(_) if self.cluster.is_some() && partition.trouble().is_none() => {
+                // Boxed: a partition has another node seldom.
+                Box::pin(wait_for_node(partition)).await?
+            }
+            node => node?,
+        };
         Ok(Route { store: self, partition, node, way: Way::Plain, again: None })
     }
 
@@ -88,6 +82,18 @@ impl RedisStore {
         }
         if self.fails_over() { NotRun::of(error) } else { None }
     }
+}
+
+async fn wait_for_node(partition: &PartitionStore) -> Result<Arc<Node>, StoreError> {
+    let Ok(_waiting) = partition.retries.try_acquire() else { return partition.node() };
+    let (since, mut pauses) = (Instant::now(), Pauses(FIRST_PAUSE));
+    while partition.node().is_err()
+        && partition.trouble().is_none()
+        && since.elapsed() < CONNECTED_WITHIN
+    {
+        pauses.next().await;
+    }
+    partition.node()
 }
 
 /// Returns whether there was no connection for a call.
@@ -117,7 +123,7 @@ impl Route<'_> {
         let again = if let Some(again) = again {
             again
         } else {
-            let Ok(waiting) = store.retries.0.try_acquire() else { return false };
+            let Ok(waiting) = partition.retries.try_acquire() else { return false };
             again.insert(Again { _waiting: waiting, pauses: Pauses(FIRST_PAUSE) })
         };
         // The probe knows already that the partition is not served: whoever calls hears it at once.
@@ -135,17 +141,20 @@ impl Route<'_> {
             store.shared.note_node_change();
             again.pauses.next().await;
         }
-        self.way = if asked.is_some() { Way::Asking } else { Way::Plain };
-        let Some(node) = asked.or_else(|| partition.node().ok()) else { return false };
         let since = Instant::now();
-        // Behind Sentinels there is no other node to try.
+        // Behind Sentinels there is no other node to try. A cluster's may be gone for long.
         let is_worth_waiting = || store.has_sentinels || since.elapsed() < CONNECTED_WITHIN;
-        while !node.connections().are_living() && is_worth_waiting() {
+        loop {
+            let node = asked.clone().or_else(|| partition.node().ok());
+            if let Some(node) = node.filter(|node| node.connections().are_living()) {
+                self.way = if asked.is_some() { Way::Asking } else { Way::Plain };
+                self.node = node;
+                return true;
+            }
+            if !is_worth_waiting() || store.cluster.is_some() && partition.trouble().is_some() {
+                return false;
+            }
             again.pauses.next().await;
         }
-        // A call of a node that is gone is answered, since a node may be gone for long.
-        let is_reached = node.connections().are_living() || store.has_sentinels;
-        self.node = node;
-        is_reached
     }
 }

@@ -20,7 +20,7 @@ use super::partitions::{PartitionStore, Partitions};
 use super::parts::Shared;
 use super::placement::Placement;
 use super::reads::{self, PageCall, PageReply, ReadScripts, in_order_of};
-use super::retry::{Retries, Route};
+use super::retry::Route;
 use super::scripts::{self, Script};
 use super::settings::{Ack, RedisConfig};
 use super::spans::Spans;
@@ -42,7 +42,6 @@ pub struct RedisStore {
     pub(super) users: UserCache,
     pub(super) spans: Arc<Spans>,
     pub(super) timers: Timers,
-    pub(super) retries: Retries,
     pub(super) cluster: Option<Arc<Cluster>>,
     /// Whether Sentinels name another master when this one is lost.
     pub(super) has_sentinels: bool,
@@ -122,7 +121,6 @@ impl RedisStore {
                 read_states: StoreTimer::new("read_states"),
                 list_cursors: StoreTimer::new("list_cursors"),
             },
-            retries: Retries::default(),
             cluster,
             has_sentinels,
             health,
@@ -154,7 +152,7 @@ impl RedisStore {
         fill: impl Fn(Cmd, &Placement) -> Cmd,
         parse: impl Fn(&Placement, &Value) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let mut route = self.route(partition)?;
+        let mut route = self.route(partition).await?;
         loop {
             let Route { node, way, .. } = &route;
             let read = self.read_at(node, *way, partition, script, &fill, &parse).await;

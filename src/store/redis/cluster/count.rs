@@ -6,6 +6,7 @@ use redis::{RedisResult, cmd, pipe};
 
 use super::tags::slot;
 use crate::store::redis::connection::layout::LayoutMismatch;
+use crate::store::redis::keys::Keys;
 
 /// The key: a hash of `version` and `partitions`, as one Redis has it.
 const KEY: &str = "markread:layout";
@@ -44,4 +45,15 @@ pub(crate) async fn compare(
     };
     let version = version.unwrap_or_default();
     Ok(Err(LayoutMismatch::Other { version, partitions, expected }))
+}
+
+/// Returns whether a partition has a layout.
+pub(super) async fn has_layout(
+    connection: &mut MultiplexedConnection,
+    keys: &Keys,
+) -> RedisResult<bool> {
+    let mut read = cmd("HGET");
+    read.arg(keys.layout()).arg("partitions");
+    let partitions: Option<String> = read.query_async(connection).await?;
+    Ok(partitions == Some(keys.partition().count().to_string()))
 }

@@ -111,15 +111,12 @@ impl OutageLog {
 
 /// Returns why a partition is not served, if it is not.
 fn problem(partition: &Arc<PartitionStore>) -> Option<String> {
-    let node = match partition.node() {
-        Ok(node) => node,
-        Err(error) => {
-            return Some(partition.trouble().unwrap_or_else(|| error.to_string()));
-        }
-    };
+    let not_yet = || partition.trouble().unwrap_or_else(|| "not connected yet".to_owned());
+    let Some(node) = partition.assigned() else { return Some(not_yet()) };
     let health = node.connections().health().borrow().clone();
     match health {
         StoreHealth::Away(cause) => Some(format!("{}: {cause}", node.parts.name)),
+        StoreHealth::Ready { .. } if partition.node().is_err() => Some(not_yet()),
         StoreHealth::Ready { .. } => partition.trouble(),
     }
 }

@@ -145,12 +145,17 @@ impl Masters {
         let views = self.ask_all(&mut connections).await;
         let moving: BTreeSet<u16> =
             views.iter().flat_map(|(_, view)| view.moving().iter().copied()).collect();
-        let of_partition = |tag: &Tag| topology.owner(tag.slot).cloned();
+        let owners = topology.owners();
+        let owner = |slot: u16| {
+            let owner = owners.get(usize::from(slot)).copied().flatten();
+            owner.map(|master| master.address.clone())
+        };
+        let of_partition = |tag: &Tag| owner(tag.slot);
         let is_moving = |(_, tag): &(usize, &Tag)| moving.contains(&tag.slot);
         let tags = self.tags.iter().enumerate();
         Ok(FoundMasters {
             owners: self.tags.iter().map(of_partition).collect(),
-            count_owner: topology.owner(slot_of_count()).cloned(),
+            count_owner: owner(slot_of_count()),
             moving: tags.filter(is_moving).map(|(partition, _)| partition).collect(),
             connections,
         })

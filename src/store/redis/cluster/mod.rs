@@ -1,7 +1,7 @@
 //! The masters of a cluster: one [`Node`] each, and partition to slot to node in one table, renewed when a
 //! node says that a slot is elsewhere, when a connection is lost, and every few seconds.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,8 +16,8 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 
 use self::count::slot_of_count;
-use self::tags::SLOTS;
-use self::topology::{Address, Topology, View};
+use self::node_address::NodeAddress;
+use self::topology::{Address, Master, Topology, View};
 use super::connection::address::RedisAddress;
 use super::connection::layout::LayoutMismatch;
 use super::connection::link::Connect;
@@ -30,6 +30,7 @@ use crate::store::{HealthReceiver, StoreError, StoreHealth};
 pub(crate) mod count;
 mod health;
 pub(crate) mod masters;
+mod node_address;
 pub(crate) mod redirect;
 pub(crate) mod tags;
 pub(crate) mod topology;
@@ -40,6 +41,11 @@ const UNSERVED_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Shortest time between two looks, however many calls are sent on.
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
+const LOOK_PAUSE_MAX: Duration = Duration::from_millis(400);
+
+/// Why nothing is served when the cluster that a server knew is gone.
+const ANOTHER_CLUSTER: &str = "--redis-url leads to another cluster than before: if that is intended, \
+     restart this server";
 
 /// Nodes that are asked in a look: a node that was cut off from the others may see the past.
 const ASKED_NODES: usize = 3;
@@ -53,9 +59,13 @@ pub(crate) struct Cluster {
     settings: ClusterSeeds,
     maker: NodeMaker,
     shared: Arc<Shared>,
-    nodes: Mutex<HashMap<Address, RunningNode>>,
-    /// Whether the store is known to have as many partitions as the settings say.
+    nodes: Mutex<HashMap<NodeKey, RunningNode>>,
+    /// The IDs of all nodes at the last look. Who knows none of them is of another cluster.
+    members: Mutex<BTreeSet<String>>,
+    /// Whether the store is known to have as many partitions as the settings say, and whether the key that
+    /// has the number says so.
     is_counted: AtomicBool,
+    count_was_read: AtomicBool,
     /// By slot.
     table: ArcSwap<SlotTable>,
     health: watch::Sender<StoreHealth>,
@@ -65,9 +75,15 @@ pub(crate) struct Cluster {
 #[derive(Default)]
 struct SlotTable(Vec<Option<Arc<Node>>>);
 
+/// A node by its ID and where it is: at another address it is connected to anew, and another one at the same
+/// address is another node.
+type NodeKey = (String, Address);
+
 /// A node, and the task that keeps it connected.
 struct RunningNode {
     node: Arc<Node>,
+    /// All by which other nodes may name it.
+    names: Vec<Address>,
     supervisor: AbortHandle,
 }
 
@@ -93,9 +109,19 @@ impl Cluster {
     ) -> (Arc<Self>, impl Future<Output = LayoutMismatch> + use<>) {
         let shared = Arc::clone(&maker.shared);
         let health = watch::Sender::new(StoreHealth::Away("not connected yet".to_owned()));
-        let (nodes, table, is_counted) = Default::default();
-        let cluster = Self { settings, maker, shared, nodes, is_counted, table, health };
-        let cluster = Arc::new(cluster);
+        let (nodes, members, table) = Default::default();
+        let (is_counted, count_was_read) = Default::default();
+        let cluster = Arc::new(Self {
+            settings,
+            maker,
+            shared,
+            nodes,
+            members,
+            is_counted,
+            count_was_read,
+            table,
+            health,
+        });
         let followed = Arc::clone(&cluster);
         let follow = async move {
             tokio::select! {
@@ -117,7 +143,9 @@ impl Cluster {
         if address.host.is_empty() || address.host == "?" {
             address.host = Address::parse(named_by)?.host;
         }
-        self.nodes().get(&address).map(|running| Arc::clone(&running.node))
+        let nodes = self.nodes();
+        let named = nodes.values().find(|running| running.names.contains(&address));
+        named.map(|running| Arc::clone(&running.node))
     }
 
     /// Returns the node that has a slot.
@@ -133,10 +161,13 @@ impl Cluster {
     /// Follows the cluster, until a node has another layout.
     async fn follow(&self) -> LayoutMismatch {
         let mut supervisors = JoinSet::new();
+        let mut pause = LOOK_PAUSE;
         loop {
             match self.look().await {
                 Ok(topology) => {
-                    self.apply(&topology, &mut supervisors);
+                    let has_changed = self.apply(&topology, &mut supervisors);
+                    // Whoever asks again and again for a look that finds nothing waits longer.
+                    pause = if has_changed { LOOK_PAUSE } else { (2 * pause).min(LOOK_PAUSE_MAX) };
                     match self.count_partitions().await {
                         Ok(Counted::Now) => continue,
                         Ok(Counted::Before) => {}
@@ -146,7 +177,7 @@ impl Cluster {
                 }
                 Err(cause) => self.note_unknown(&cause),
             }
-            sleep(LOOK_PAUSE).await;
+            sleep(pause).await;
             let interval = if self.is_served() { QUIET_INTERVAL } else { UNSERVED_INTERVAL };
             let interval = interval.mul_f64(rand::random_range(0.8..1.2));
             let Some(changes) = &self.shared.changes else { continue };
@@ -158,12 +189,12 @@ impl Cluster {
         }
     }
 
-    /// Asks some nodes how they see the cluster; the seeds while there is none.
+    /// Asks some nodes how they see the cluster; the seeds if none says how it is.
     async fn look(&self) -> Result<Topology, String> {
         let known: Vec<_> = {
             let nodes = self.nodes();
             let living = nodes.iter().filter(|(_, one)| one.node.connections().are_living());
-            let living = living.map(|(address, one)| (address.clone(), Arc::clone(&one.node)));
+            let living = living.map(|((_, address), one)| (address.clone(), Arc::clone(&one.node)));
             living.choose_multiple(&mut rand::rng(), ASKED_NODES)
         };
         let views = known.iter().map(|(address, node)| async move {
@@ -172,51 +203,82 @@ impl Cluster {
             asked.map_err(StoreError::unavailable)?
         });
         let views: Vec<View> = join_all(views).await.into_iter().flatten().collect();
-        let views = if views.is_empty() { ask_seeds(&self.settings.seeds).await? } else { views };
-        Ok(Topology::new(views))
-    }
-
-    /// Connects to new masters, leaves those that are gone, and gives each partition its node.
-    fn apply(&self, topology: &Topology, supervisors: &mut JoinSet<LayoutMismatch>) {
-        let mut nodes = self.nodes();
-        for address in topology.addresses() {
-            if !nodes.contains_key(address)
-                && let Some(connect) = self.settings.at(address)
-            {
-                let (node, run) = self.maker.of_cluster(connect, address);
-                let supervisor = supervisors.spawn(run);
-                nodes.insert(address.clone(), RunningNode { node, supervisor });
+        let mut topology = Topology::new(self.of_this_cluster(views));
+        let owners = topology.owners();
+        let is_owned = |slot: u16| owners.get(usize::from(slot)).is_some_and(Option::is_some);
+        if !self.shared.partitions.all().iter().filter_map(|one| one.slot).all(is_owned) {
+            // Perhaps these nodes see less than others.
+            match ask_seeds(&self.settings.seeds).await {
+                Ok(seen) => {
+                    let seen = self.of_this_cluster(seen);
+                    if seen.is_empty() && topology.nodes.is_empty() {
+                        return Err(ANOTHER_CLUSTER.to_owned());
+                    }
+                    topology = Topology::merge(topology, seen);
+                }
+                Err(cause) if topology.nodes.is_empty() => return Err(cause),
+                Err(_) => {}
             }
         }
-        let node_of = |slot| {
-            let running = nodes.get(topology.owner(slot)?)?;
+        self.members().clone_from(&topology.nodes);
+        Ok(topology)
+    }
+
+    /// Leaves out the views of nodes that are not, or no more, of this cluster.
+    fn of_this_cluster(&self, views: Vec<View>) -> Vec<View> {
+        let members = self.members();
+        views.into_iter().filter(|view| view.is_of(&members)).collect()
+    }
+
+    /// Connects to new masters, leaves those that are gone, and gives each partition its node. Returns whether
+    /// anything is new.
+    fn apply(&self, topology: &Topology, supervisors: &mut JoinSet<LayoutMismatch>) -> bool {
+        let key = |master: &Master| (master.id.clone(), master.address.clone());
+        let mut nodes = self.nodes();
+        let mut has_changed = false;
+        for master in topology.masters() {
+            let (id, address) = key(master);
+            if !nodes.contains_key(&(id.clone(), address.clone()))
+                && let Some(redis) = self.settings.at(&address)
+            {
+                let connect = NodeAddress { address: redis, id: id.clone() };
+                let (node, run) = self.maker.of_cluster(connect, &address);
+                let (supervisor, names) = (supervisors.spawn(run), master.names.clone());
+                nodes.insert((id, address), RunningNode { node, names, supervisor });
+                has_changed = true;
+            }
+        }
+        let owners = topology.owners();
+        let owner = |slot: u16| owners.get(usize::from(slot)).copied().flatten().map(key);
+        let node_of = |master: &Option<&Master>| {
+            let running = nodes.get(&key((*master)?))?;
             Some(Arc::clone(&running.node))
         };
-        self.table.store(Arc::new(SlotTable((0..SLOTS).map(node_of).collect())));
+        self.table.store(Arc::new(SlotTable(owners.iter().map(node_of).collect())));
         let mut moved = 0;
-        let mut served: BTreeMap<&Address, Vec<_>> = BTreeMap::new();
+        let mut served: HashMap<NodeKey, Vec<_>> = HashMap::new();
+        let is_counted = self.is_counted.load(Ordering::Relaxed);
         for partition in self.shared.partitions.all() {
-            let is_counted = self.is_counted.load(Ordering::Relaxed);
-            let slot = partition.slot.filter(|_| is_counted);
-            let owner = slot.and_then(|slot| topology.owner(slot));
-            let node = owner.and_then(|owner| nodes.get(owner));
-            if is_counted && node.is_none() {
+            let owner = partition.slot.filter(|_| is_counted).and_then(owner);
+            let running = owner.as_ref().and_then(|owner| nodes.get(owner));
+            if is_counted && running.is_none() {
                 partition.set_trouble(Some("no node of the cluster has its slot".to_owned()));
             }
-            moved += usize::from(partition.set_node(node.map(|one| &one.node)));
+            moved += usize::from(partition.set_node(running.map(|one| &one.node)));
             if let Some(owner) = owner {
                 served.entry(owner).or_default().push(Arc::clone(partition));
             }
         }
-        for (address, running) in &*nodes {
-            let served = served.remove(address).unwrap_or_default();
-            running.node.parts.served.store(Arc::new(served));
+        for (key, running) in &*nodes {
+            running.node.parts.set_served(served.remove(key).unwrap_or_default());
         }
-        nodes.retain(|address, _| {
-            let is_there = topology.addresses().any(|one| one == address);
+        nodes.retain(|(id, address), _| {
+            let is_it = |master: &Master| master.id == *id && master.address == *address;
+            let is_there = topology.masters().any(is_it);
             if !is_there {
                 self.shared.totals.forget_node(&address.to_string());
-                tracing::info!(redis = %address, "a node is no master of the cluster any more");
+                tracing::info!(redis = ?address.to_string(), "a node is no master of the cluster any more");
+                has_changed = true;
             }
             is_there
         });
@@ -226,14 +288,32 @@ impl Cluster {
             tracing::info!(partitions = moved, masters = nodes.len(), "partitions of the cluster");
             self.shared.note_health_change();
         }
+        has_changed || moved > 0
     }
 
     /// Compares the number of partitions with the store's, before any partition is used. The error is why that
     /// is not possible yet.
     async fn count_partitions(&self) -> Result<Counted, String> {
-        if self.is_counted.load(Ordering::Relaxed) {
+        if self.count_was_read.load(Ordering::Relaxed) {
             return Ok(Counted::Before);
         }
+        let was_counted = self.is_counted.load(Ordering::Relaxed);
+        let counted = match self.read_count().await {
+            Ok(Ok(())) => {
+                self.count_was_read.store(true, Ordering::Relaxed);
+                true
+            }
+            Ok(Err(mismatch)) => return Ok(Counted::Other(mismatch)),
+            // The layout of a partition says it too: where it is depends on the number.
+            Err(cause) if !was_counted && !self.has_layout().await => return Err(cause),
+            Err(_) => true,
+        };
+        self.is_counted.store(counted, Ordering::Relaxed);
+        Ok(if was_counted { Counted::Before } else { Counted::Now })
+    }
+
+    /// Reads the number of partitions from its key.
+    async fn read_count(&self) -> Result<Result<(), LayoutMismatch>, String> {
         let slot = slot_of_count();
         let node = self.node_of_slot(slot);
         let node = node.ok_or_else(|| format!("no node of the cluster has slot {slot}"))?;
@@ -255,26 +335,36 @@ impl Cluster {
         let check = count::check(&mut connection, self.settings.partitions);
         let checked = timeout(VIEW_TIMEOUT, check).await;
         let checked = checked.map_err(|late| unknown(late.to_string()))?;
-        match checked.map_err(|error| unknown(classify(error).to_string()))? {
-            Ok(()) => {
-                self.is_counted.store(true, Ordering::Relaxed);
-                Ok(Counted::Now)
-            }
-            Err(mismatch) => Ok(Counted::Other(mismatch)),
-        }
+        checked.map_err(|error| unknown(classify(error).to_string()))
+    }
+
+    /// Returns whether any partition that can be reached has a layout.
+    async fn has_layout(&self) -> bool {
+        let looks = self.shared.partitions.all().iter().map(|partition| async move {
+            let node = self.node_of_slot(partition.slot?)?;
+            let mut connection = node.connections().calls().ok()?;
+            let read = count::has_layout(&mut connection, &partition.keys);
+            timeout(VIEW_TIMEOUT, read).await.ok()?.ok()
+        });
+        join_all(looks).await.contains(&Some(true))
     }
 
     /// Notes that no node says how the cluster looks.
     fn note_unknown(&self, cause: &str) {
         for partition in self.shared.partitions.all() {
-            if partition.node().is_err() {
+            if partition.assigned().is_none() {
                 partition.set_trouble(Some(cause.to_owned()));
             }
         }
         self.shared.note_health_change();
     }
 
-    fn nodes(&self) -> MutexGuard<'_, HashMap<Address, RunningNode>> {
+    fn members(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        // A poisoned lock is safe to use: nothing that holds it panics.
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn nodes(&self) -> MutexGuard<'_, HashMap<NodeKey, RunningNode>> {
         // A poisoned lock is safe to use: nothing that holds it panics.
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -13,8 +13,11 @@ pub(crate) enum NotRun {
     Later,
 }
 
-/// Codes by which a node refuses a slot.
-const ELSEWHERE: [&str; 4] = ["MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN"];
+/// Codes of a slot that the node does not serve.
+const UNSERVED: [&str; 2] = ["MOVED", "CLUSTERDOWN"];
+
+/// Codes of a slot that is on its way from one node to another.
+const ON_ITS_WAY: [&str; 2] = ["ASK", "TRYAGAIN"];
 
 /// Codes of a node that runs nothing now.
 const NOT_NOW: [&str; 3] = ["LOADING", "MASTERDOWN", "READONLY"];
@@ -34,7 +37,7 @@ impl NotRun {
             match (words.next()?, words.nth(1)) {
                 ("MOVED", _) => Some(Self::Moved),
                 ("ASK", Some(address)) => Some(Self::Ask(address.to_owned())),
-                (code, _) if ELSEWHERE.contains(&code) || NOT_NOW.contains(&code) => {
+                (code, _) if [&UNSERVED[..], &ON_ITS_WAY, &NOT_NOW].concat().contains(&code) => {
                     Some(Self::Later)
                 }
                 _ if text.starts_with(FOREIGN_SLOT) => Some(Self::Moved),
@@ -44,10 +47,19 @@ impl NotRun {
     }
 }
 
-/// Returns whether a node refuses a slot, by the text of its error.
-pub(crate) fn says_elsewhere(cause: &str) -> bool {
+/// Returns whether a node does not serve a slot, by the text of its error.
+pub(crate) fn says_unserved(cause: &str) -> bool {
+    UNSERVED.contains(&code_of(cause))
+}
+
+/// Returns whether a slot is on its way, by the text of a node's error.
+pub(crate) fn says_on_its_way(cause: &str) -> bool {
+    ON_ITS_WAY.contains(&code_of(cause))
+}
+
+fn code_of(cause: &str) -> &str {
     let text = cause.strip_prefix(UNAVAILABLE).unwrap_or(cause);
-    ELSEWHERE.iter().any(|code| text.split(' ').next() == Some(code))
+    text.split(' ').next().unwrap_or_default()
 }
 
 /// What the text of [`StoreError`] puts in front of Redis's.
@@ -82,13 +94,16 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_slot_is_told_from_other_refusals() {
-        for (cause, expected) in [
-            ("the store is unavailable: MOVED 1 127.0.0.1:1", true),
-            ("the store is unavailable: CLUSTERDOWN Hash slot not served", true),
-            ("the store is unavailable: OOM command not allowed", false),
+    fn a_slot_that_is_not_served_is_told_from_one_on_its_way() {
+        for (cause, unserved, on_its_way) in [
+            ("the store is unavailable: MOVED 1 127.0.0.1:1", true, false),
+            ("the store is unavailable: CLUSTERDOWN Hash slot not served", true, false),
+            ("the store is unavailable: ASK 1 127.0.0.1:1", false, true),
+            ("TRYAGAIN Multiple keys request during rehashing of slot", false, true),
+            ("the store is unavailable: OOM command not allowed", false, false),
         ] {
-            assert_eq!(says_elsewhere(cause), expected, "{cause}");
+            assert_eq!(says_unserved(cause), unserved, "{cause}");
+            assert_eq!(says_on_its_way(cause), on_its_way, "{cause}");
         }
     }
 }

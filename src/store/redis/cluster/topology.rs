@@ -40,8 +40,13 @@ impl fmt::Display for Address {
 
 /// A master.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Master {
-    address: Address,
+pub(super) struct Master {
+    /// The ID that it keeps, whatever its address is.
+    pub(super) id: String,
+    /// The address that it announces.
+    pub(super) address: Address,
+    /// All by which other nodes may name it.
+    pub(super) names: Vec<Address>,
     /// Of two that claim a slot the one with the greater epoch has it.
     epoch: u64,
     /// The first and the last slot of each of its ranges.
@@ -51,6 +56,8 @@ struct Master {
 /// The cluster as one node sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct View {
+    /// The ID of the node that was asked.
+    asked: String,
     masters: Vec<Master>,
     /// The IDs of all nodes.
     nodes: BTreeSet<String>,
@@ -74,22 +81,44 @@ impl View {
 
     fn parse(nodes: &str, slots: &Value, asked: &Address) -> Result<Self, StoreError> {
         let announced = announced(slots, asked)?;
+        let lines = nodes.lines().map(NodeLine::parse).collect::<Option<Vec<_>>>();
+        let malformed = || StoreError::corrupt("a line of CLUSTER NODES is malformed");
+        let lines = lines.ok_or_else(malformed)?;
+        let is_by_name = |line: &NodeLine<'_>| {
+            announced.get(line.id).is_some_and(|known| line.host_name() == Some(&*known.host))
+        };
+        let has_host_names = lines.iter().any(is_by_name);
         let mut view = Self::default();
-        for line in nodes.lines() {
-            let Some(node) = NodeLine::parse(line) else {
-                return Err(StoreError::corrupt("a line of CLUSTER NODES is malformed"));
-            };
-            view.nodes.insert(node.id.to_owned());
-            view.moving.extend(&node.moving);
-            if !node.is_usable_master() {
+        for line in lines {
+            view.nodes.insert(line.id.to_owned());
+            view.moving.extend(&line.moving);
+            if line.has("myself") {
+                line.id.clone_into(&mut view.asked);
+            }
+            if !line.is_usable_master() {
                 continue;
             }
-            let address = announced.get(node.id).cloned().or_else(|| node.address(asked));
-            if let Some(address) = address {
-                view.masters.push(Master { address, epoch: node.epoch, slots: node.slots });
-            }
+            let by_ip = line.address(asked);
+            let by_name = by_ip.as_ref().and_then(|by_ip| {
+                Some(Address { host: line.host_name()?.to_owned(), port: by_ip.port })
+            });
+            let preferred = if has_host_names { by_name.clone() } else { None };
+            let address = announced.get(line.id).cloned().or(preferred).or(by_ip.clone());
+            let Some(address) = address else { continue };
+            let names = [Some(address.clone()), by_ip, by_name].into_iter().flatten().collect();
+            let (id, epoch, slots) = (line.id.to_owned(), line.epoch, line.slots);
+            view.masters.push(Master { id, address, names, epoch, slots });
         }
         Ok(view)
+    }
+
+    /// Returns whether the node that was asked knows others of these nodes; or knows none, and is all there
+    /// is. One that was removed from its cluster, or is in another one by now, does not.
+    pub(super) fn is_of(&self, members: &BTreeSet<String>) -> bool {
+        let others = self.nodes.iter().filter(|id| **id != self.asked);
+        let knows_others = others.clone().any(|id| members.contains(id));
+        let is_alone = members.len() == 1 && others.count() == 0;
+        members.is_empty() || knows_others || is_alone && members.contains(&self.asked)
     }
 
     /// Returns the slots that are on their way to the node that was asked, or from it.
@@ -153,7 +182,13 @@ impl<'a> NodeLine<'a> {
         self.has("master") && !is_gone && (!self.has("fail") || !self.slots.is_empty())
     }
 
-    /// Of a node without slots, which `CLUSTER SLOTS` does not have.
+    /// The host name that it announces, if it does.
+    fn host_name(&self) -> Option<&'a str> {
+        // The address, the host name, and more.
+        self.address.split(',').nth(1).filter(|name| !name.is_empty())
+    }
+
+    /// Its IP address and port, by which `CLUSTER SLOTS` may not name it.
     fn address(&self, asked: &Address) -> Option<Address> {
         let (address, _) = self.address.split_once('@')?;
         let Address { host, port } = Address::parse(address)?;
@@ -191,33 +226,58 @@ fn announced(slots: &Value, asked: &Address) -> Result<HashMap<String, Address>,
 /// All masters, and which of them has each slot, by the views of several nodes.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Topology {
-    /// The ranges of slots of each master.
-    masters: BTreeMap<Address, (u64, Vec<(u16, u16)>)>,
+    /// By ID.
+    masters: BTreeMap<String, Master>,
+    /// The IDs of all nodes, replicas included.
+    pub(super) nodes: BTreeSet<String>,
 }
 
 impl Topology {
     pub(super) fn new(views: Vec<View>) -> Self {
-        let mut all = Self::default();
-        for Master { address, epoch, slots } in views.into_iter().flat_map(|view| view.masters) {
-            let known = all.masters.entry(address).or_default();
-            // A later view of the same master replaces an older one.
-            if known.1.is_empty() || epoch >= known.0 {
-                *known = (epoch, slots);
+        Self::merge(Self::default(), views)
+    }
+
+    /// Adds views of more nodes.
+    pub(super) fn merge(mut all: Self, views: Vec<View>) -> Self {
+        for View { asked, masters, nodes, .. } in views {
+            all.nodes.extend(nodes);
+            for master in masters {
+                // What a node says of itself is newer than what others say at the same epoch.
+                let is_newer = all.masters.get(&master.id).is_none_or(|known| {
+                    master.epoch > known.epoch || master.epoch == known.epoch && master.id == asked
+                });
+                if is_newer {
+                    all.masters.insert(master.id.clone(), master);
+                }
             }
         }
         all
     }
 
-    /// Returns the addresses of all masters.
-    pub(super) fn addresses(&self) -> impl Iterator<Item = &Address> {
-        self.masters.keys()
+    /// Returns all masters.
+    pub(super) fn masters(&self) -> impl Iterator<Item = &Master> {
+        self.masters.values()
     }
 
-    /// Returns the master that has a slot.
-    pub(super) fn owner(&self, slot: u16) -> Option<&Address> {
-        let has = |slots: &[(u16, u16)]| slots.iter().any(|(a, b)| (*a..=*b).contains(&slot));
-        let owners = self.masters.iter().filter(|(_, (_, slots))| has(slots));
-        owners.max_by_key(|(_, (epoch, _))| *epoch).map(|(address, _)| address)
+    /// Returns the addresses of all masters.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = &Address> {
+        self.masters().map(|master| &master.address)
+    }
+
+    /// Returns the master of each slot.
+    pub(super) fn owners(&self) -> Vec<Option<&Master>> {
+        let mut owners = vec![None; usize::from(SLOTS)];
+        let mut by_epoch: Vec<_> = self.masters().collect();
+        by_epoch.sort_by_key(|master| master.epoch);
+        for master in by_epoch {
+            for (first, last) in &master.slots {
+                let range = usize::from(*first)..=usize::from(*last);
+                if let Some(range) = owners.get_mut(range) {
+                    range.fill(Some(master));
+                }
+            }
+        }
+        owners
     }
 }
 
@@ -248,6 +308,10 @@ f 10.0.0.6:7000@17000 master,fail - 0 1 0 disconnected
 g :0@0 master,noaddr - 0 1 0 disconnected
 ";
 
+    fn owner_of(topology: &Topology, slot: usize) -> Option<String> {
+        topology.owners()[slot].map(|master| master.address.host.clone())
+    }
+
     fn view() -> View {
         let of_a = slots(0, 5460, text("one.example"), 7000, "a");
         let of_b = slots(5461, 8999, Value::Nil, 7000, "b");
@@ -259,18 +323,18 @@ g :0@0 master,noaddr - 0 1 0 disconnected
         let topology = Topology::new(vec![view()]);
         let addresses: Vec<_> = topology.addresses().map(ToString::to_string).collect();
         assert_eq!(view().moving(), &BTreeSet::from([93]));
-        let expected = ["10.0.0.3:7000", "10.0.0.4:7000", "one.example:7000", "seed:7000"];
+        let expected = ["one.example:7000", "seed:7000", "10.0.0.3:7000", "10.0.0.4:7000"];
         assert_eq!(addresses, expected);
     }
 
     #[test]
     fn each_slot_has_one_owner() {
         let topology = Topology::new(vec![view()]);
-        let owner = |slot| topology.owner(slot).map(|address| address.host.clone()).unwrap();
+        let owner = |slot| owner_of(&topology, slot).unwrap();
         assert_eq!([0, 93, 5460, 9000].map(owner), ["one.example"; 4]);
         assert_eq!([5461, 8999, 9001, 10_922].map(owner), ["seed"; 4]);
         assert_eq!([10_923, 16_383].map(owner), ["10.0.0.3"; 2]);
-        assert_eq!(Topology::default().owner(0), None);
+        assert_eq!(owner_of(&Topology::default(), 0), None);
     }
 
     #[test]
@@ -282,8 +346,8 @@ e 10.0.0.5:7000@17000 myself,master - 0 0 4 connected 0-5460
         let promoted = View::parse(promoted, &Value::Array(vec![]), &asked()).unwrap();
         for views in [vec![view(), promoted.clone()], vec![promoted, view()]] {
             let topology = Topology::new(views);
-            assert_eq!(topology.owner(1).unwrap().host, "10.0.0.5");
-            assert_eq!(topology.owner(9000).unwrap().host, "one.example");
+            assert_eq!(owner_of(&topology, 1).unwrap(), "10.0.0.5");
+            assert_eq!(owner_of(&topology, 9000).unwrap(), "one.example");
         }
     }
 
@@ -293,6 +357,34 @@ e 10.0.0.5:7000@17000 myself,master - 0 0 4 connected 0-5460
         let other = View::parse(other, &Value::Array(vec![]), &asked()).unwrap();
         assert!(!view().is_of_same_cluster(&other));
         assert!(view().is_of_same_cluster(&view()));
+    }
+
+    #[test]
+    fn a_node_that_left_its_cluster_is_not_asked_about_it() {
+        let members: BTreeSet<_> = ["a", "b", "c"].map(str::to_owned).into();
+        let of = |nodes: &str| {
+            View::parse(nodes, &Value::Array(vec![]), &asked()).unwrap().is_of(&members)
+        };
+        let line = |id: &str, flags: &str| format!("{id} 10.0.0.1:1@2 {flags} - 0 0 1 connected\n");
+        let removed = line("c", "myself,master");
+        let joined_another = [line("c", "myself,master"), line("x", "master")].concat();
+        let is_in = [line("n", "myself,master"), line("a", "master")].concat();
+        assert!(!of(&removed) && !of(&joined_another) && of(&is_in));
+        let alone = BTreeSet::from(["c".to_owned()]);
+        let view = View::parse(&removed, &Value::Array(vec![]), &asked()).unwrap();
+        assert!(view.is_of(&alone) && view.is_of(&BTreeSet::new()));
+    }
+
+    #[test]
+    fn a_node_is_known_by_its_ip_address_and_its_host_name() {
+        let names = |view: &View, id: &str| -> Vec<String> {
+            let master = view.masters.iter().find(|master| master.id == id).unwrap();
+            master.names.iter().map(ToString::to_string).collect()
+        };
+        let view = view();
+        assert!(names(&view, "a").contains(&"10.0.0.1:7000".to_owned()));
+        assert!(names(&view, "a").contains(&"one.example:7000".to_owned()));
+        assert!(names(&view, "b").contains(&"10.0.0.2:7000".to_owned()));
     }
 
     #[test]

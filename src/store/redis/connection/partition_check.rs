@@ -9,7 +9,7 @@ use redis::aio::MultiplexedConnection;
 
 use super::failure::Failure;
 use super::layout::{self, Layout};
-use crate::store::redis::cluster::redirect::says_elsewhere;
+use crate::store::redis::cluster::redirect::{says_on_its_way, says_unserved};
 use crate::store::redis::partitions::PartitionStore;
 use crate::store::redis::parts::NodeParts;
 use crate::store::redis::probe::stats::Streams;
@@ -43,30 +43,34 @@ pub(super) async fn run(
     let mut streams = Vec::with_capacity(served.len());
     let mut layouts = BTreeMap::new();
     for (partition, checked) in served.iter().zip(join_all(checks).await) {
-        let mut is_closed = false;
-        let (trouble, stream) = match checked {
+        let (is_open, trouble, stream) = match checked {
             Ok(Checked { new_layout, stream }) => {
                 if let Some(version) = new_layout {
                     *layouts.entry(version).or_insert(0) += 1;
                 }
-                (None, stream)
+                parts.shared.has_served.store(true, Ordering::Relaxed);
+                (true, None, stream)
+            }
+            // Its slot is on its way: calls find it, and what was known of it still holds.
+            Err(Failure::Refused(cause)) if parts.is_of_cluster() && says_on_its_way(&cause) => {
+                parts.shared.note_node_change();
+                continue;
             }
             Err(failure) => {
-                is_closed = matches!(failure, Failure::Layout(_));
-                (Some(tolerate(parts, failure)?), None)
+                let is_closed = matches!(failure, Failure::Layout(_));
+                (!is_closed, Some(tolerate(parts, failure)?), None)
             }
         };
-        partition.set_closed(is_closed);
-        if partition.trouble() != trouble {
-            partition.set_trouble(trouble.clone());
+        let is_served = trouble.is_none();
+        if partition.note_check(&parts.connections, is_open, trouble) {
             parts.shared.note_health_change();
         }
-        if trouble.is_none() {
+        if is_served {
             streams.push((Arc::clone(partition), stream));
         }
     }
     for (version, partitions) in layouts {
-        let of_many = parts.shared.changes.is_some().then_some(partitions);
+        let of_many = parts.is_of_cluster().then_some(partitions);
         tracing::info!(version, partitions = of_many, "layout of keys in Redis");
     }
     Ok(streams)
@@ -74,11 +78,11 @@ pub(super) async fn run(
 
 /// Returns why one partition is not served, or the failure if it is the node's.
 fn tolerate(parts: &NodeParts, failure: Failure) -> Result<String, Failure> {
-    if parts.shared.changes.is_none() {
+    if !parts.is_of_cluster() {
         return Err(failure);
     }
     match failure {
-        Failure::Refused(cause) if says_elsewhere(&cause) => {
+        Failure::Refused(cause) if says_unserved(&cause) => {
             parts.shared.note_node_change();
             Ok(cause)
         }

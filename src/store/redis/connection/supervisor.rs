@@ -21,6 +21,7 @@ use crate::net::workers::Workers;
 use crate::store::StoreHealth;
 use crate::store::redis::parts::NodeParts;
 use crate::store::redis::probe::Warnings;
+use crate::store::redis::probe::permissions::MissingLog;
 use crate::store::redis::probe::stats::{RedisStats, Streams};
 use crate::telemetry::{LogThrottle, metrics};
 
@@ -73,6 +74,7 @@ pub(crate) struct Supervisor<C> {
     has_answered: bool,
     warnings: Warnings,
     stats: RedisStats,
+    missing: tokio::sync::Mutex<MissingLog>,
 }
 
 /// The connections of one Redis, before they are put to use.
@@ -85,6 +87,7 @@ impl<C: Connect> Supervisor<C> {
     pub(crate) fn new(connect: C, parts: NodeParts, load: Pipeline, workers: Workers) -> Self {
         let (failing_since, logged_cause, causes_log) = Default::default();
         let (warnings, stats) = Default::default();
+        let missing = MissingLog::new(Some(&*parts.name).filter(|name| !name.is_empty()));
         Self {
             connect: Arc::new(connect),
             workers,
@@ -96,6 +99,7 @@ impl<C: Connect> Supervisor<C> {
             has_answered: false,
             warnings,
             stats,
+            missing: tokio::sync::Mutex::new(missing),
         }
     }
 
@@ -282,6 +286,7 @@ impl<C: Connect> Supervisor<C> {
                     }
                 }
                 () = connections.losses.notified() => {}
+                () = self.parts.partitions_came.notified() => return Ok(()),
                 () = sleep_until(until) => return Ok(()),
             }
         }
@@ -325,7 +330,10 @@ impl<C: Connect> Supervisor<C> {
     ) -> Result<(), Failure> {
         let NodeParts { shared, served, .. } = &self.parts;
         let any = served.load().first().cloned();
-        shared.permissions.check(connection, any.as_ref().map(|partition| &partition.keys)).await
+        let keys = any.as_ref().map(|partition| &partition.keys);
+        // Checks do not overlap.
+        let mut log = self.missing.lock().await;
+        shared.permissions.check(connection, keys, &mut log).await
     }
 
     /// The node's streams, none of which was read.
@@ -349,7 +357,6 @@ impl<C: Connect> Supervisor<C> {
             tracing::info!(redis = self.name(), "Redis answers");
         }
         self.has_answered = true;
-        self.parts.shared.has_served.store(true, Ordering::Relaxed);
         let current = warnings.unwrap_or_else(|| self.warnings.clone());
         if self.parts.shared.changes.is_none() {
             metrics::set_store_warnings(current.len());

@@ -12,11 +12,14 @@ use super::group_commit::{Group, GroupCommit, Sent, all_closed_of};
 use super::script_call::MarkReply;
 use super::single_marks::are_traced;
 use crate::store::StoreError;
-use crate::store::redis::errors::{classify, lost_script, unexpected};
+use crate::store::redis::errors::{classify, lost_script, server_text, unexpected};
 use crate::store::redis::parts::NodeParts;
 
 /// Reads of two slots in one script.
 const TRY: &str = "return redis.call('EXISTS', ARGV[1]) + redis.call('EXISTS', ARGV[2])";
+
+/// What a Redis answers that runs no scripts over several slots.
+const REFUSALS: [&str; 3] = ["CROSSSLOT", "do not hash to the same slot", "undeclared"];
 
 /// Finds out whether a node runs scripts over slots that they do not declare; `None` if it does not have two
 /// partitions, or does not say.
@@ -30,8 +33,11 @@ pub(crate) async fn are_allowed(
     tried.arg(TRY).arg(0).arg(one.keys.layout()).arg(other.keys.layout());
     match tried.query_async::<Value>(connection).await {
         Ok(_) => Some(Ok(())),
-        Err(error) if error.code().is_some() => Some(Err(classify(error).to_string())),
-        Err(_) => None,
+        Err(error) => {
+            let text = server_text(&error).unwrap_or_default();
+            // Anything else may pass: a slot on its way, a missing right.
+            REFUSALS.iter().any(|refusal| text.contains(refusal)).then_some(Err(text))
+        }
     }
 }
 

@@ -13,12 +13,12 @@ use tokio::time::{sleep, timeout};
 use super::acks::Way;
 use super::users::UserRead;
 use crate::domain::{UserId, UserObject};
-use crate::store::StoreError;
 use crate::store::redis::cluster::Cluster;
 use crate::store::redis::cluster::redirect::NotRun;
 use crate::store::redis::cluster::tags::slot;
 use crate::store::redis::node::Node;
 use crate::store::redis::store::RedisStore;
+use crate::store::{StoreError, StoreHealth};
 
 /// Longest time for the answer of one node.
 const NODE_TIMEOUT: Duration = Duration::from_millis(250);
@@ -59,6 +59,7 @@ impl RedisStore {
                 }
             }
             if later.is_empty() {
+                open.clear();
                 break;
             }
             if later.iter().any(|(_, asked)| asked.is_none()) {
@@ -66,6 +67,9 @@ impl RedisStore {
                 sleep(PAUSE).await;
             }
             open = later;
+        }
+        if !open.is_empty() && objects.len() < users.len() {
+            self.users.warn_unreadable(&StoreError::unavailable("their slots are on the way"));
         }
         users.iter().map(|user| objects.remove(user).flatten()).collect()
     }
@@ -94,6 +98,9 @@ impl RedisStore {
     async fn read_from_node(&self, of_node: NodeUsers) -> Vec<(Arc<Node>, UserId, UserRead)> {
         let NodeUsers { node, way, users } = of_node;
         let read = async {
+            if let StoreHealth::Away(cause) = &*node.connections().health().borrow() {
+                return Err(StoreError::unavailable(cause.clone()));
+            }
             let _permit = node.permit()?;
             let mut connection = node.connections().calls()?;
             let keys = &self.partition(*users.first().ok_or_else(StoreError::missing_result)?).keys;

@@ -26,22 +26,19 @@ impl Marks for RedisStore {
             return Ok(denial);
         }
         let partition = self.partition(mark.reader);
+        if self.fails_over() {
+            // Boxed: it is larger than the call on one Redis.
+            return Box::pin(self.mark_by_route(partition, mark, traceparent)).await;
+        }
         let node = partition.node()?;
-        let permit = node.permit()?;
+        let _permit = node.permit()?;
         let users = match self.users.cached(&mark) {
             Some(users) => users,
             // Boxed: most users are cached, and the read's future would enlarge every call's.
-            None => Box::pin(self.read_users(partition, &[mark])).await?,
+            None => Box::pin(self.read_users_at(&node, &[mark])).await?,
         };
         let _timing = self.timers.mark_read.start();
-        let traced = TracedMark { mark, traceparent };
-        if !self.fails_over() {
-            let call = node.group_commit()?.mark(traced, users);
-            return self.spans.script("mark_read", 1).record(call).await;
-        }
-        drop(permit);
-        // Boxed: it is larger than the call on one Redis.
-        let call = Box::pin(self.mark_by_route(partition, traced, users));
+        let call = node.group_commit()?.mark(TracedMark { mark, traceparent }, users);
         self.spans.script("mark_read", 1).record(call).await
     }
 
@@ -93,7 +90,7 @@ impl RedisStore {
         partition: &PartitionStore,
         marks: &[Mark],
     ) -> Result<Users, StoreError> {
-        let mut route = self.route(partition)?;
+        let mut route = self.route(partition).await?;
         loop {
             let read = self.read_users_at(&route.node, marks).await;
             if !route.is_to_be_sent_again(&read).await {
@@ -121,16 +118,26 @@ impl RedisStore {
     async fn mark_by_route(
         &self,
         partition: &PartitionStore,
-        traced: TracedMark,
-        users: Users,
+        mark: Mark,
+        traceparent: Option<Traceparent>,
     ) -> MarkResult {
-        let mut route = self.route(partition)?;
-        loop {
-            let marked = mark_at(&route, traced, &users).await;
-            if !route.is_to_be_sent_again(&marked).await {
-                return marked;
+        // Other nodes may be slow to say their users: that takes no room of this one.
+        let users = match self.users.cached(&mark) {
+            Some(users) => users,
+            None => self.read_users(partition, &[mark]).await?,
+        };
+        let _timing = self.timers.mark_read.start();
+        let traced = TracedMark { mark, traceparent };
+        let call = async {
+            let mut route = self.route(partition).await?;
+            loop {
+                let marked = mark_at(&route, traced, &users).await;
+                if !route.is_to_be_sent_again(&marked).await {
+                    return marked;
+                }
             }
-        }
+        };
+        self.spans.script("mark_read", 1).record(call).await
     }
 
     async fn mark_batch(
@@ -140,11 +147,8 @@ impl RedisStore {
     ) -> Result<Vec<MarkResult>, StoreError> {
         let Some(first) = marks.first() else { return Ok(Vec::new()) };
         let partition = self.partition(first.reader);
-        let mut route = self.route(partition)?;
-        let users = {
-            let _permit = route.node.permit()?;
-            self.read_users(partition, marks).await?
-        };
+        let mut route = self.route(partition).await?;
+        let users = self.read_users(partition, marks).await?;
         let _timing = self.timers.mark_read.start();
         let traced: Vec<_> = marks.iter().map(|&mark| TracedMark { mark, traceparent }).collect();
         let call = async {

@@ -5,7 +5,6 @@
 //! that no server has.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Mutex, PoisonError};
 
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Pipeline, RedisError, RedisResult, Value, pipe};
@@ -37,8 +36,6 @@ pub(crate) struct PermissionProbe {
     is_for_cluster: bool,
     /// Whether Redis must have marks on its disk.
     fsync: bool,
-    /// What was missing at the last check, so that the log says so once.
-    logged: Mutex<String>,
 }
 
 /// A call that is tried.
@@ -103,8 +100,7 @@ impl PermissionProbe {
             row.calls.iter().for_each(|call| add(Shows::Command(row.command), call));
         }
         let is_for_cluster = keys.partition() != Partition::Only;
-        let (script, logged) = (Script::may_serve(), Mutex::default());
-        Self { script, kinds, tries, is_for_cluster, fsync, logged }
+        Self { script: Script::may_serve(), kinds, tries, is_for_cluster, fsync }
     }
 
     /// Checks that a call would not fail for lack of a permission or a command.
@@ -114,6 +110,7 @@ impl PermissionProbe {
         &self,
         connection: &mut MultiplexedConnection,
         keys: Option<&Keys>,
+        log: &mut MissingLog,
     ) -> Result<(), Failure> {
         if self.fsync {
             fsync::check(connection).await?;
@@ -134,7 +131,7 @@ impl PermissionProbe {
             Err(missing) => missing,
         };
         let cause = missing.to_text();
-        self.log(&cause);
+        log.note(&cause);
         if cause.is_empty() { Ok(()) } else { Err(refused(&cause)) }
     }
 
@@ -230,16 +227,30 @@ impl PermissionProbe {
         }
         missing
     }
+}
+
+/// What was missing at the last check of one Redis, so that the log says so once.
+#[derive(Debug, Default)]
+pub(crate) struct MissingLog {
+    /// The node's name, in a cluster.
+    redis: Option<String>,
+    logged: String,
+}
+
+impl MissingLog {
+    pub(crate) fn new(redis: Option<&str>) -> Self {
+        Self { redis: redis.map(str::to_owned), logged: String::new() }
+    }
 
     /// Logs a cause when it changes.
-    fn log(&self, cause: &str) {
-        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
-        if *logged != cause {
+    fn note(&mut self, cause: &str) {
+        let redis = self.redis.as_deref();
+        if self.logged != cause {
             match cause {
-                "" => tracing::info!("nothing that calls need is missing in Redis any more"),
-                cause => tracing::warn!(?cause, "Redis refuses what calls need"),
+                "" => tracing::info!(redis, "nothing that calls need is missing in Redis any more"),
+                cause => tracing::warn!(redis, ?cause, "Redis refuses what calls need"),
             }
-            cause.clone_into(&mut logged);
+            cause.clone_into(&mut self.logged);
         }
     }
 }

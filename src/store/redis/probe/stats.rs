@@ -91,6 +91,7 @@ impl RedisStats {
         if !is_measured {
             metrics::set_stream_bytes(0);
         }
+        let has_streams = !found.is_empty();
         let read = found.into_iter().map(|(partition, span)| {
             let mut connection = connection.clone();
             async move {
@@ -127,7 +128,7 @@ impl RedisStats {
             };
             findings.push((number, finding));
         }
-        is_bounded &= !findings.is_empty();
+        is_bounded &= !findings.is_empty() || !has_streams;
         if !findings.is_empty() {
             parts.shared.totals.add_streams(findings, limit);
         }
