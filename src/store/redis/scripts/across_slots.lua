@@ -5,6 +5,8 @@
 -- checked for itself all the same: a slot that the node does not have makes its marks rare, of
 -- which nothing is written, and a missing key of a slot that is on its way does so too.
 --
+-- The clock is read once, and so is checked once that cursors may be written.
+--
 -- ARGV   of each partition: how many keys, and the keys; how many arguments, and the arguments
 --
 -- Reply: the replies of the partitions.

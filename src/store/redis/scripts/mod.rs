@@ -61,13 +61,14 @@ impl Script {
 
     /// Creates the script of single marks.
     pub(crate) fn single_marks(settings: SingleMarksSettings) -> Self {
-        let begin = format!("local KEYS, ARGV = KEYS, ARGV\n{}", settings.statement());
+        let begin = format!("local KEYS, ARGV, clock = KEYS, ARGV\n{}", settings.statement());
         Self::of_parts(vec![("settings", begin.into()), ("single_marks.lua", SINGLE_MARKS.into())])
     }
 
     /// Creates the script of single marks for several partitions in one call.
     pub(crate) fn single_marks_across_slots(settings: SingleMarksSettings) -> Self {
-        let begin = format!("local function marks(KEYS, ARGV)\n{}", settings.statement());
+        let begin =
+            format!("local clock\nlocal function marks(KEYS, ARGV)\n{}", settings.statement());
         Self::of_parts(vec![
             ("settings", begin.into()),
             ("single_marks.lua", format!("{SINGLE_MARKS}end\n").into()),

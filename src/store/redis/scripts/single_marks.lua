@@ -8,6 +8,10 @@
 --   MAXLEN, FIRST      the stream's approximate length ('0': any), and where the marks begin. The
 --                      length is ARGV[2] if `--stream-max-bytes` changes it
 --
+-- and that declares, for all marks of a call:
+--
+--   clock              Redis's clock as text, once it was needed
+--
 -- KEYS[1]       the layout
 -- KEYS[2]       the stream of events
 -- then          of each mark: the reader's quota; the hash that has the cursor (buckets.lua): the
@@ -49,9 +53,8 @@ if ARGV[after_marks] then
   for arg = after_marks, #ARGV, 2 do objects[ARGV[arg]] = ARGV[arg + 1] end
 end
 
--- Redis's clock as text, and whether the layout has the version, once they were needed; and the
--- readers with a rare mark.
-local clock, is_current, rare
+-- Whether the layout has the version, once it was needed; and the readers with a rare mark.
+local is_current, rare
 -- The first event of a call trims the stream for all of them.
 local trims = MAXLEN ~= '0'
 
