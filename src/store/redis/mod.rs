@@ -37,6 +37,7 @@ mod spans;
 mod store;
 mod stream;
 mod stream_limit;
+mod tail_reads;
 
 pub use self::admin::{
     AdminError, CursorAdmin, CursorErasure, Erasure, EventErasure, FoundReaders, KeyProgress,

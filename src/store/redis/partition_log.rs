@@ -3,18 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
-
 use super::partitions::PartitionStore;
 use super::store::RedisStore;
-use super::stream;
-use crate::domain::{EntryId, Position};
+use super::stream::{self, READ_MAX_ENTRIES};
+use super::tail_reads::TailReads;
+use crate::domain::Position;
 use crate::store::{Entries, EventLog, EventLogs, LogBounds, StoreError};
 
 /// The log of one partition.
 struct PartitionLog {
     store: Arc<RedisStore>,
     partition: Arc<PartitionStore>,
+    tail_reads: TailReads,
 }
 
 impl EventLogs for RedisStore {
@@ -22,7 +22,7 @@ impl EventLogs for RedisStore {
         let partitions = self.shared.partitions.all().iter();
         let log = |partition: &Arc<PartitionStore>| -> Arc<dyn EventLog> {
             let (store, partition) = (Arc::clone(&self), Arc::clone(partition));
-            Arc::new(PartitionLog { store, partition })
+            Arc::new(PartitionLog { store, partition, tail_reads: TailReads::default() })
         };
         partitions.map(log).collect()
     }
@@ -38,7 +38,7 @@ impl EventLog for PartitionLog {
     ) -> Result<Entries, StoreError> {
         let partition = &self.partition;
         let read = if partition.slot.is_some() {
-            self.wait_tracked(after.entry(), limit, wait).await
+            self.wait_tracked(after, limit, wait).await
         } else {
             let mut connection = partition.node()?.connections().tail()?;
             let stream = partition.keys.stream();
@@ -82,20 +82,17 @@ impl PartitionLog {
     /// Waits for what the connection for the tail is told of: it serves the streams of many partitions.
     async fn wait_tracked(
         &self,
-        after: EntryId,
+        after: Position,
         limit: usize,
         wait: Duration,
     ) -> Result<Entries, StoreError> {
         let PartitionStore { keys, tail_signal, .. } = &*self.partition;
-        let until = Instant::now() + wait;
-        loop {
-            tail_signal.begin();
+        let limit = limit.min(READ_MAX_ENTRIES);
+        let read = async || {
             let mut connection = self.partition.node()?.connections().tail()?;
-            let read = stream::read(&mut connection, keys.stream(), after, limit).await?;
-            if read.count > 0 || timeout_at(until, tail_signal.wait()).await.is_err() {
-                return Ok(read);
-            }
-        }
+            stream::read(&mut connection, keys.stream(), after.entry(), limit).await
+        };
+        self.tail_reads.wait(tail_signal, (after, limit), wait, read).await
     }
 
     /// Has the cluster looked at if the partition is elsewhere. The reader tries again by itself.

@@ -12,7 +12,7 @@ use crate::domain::EntryId;
 use crate::store::{Entries, LogBounds, ReadSize, StoreError};
 
 /// Most entries of one read: 6 MB at 6 KB each.
-const READ_MAX_ENTRIES: usize = 1000;
+pub(crate) const READ_MAX_ENTRIES: usize = 1000;
 
 /// Bytes to aim at in each of the reads that return many entries.
 const READ_BYTES: usize = 4 * 1024 * 1024;
