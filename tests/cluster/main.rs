@@ -16,6 +16,7 @@ mod accounts;
 mod bad_input;
 mod crowd;
 mod hangs;
+mod identity;
 mod kills;
 mod nodes;
 mod reads;

@@ -102,6 +102,11 @@ impl Node {
     pub(crate) fn use_full_script_only(&self) {
         self.group_commits.iter().for_each(|group_commit| group_commit.use_full_script_only());
     }
+
+    /// Makes each call have marks of one partition.
+    pub(crate) fn use_declared_keys_only(&self) {
+        self.group_commits.iter().for_each(|group_commit| group_commit.use_declared_keys_only());
+    }
 }
 
 impl fmt::Debug for Node {

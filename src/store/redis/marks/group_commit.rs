@@ -80,6 +80,11 @@ impl GroupCommit {
         self.script.use_full_only();
     }
 
+    /// Makes each call have marks of one partition.
+    pub(crate) fn use_declared_keys_only(&self) {
+        self.script.use_declared_keys_only();
+    }
+
     /// Sends one mark, in a script call of its own or with others.
     pub(crate) async fn mark(self: &Arc<Self>, mark: TracedMark, users: Users) -> MarkResult {
         match self.take_slot(mark, users) {
@@ -298,7 +303,7 @@ impl GroupCommit {
     /// or else in a call for each, all at the same time.
     async fn send_group(&self, group: Group) {
         let mut groups = group.by_partition(&self.parts.shared.partitions);
-        if groups.len() > 1 && self.parts.may_share_slots() && !self.script.is_full_only() {
+        if groups.len() > 1 && self.parts.may_share_slots() && self.script.may_cross_slots() {
             // Boxed: one Redis has one partition.
             Box::pin(self.send_across_slots(groups)).await;
         } else if groups.len() > 1 {

@@ -51,6 +51,8 @@ pub(crate) struct MarkReadScript {
     unmoved_log: LogThrottle,
     /// Whether all marks go by the full script, as tests have it.
     full_only: AtomicBool,
+    /// Whether calls have marks of one partition only, as benches have it.
+    declared_keys_only: AtomicBool,
 }
 
 /// A reply: one result for each mark. Those of rare marks, which were not done, are to be replaced.
@@ -92,6 +94,7 @@ impl MarkReadScript {
             bucket_hints: Cache::new(HINTED_READERS),
             unmoved_log: LogThrottle::default(),
             full_only: AtomicBool::new(false),
+            declared_keys_only: AtomicBool::new(false),
         }
     }
 
@@ -108,6 +111,16 @@ impl MarkReadScript {
     /// Makes all marks go by the full script.
     pub(crate) fn use_full_only(&self) {
         self.full_only.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns whether marks of several partitions may be in one call.
+    pub(super) fn may_cross_slots(&self) -> bool {
+        !self.is_full_only() && !self.declared_keys_only.load(Ordering::Relaxed)
+    }
+
+    /// Keeps marks of several partitions out of one call.
+    pub(super) fn use_declared_keys_only(&self) {
+        self.declared_keys_only.store(true, Ordering::Relaxed);
     }
 
     /// Returns the script that marks are sent to first: if they are several of one reader, a batch.
