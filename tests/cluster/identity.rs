@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use markread_harness::cluster::tags;
+use markread_harness::redis::default_server;
 use markread_harness::{Redis, RedisCluster, Server, eventually};
 
 use crate::{PARTITIONS, one_reader_each};
@@ -25,7 +26,7 @@ async fn mark_all(server: &Server, readers: &[u64], message: u64) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_of_another_cluster_at_a_known_address_is_not_used() {
-    let mut cluster = RedisCluster::with(2, 0, &PARTIAL).await;
+    let mut cluster = RedisCluster::with(3, 0, &PARTIAL).await;
     let server = Server::on_cluster(&cluster, &[]).await;
     let readers = one_reader_each();
     assert_eq!(mark_all(&server, &readers, MESSAGE).await, readers.len());
@@ -51,26 +52,22 @@ async fn a_node_of_another_cluster_at_a_known_address_is_not_used() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_master_that_was_removed_does_not_take_the_others_along() {
-    let cluster = RedisCluster::with(3, 0, &PARTIAL).await;
-    let server = Server::on_cluster(&cluster, &[]).await;
-    // The third gives its slots away, and is forgotten.
-    for slot in cluster.share(2) {
-        for node in 0..3 {
-            let command = format!("CLUSTER SETSLOT {slot} NODE {}", cluster.id(0));
-            // The other masters refuse it for slots with keys only at their owner.
-            let _: Option<()> = cluster.node(node).try_run(&command).await;
-        }
-    }
-    for node in 0..2 {
-        cluster.node(node).run::<()>(&format!("CLUSTER FORGET {}", cluster.id(2))).await;
-    }
-    cluster.node(2).try_run::<()>("FLUSHALL").await;
-    cluster.node(2).run::<()>("CLUSTER RESET SOFT").await;
+    // The third has no slots, and is forgotten.
+    let cluster = RedisCluster::apart(default_server(), 3, 0, &PARTIAL).await;
+    cluster.add_slots(0, 0..=8191).await;
+    cluster.add_slots(1, 8192..=16_383).await;
+    cluster.meet().await;
+    let server = Server::on_cluster_unready(&cluster, &[]).await;
+    server.wait_until_ready().await;
     let readers = one_reader_each();
-    eventually("all partitions are served by two", NOTICED, async || {
+    eventually("all partitions are served", NOTICED, async || {
         (mark_all(&server, &readers, MESSAGE).await == readers.len()).then_some(())
     })
     .await;
+    for node in 0..2 {
+        cluster.node(node).run::<()>(&format!("CLUSTER FORGET {}", cluster.id(2))).await;
+    }
+    cluster.node(2).run::<()>("CLUSTER RESET SOFT").await;
     for node in 0..2 {
         cluster.node(node).run::<u64>("CLIENT KILL TYPE normal").await;
     }
@@ -94,15 +91,15 @@ async fn a_layout_of_a_later_version_ends_the_start() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_starts_while_the_node_with_the_number_of_partitions_is_away() {
-    // Its slot, 12253, is the second master's.
-    let cluster = RedisCluster::with(2, 0, &PARTIAL).await;
+    // Its slot, 12253, is the third master's.
+    let cluster = RedisCluster::with(3, 0, &PARTIAL).await;
     drop(Server::on_cluster(&cluster, &[]).await);
-    cluster.node(1).freeze();
+    cluster.node(2).freeze();
     let server = Server::on_cluster_unready(&cluster, &[]).await;
     server.wait_until_ready().await;
     let (_, page) = server.get("/readyz").await;
-    assert!(page.contains("partitions 32-63 are not served"), "{page}");
-    cluster.node(1).thaw();
+    assert!(page.contains("partitions 43-63 are not served"), "{page}");
+    cluster.node(2).thaw();
     eventually("all partitions are served", NOTICED, async || {
         let (_, page) = server.get("/readyz").await;
         (!page.contains("partitions")).then_some(())
