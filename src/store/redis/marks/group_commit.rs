@@ -180,20 +180,32 @@ impl GroupCommit {
             if open.is_empty() {
                 break;
             }
-            let partition = self.partition_of(marks)?;
-            let PartitionStore { layout, keys, .. } = &**partition;
-            if layout.reread(&mut self.parts.connections.calls()?, keys).await? {
-                self.parts.shared.note_absent_layout(partition);
-            }
             let again: Vec<TracedMark> =
                 open.iter().filter_map(|n| marks.get(*n)).copied().collect();
-            let answers = match self.run_script_once(way, script, &again, users).await {
+            // Whatever fails now, the other marks keep their results: they may have been done.
+            let answers = match self.run_by_new_layout(way, script, &again, users).await {
                 Err(failed) => vec![Err(failed); open.len()],
                 Ok(reply) => reply.results,
             };
             put(&mut results, &open, answers);
         }
         Ok(MarkReply { results, rare: Vec::new() })
+    }
+
+    /// Reads the layout again, and then runs this script once.
+    async fn run_by_new_layout(
+        &self,
+        way: Way,
+        script: MarkScript,
+        marks: &[TracedMark],
+        users: &Users,
+    ) -> Result<MarkReply, StoreError> {
+        let partition = self.partition_of(marks)?;
+        let PartitionStore { layout, keys, .. } = &**partition;
+        if layout.reread(&mut self.parts.connections.calls()?, keys).await? {
+            self.parts.shared.note_absent_layout(partition);
+        }
+        self.run_script_once(way, script, marks, users).await
     }
 
     /// Returns the partition of marks that are all of one.

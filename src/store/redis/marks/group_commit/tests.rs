@@ -455,6 +455,27 @@ async fn a_denial_of_a_call_from_before_a_clear_is_forgotten() {
     assert_eq!(setup.parts.shared.denials.get(user(1)), None);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_layout_that_cannot_be_read_again_fails_only_the_marks_that_were_not_run() {
+    let mut setup = Setup::new().await;
+    let group_commit = Arc::clone(&setup.group_commit);
+    let marks = [mark_of(1), mark_of(2)];
+    let list = tokio::spawn(async move {
+        group_commit.run_script(Way::Plain, &marks, &Users::default()).await
+    });
+    let done = [Resp::integer(1_000), Resp::integer(1), Resp::integer(60_000)];
+    let not_run = [Resp::text("error"), Resp::text("LAYOUT the layout has another version")];
+    setup.next().await.answer(Resp::array(done.into_iter().chain(not_run)));
+    // The layout is read by two commands.
+    for _ in 0..2 {
+        setup.next().await.fail("OOM command not allowed");
+    }
+    let results = result_of(list).await.expect("results of both");
+    assert!(matches!(results[0], Ok(Outcome::Advanced { .. })), "{:?}", results[0]);
+    assert_eq!(results[1].as_ref().unwrap_err().kind, Unavailable);
+    setup.assert_no_call().await;
+}
+
 /// Two replicas must acknowledge a mark.
 const ACK: Option<Ack> =
     Some(Ack { replicas: 2, fsync: false, timeout: Duration::from_millis(500), connections: 4 });
