@@ -106,6 +106,25 @@ async fn a_hash_of_any_size_is_moved_into_buckets_in_steps() {
     assert_eq!(listed.len(), usize::try_from(THERE).unwrap() + 80);
 }
 
+/// Where the first buckets cannot be written, as while their slot leaves a node of a cluster, no event is left
+/// without its cursor.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_hash_whose_buckets_cannot_be_created_gets_no_event() {
+    let redis = redis_of(2).await;
+    let subject = Subject::on(Arc::clone(&redis), MANY).await;
+    let key = format!("markread:cursors:{READER}");
+    let fields: Vec<_> = (1..=300).map(|to| format!("{to} {MESSAGE} -{to} 5")).collect();
+    redis.run::<()>(&format!("HSET {key} {}", fields.join(" "))).await;
+    redis.run::<()>(&format!("MSET {key}:k0 text {key}:k1 text")).await;
+    let marks = [mark(READER, 301, MESSAGE)];
+    let marked = subject.store().mark_read_all(&marks, None).await;
+    assert!(marked.unwrap()[0].is_err());
+    assert_eq!(redis.payloads().await, [""; 0]);
+    redis.run::<()>(&format!("DEL {key}:k0 {key}:k1")).await;
+    subject.mark_one(mark(READER, 301, MESSAGE)).await;
+    assert_eq!((redis.payloads().await.len(), redis.cursors(READER).await.len()), (1, 301));
+}
+
 /// States are found before, during and after the move, also by others.
 #[tokio::test(flavor = "multi_thread")]
 async fn states_are_found_throughout_a_move() {

@@ -60,7 +60,15 @@ local function moves()
     end
     local size = call('HLEN', from)
     if size > 2 * LARGE then
-      return count == 0 and old and {begins = true, count = 2} or nil
+      if count > 0 or not old then return nil end
+      -- The first cursor is written to one of them: also while its slot moves, in a cluster.
+      for bucket = 0, 1 do
+        local into = key_of(current, key, bucket)
+        call('HLEN', into)
+        check_may('HSET', into)
+      end
+      check_may('HSET', key)
+      return {begins = true, count = 2}
     end
     if count > 0 and size < 2 * SPLIT_MIN then return nil end
     local moved, left = {}, {}
