@@ -95,13 +95,14 @@ impl Updates {
         if self.control.is_stalled() || std::mem::replace(&mut self.farewell_sent, true) {
             return None;
         }
-        let id = self.subscription.position().or_else(|| self.last.clone())?.to_string();
+        let unsent = self.subscription.unsent_heartbeat();
+        let id = self.subscription.position().or(unsent).or_else(|| self.last.clone())?.to_string();
         Some(Message::Heartbeat(proto::WatchHeartbeat { id }))
     }
 
     fn message(&mut self, update: Option<Update>) -> Result<Message, Refusal> {
         match update {
-            Some(Update::Event { partition, event }) => {
+            Some(Update::Event { partition, event, .. }) => {
                 let position = WatchPosition::of_event(partition, event.position);
                 let message = event_message(&position, &event);
                 self.last = Some(position);
@@ -121,8 +122,8 @@ impl Updates {
             }
             Some(Update::Failed(error)) => Err(self.service.log_refusal(&error)),
             None => {
-                let last = self.last.as_ref();
-                let resume_after = last.map(WatchPosition::to_string).unwrap_or_default();
+                let last = self.subscription.unsent_heartbeat().or_else(|| self.last.take());
+                let resume_after = last.map(|last| last.to_string()).unwrap_or_default();
                 Err(Refusal::WatcherTooSlow { resume_after })
             }
         }

@@ -12,7 +12,7 @@ use tracing::Instrument;
 
 use super::join_all::join_all;
 use super::lag::{self, Absence, InRing, Lag, Origin, Place};
-use super::state::{State, Watcher};
+use super::state::{Following, State, Watcher};
 use super::{
     BULK_READ_TIMEOUT, Hub, QUEUE_MAX_UPDATES, TAIL_READ_ENTRIES, Update, WatchError, within,
 };
@@ -203,25 +203,23 @@ impl CatchUp {
                 return false;
             }
         }
-        let is_followed = is_uneven || !self.absences.is_empty();
-        let updates = if is_followed { 2 * missed.len() } else { missed.len() };
+        // With a heartbeat after the first of them.
+        let updates = missed.len() + 1;
         let has_room =
             |watcher: &mut Watcher| updates + TAIL_READ_ENTRIES <= watcher.updates.capacity();
         let owes = self.unpaid >= ENTRIES_OF_A_READ;
-        let Some(watcher) = self.watcher.take_if(|watcher| !owes && has_room(watcher)) else {
+        let Some(mut watcher) = self.watcher.take_if(|watcher| !owes && has_room(watcher)) else {
             return false;
         };
+        watcher.absences = self.absences.clone().into();
         lag::sort_by_time(&mut missed);
         for (at, event) in missed {
             self.lags[at].sent = event.position;
             let partition = state.partition(self.lags[at].log);
-            let _ = watcher.updates.try_send(Update::Event { partition, event });
-            if is_followed {
-                let _ = watcher.updates.try_send(Update::Heartbeat(self.position(state)));
-            }
+            watcher.try_send_event(partition, event, is_uneven, |_| self.position(state));
         }
         self.lags.clear();
-        state.register(self.user, Watcher { absences: self.absences.clone(), ..watcher });
+        state.register(self.user, watcher);
         true
     }
 
@@ -268,10 +266,13 @@ impl CatchUp {
         let pieces = join_all(lags.iter().map(|&at| {
             let Lag { log, place, .. } = self.lags[at];
             let hub = Arc::clone(&self.hub);
-            async move { hub.unless_absent(log, hub.logs[log].backlog.read(user, place)).await }
+            // What comes while this read, or another log's, is under way may have left the ring by its end.
+            let floor = hub.state().logs[log].floor;
+            let backlog = &self.hub.logs[log].backlog;
+            async move { (floor, hub.unless_absent(log, backlog.read(user, place)).await) }
         }));
         let (mut is_gap, mut failed) = (false, Vec::new());
-        for (&at, piece) in lags.iter().zip(pieces.await) {
+        for (&at, (floor, piece)) in lags.iter().zip(pieces.await) {
             let piece = match piece {
                 Ok(piece) => piece,
                 Err(error) => {
@@ -288,9 +289,8 @@ impl CatchUp {
                 lag.move_to(piece.bounds.start());
                 continue;
             }
-            // If there is nothing more, the ring has all there is.
-            let floor = || self.hub.state().logs[lag.log].floor.max(lag.place.position);
-            let reached = piece.reached.unwrap_or_else(floor);
+            // If there was nothing more, the ring had all there was.
+            let reached = piece.reached.unwrap_or_else(|| floor.max(lag.place.position));
             lag.take_from_store(piece.events, reached, limit);
         }
         if is_gap {
@@ -316,9 +316,13 @@ impl CatchUp {
         for (at, event) in slice {
             self.lags[at].sent = event.position;
             let partition = self.hub.partition(self.lags[at].log);
+            let is_needed = is_uneven || !self.absences.is_empty();
+            let following =
+                self.watcher.as_mut().map_or(Following::Nothing, |one| one.follow(is_needed));
+            let is_followed = following == Following::OfPlace;
             // It fails once the watcher has left, which ends the task.
-            let _ = updates.send(Update::Event { partition, event }).await;
-            if is_uneven || !self.absences.is_empty() {
+            let _ = updates.send(Update::Event { partition, event, is_followed }).await;
+            if following == Following::Heartbeat {
                 let position = self.position(&self.hub.state());
                 let _ = updates.send(Update::Heartbeat(position)).await;
             }

@@ -48,7 +48,7 @@ const TAIL_READ_ENTRIES: usize = 1000;
 
 /// Updates that wait for a watcher. With one more it is too slow. One read of the tail fits twice, since
 /// the events of a burst may all be for one watcher: a server that stood still for a second must not take one
-/// that reads for a slow one. An update has 72 bytes, so a full queue has 144 KB.
+/// that reads for a slow one. An update has 72 bytes, so a full queue has 144 KB, and a few lists of all logs.
 const QUEUE_MAX_UPDATES: usize = 2 * TAIL_READ_ENTRIES;
 
 /// An update for a watcher.
@@ -60,6 +60,8 @@ pub enum Update {
         partition: Option<u16>,
         /// The event.
         event: Event,
+        /// Whether a heartbeat follows, which [`Subscription`] makes of the last one and of the events since.
+        is_followed: bool,
     },
     /// No event: the logs have reached this position.
     Heartbeat(WatchPosition),
@@ -137,10 +139,12 @@ impl Hub {
             updates: receiver,
             overflow: Some(overflow_receiver),
             overflowed: false,
+            place: None,
+            follows: false,
         };
         // The first watcher waits for the first read, within its call's deadline.
         self.await_logs().await;
-        let watcher = Watcher { id, updates, overflow, absences: Vec::new() };
+        let watcher = Watcher::new(id, updates, overflow);
         match after {
             Some(starts) => self.attach_after(user, watcher, starts).await?,
             None => self.attach_now(user, watcher)?,
@@ -160,7 +164,7 @@ impl Hub {
         }
         // The queue is still empty.
         let _ = watcher.updates.try_send(Update::Heartbeat(state.position(&watcher.absences)));
-        let (id, absences) = (watcher.id, watcher.absences.clone());
+        let (id, absences) = (watcher.id, watcher.absences.to_vec());
         state.register(user, watcher);
         drop(state);
         if !absences.is_empty() {

@@ -20,6 +20,10 @@ const RING_MAX_EVENTS: usize = 100_000;
 /// resume from: half of the time by which the other partitions resume earlier, since clocks differ too.
 const UNEVEN_MAX: Duration = Duration::from_secs(30);
 
+/// Updates that may wait for a watcher that is sent a heartbeat with a list of all logs: 24 bytes for each log, up to
+/// 24 KB.
+const LISTS_QUEUED_MAX: usize = 8;
+
 pub(super) struct State {
     /// Watchers, including those that are not registered yet, and since when there are none.
     pub(super) watching: usize,
@@ -37,10 +41,62 @@ pub(super) struct Watcher {
     /// Sent if the queue is full.
     pub(super) overflow: oneshot::Sender<()>,
     /// The logs that could not be read when it came. It hears of all others.
-    pub(super) absences: Vec<Absence>,
+    pub(super) absences: Box<[Absence]>,
+    /// Whether its last event is followed by a heartbeat, and so its end of the queue knows its place.
+    has_place: bool,
+}
+
+/// How a watcher gets the place to resume from after an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Following {
+    /// The event is one.
+    Nothing,
+    /// A heartbeat with the position of all logs is queued.
+    Heartbeat,
+    /// Its end of the queue makes the heartbeat of the last one.
+    OfPlace,
 }
 
 impl Watcher {
+    pub(super) fn new(
+        id: u64,
+        updates: mpsc::Sender<Update>,
+        overflow: oneshot::Sender<()>,
+    ) -> Self {
+        Self { id, updates, overflow, absences: Box::default(), has_place: false }
+    }
+
+    /// Returns what follows the next event to be sent. A list of all logs is queued for the first of such events only,
+    /// and not again until the watcher has read all.
+    pub(super) fn follow(&mut self, is_needed: bool) -> Following {
+        let has_read_all = self.updates.capacity() == self.updates.max_capacity();
+        let is_needed = is_needed || (self.has_place && !has_read_all);
+        match (is_needed, std::mem::replace(&mut self.has_place, is_needed)) {
+            (false, _) => Following::Nothing,
+            (true, false) => Following::Heartbeat,
+            (true, true) => Following::OfPlace,
+        }
+    }
+
+    /// Queues an event and what follows it. Returns whether there was room.
+    pub(super) fn try_send_event(
+        &mut self,
+        partition: Option<u16>,
+        event: Event,
+        is_uneven: bool,
+        position: impl FnOnce(&[Absence]) -> WatchPosition,
+    ) -> bool {
+        let following = self.follow(is_uneven || !self.absences.is_empty());
+        let is_followed = following == Following::OfPlace;
+        let mut has_room =
+            self.updates.try_send(Update::Event { partition, event, is_followed }).is_ok();
+        if has_room && following == Following::Heartbeat {
+            let heartbeat = Update::Heartbeat(position(&self.absences));
+            has_room = self.updates.try_send(heartbeat).is_ok();
+        }
+        has_room
+    }
+
     fn hears_of(&self, log: usize) -> bool {
         self.absences.iter().all(|absence| absence.log != log)
     }
@@ -107,14 +163,7 @@ impl State {
     /// Returns the position up to which each log was read, for whoever has received everything but some absent
     /// logs.
     pub(super) fn position(&self, absences: &[Absence]) -> WatchPosition {
-        if let ([log], []) = (&self.logs[..], absences) {
-            return WatchPosition::Log(log.tail.unwrap_or_default());
-        }
-        let mut tails: Vec<_> = self.logs.iter().map(|log| log.tail).collect();
-        for Absence { log, from } in absences {
-            tails[*log] = from.position();
-        }
-        WatchPosition::All(tails.into())
+        position(&self.logs, absences)
     }
 
     /// Compares a log with the one that is read: its bounds, after a view of the reading. If it is another
@@ -160,14 +209,13 @@ impl State {
             return;
         };
         self.logs[log].note_span(start);
-        let (partition, is_uneven) = (self.partition(log), self.is_uneven());
+        let is_uneven = self.is_uneven();
         for event in entries.events {
             self.logs[log].push(event);
-            let update = Update::Event { partition, event };
             let Event { mark, .. } = event;
-            self.send_event(mark.reader, log, &update, is_uneven);
+            self.send_event(mark.reader, log, event, is_uneven);
             if mark.recipient != mark.reader {
-                self.send_event(mark.recipient, log, &update, is_uneven);
+                self.send_event(mark.recipient, log, event, is_uneven);
             }
         }
         self.logs[log].reach(end);
@@ -179,32 +227,19 @@ impl State {
     }
 
     /// Sends an event to a user's watchers. While they cannot resume from it alone, a heartbeat follows.
-    fn send_event(&mut self, user: UserId, log: usize, update: &Update, is_uneven: bool) {
-        let positions = self.positions(user, |one| is_uneven || !one.absences.is_empty());
-        self.send(user, log, update);
-        if positions.is_empty() {
-            return;
-        }
-        self.end(user, Bound::WatchQueue, |watcher| {
-            let position =
-                positions.iter().find(|(id, _)| *id == watcher.id && watcher.hears_of(log));
-            position.is_some_and(|(_, position)| {
-                watcher.updates.try_send(Update::Heartbeat(position.clone())).is_err()
-            })
+    fn send_event(&mut self, user: UserId, log: usize, event: Event, is_uneven: bool) {
+        let partition = self.partition(log);
+        let Self { watchers, logs, .. } = self;
+        end(watchers, user, Bound::WatchQueue, |watcher| {
+            let position = |absences: &[Absence]| position(logs, absences);
+            watcher.hears_of(log) && !watcher.try_send_event(partition, event, is_uneven, position)
         });
-    }
-
-    /// Returns the positions of some of a user's watchers, by their IDs.
-    fn positions(&self, user: UserId, of: impl Fn(&Watcher) -> bool) -> Vec<(u64, WatchPosition)> {
-        let watchers = self.watchers.get(&user).into_iter().flatten();
-        let chosen = watchers.filter(|watcher| of(watcher));
-        chosen.map(|watcher| (watcher.id, self.position(&watcher.absences))).collect()
     }
 
     /// Sends an update to a user's watchers that hear of a log. One whose queue is full is too slow: it still
     /// receives what is queued, then its end; if it does not read, its end at once.
     fn send(&mut self, user: UserId, log: usize, update: &Update) {
-        self.end(user, Bound::WatchQueue, |watcher| {
+        end(&mut self.watchers, user, Bound::WatchQueue, |watcher| {
             watcher.hears_of(log) && watcher.updates.try_send(update.clone()).is_err()
         });
     }
@@ -217,18 +252,24 @@ impl State {
         }
     }
 
-    /// Sends the position of all logs to all watchers.
+    /// Sends the position of all logs to all watchers. Of several logs that is a list, which a watcher does not get
+    /// while it has others to read.
     pub(super) fn send_heartbeats(&mut self) {
         if self.watchers.is_empty() {
             return;
         }
-        let position = self.position(&[]);
-        for user in self.users() {
-            let own = self.positions(user, |watcher| !watcher.absences.is_empty());
-            self.end(user, Bound::WatchQueue, |watcher| {
-                let own = own.iter().find(|(id, _)| *id == watcher.id);
-                let position = own.map_or(&position, |(_, position)| position);
-                watcher.updates.try_send(Update::Heartbeat(position.clone())).is_err()
+        let users = self.users();
+        let Self { watchers, logs, .. } = self;
+        let of_all = position(logs, &[]);
+        let has_lists = logs.len() > 1;
+        for user in users {
+            end(watchers, user, Bound::WatchQueue, |Watcher { updates, absences, .. }| {
+                if has_lists && updates.max_capacity() - updates.capacity() > LISTS_QUEUED_MAX {
+                    return false;
+                }
+                let own = || position(logs, absences);
+                let position = if absences.is_empty() { of_all.clone() } else { own() };
+                updates.try_send(Update::Heartbeat(position)).is_err()
             });
         }
     }
@@ -236,7 +277,7 @@ impl State {
     /// Ends watchers whose queues are more than half full, as if they were too slow.
     pub(super) fn end_slow(&mut self) {
         for user in self.users() {
-            self.end(user, Bound::Memory, |Watcher { updates, .. }| {
+            end(&mut self.watchers, user, Bound::Memory, |Watcher { updates, .. }| {
                 updates.capacity() < updates.max_capacity() / 2
             });
         }
@@ -245,19 +286,36 @@ impl State {
     fn users(&self) -> Vec<UserId> {
         self.watchers.keys().copied().collect()
     }
+}
 
-    /// Ends some of a user's watches.
-    fn end(&mut self, user: UserId, bound: Bound, is_ended: impl FnMut(&mut Watcher) -> bool) {
-        let Some(watchers) = self.watchers.get_mut(&user) else { return };
-        for watcher in watchers.extract_if(.., is_ended) {
-            metrics::add_watchers(-1);
-            // The receiver may have left just now.
-            if watcher.overflow.send(()).is_ok() {
-                metrics::count_refused(bound);
-            }
+/// Returns the position up to which each log was read, for whoever has received everything but some absent logs.
+fn position(logs: &[LogState], absences: &[Absence]) -> WatchPosition {
+    if let ([log], []) = (logs, absences) {
+        return WatchPosition::Log(log.tail.unwrap_or_default());
+    }
+    let mut tails: Vec<_> = logs.iter().map(|log| log.tail).collect();
+    for Absence { log, from } in absences {
+        tails[*log] = from.position();
+    }
+    WatchPosition::All(tails.into())
+}
+
+/// Ends some of a user's watches.
+fn end(
+    all: &mut HashMap<UserId, Vec<Watcher>>,
+    user: UserId,
+    bound: Bound,
+    is_ended: impl FnMut(&mut Watcher) -> bool,
+) {
+    let Some(watchers) = all.get_mut(&user) else { return };
+    for watcher in watchers.extract_if(.., is_ended) {
+        metrics::add_watchers(-1);
+        // The receiver may have left just now.
+        if watcher.overflow.send(()).is_ok() {
+            metrics::count_refused(bound);
         }
-        if watchers.is_empty() {
-            self.watchers.remove(&user);
-        }
+    }
+    if watchers.is_empty() {
+        all.remove(&user);
     }
 }

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Hub, Update};
-use crate::domain::{UserId, WatchPosition};
+use crate::domain::{Position, UserId, WatchPosition};
 
 /// The updates for one watcher. Dropping it ends the watch.
 pub struct Subscription {
@@ -18,17 +18,60 @@ pub struct Subscription {
     /// Ready if the queue was full. Otherwise the sender is dropped.
     pub(super) overflow: Option<oneshot::Receiver<()>>,
     pub(super) overflowed: bool,
+    /// The last heartbeat of several logs, with the events that followed it and are followed by heartbeats.
+    pub(super) place: Option<Arc<[Option<Position>]>>,
+    /// Whether that is the next update.
+    pub(super) follows: bool,
 }
 
 impl Subscription {
     /// Receives the next update; `None` if the watcher is too slow to receive more.
     pub async fn next(&mut self) -> Option<Update> {
-        self.updates.recv().await
+        if let Some(heartbeat) = self.following() {
+            return Some(heartbeat);
+        }
+        self.updates.recv().await.inspect(|update| self.note(update))
     }
 
     /// Polls for the next update, as [`Self::next`].
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Update>> {
-        self.updates.poll_recv(cx)
+        if let Some(heartbeat) = self.following() {
+            return Poll::Ready(Some(heartbeat));
+        }
+        self.updates.poll_recv(cx).map(|update| update.inspect(|update| self.note(update)))
+    }
+
+    /// Returns the heartbeat that follows the last event, once. So it takes no memory in the queue, where
+    /// each would have a list of all logs.
+    pub(super) fn following(&mut self) -> Option<Update> {
+        let place = self.place.as_ref().filter(|_| std::mem::take(&mut self.follows))?;
+        Some(Update::Heartbeat(WatchPosition::All(Arc::clone(place))))
+    }
+
+    pub(super) fn note(&mut self, update: &Update) {
+        match update {
+            Update::Heartbeat(WatchPosition::All(place)) => self.place = Some(Arc::clone(place)),
+            Update::Event { partition: Some(partition), event, is_followed: true } => {
+                let log = usize::from(*partition);
+                if let Some(place) = self.place.as_mut().map(Arc::make_mut)
+                    && let Some(position) = place.get_mut(log)
+                {
+                    *position = Some(event.position);
+                    self.follows = true;
+                }
+            }
+            // The event is a place of its own.
+            Update::Event { .. } => self.place = None,
+            _ => {}
+        }
+    }
+
+    /// Returns the place after the last event if its heartbeat was not received yet.
+    pub fn unsent_heartbeat(&mut self) -> Option<WatchPosition> {
+        match self.following() {
+            Some(Update::Heartbeat(position)) => Some(position),
+            _ => None,
+        }
     }
 
     /// Ready if the watcher is too slow. What is queued for it is dropped: for one that does not read.

@@ -5,7 +5,7 @@ mod fake_log;
 mod losses;
 mod partitions;
 
-use std::task::Context;
+use std::task::{Context, Waker};
 
 use tokio::time::{Instant, sleep};
 
@@ -61,6 +61,13 @@ impl Subscription {
         next.expect("an update within a minute").expect("the watch goes on")
     }
 
+    /// Receives the next update if there is one.
+    fn try_next(&mut self) -> Option<Update> {
+        let next = self.following().or_else(|| self.updates.try_recv().ok())?;
+        self.note(&next);
+        Some(next)
+    }
+
     async fn expect_heartbeat(&mut self) -> Position {
         match self.expect().await {
             Update::Heartbeat(WatchPosition::Log(position)) => position,
@@ -87,7 +94,7 @@ impl Subscription {
     async fn events_so_far(&mut self) -> Vec<u64> {
         settle().await;
         let mut numbers = Vec::new();
-        while let Ok(update) = self.updates.try_recv() {
+        while let Some(update) = self.try_next() {
             match update {
                 Update::Event { event, .. } => numbers.push(event.position.entry().ms),
                 Update::Heartbeat(_) => {}

@@ -283,3 +283,32 @@ async fn a_crowd_that_every_event_concerns_gets_few_at_a_time() {
     let few = limits.iter().filter(|limit| **limit <= 20).count();
     assert!(few > 200, "{few} of {} reads", limits.len());
 }
+
+/// Nothing is left after the watcher's position, and while that is read more comes than the ring keeps.
+#[tokio::test(start_paused = true)]
+async fn what_leaves_the_ring_during_a_read_that_finds_nothing_is_read() {
+    let setup = Setup::new();
+    let _other = setup.watch(user(7)).await;
+    setup.hub.state().logs[0].ring_max = 10;
+    setup.log.publish(20, 1, 2);
+    sleep(seconds(2)).await;
+    for number in 6..=20 {
+        setup.log.erase(number);
+    }
+    sleep(seconds(2)).await;
+    setup.log.held.send_replace(true);
+    let mut watch = setup.resume(alice(), position(5)).await;
+    sleep(ms(100)).await;
+    assert_eq!(setup.log.count_reads(Read::Entries), 1);
+    setup.log.publish(30, 1, 2);
+    sleep(ms(100)).await;
+    setup.log.held.send_replace(false);
+    sleep(seconds(2)).await;
+    let mut numbers = Vec::new();
+    while let Some(update) = watch.try_next() {
+        if let Update::Event { event, .. } = update {
+            numbers.push(event.position.entry().ms);
+        }
+    }
+    assert_eq!(numbers, (21..=50).collect::<Vec<_>>());
+}

@@ -62,9 +62,9 @@ impl Subscription {
     async fn so_far(&mut self) -> (Vec<Heard>, usize, Option<WatchPosition>) {
         settle().await;
         let (mut events, mut gaps, mut heartbeat) = (Vec::new(), 0, None);
-        while let Ok(update) = self.updates.try_recv() {
+        while let Some(update) = self.try_next() {
             match update {
-                Update::Event { partition, event } => {
+                Update::Event { partition, event, .. } => {
                     events.push((partition.unwrap(), event.position.entry().ms));
                 }
                 Update::Gap => gaps += 1,
@@ -88,7 +88,7 @@ impl Subscription {
         while events.len() < count {
             assert!(Instant::now() < until, "{} events", events.len());
             match self.expect().await {
-                Update::Event { partition, event } => {
+                Update::Event { partition, event, .. } => {
                     events.push((partition.unwrap(), event.position.entry().ms));
                 }
                 Update::Heartbeat(_) => {}
@@ -162,7 +162,7 @@ async fn an_overflow_ends_the_one_watch() {
     let mut slow = setup.watch().await;
     setup.logs[2].publish(2_100, 1, 2);
     sleep(seconds(1)).await;
-    let mut context = Context::from_waker(std::task::Waker::noop());
+    let mut context = Context::from_waker(Waker::noop());
     assert!(slow.poll_overflow(&mut context).is_ready());
 }
 
@@ -454,6 +454,50 @@ async fn a_partition_that_fails_while_it_is_watched_loses_nothing() {
     setup.logs[1].set_mode(Mode::Answers);
     sleep(seconds(2)).await;
     assert_eq!(watch.hear().await, of(1, 1..=2));
+}
+
+/// Each has an entry for every partition.
+#[tokio::test(start_paused = true)]
+async fn a_queue_has_few_lists_of_positions_while_a_partition_is_away() {
+    for is_absent in [true, false] {
+        let setup = Several::new(2);
+        let [served, away] = [&setup.logs[0], &setup.logs[1]];
+        if is_absent {
+            away.set_mode(Mode::Fails);
+        }
+        let mut watch = setup.watch().await;
+        away.set_mode(Mode::Fails);
+        sleep(seconds(40)).await;
+        watch.hear().await;
+        for round in 0..30 {
+            served.publish(10, 1, 2);
+            sleep(seconds(20)).await;
+            // It is read again for a moment, now and then.
+            away.set_mode(if !is_absent && round % 3 == 0 { Mode::Answers } else { Mode::Fails });
+        }
+        assert_eq!(setup.registered(), 1);
+        // Every event is followed by a place to resume from.
+        let (mut waiting, mut lists, mut heard) = (watch.updates.len(), 0, 0);
+        while let Some(update) = watch.try_next() {
+            let is_queued = watch.updates.len() < waiting;
+            waiting = watch.updates.len();
+            match update {
+                Update::Event { event, .. } => {
+                    heard += 1;
+                    assert_eq!(event.position, position(heard));
+                    let Some(Update::Heartbeat(next)) = watch.try_next() else { panic!("{heard}") };
+                    lists += usize::from(watch.updates.len() < waiting);
+                    waiting = watch.updates.len();
+                    let WatchPosition::All(places) = next else { panic!("{next}") };
+                    assert_eq!(places[0], Some(position(heard)));
+                }
+                Update::Heartbeat(_) => lists += usize::from(is_queued),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(heard, 300);
+        assert!((1..=10).contains(&lists), "{lists} lists");
+    }
 }
 
 #[tokio::test(start_paused = true)]
