@@ -2,11 +2,11 @@
 //! placement.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use redis::aio::MultiplexedConnection;
-use redis::{RedisResult, pipe};
+use redis::{RedisResult, cmd, pipe};
 
 use crate::store::StoreError;
 use crate::store::redis::errors::classify;
@@ -126,12 +126,28 @@ async fn write(
     Ok(Layout { was_absent: true, placement: placement(fields, keys.partition().count()) })
 }
 
+fn is_moved(version: Option<&str>) -> bool {
+    MOVED.iter().any(|(_, moved)| version == Some(moved))
+}
+
+/// Returns whether the cursors were moved, and what the last `markread admin move --undo` has left.
+async fn reopened(
+    connection: &mut MultiplexedConnection,
+    keys: &Keys,
+) -> RedisResult<(bool, Option<String>)> {
+    let mut read = cmd("HMGET");
+    read.arg(keys.layout()).arg("version").arg("reopened");
+    let (version, reopened): (Option<String>, Option<String>) =
+        read.query_async(connection).await?;
+    Ok((is_moved(version.as_deref()), reopened))
+}
+
 /// Returns the placement that a layout of so many partitions names.
 pub(crate) fn placement(
     (version, partitions, key): Fields,
     expected: u16,
 ) -> Result<Placement, LayoutMismatch> {
-    if version.as_deref().is_some_and(|version| MOVED.iter().any(|(_, moved)| *moved == version)) {
+    if is_moved(version.as_deref()) {
         return Err(LayoutMismatch::Moved);
     }
     let is_whole = partitions.as_deref() == Some(&*expected.to_string());
@@ -168,25 +184,61 @@ pub(crate) fn placement_before_move(
 
 /// The placement that Redis's layout named last.
 #[derive(Debug, Default)]
-pub(crate) struct KnownLayout(ArcSwapOption<Placement>);
+pub(crate) struct KnownLayout {
+    placement: ArcSwapOption<Placement>,
+    /// Once the cursors were moved to another Redis: the layout's `reopened` at that time.
+    moved: Mutex<Option<Option<String>>>,
+}
 
 impl KnownLayout {
+    /// Reads the layout, and writes it if it is absent, as [`check`] does. Once it has named cursors that were
+    /// moved, nothing else is accepted or written, also after Redis was flushed or has lost its last writes,
+    /// until `markread admin move --undo` has changed `reopened`.
+    pub(crate) async fn check(
+        &self,
+        connection: &mut MultiplexedConnection,
+        keys: &Keys,
+    ) -> RedisResult<Layout> {
+        if let Some(before) = self.latched() {
+            let (_, reopened) = reopened(connection, keys).await?;
+            if reopened.is_none() || reopened == before {
+                return Ok(Layout { was_absent: false, placement: Err(LayoutMismatch::Moved) });
+            }
+            self.latch(None);
+        }
+        let read = check(connection, keys, self.known().as_deref()).await?;
+        if read.placement == Err(LayoutMismatch::Moved)
+            && let (true, reopened) = reopened(connection, keys).await?
+        {
+            self.latch(Some(reopened));
+        }
+        Ok(read)
+    }
+
+    fn latched(&self) -> Option<Option<String>> {
+        self.moved.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn latch(&self, reopened: Option<Option<String>>) {
+        *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = reopened;
+    }
+
     /// Returns the placement. Before the first connection, when nothing is called, it is plain.
     pub(crate) fn placement(&self) -> Arc<Placement> {
-        self.0.load_full().unwrap_or_else(|| Arc::new(Placement::Plain))
+        self.placement.load_full().unwrap_or_else(|| Arc::new(Placement::Plain))
     }
 
     /// Returns the placement, if a layout was read.
     pub(crate) fn known(&self) -> Option<Arc<Placement>> {
-        self.0.load_full()
+        self.placement.load_full()
     }
 
     /// Sets what was read. Returns its version if it is new.
     pub(crate) fn set(&self, placement: Placement) -> Option<&'static str> {
-        let known = self.0.load();
+        let known = self.placement.load();
         (known.as_deref() != Some(&placement)).then(|| {
             let version = placement.version();
-            self.0.store(Some(Arc::new(placement)));
+            self.placement.store(Some(Arc::new(placement)));
             version
         })
     }
@@ -198,9 +250,8 @@ impl KnownLayout {
         connection: &mut MultiplexedConnection,
         keys: &Keys,
     ) -> Result<bool, StoreError> {
-        let known = self.known();
         let Layout { was_absent, placement } =
-            check(connection, keys, known.as_deref()).await.map_err(classify)?;
+            self.check(connection, keys).await.map_err(classify)?;
         let placement = placement.map_err(|other| StoreError::unavailable(other.to_string()))?;
         if let Some(version) = self.set(placement) {
             tracing::info!(version, "layout of keys in Redis");

@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use redis::aio::MultiplexedConnection;
 
 use super::failure::Failure;
-use super::layout::{self, Layout};
+use super::layout::Layout;
 use crate::store::redis::cluster::redirect::{says_on_its_way, says_unserved};
 use crate::store::redis::partitions::PartitionStore;
 use crate::store::redis::parts::NodeParts;
@@ -100,9 +100,7 @@ async fn check(
     pace: Pace,
 ) -> Result<Checked, Failure> {
     let PartitionStore { keys, layout, stream_history, .. } = partition;
-    let known = layout.known();
-    let Layout { was_absent, placement } =
-        layout::check(&mut connection, keys, known.as_deref()).await?;
+    let Layout { was_absent, placement } = layout.check(&mut connection, keys).await?;
     if was_absent {
         parts.shared.note_absent_layout(partition);
     }

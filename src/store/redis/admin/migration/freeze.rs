@@ -50,7 +50,7 @@ const MAY_CLOSE: &str = "
     end
     return missing";
 
-/// Undoes both.
+/// Undoes both. Servers that have read that the cursors were moved go by `reopened`.
 const REOPEN: &str = "
     local function type_of(key) return redis.call('TYPE', key).ok end
     if redis.call('HGET', KEYS[1], 'version') ~= ARGV[2] then return 0 end
@@ -59,7 +59,8 @@ const REOPEN: &str = "
     elseif type_of(KEYS[2]) == 'string' then
         redis.call('UNLINK', KEYS[2])
     end
-    redis.call('HSET', KEYS[1], 'version', ARGV[1])
+    local reopened = tonumber(redis.call('HGET', KEYS[1], 'reopened') or '') or 0
+    redis.call('HSET', KEYS[1], 'version', ARGV[1], 'reopened', reopened + 1)
     return 1";
 
 /// Returns the ID of a store, and gives it one if it has none.
