@@ -23,6 +23,8 @@ pub(crate) enum Need {
     StreamMaxBytes(&'static str),
     /// `admin` alone.
     Admin,
+    /// `admin move --finish`, which ends without it too. The text says what is lost.
+    Finish(&'static str),
 }
 
 /// A command.
@@ -45,6 +47,8 @@ const LARGE_PAGES: &str = "pages read hashes of more than 256 conversations whol
 const LARGE_MOVES: &str = "readers with a hash of more than 256 conversations are not moved to another \
      layout: no pages after `upgrade-layout`";
 const UNBOUNDED: &str = "the stream's size is not bounded, which is a warning";
+const NOT_DURABLE: &str = "the command says that the old servers must be stopped before their Redis \
+     restarts. Without `wait` and `waitaof`, which others of this table need, the same";
 
 /// The table.
 pub(crate) const PERMISSIONS: &[Permission] = &[
@@ -94,11 +98,12 @@ pub(crate) const PERMISSIONS: &[Permission] = &[
     row("xdel", Need::Admin, &[]),
     row("type", Need::Admin, &[]),
     row("rename", Need::Admin, &[]),
+    row("bgsave", Need::Finish(NOT_DURABLE), &[]),
 ];
 
 /// The commands that `markread admin` needs, of those in the table.
 #[cfg(test)]
-const ADMIN: [&str; 24] = [
+const ADMIN: [&str; 26] = [
     "hello",
     "evalsha",
     "eval",
@@ -117,12 +122,14 @@ const ADMIN: [&str; 24] = [
     "xrange",
     "xinfo|stream",
     "info",
+    "wait",
     "scan",
     "unlink",
     "srem",
     "xdel",
     "type",
     "rename",
+    "bgsave",
 ];
 
 /// A kind of keys that calls use.
@@ -284,6 +291,7 @@ mod tests {
                     | Need::StreamMaxBytes(_)
                     | Need::Cluster
                     | Need::Admin
+                    | Need::Finish(_)
                     | Need::Sentinel
             )
         };
@@ -346,6 +354,7 @@ mod tests {
                 | Need::Cluster
                 | Need::Sentinel => continue,
                 Need::Admin => ("`markread admin`".to_owned(), "the command ends with status 1"),
+                Need::Finish(without) => ("`markread admin move --finish`".to_owned(), without),
                 Need::Optional(without) => ("optional".to_owned(), without),
                 Need::StreamMaxBytes(without) => ("`serve --stream-max-bytes`".to_owned(), without),
             };

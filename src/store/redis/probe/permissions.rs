@@ -94,7 +94,11 @@ impl PermissionProbe {
             Need::FsyncAck => fsync,
             Need::Cluster => keys.partition() != Partition::Only,
             // ROLE is sent to each new connection, which fails without it.
-            Need::Sentinel | Need::Optional(_) | Need::StreamMaxBytes(_) | Need::Admin => false,
+            Need::Sentinel
+            | Need::Optional(_)
+            | Need::StreamMaxBytes(_)
+            | Need::Admin
+            | Need::Finish(_) => false,
         };
         for row in PERMISSIONS.iter().filter(|row| is_needed(row.need)) {
             row.calls.iter().for_each(|call| add(Shows::Command(row.command), call));

@@ -141,3 +141,47 @@ async fn a_finish_that_is_killed_is_finished_by_the_next() {
     }
     assert_eq!(to.cursors(1).await, from.cursors(1).await);
 }
+
+/// The old Redis comes back from its disk, with a server that was not stopped.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_service_survives_a_restart_of_the_source() {
+    for settings in [&["--save", "3600 1"][..], &["--appendonly", "yes"]] {
+        let (mut from, to) = (Redis::with(settings).await, redis_of(2).await);
+        let server = Server::on(&from).await;
+        server.caller(1).mark(1, 1).await.unwrap();
+        from.run::<()>("SAVE").await;
+        let moved = move_cursors(&from, &to, FINISH).await;
+        // Redis 7.0 has no WAITAOF.
+        let may_be_said = settings[0] == "--appendonly";
+        assert!(may_be_said || !moved.stderr.contains("stop the old servers"), "{moved:?}");
+        moved.done();
+        from.kill().await;
+        from.restart().await;
+        assert_eq!(from.run::<String>("HGET markread:layout version").await, "2-moved");
+        assert_eq!(from.run::<String>("TYPE direct_message_mark_read_events").await, "string");
+        let refused = server.caller(1).mark(1, 2).await.unwrap_err();
+        assert_eq!(refused.code, Code::Unavailable, "{refused:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_cannot_be_made_durable_is_named() {
+    for (right, said) in
+        [("bgsave", "no snapshot was saved: "), ("wait", "whether replicas have it")]
+    {
+        let ((from, _subject), to) = (filled(2).await, redis_of(2).await);
+        let replica = Redis::with(&["--replicaof", "127.0.0.1", &from.port.to_string()]).await;
+        eventually("the replica has the layout", ENDS, async || {
+            (replica.run::<u64>("EXISTS markread:layout").await == 1).then_some(())
+        })
+        .await;
+        let user = format!("ACL SETUSER u on >p ~* +@all -{right}");
+        from.run::<()>(&user).await;
+        let url = from.url().replace("redis://", "redis://u:p@");
+        let moved = ended(admin_command(&url, &["move", "--to", &to.url(), "--finish"])).await;
+        let lines: Vec<_> = moved.stderr.lines().filter(|line| line.contains(said)).collect();
+        let [line] = lines[..] else { panic!("{moved:?}") };
+        assert!(line.contains(": stop the old servers before their Redis restarts"), "{line}");
+        moved.done();
+    }
+}

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use super::durable::make_durable;
 use super::state::Scan;
 use super::{Migration, MoveProgress, MoveReport, Report};
 use crate::store::redis::admin::AdminError;
@@ -70,6 +71,12 @@ impl Migration {
             )));
         }
         self.save_now().await?;
+        if let Some(problem) = make_durable(&mut self.source.partitions).await? {
+            report(MoveReport::Line(format!(
+                "{problem}: stop the old servers before their Redis restarts or fails over, or they may \
+                 mark there again"
+            )));
+        }
         let mut summary = self.verify(report).await?;
         summary.without_service = (!was_moved).then_some(without_service);
         Ok(summary)

@@ -26,6 +26,7 @@ use crate::store::redis::connection::layout::LayoutMismatch;
 use crate::store::redis::connection::mode::RedisMode;
 use crate::store::redis::keys::Keys;
 
+mod durable;
 mod finish;
 mod follower;
 mod freeze;
