@@ -81,7 +81,12 @@ def test_every_link_of_a_document_has_a_target(document):
         assert linked.exists(), path
         if anchor:
             headings = re.findall(r"^#+ (.*)$", linked.read_text(encoding="utf-8"), re.MULTILINE)
-            assert anchor in {heading.lower().replace(" ", "-") for heading in headings}
+            assert anchor in {slug(heading) for heading in headings}
+
+
+def slug(heading):
+    """The anchor that GitHub gives a heading: without punctuation, and with hyphens for spaces."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 def test_promtool_parses_the_query_of_every_panel(tmp_path):
