@@ -30,8 +30,8 @@ pub trait Marks: Send + Sync {
     /// Marks a message as read. A mark that fails leaves nothing half done. `traceparent` is stored beside its event.
     async fn mark_read(&self, mark: Mark, traceparent: Option<Traceparent>) -> MarkResult;
 
-    /// Applies marks in order and returns a result for each, as if each had come alone: one mark's
-    /// failure does not affect the others.
+    /// Applies marks in order, all of one reader, and returns a result for each, as if each had come alone: one
+    /// mark's failure does not affect the others.
     ///
     /// # Errors
     ///
