@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use markread_harness::{MESSAGE, READER, RECIPIENT, Redis, Server};
+use markread_harness::{MESSAGE, READER, RECIPIENT, Redis, Server, eventually};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -110,4 +110,29 @@ async fn each_thread_has_four_connections_more() {
     assert_eq!(connections(&redis).await.len(), 2 + 2 + 2 * 4);
     let log = server.log().join("\n");
     assert!(log.contains("\"redis_connections\":12"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_few_replicas_are_a_warning_until_there_are_enough() {
+    let redis = Redis::with(&["--repl-diskless-sync-delay", "0", "--appendonly", "yes"]).await;
+    let server = Server::on_with(&redis, &ACK).await;
+    let page_becomes = async |expected: &str| {
+        eventually("the page follows", Duration::from_secs(10), async || {
+            let (status, page) = server.get("/readyz").await;
+            (status == 200 && page == expected).then_some(())
+        })
+        .await;
+    };
+    let warning =
+        "--replicas-ack: Redis has fewer replicas online than that, marks are UNAVAILABLE";
+    page_becomes(&format!("ok\nwarning: {warning}\n")).await;
+    assert!(server.log().iter().any(|line| line.contains(warning)));
+    let caller = server.caller(READER);
+    assert_store_unavailable(&caller.mark(RECIPIENT, MESSAGE).await.unwrap_err());
+
+    let replica = replica_of(&redis, Redis::down(&[])).await;
+    page_becomes("ok\n").await;
+    caller.mark(RECIPIENT, MESSAGE).await.unwrap();
+    drop(replica);
+    page_becomes(&format!("ok\nwarning: {warning}\n")).await;
 }

@@ -3,6 +3,7 @@
 mod durability;
 mod fsync;
 pub(crate) mod permissions;
+mod replicas;
 pub(crate) mod stats;
 mod stream_size;
 pub(crate) mod totals;

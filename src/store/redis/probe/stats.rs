@@ -11,7 +11,7 @@ use redis::{FromRedisValue, RedisResult, cmd};
 
 use super::stream_size::StreamSize;
 use super::totals::{Memory, StreamFinding};
-use super::{Warnings, durability};
+use super::{Warnings, durability, replicas};
 use crate::domain::EntryId;
 use crate::store::LogBounds;
 use crate::store::redis::partitions::PartitionStore;
@@ -57,7 +57,7 @@ impl RedisStats {
         let limit = &parts.shared.stream_limit;
         let is_bounded = self.collect_streams(connection, parts, found).await;
         let mut ask = cmd("INFO");
-        ask.arg("server").arg("memory").arg("persistence").arg("stats");
+        ask.arg("server").arg("memory").arg("persistence").arg("stats").arg("replication");
         let info: String = ask.query_async(connection).await.ok()?;
         let info: HashMap<_, _> = info.lines().filter_map(|line| line.split_once(':')).collect();
         let number = |name| info.get(name).and_then(|text: &&str| text.parse().ok());
@@ -70,6 +70,9 @@ impl RedisStats {
         let mut warnings = durability::warnings(&info, connection).await;
         if !is_bounded {
             warnings.push(UNMEASURED);
+        }
+        if replicas::are_too_few(&info, parts.shared.ack) {
+            warnings.push(replicas::TOO_FEW);
         }
         let half = number("maxmemory").filter(|max| *max > 0).map(|max: u64| max / 2);
         if limit.max_bytes().zip(half).is_some_and(|(bytes, half)| bytes > half) {
