@@ -11,6 +11,7 @@ use markread_harness::{
 };
 
 use tokio::net::TcpListener;
+use tokio::time::sleep;
 
 use crate::command_line::Files;
 use crate::permissions::rule;
@@ -154,6 +155,60 @@ async fn the_documented_rules_suffice_and_a_sentinel_may_be_gone() {
     }
     let lacking = start(&group.url(), MASTER_NAME, &flags).await;
     assert_not_ready(&lacking, &["no Sentinel names", "NOPERM", "sentinel"]).await;
+}
+
+#[tokio::test]
+async fn one_sentinel_is_no_reason_to_leave_a_living_master() {
+    let mut group = Sentinels::start(0).await;
+    let (used, other) = (Redis::start().await, Redis::start().await);
+    for (sentinel, redis) in [(0, &used), (1, &other)] {
+        let watch = format!("SENTINEL MONITOR split 127.0.0.1 {} 1", redis.port);
+        group.sentinel(sentinel).run::<()>(&watch).await;
+    }
+    let server = start(&group.urls()[..2].join(","), "split", &[]).await;
+    server.wait_until_ready().await;
+    let caller = server.caller(READER);
+    caller.mark(RECIPIENT, MESSAGE).await.unwrap();
+
+    // The only one that answers names the other, which says that it is a master too.
+    group.sentinel_mut(0).kill().await;
+    sleep(Duration::from_secs(3)).await;
+    caller.mark(RECIPIENT, MESSAGE + 1).await.unwrap();
+    used.run::<i64>("CLIENT KILL TYPE normal").await;
+    eventually("marks are served", NOTICED, async || {
+        caller.mark(RECIPIENT, MESSAGE + 2).await.ok()
+    })
+    .await;
+    let events = (MESSAGE..MESSAGE + 3).map(|message| (READER, RECIPIENT, message));
+    assert_eq!(used.events().await, events.collect::<Vec<_>>());
+    assert!(other.events().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_later_failover_is_followed_though_the_first_sentinel_and_its_master_do_not_know() {
+    let mut group = Sentinels::start(0).await;
+    let (former, later) = (Redis::start().await, Redis::start().await);
+    monitor(&group, "split", former.port).await;
+    let server = start(&group.url(), "split", &[]).await;
+    server.wait_until_ready().await;
+    group.sentinel(0).freeze();
+    for sentinel in 1..3 {
+        let watch = [
+            format!("sentinel monitor split 127.0.0.1 {} 2", later.port),
+            "sentinel config-epoch split 5".to_owned(),
+        ];
+        let sentinel = group.sentinel_mut(sentinel);
+        sentinel.kill().await;
+        std::fs::write(sentinel.sentinel_file(), watch.join("\n") + "\n").unwrap();
+        sentinel.restart().await;
+    }
+    eventually("marks reach the later master", NOTICED, async || {
+        let _ = server.caller(READER).mark(RECIPIENT, MESSAGE).await;
+        (!later.events().await.is_empty()).then_some(())
+    })
+    .await;
+    let log = server.log().join("\n");
+    assert!(log.contains("Sentinel says that the master split is at"), "{log}");
 }
 
 #[tokio::test]

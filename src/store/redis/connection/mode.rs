@@ -135,16 +135,21 @@ impl Connect for Connector {
                 let connected = timeout(MASTER_MAX, connect_to_master(client, config)).await;
                 let connected =
                     connected.unwrap_or_else(|_| Err(Failure::NoAnswer("no answer".to_owned())));
-                connected.map_err(|failure| {
-                    // Perhaps it is behind the others.
-                    sentinels.distrust(found.sentinel);
-                    failure.in_context(&format!(
-                        "the master {} is at {}, says the Sentinel {}",
-                        sentinels.group().master_name,
-                        found.place,
-                        sentinels.name(found.sentinel),
-                    ))
-                })
+                match connected {
+                    Ok(connection) => {
+                        sentinels.note_use(found);
+                        Ok(connection)
+                    }
+                    Err(failure) => {
+                        sentinels.note_failure(found);
+                        Err(failure.in_context(&format!(
+                            "the master {} is at {}, says the Sentinel {}",
+                            sentinels.group().master_name,
+                            found.claim.place,
+                            sentinels.name(found.sentinel),
+                        )))
+                    }
+                }
             }
         }
     }
@@ -159,7 +164,7 @@ impl Connect for Connector {
 
 async fn look_up(sentinels: &Sentinels) -> Result<(Found, Client), String> {
     let found = sentinels.find().await?;
-    let client = sentinels.group().master_at(&found.place)?;
+    let client = sentinels.group().master_at(&found.claim.place)?;
     Ok((found, client))
 }
 

@@ -1,83 +1,90 @@
-//! Asks Sentinels, one after another, where the master is.
+//! Asks all Sentinels where the master is.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use redis::AsyncConnectionConfig;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
+use super::claims::{Choice, Claim, Claims};
 use super::{ANSWER_MAX, SentinelGroup, ask, connect, no_answer};
 use crate::store::redis::cluster::topology::Address;
 use crate::store::redis::connection::address::RedisAddress;
 use crate::telemetry::LogThrottle;
 
-/// Time after which no other Sentinel is asked: the attempt to connect goes on without, and the next one
-/// asks those that were not.
-const LOOKUP_MAX: Duration = Duration::from_millis(1200);
-
 /// Sentinels that a message names.
 const NAMED_MAX: usize = 3;
 
-/// The Sentinels, in the order in which they are asked.
+/// The Sentinels.
 #[derive(Debug)]
 pub(crate) struct Sentinels {
     pub(super) group: SentinelGroup,
-    /// Their numbers. The one that has answered last is the first.
-    order: Mutex<Vec<usize>>,
-    /// Where the master was last found.
-    found: Mutex<Option<Address>>,
+    /// The master that was last connected to.
+    used: Mutex<Option<Found>>,
+    /// Places that answered no connection since, or as no master.
+    failed: Mutex<Vec<Address>>,
     pub(super) watch_log: LogThrottle,
 }
 
 /// Where the master is, and the number of the Sentinel that says so.
 #[derive(Clone, Debug)]
 pub(crate) struct Found {
-    pub(crate) place: Address,
+    pub(crate) claim: Claim,
     pub(crate) sentinel: usize,
 }
 
 impl Sentinels {
     pub(crate) fn new(group: SentinelGroup) -> Self {
-        let order = Mutex::new((0..group.sentinels.len()).collect());
-        Self { group, order, found: Mutex::default(), watch_log: LogThrottle::default() }
+        let (used, failed, watch_log) = Default::default();
+        Self { group, used, failed, watch_log }
     }
 
     pub(crate) fn group(&self) -> &SentinelGroup {
         &self.group
     }
 
-    /// Asks until one names the master.
+    /// Asks all at once, until more than half of them agree or all have had their time.
     pub(crate) async fn find(&self) -> Result<Found, String> {
-        let began = Instant::now();
+        let mut claims = Claims::new(self.count());
         let mut problems = Vec::new();
-        for sentinel in self.in_order() {
-            if began.elapsed() >= LOOKUP_MAX {
-                break;
+        let mut asking: FuturesUnordered<_> =
+            (0..self.count()).map(|sentinel| self.ask_one(sentinel)).collect();
+        while let Some((sentinel, answer)) = asking.next().await {
+            match answer {
+                Ok(claim) => claims.set(sentinel, Some(claim)),
+                Err(problem) => problems.push((sentinel, problem)),
             }
-            match timeout(ANSWER_MAX, self.ask_one(sentinel))
-                .await
-                .unwrap_or_else(|late| Err(no_answer(late)))
-            {
-                Ok(place) => {
-                    self.prefer(sentinel);
-                    *lock(&self.found) = Some(place.clone());
-                    return Ok(Found { place, sentinel });
-                }
-                Err(problem) => {
-                    self.distrust(sentinel);
-                    problems.push((sentinel, problem));
-                }
+            if claims.agree() {
+                break;
             }
         }
         // In the order of the setting: the log tells each cause once.
         problems.sort_unstable();
-        Err(self.no_master(&problems))
+        self.choose(&claims).ok_or_else(|| self.no_master(&problems))
     }
 
-    async fn ask_one(&self, sentinel: usize) -> Result<Address, String> {
-        let address = self.group.sentinels.get(sentinel).ok_or("there is no such Sentinel")?;
-        let mut connection = connect(address, &AsyncConnectionConfig::new()).await?;
-        ask(&mut connection, &self.group.master_name).await
+    fn choose(&self, claims: &Claims) -> Option<Found> {
+        let used = self.used();
+        let mut failed = lock(&self.failed);
+        let found = match claims.choose(used.as_ref().map(|used| &used.claim), &failed)? {
+            Choice::Follow(claim, sentinel) => Found { claim, sentinel },
+            Choice::Stay => used?,
+        };
+        if failed.contains(&found.claim.place) {
+            // All have failed: once more from the beginning.
+            failed.clear();
+        }
+        Some(found)
+    }
+
+    async fn ask_one(&self, sentinel: usize) -> (usize, Result<Claim, String>) {
+        let asked = timeout(ANSWER_MAX, async {
+            let address = self.address(sentinel)?;
+            let mut connection = connect(address, &AsyncConnectionConfig::new()).await?;
+            ask(&mut connection, &self.group.master_name).await
+        });
+        (sentinel, asked.await.unwrap_or_else(|late| Err(no_answer(late))))
     }
 
     fn no_master(&self, problems: &[(usize, String)]) -> String {
@@ -91,6 +98,15 @@ impl Sentinels {
         format!("no Sentinel names the master {}: {}", self.group.master_name, parts.join("; "))
     }
 
+    pub(super) fn count(&self) -> usize {
+        self.group.sentinels.len()
+    }
+
+    pub(super) fn address(&self, sentinel: usize) -> Result<&RedisAddress, String> {
+        let address = self.group.sentinels.get(sentinel);
+        address.ok_or_else(|| "there is no such Sentinel".to_owned())
+    }
+
     /// Returns a Sentinel's name in messages.
     pub(crate) fn name(&self, sentinel: usize) -> String {
         let address = self.group.sentinels.get(sentinel);
@@ -98,31 +114,31 @@ impl Sentinels {
         Address { host, port: port.unwrap_or_default() }.to_string()
     }
 
-    /// Returns where the master was last found.
-    pub(super) fn found(&self) -> Option<Address> {
-        lock(&self.found).clone()
+    /// Returns the master that was last connected to.
+    pub(super) fn used(&self) -> Option<Found> {
+        lock(&self.used).clone()
     }
 
-    pub(super) fn in_order(&self) -> Vec<usize> {
-        lock(&self.order).clone()
+    /// Notes that this is a master, and is connected to.
+    pub(crate) fn note_use(&self, found: &Found) {
+        *lock(&self.used) = Some(found.clone());
+        lock(&self.failed).clear();
     }
 
-    /// Asks this Sentinel first from now on.
-    pub(super) fn prefer(&self, sentinel: usize) {
-        let mut order = lock(&self.order);
-        order.retain(|&other| other != sentinel);
-        order.insert(0, sentinel);
-    }
-
-    /// Asks this Sentinel last from now on: it did not answer, or named what is no master.
-    pub(crate) fn distrust(&self, sentinel: usize) {
-        let mut order = lock(&self.order);
-        order.retain(|&other| other != sentinel);
-        order.push(sentinel);
+    /// Notes that this did not answer, or is no master: another that is named as well comes before it.
+    pub(crate) fn note_failure(&self, found: &Found) {
+        let mut failed = lock(&self.failed);
+        if !failed.contains(&found.claim.place) {
+            // Each lookup adds one, and ends in one that failed before once all are here.
+            if failed.len() > self.count() {
+                failed.clear();
+            }
+            failed.push(found.claim.place.clone());
+        }
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A poisoned lock is safe to use: nothing that holds it panics.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

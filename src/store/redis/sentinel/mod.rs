@@ -2,6 +2,7 @@
 //!
 //! The redis crate's client of Sentinels asks too, but never leaves a connection to a former master.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -11,9 +12,11 @@ use super::cluster::topology::Address;
 use super::connection::address::RedisAddress;
 use super::errors::server_text;
 
+mod claims;
 mod lookup;
 mod watch;
 
+use self::claims::Claim;
 pub(crate) use self::lookup::{Found, Sentinels};
 
 /// The Sentinels that know a master.
@@ -37,6 +40,8 @@ impl SentinelGroup {
 /// Longest time to connect to a Sentinel, and for its answer.
 const ANSWER_MAX: Duration = Duration::from_millis(400);
 
+const UNKNOWN_MASTER: &str = "it knows no master of this name";
+
 /// Longest name of a host.
 const HOST_MAX_BYTES: usize = 253;
 
@@ -50,16 +55,30 @@ async fn connect(
     connected.map_err(|error| cause(&error))
 }
 
-/// Asks a Sentinel where the master is.
-async fn ask(connection: &mut MultiplexedConnection, name: &str) -> Result<Address, String> {
+/// Asks a Sentinel where the master is, and by which failover.
+async fn ask(connection: &mut MultiplexedConnection, name: &str) -> Result<Claim, String> {
+    let explain = |error: RedisError| {
+        let text = cause(&error);
+        let starts = |start| text.starts_with(start);
+        match () {
+            () if starts("ERR unknown command") => "it is no Sentinel".to_owned(),
+            () if starts("ERR No such master") => UNKNOWN_MASTER.to_owned(),
+            () => text,
+        }
+    };
+    // The epoch first: with a former place it must not be a later one.
+    let mut ask = cmd("SENTINEL");
+    ask.arg("MASTER").arg(name);
+    let master: HashMap<String, String> = ask.query_async(connection).await.map_err(explain)?;
+    let epoch = master.get("config-epoch").and_then(|epoch| epoch.parse().ok());
+    let epoch = epoch.ok_or("it tells no epoch")?;
+    // During a failover only this command names the new one.
     let mut ask = cmd("SENTINEL");
     ask.arg("GET-MASTER-ADDR-BY-NAME").arg(name);
-    let place: Option<(String, String)> = ask.query_async(connection).await.map_err(|error| {
-        let text = cause(&error);
-        if text.starts_with("ERR unknown command") { "it is no Sentinel".to_owned() } else { text }
-    })?;
-    let (host, port) = place.ok_or("it knows no master of this name")?;
-    parse(host, &port).ok_or_else(|| "it names no valid address".to_owned())
+    let place: Option<(String, String)> = ask.query_async(connection).await.map_err(explain)?;
+    let (host, port) = place.ok_or(UNKNOWN_MASTER)?;
+    let place = parse(host, &port).ok_or("it names no valid address")?;
+    Ok(Claim { place, epoch })
 }
 
 /// Parses what a Sentinel names. The text comes into messages.
