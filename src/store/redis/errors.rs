@@ -46,23 +46,38 @@ const TEMPORARY_TEXTS: [&str; 9] = [
     "ERR Invalid command passed to server.acl_check_cmd",
 ];
 
+/// Longest text of a server that is kept. An address that it names fits.
+const TEXT_MAX_BYTES: usize = 300;
+
+/// Cuts the end of what is too long for a log line.
+pub(crate) fn shortened(mut text: String) -> String {
+    if text.len() > TEXT_MAX_BYTES {
+        let mut ends = (0..=TEXT_MAX_BYTES).rev();
+        text.truncate(ends.find(|end| text.is_char_boundary(*end)).unwrap_or_default());
+        text.push('…');
+    }
+    text
+}
+
 /// Classifies an error by its text, whose first word is the code.
 pub(crate) fn classify_text(text: &str) -> StoreError {
     let code = text.split(' ').next().unwrap_or_default();
     if TEMPORARY_CODES.contains(&code)
         || TEMPORARY_TEXTS.iter().any(|start| text.starts_with(start))
     {
-        StoreError::unavailable(text)
+        StoreError::unavailable(shortened(text.to_owned()))
     } else {
-        StoreError::corrupt(text)
+        StoreError::corrupt(shortened(text.to_owned()))
     }
 }
 
 /// Classifies an error of the redis crate: the server's by its text; any other is the connection's.
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 pub(crate) fn classify(error: RedisError) -> StoreError {
     match server_text(&error) {
         Some(text) => classify_text(&text),
-        None => StoreError::unavailable(error),
+        // It may quote a reply.
+        None => StoreError::unavailable(shortened(error.to_string())),
     }
 }
 
@@ -71,9 +86,10 @@ pub(crate) fn server_text(error: &RedisError) -> Option<String> {
     // Of a pipeline, `code` has one at times, and `detail` never.
     if let Some(errors) = error.clone().into_server_errors() {
         let (_, first) = errors.first()?;
-        return Some(format!("{} {}", first.code(), first.details().unwrap_or_default()));
+        let text = format!("{} {}", first.code(), first.details().unwrap_or_default());
+        return Some(shortened(text));
     }
-    Some(format!("{} {}", error.code()?, error.detail().unwrap_or_default()))
+    Some(shortened(format!("{} {}", error.code()?, error.detail().unwrap_or_default())))
 }
 
 /// Returns whether Redis does not have the script.
@@ -106,8 +122,26 @@ pub(crate) fn unexpected(reply: &Value) -> StoreError {
 
 #[cfg(test)]
 mod tests {
+    use redis::ErrorKind;
+
     use super::*;
     use crate::store::StoreErrorKind::{Corrupt, Unavailable};
+
+    #[test]
+    fn a_long_text_is_cut_at_a_character() {
+        let whole = "a".repeat(TEXT_MAX_BYTES);
+        assert_eq!(shortened(whole.clone()), whole);
+        let long = "é".repeat(1_000_000);
+        assert_eq!(shortened(format!("a{long}")).len(), TEXT_MAX_BYTES - 1 + "…".len());
+        assert!(classify_text(&format!("OOM {long}")).to_string().len() < 2 * TEXT_MAX_BYTES);
+        for error in [
+            RedisError::from((ErrorKind::Extension, "", long.clone())),
+            RedisError::from((ErrorKind::UnexpectedReturnType, "", long)),
+        ] {
+            assert!(server_text(&error).is_none_or(|text| text.len() < 2 * TEXT_MAX_BYTES));
+            assert!(classify(error).to_string().len() < 2 * TEXT_MAX_BYTES);
+        }
+    }
 
     #[test]
     fn a_temporary_error_is_unavailable_any_other_corrupt() {

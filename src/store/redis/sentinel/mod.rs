@@ -10,7 +10,7 @@ use redis::{AsyncConnectionConfig, Client, RedisError, cmd};
 
 use super::cluster::topology::Address;
 use super::connection::address::RedisAddress;
-use super::errors::server_text;
+use super::errors::{server_text, shortened};
 
 mod claims;
 mod lookup;
@@ -91,7 +91,7 @@ fn parse(host: String, port: &str) -> Option<Address> {
 
 /// Returns the text of an error, as a part of a sentence.
 fn cause(error: &RedisError) -> String {
-    server_text(error).unwrap_or_else(|| error.to_string())
+    server_text(error).unwrap_or_else(|| shortened(error.to_string()))
 }
 
 fn no_answer<T>(_: T) -> String {
