@@ -31,19 +31,53 @@ pub fn router(metrics: PrometheusHandle, sources: Sources) -> Router {
 async fn readyz(State(ops): State<Ops>) -> impl IntoResponse {
     match ops.sources.readiness() {
         Readiness::Ready { warnings } => {
-            let mut page = "ok\n".to_owned();
-            for warning in warnings {
-                page.extend(["warning: ", &*warning, "\n"]);
-            }
-            (StatusCode::OK, page)
+            let lines = warnings.iter().map(|warning| line("warning: ", warning));
+            (StatusCode::OK, "ok\n".to_owned() + &lines.collect::<String>())
         }
         Readiness::NotReady(cause) => {
-            // The cause may quote an error of Redis.
-            (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", cause.escape_debug()))
+            (StatusCode::SERVICE_UNAVAILABLE, line("not ready: ", &cause))
         }
     }
 }
 
+/// Returns a line of the page. Its text may quote an error of Redis.
+fn line(kind: &str, text: &str) -> String {
+    format!("{kind}{}\n", text.escape_debug())
+}
+
 async fn metrics_page(State(ops): State<Ops>) -> impl IntoResponse {
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics::render(&ops.metrics))
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::to_bytes;
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::identity::jwks::KeysState;
+    use crate::net::lifecycle::Phase;
+    use crate::store::StoreHealth;
+
+    #[tokio::test]
+    async fn what_redis_said_stays_in_its_line() {
+        let text = "ERR\nnot ready: \u{1b}[2J";
+        let warning = StoreHealth::Ready { warnings: vec![text.into()] };
+        let shown = "ERR\\nnot ready: \\u{1b}[2J\n";
+        for (store, expected) in [
+            (warning, format!("ok\nwarning: {shown}")),
+            (StoreHealth::Away(text.to_owned()), format!("not ready: {shown}")),
+        ] {
+            let sources = Sources {
+                phase: watch::channel(Phase::Serving).1,
+                store: watch::channel(store).1,
+                keys: watch::channel(KeysState::Available).1,
+            };
+            let metrics = metrics_exporter_prometheus::PrometheusBuilder::new();
+            let metrics = metrics.build_recorder().handle();
+            let page = readyz(State(Ops { metrics, sources })).await.into_response();
+            let page = to_bytes(page.into_body(), 1000).await.unwrap();
+            assert_eq!(page, expected);
+        }
+    }
 }

@@ -27,7 +27,7 @@ impl Address {
 
     /// Parses an address in an error: `127.0.0.1:7001`, `::1:7001` or `host:7001`. The host may be empty.
     pub(super) fn parse(text: &str) -> Option<Self> {
-        let (host, port) = text.rsplit_once(':')?;
+        let (host, port) = text.rsplit_once(':').filter(|(host, _)| is_host(host))?;
         Some(Self { host: host.to_owned(), port: port.parse().ok()? })
     }
 }
@@ -36,6 +36,15 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.host, self.port)
     }
+}
+
+/// Longest host that is taken.
+const HOST_MAX_BYTES: usize = 255;
+
+/// Returns whether a server's text may be a host, or is empty. It comes into messages.
+pub(crate) fn is_host(text: &str) -> bool {
+    let is_of_host = |byte: u8| byte.is_ascii_alphanumeric() || b".-:_[]%".contains(&byte);
+    text.len() <= HOST_MAX_BYTES && text.bytes().all(is_of_host)
 }
 
 /// A master.
@@ -217,7 +226,7 @@ fn announced(slots: &Value, asked: &Address) -> Result<HashMap<String, Address>,
             |value: &Value| redis::from_redis_value_ref::<Option<String>>(value).ok().flatten();
         let host = text(host).filter(|host| !host.is_empty() && host != "?");
         let host = host.unwrap_or_else(|| asked.host.clone());
-        let port = u16::try_from(*port).map_err(|_| malformed())?;
+        let port = u16::try_from(*port).ok().filter(|_| is_host(&host)).ok_or_else(malformed)?;
         announced.insert(text(id).ok_or_else(malformed)?, Address { host, port });
     }
     Ok(announced)
@@ -388,6 +397,16 @@ e 10.0.0.5:7000@17000 myself,master - 0 0 4 connected 0-5460
     }
 
     #[test]
+    fn an_address_has_a_host_that_may_be_one() {
+        for host in ["", "10.0.0.1", "::1", "[fe80::1%eth0]", "redis_1.example-a.com"] {
+            assert_eq!(Address::parse(&format!("{host}:1")).unwrap().host, host);
+        }
+        for host in ["a b", "a\n", "é", &"h".repeat(HOST_MAX_BYTES + 1)] {
+            assert_eq!(Address::parse(&format!("{host}:1")), None, "{host:?}");
+        }
+    }
+
+    #[test]
     fn malformed_answers_are_errors() {
         let none = || Value::Array(vec![]);
         for nodes in [
@@ -399,7 +418,9 @@ e 10.0.0.5:7000@17000 myself,master - 0 0 4 connected 0-5460
         ] {
             assert!(View::parse(nodes, &none(), &asked()).is_err(), "{nodes}");
         }
-        for slots in [Value::Int(1), Value::Array(vec![Value::Int(1)])] {
+        let odd = |host: &str| Value::Array(vec![slots(0, 1, text(host), 1, "a")]);
+        let long = "h".repeat(HOST_MAX_BYTES + 1);
+        for slots in [Value::Int(1), Value::Array(vec![Value::Int(1)]), odd("a\nb"), odd(&long)] {
             assert!(View::parse("", &slots, &asked()).is_err());
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, RedisError, cmd};
 
-use super::cluster::topology::Address;
+use super::cluster::topology::{Address, is_host};
 use super::connection::address::RedisAddress;
 use super::errors::{server_text, shortened};
 
@@ -41,9 +41,6 @@ impl SentinelGroup {
 const ANSWER_MAX: Duration = Duration::from_millis(400);
 
 const UNKNOWN_MASTER: &str = "it knows no master of this name";
-
-/// Longest name of a host.
-const HOST_MAX_BYTES: usize = 253;
 
 /// Opens a connection to a Sentinel. Its files are read now.
 async fn connect(
@@ -83,10 +80,8 @@ async fn ask(connection: &mut MultiplexedConnection, name: &str) -> Result<Claim
 
 /// Parses what a Sentinel names. The text comes into messages.
 fn parse(host: String, port: &str) -> Option<Address> {
-    let is_of_host = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:%".contains(&byte);
-    let is_host = (1..=HOST_MAX_BYTES).contains(&host.len()) && host.bytes().all(is_of_host);
     let port = port.parse().ok().filter(|port| *port != 0)?;
-    is_host.then_some(Address { host, port })
+    (!host.is_empty() && is_host(&host)).then_some(Address { host, port })
 }
 
 /// Returns the text of an error, as a part of a sentence.
@@ -117,7 +112,7 @@ mod tests {
         for (host, port) in [("", "1"), ("a b", "1"), ("a\n", "1"), ("a", "0"), ("a", "65536")] {
             assert_eq!(place(host, port), None, "{host:?} {port}");
         }
-        assert_eq!(place(&"a".repeat(HOST_MAX_BYTES + 1), "1"), None);
+        assert_eq!(place(&"a".repeat(256), "1"), None);
     }
 
     #[test]
