@@ -1,6 +1,6 @@
 //! Access to Sentinels and to the master that they name: what is wrong is said in one line.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use markread_harness::binary::command;
 use markread_harness::certificates::Authority;
@@ -86,6 +86,11 @@ async fn what_is_wrong_is_named_in_one_line() {
     assert_not_ready(&wrong_password, &[&named, "WRONGPASS"]).await;
     let denied = none.caller(READER).mark(RECIPIENT, MESSAGE).await.unwrap_err();
     assert_eq!(denied.reason, "STORE_UNAVAILABLE");
+    // No failover corrects a password: a call does not wait for one.
+    let began = Instant::now();
+    let denied = wrong_password.caller(READER).mark(RECIPIENT, MESSAGE).await.unwrap_err();
+    assert_eq!(denied.reason, "STORE_UNAVAILABLE");
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
 
     // A Sentinel that names a replica, as one that was cut off does.
     let replica = Redis::with(&["--replicaof", &format!("127.0.0.1 {}", group.node(0).port)]).await;

@@ -143,7 +143,11 @@ impl Route<'_> {
         }
         let since = Instant::now();
         // Behind Sentinels there is no other node to try. A cluster's may be gone for long.
-        let is_worth_waiting = || store.has_sentinels || since.elapsed() < CONNECTED_WITHIN;
+        let may_be_found =
+            || partition.assigned().is_some_and(|node| node.connections().may_be_back_soon());
+        let is_worth_waiting = || {
+            if store.has_sentinels { may_be_found() } else { since.elapsed() < CONNECTED_WITHIN }
+        };
         loop {
             let node = asked.clone().or_else(|| partition.node().ok());
             if let Some(node) = node.filter(|node| node.connections().are_living()) {

@@ -3,11 +3,13 @@
 //! The redis crate's own connection manager reconnects too, but does not report when. Here each new
 //! connection has its layout checked, and what was cached about the previous Redis is dropped.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use redis::aio::MultiplexedConnection;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 use self::ack_links::{AckLinks, FreeLink};
 use self::failure::without_class;
@@ -37,6 +39,12 @@ pub(crate) mod fake;
 /// What an error begins with after which nothing was sent.
 pub(crate) const NOT_CONNECTED: &str = "not connected";
 
+/// How long calls wait for another master. A failover takes less, with usual settings.
+const FAILOVER_MAX: Duration = Duration::from_secs(10);
+
+/// What an outage names that no failover ends.
+const ACCESS_CAUSES: [&str; 4] = ["WRONGPASS", "NOAUTH", "NOPERM", " lacks +"];
+
 /// The current connections to one Redis. The [`supervisor::Supervisor`] replaces them.
 #[derive(Debug)]
 pub(crate) struct Connections {
@@ -47,6 +55,8 @@ pub(crate) struct Connections {
     /// Each worker's for calls that wait for this acknowledgement.
     acks: Box<[AckLinks]>,
     ack: Option<Ack>,
+    /// Since when there are none.
+    away_since: Mutex<Option<Instant>>,
     /// Why there are none.
     cause: ArcSwapOption<String>,
     /// Notified when one is lost.
@@ -61,7 +71,8 @@ impl Connections {
         let calls = (0..workers).map(|_| ArcSwapOption::empty()).collect();
         let acks = (0..workers).map(|_| AckLinks::new(ack_connections(ack))).collect();
         let (probes, tail, cause) = Default::default();
-        Self { calls, probes, tail, acks, ack, cause, losses: Arc::default(), health }
+        let away_since = Mutex::new(Some(Instant::now()));
+        Self { calls, probes, tail, acks, ack, away_since, cause, losses: Arc::default(), health }
     }
 
     /// Returns the connection for calls of this thread's worker; while it is lost that for probes, or any
@@ -96,6 +107,23 @@ impl Connections {
     /// Returns whether there is a connection for calls.
     pub(crate) fn are_living(&self) -> bool {
         self.living_for_others().is_some()
+    }
+
+    /// Returns whether a call that finds no connection may wait for one: not if the outage is long, or of
+    /// the kind that stays.
+    pub(crate) fn may_be_back_soon(&self) -> bool {
+        if self.away_since().is_some_and(|since| since.elapsed() > FAILOVER_MAX) {
+            return false;
+        }
+        match &*self.health.borrow() {
+            StoreHealth::Away(cause) => !ACCESS_CAUSES.iter().any(|access| cause.contains(access)),
+            StoreHealth::Ready { .. } => true,
+        }
+    }
+
+    fn away_since(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        // A poisoned lock is safe to use: nothing that holds it panics.
+        self.away_since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn living_for_others(&self) -> Option<Arc<Link>> {
@@ -160,11 +188,13 @@ impl Connections {
             slot.store(Some(Arc::new(link)));
         }
         self.acks.iter().for_each(AckLinks::note_change);
+        *self.away_since() = None;
         self.cause.store(None);
     }
 
     /// Uses no connection any more.
     fn leave_all(&self, cause: &str) {
+        self.away_since().get_or_insert_with(Instant::now);
         self.cause.store(Some(Arc::new(without_class(cause).to_owned())));
         for slot in self.roles().filter_map(|role| self.slot(role)) {
             slot.store(None);
@@ -177,5 +207,32 @@ impl Connections {
             Some(cause) => format!("{NOT_CONNECTED}: {cause}"),
             None => NOT_CONNECTED.to_owned(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::sleep;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_wait_for_a_failover_and_not_for_an_outage_that_stays() {
+        let connections = Connections::new(1, None);
+        assert!(connections.may_be_back_soon());
+        for access in ["it is at a:1: WRONGPASS invalid", "the Redis user lacks +role"] {
+            connections.health.send_replace(StoreHealth::Away(access.to_owned()));
+            assert!(!connections.may_be_back_soon());
+        }
+        connections.health.send_replace(StoreHealth::Away("no answer".to_owned()));
+        sleep(FAILOVER_MAX).await;
+        assert!(connections.may_be_back_soon());
+        connections.leave_all("again");
+        sleep(Duration::from_millis(1)).await;
+        assert!(!connections.may_be_back_soon());
+        // The next outage counts anew.
+        *connections.away_since() = None;
+        connections.leave_all("another");
+        assert!(connections.may_be_back_soon());
     }
 }
