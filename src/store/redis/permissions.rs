@@ -103,7 +103,7 @@ pub(crate) const PERMISSIONS: &[Permission] = &[
 
 /// The commands that `markread admin` needs, of those in the table.
 #[cfg(test)]
-const ADMIN: [&str; 26] = [
+const ADMIN: [&str; 27] = [
     "hello",
     "evalsha",
     "eval",
@@ -122,6 +122,7 @@ const ADMIN: [&str; 26] = [
     "xrange",
     "xinfo|stream",
     "info",
+    "config|get",
     "wait",
     "scan",
     "unlink",

@@ -320,8 +320,7 @@ async fn what_an_import_brought_meanwhile_is_put_by_the_verification() {
     let to = redis_of(2).await;
     move_cursors(&from, &to, &[]).await.done();
     import(&from, &(line(77, 1, 5, 5) + &line(1, 1, MESSAGE + 1, 5))).await.done();
-    let moved = move_cursors(&from, &to, FINISH).await.done();
-    assert!(moved.contains("; 2 cursors first put by the verification; "), "{moved}");
+    move_cursors(&from, &to, FINISH).await.done();
     assert_eq!(exported(&to).await.len(), FILLED + 1);
     assert_eq!(to.cursors(1).await[&1], MESSAGE + 1);
 }

@@ -20,6 +20,7 @@ use crate::store::redis::cluster::tags::partition_of;
 use crate::store::redis::cluster::topology::Address;
 use crate::store::redis::connection::mode::RedisMode;
 use crate::store::redis::keys::{Keys, Partition};
+use crate::store::redis::probe::durability;
 
 /// How often all keys are walked through again, since slots were moved meanwhile.
 const WALKS_MAX: u32 = 5;
@@ -134,12 +135,37 @@ impl StoreAdmin {
     /// [`AdminError`].
     pub async fn connect_or_create(mode: &RedisMode) -> Result<(Self, bool), AdminError> {
         let mut store = Self::open(mode, "").await?;
-        store.check_count(IfAbsent::Write).await?;
+        let was_absent = store.create_layout().await?;
+        Ok((store, was_absent))
+    }
+
+    /// The same for the destination of a move: each of its nodes must be a master that keeps all cursors.
+    /// Returns also what may lose them nevertheless.
+    pub(super) async fn connect_destination(
+        mode: &RedisMode,
+    ) -> Result<(Self, Vec<&'static str>), AdminError> {
+        let mut store = Self::open(mode, "").await?;
+        store.find_run_ids().await?;
+        let mut warnings = Vec::new();
+        for node in &mut store.nodes {
+            warnings.extend(node.warnings().await?);
+        }
+        if warnings.contains(&durability::EVICTS) {
+            return Err(AdminError::Failed(durability::EVICTS.to_owned()));
+        }
+        warnings.sort_unstable();
+        warnings.dedup();
+        store.create_layout().await?;
+        Ok((store, warnings))
+    }
+
+    async fn create_layout(&mut self) -> Result<bool, AdminError> {
+        self.check_count(IfAbsent::Write).await?;
         let mut was_absent = false;
-        for partition in &mut store.partitions {
+        for partition in &mut self.partitions {
             was_absent |= partition.create_layout().await?;
         }
-        Ok((store, was_absent))
+        Ok(was_absent)
     }
 
     /// Compares the number of partitions of a cluster's store with the settings'. Another one has other keys.
@@ -464,5 +490,12 @@ impl Node {
         }
         self.run_id = field("run_id");
         Ok(())
+    }
+
+    /// Returns a warning for each setting that may lose cursors.
+    async fn warnings(&mut self) -> Result<Vec<&'static str>, AdminError> {
+        let info: String = self.connection.query(&cmd("INFO")).await?;
+        let fields = info.lines().filter_map(|line| line.trim_end().split_once(':')).collect();
+        Ok(durability::warnings(&fields, self.connection.redis()).await)
     }
 }

@@ -7,7 +7,9 @@ use redis::{RedisResult, cmd};
 
 use super::Warnings;
 
-const EVICTS: &str = "maxmemory-policy allows Redis to evict read cursors: set it to noeviction";
+/// What is said of a Redis that evicts keys.
+pub(crate) const EVICTS: &str =
+    "maxmemory-policy allows Redis to evict read cursors: set it to noeviction";
 const FORGETS: &str =
     "Redis persists nothing, a restart loses every read cursor: set appendonly yes";
 

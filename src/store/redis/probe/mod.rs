@@ -1,6 +1,6 @@
 //! What each probe asks Redis: whether calls would be served, and data for operators.
 
-mod durability;
+pub(crate) mod durability;
 mod fsync;
 pub(crate) mod permissions;
 mod replicas;

@@ -21,11 +21,13 @@ async fn wrong_destinations_are_named_and_the_source_stays_in_service() {
     let cluster =
         Redis::with(&["--cluster-enabled", "yes", "--cluster-port", &free_port().to_string()])
             .await;
+    let evicting = Redis::with(&["--maxmemory-policy", "allkeys-random"]).await;
     let mut away = Redis::start().await;
     away.kill().await;
     for (to, status, said) in [
         (&*from, 1, "--to is the Redis of --redis-url: it must be another one"),
-        (&replica, 1, "READONLY"),
+        (&replica, 1, "the destination: this Redis is a replica"),
+        (&evicting, 1, "the destination: maxmemory-policy allows Redis to evict read cursors"),
         (&newer, 2, "layout version \"3\""),
         (&other, 2, "\"64\" partitions"),
         (&foreign, 1, "the destination has cursors that are not of a move from this Redis"),
@@ -46,7 +48,8 @@ async fn wrong_destinations_are_named_and_the_source_stays_in_service() {
     move_cursors(&from, &right, FINISH).await.done();
     // Its replica has the cursors now, and is no destination for that.
     let refused = move_cursors(&from, &replica, FINISH).await;
-    assert!(refused.stderr.contains("READONLY"), "{refused:?}");
+    assert!(refused.stderr.contains("this Redis is a replica"), "{refused:?}");
+    assert_eq!(evicting.run::<u64>("DBSIZE").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -87,11 +90,33 @@ async fn a_lost_destination_ends_the_command_which_then_goes_on() {
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     };
     let mut lines = BufReader::new(following.stderr.take().unwrap()).lines();
+    let warning = timeout(ENDS, lines.next_line()).await.unwrap().unwrap().unwrap();
+    assert!(warning.contains("the destination: Redis persists nothing"), "{warning}");
     let first = timeout(ENDS, lines.next_line()).await.unwrap().unwrap().unwrap();
     assert!(first.contains("all are copied"), "{first}");
     drop(proxy);
     let last = timeout(ENDS, lines.next_line()).await.unwrap().unwrap().unwrap();
     assert!(last.starts_with("markread: the destination: "), "{last}");
     assert_eq!(following.wait().await.unwrap().code(), Some(1));
+    move_cursors(&from, &to, FINISH).await.done();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_destination_that_loses_cursors_is_found_before_servers_are_shut_out() {
+    let (from, _subject) = filled(2).await;
+    let to = redis_of(2).await;
+    let server = Server::on(&from).await;
+    let losing = {
+        let to = Arc::clone(&to);
+        tokio::spawn(async move {
+            loop {
+                to.run::<()>("UNLINK markread:cursors:64").await;
+            }
+        })
+    };
+    let refused = move_cursors(&from, &to, FINISH).await.failed();
+    assert!(refused.contains("it does not keep them"), "{refused}");
+    server.caller(1).mark(1, MESSAGE + 1).await.unwrap();
+    losing.abort();
     move_cursors(&from, &to, FINISH).await.done();
 }

@@ -20,6 +20,9 @@ const QUIET: Duration = Duration::from_secs(2);
 /// Longest wait for that.
 const QUIET_WAIT_MAX: Duration = Duration::from_secs(10);
 
+/// Verifications that may find cursors to put, and counts that may be too low.
+const VERIFICATIONS_MAX: u32 = 3;
+
 /// Time between two looks at the streams meanwhile.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -49,11 +52,7 @@ impl Migration {
         let was_moved = self.is_moved();
         if !was_moved {
             self.copy(report).await?;
-            if self.progress.failed > 0 {
-                let problem = "the move is not finished, since cursors cannot be copied: correct them, \
-                               or remove them, and run the command again";
-                return Err(AdminError::Failed(problem.to_owned()));
-            }
+            self.verify_served(report).await?;
         }
         let began = Instant::now();
         if !was_moved {
@@ -64,10 +63,14 @@ impl Migration {
         self.copy(report).await?;
         let without_service = began.elapsed();
         if self.progress.failed == 0 {
+            let after = if was_moved {
+                String::new()
+            } else {
+                format!(", after {:.1} s without service", without_service.as_secs_f64())
+            };
             report(MoveReport::Line(format!(
-                "everything is copied, after {:.1} s without service: servers may be started at the \
-                 destination, while all cursors are verified",
-                without_service.as_secs_f64()
+                "everything is copied{after}: servers may be started at the destination. All cursors are \
+                 verified once more: run the command again if that fails"
             )));
         }
         self.save_now().await?;
@@ -135,27 +138,79 @@ impl Migration {
         Ok(())
     }
 
-    /// Puts all cursors of the source once more, and counts those of both stores.
+    /// Copies all cursors once more while the source is served, and counts those of the destination: one that
+    /// loses cursors is found before the servers are shut out.
+    async fn verify_served(&mut self, report: Report<'_>) -> Result<(), AdminError> {
+        if self.progress.failed == 0 {
+            self.begin_count();
+            self.scans = vec![Scan::At(0); self.source.nodes.len()];
+            self.is_settled = false;
+            self.copy(report).await?;
+        }
+        if self.progress.failed > 0 {
+            let problem = "the move is not finished, since cursors cannot be copied: correct them, or \
+                           remove them, and run the command again";
+            return Err(AdminError::Failed(problem.to_owned()));
+        }
+        self.count_destination(report).await?;
+        Ok(())
+    }
+
+    /// Puts all cursors of the source once more, until all are there, and counts those of both stores.
     async fn verify(&mut self, report: Report<'_>) -> Result<MoveSummary, AdminError> {
-        self.progress = MoveProgress { failed: self.progress.failed, ..MoveProgress::default() };
-        let mut repaired = 0;
+        let (mut repaired, mut repairs) = (0, 0);
         loop {
-            repaired += self.put_all(report).await?;
-            if !self.source.settle().await? {
+            self.begin_count();
+            let put = self.put_all(report).await?;
+            if self.progress.failed > 0 {
+                return Err(AdminError::Failed(format!(
+                    "{} of the cursors and readers of the source are not at the destination: correct \
+                     them, and run the command again",
+                    self.progress.failed
+                )));
+            }
+            repaired += put;
+            repairs += u32::from(put > 0);
+            if repairs >= VERIFICATIONS_MAX {
+                return Err(AdminError::Failed(format!(
+                    "cursors were missing at the destination, or behind, at each of {repairs} \
+                     verifications: it does not keep them"
+                )));
+            }
+            if !self.source.settle().await? && put == 0 {
                 break;
             }
-            self.progress =
-                MoveProgress { failed: self.progress.failed, ..MoveProgress::default() };
         }
-        let at_destination = self.to.count().await.map_err(AdminError::at_destination)?;
-        let MoveProgress { cursors, readers, failed, .. } = self.progress;
-        if failed > 0 {
-            return Err(AdminError::Failed(format!(
-                "{failed} of the cursors and readers of the source are not at the destination: correct \
-                 them, and run the command again"
-            )));
-        }
+        let at_destination = self.count_destination(report).await?;
+        let MoveProgress { cursors, readers, .. } = self.progress;
         Ok(MoveSummary { cursors, readers, at_destination, repaired, without_service: None })
+    }
+
+    fn begin_count(&mut self) {
+        self.progress = MoveProgress { failed: self.progress.failed, ..MoveProgress::default() };
+    }
+
+    /// Counts the cursors of the destination, and their readers. There must be as many as were read at the
+    /// source.
+    async fn count_destination(&mut self, report: Report<'_>) -> Result<(u64, u64), AdminError> {
+        let mut counts = 1;
+        loop {
+            let there = self.to.count().await.map_err(AdminError::at_destination)?;
+            let cursors = self.progress.cursors;
+            if there.0 >= cursors {
+                return Ok(there);
+            }
+            if counts >= VERIFICATIONS_MAX {
+                return Err(AdminError::Failed(format!(
+                    "the destination has {} cursors and the source {cursors}: it does not keep them",
+                    there.0
+                )));
+            }
+            counts += 1;
+            // SCAN may have returned a reader twice while Redis resized its table.
+            (self.progress.cursors, self.progress.readers) = self.source.count().await?;
+            self.copy(report).await?;
+        }
     }
 
     /// Puts all cursors of the source. Returns how many were missing or behind.

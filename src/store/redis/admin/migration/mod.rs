@@ -133,9 +133,8 @@ impl Migration {
         report: Report<'_>,
     ) -> Result<Self, AdminError> {
         let mut source = StoreAdmin::connect_to_move(from, stream).await?;
-        let (mut to, _) =
-            StoreAdmin::connect_or_create(to).await.map_err(AdminError::at_destination)?;
-        to.find_run_ids().await.map_err(AdminError::at_destination)?;
+        let (mut to, warnings) =
+            StoreAdmin::connect_destination(to).await.map_err(AdminError::at_destination)?;
         if source.shares_a_node_with(&to) {
             return Err(AdminError::Failed(
                 "--to is the Redis of --redis-url: it must be another one".to_owned(),
@@ -162,6 +161,9 @@ impl Migration {
         }
         let keys =
             source.partitions.iter().map(|partition| partition.shared.keys.clone()).collect();
+        for warning in warnings {
+            report(MoveReport::Line(format!("the destination: {warning}")));
+        }
         let now = Instant::now();
         let mut migration = Self {
             scans: vec![Scan::At(0); source.nodes.len()],
@@ -215,6 +217,7 @@ impl Migration {
                 break;
             }
         }
+        self.copies = 0;
         self.save().await?;
         Ok(self.progress)
     }
@@ -235,6 +238,7 @@ impl Migration {
     async fn begin(&mut self) -> Result<(), AdminError> {
         self.source.settle().await?;
         self.is_settled = false;
+        (self.progress.cursors, self.progress.readers) = (0, 0);
         self.followers.clear();
         for (partition, keys) in self.source.partitions.iter_mut().zip(&self.keys) {
             self.followers.push(Follower::at_end(partition, keys).await?);
