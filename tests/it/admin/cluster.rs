@@ -106,6 +106,23 @@ async fn a_store_is_moved_to_a_cluster_and_back() {
         .await;
 }
 
+/// What a user may not do is not taken for a change of the cluster.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_right_that_is_missing_is_named() {
+    let cluster = RedisCluster::start(3, 0).await;
+    import_into(&cluster, &many_lines()).await;
+    for node in 0..3 {
+        cluster.node(node).run::<()>("ACL SETUSER default -scan").await;
+    }
+    let to = Redis::start().await;
+    for words in [&["export"][..], &["move", "--to", &to.url()]] {
+        let refused = on_cluster(&cluster, words).await;
+        assert!(!refused.stderr.contains("again"), "{refused:?}");
+        let line = refused.failed();
+        assert!(line.contains("NOPERM") && line.contains("scan"), "{line}");
+    }
+}
+
 /// Slots go from one master to another while their keys are copied.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_missed_while_slots_are_moved() {

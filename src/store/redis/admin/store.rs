@@ -14,11 +14,13 @@ use super::connection::AdminConnection;
 use super::cursors::{CursorAdmin, READERS_AT_ONCE, Scripts};
 use super::put::{PutReply, PutRule};
 use crate::domain::{CursorRecord, UserId};
+use crate::store::StoreError;
 use crate::store::redis::cluster::count;
-use crate::store::redis::cluster::masters::Masters;
+use crate::store::redis::cluster::masters::{Masters, may_be_elsewhere};
 use crate::store::redis::cluster::tags::partition_of;
 use crate::store::redis::cluster::topology::Address;
 use crate::store::redis::connection::mode::RedisMode;
+use crate::store::redis::errors::classify;
 use crate::store::redis::keys::{Keys, Partition};
 use crate::store::redis::probe::durability;
 
@@ -73,12 +75,11 @@ impl StoreScan {
         (0..self.nodes).map(of).collect()
     }
 
-    fn again(&mut self) -> Result<(), AdminError> {
+    fn again(&mut self, cause: &str) -> Result<(), AdminError> {
         if self.walks >= WALKS_MAX {
-            return Err(AdminError::Failed(
-                "slots of the cluster are moved all the time: run the command again when they stay"
-                    .to_owned(),
-            ));
+            return Err(AdminError::Failed(format!(
+                "the cluster changes all the time: run the command again when it stays as it is: {cause}"
+            )));
         }
         *self = Self { walks: self.walks + 1, ..Self::default() };
         Ok(())
@@ -297,12 +298,15 @@ impl StoreAdmin {
         };
         let (next, keys) = match connection.scan(scan.at, pattern, Some(kind)).await {
             Ok(step) => step,
-            Err(_) if self.cluster.is_some() => {
-                scan.again()?;
+            Err(error) => {
+                let error = classify(error);
+                if !self.may_have_changed(&error) {
+                    return Err(error.into());
+                }
+                scan.again(&error.to_string())?;
                 sleep(SETTLE_INTERVAL).await;
                 return Ok(Some((0, Vec::new())));
             }
-            Err(error) => return Err(error.into()),
         };
         scan.at = next;
         if next == 0 {
@@ -310,7 +314,7 @@ impl StoreAdmin {
         }
         if scan.node == scan.nodes {
             if self.settle().await? {
-                scan.again()?;
+                scan.again("slots were moved")?;
             } else {
                 scan.is_done = true;
             }
@@ -324,12 +328,13 @@ impl StoreAdmin {
         &mut self,
         node: usize,
         from: u64,
-    ) -> Result<(FoundReaders, u64), AdminError> {
+    ) -> Result<(FoundReaders, u64), StoreError> {
         let pattern = self.cursors_pattern();
         let Some(Node { connection, .. }) = self.nodes.get_mut(node) else {
             return Ok((Vec::new(), 0));
         };
-        let (next, keys) = connection.scan(from, &pattern, Some("hash")).await?;
+        let step = connection.scan(from, &pattern, Some("hash")).await;
+        let (next, keys) = step.map_err(classify)?;
         Ok((self.readers_of(&keys), next))
     }
 
@@ -412,9 +417,9 @@ impl StoreAdmin {
         self.find_nodes().await
     }
 
-    /// Returns whether it is a cluster.
-    pub(super) fn is_cluster(&self) -> bool {
-        self.cluster.is_some()
+    /// Returns whether a node of a cluster may be lost, or no master any more, by what it failed with.
+    pub(super) fn may_have_changed(&self, error: &StoreError) -> bool {
+        self.cluster.is_some() && may_be_elsewhere(error)
     }
 
     /// Returns which node has which partition, as a text that is equal as long as nothing changes.

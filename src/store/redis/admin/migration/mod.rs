@@ -50,6 +50,9 @@ const TRIMMED: &str = "entries of the stream were removed before they were read"
 const SLOTS_MOVED: &str = "slots of the cluster were moved";
 const NODE_LOST: &str = "a node of the cluster was lost";
 
+/// Time before everything is copied again after a node was lost.
+const LOST_NODE_PAUSE: Duration = Duration::from_secs(2);
+
 /// Problems that are named.
 const PROBLEMS_NAMED: u64 = 10;
 
@@ -265,8 +268,11 @@ impl Migration {
         let Some(Scan::At(from)) = self.scans.get(node).copied() else { return Ok(()) };
         let (found, next) = match self.source.readers_of_node(node, from).await {
             Ok(step) => step,
-            Err(_) if self.source.is_cluster() => return self.copy_again(NODE_LOST, report).await,
-            Err(error) => return Err(error),
+            Err(error) if self.source.may_have_changed(&error) => {
+                sleep(LOST_NODE_PAUSE).await;
+                return self.copy_again(&format!("{NODE_LOST}: {error}"), report).await;
+            }
+            Err(error) => return Err(error.into()),
         };
         for (partition, readers) in found {
             for readers in readers.chunks(READERS_AT_ONCE) {
