@@ -183,6 +183,21 @@ async fn a_stream_that_is_trimmed_unread_is_made_up_for_by_another_copy() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cursor_that_cannot_be_followed_is_named_at_the_end() {
+    let (from, subject) = filled(2).await;
+    let to = redis_of(2).await;
+    let mut following = Following::start(&from, &to).await;
+    to.run::<()>("SET markread:cursors:5000 x").await;
+    subject.mark_one(mark(5_000, 1, 1)).await;
+    following.wait_for("a cursor of 5000 cannot be put").await;
+    subject.mark_one(mark(5_001, 1, 1)).await;
+    wait_for_cursor(&to, 5_001, 1, 1).await;
+    following.signal(Signal::SIGTERM);
+    following.wait_for("not everything is copied: 1 problem").await;
+    assert_eq!(timeout(ENDS, following.process.wait()).await.unwrap().unwrap().code(), Some(1));
+}
+
 /// A server that was stopped marks when it goes on, before it looks at the layout.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_slept_through_the_move_can_mark_no_more() {

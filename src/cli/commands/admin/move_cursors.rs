@@ -49,10 +49,11 @@ pub(super) async fn run(from: &RedisMode, command: MoveCommand) -> Result<String
         () = interrupt.wait() => None,
         ended = move_all(from, &stream, &to, goal, &mut bar) => Some(ended),
     };
-    let MoveBar { progress, is_copied, .. } = bar;
+    let MoveBar { progress, is_copied, failed, .. } = bar;
     drop(progress);
     match ended {
         Some(ended) => ended,
+        None if failed > 0 => Err(not_copied(failed)),
         None if is_copied && goal == MoveGoal::Follow => Ok(
             "stopped: all cursors were copied; what advances from now on is copied by the next move"
                 .to_owned(),
@@ -78,8 +79,7 @@ async fn move_all(
     }
     let copied = migration.copy(&mut |report| bar.show(report)).await?;
     if copied.failed > 0 {
-        let problems = counted(copied.failed, "problem");
-        return Err(AdminError::Failed(format!("not everything is copied: {problems}")));
+        return Err(not_copied(copied.failed));
     }
     bar.is_copied = true;
     let line = format!("{}: all are copied", bar.describe(copied));
@@ -93,24 +93,32 @@ async fn move_all(
     Ok(line)
 }
 
+fn not_copied(failed: u64) -> AdminError {
+    AdminError::Failed(format!("not everything is copied: {}", counted(failed, "problem")))
+}
+
 /// The progress of a move.
 struct MoveBar {
     progress: Progress,
     began: Instant,
     said: Instant,
     is_copied: bool,
+    /// Cursors and readers that were not copied.
+    failed: u64,
 }
 
 impl MoveBar {
     fn new() -> Self {
         let (began, said) = (Instant::now(), Instant::now());
-        Self { progress: Progress::new(Some(SCAN_LENGTH)), began, said, is_copied: false }
+        let progress = Progress::new(Some(SCAN_LENGTH));
+        Self { progress, began, said, is_copied: false, failed: 0 }
     }
 
     fn show(&mut self, report: MoveReport<'_>) {
         match report {
             MoveReport::Line(line) => self.progress.say(&line),
             MoveReport::Progress { progress, scans } => {
+                self.failed = progress.failed;
                 let position = scans_position(scans);
                 self.progress.set(position, || self.describe(progress));
                 if self.progress.is_hidden() && self.said.elapsed() >= PROGRESS_INTERVAL {
