@@ -49,17 +49,19 @@ pub(super) async fn run(from: &RedisMode, command: MoveCommand) -> Result<String
         () = interrupt.wait() => None,
         ended = move_all(from, &stream, &to, goal, &mut bar) => Some(ended),
     };
-    let MoveBar { progress, is_copied, failed, .. } = bar;
+    let MoveBar { progress, is_copied, failed, is_shut_out, .. } = bar;
     drop(progress);
-    match ended {
+    let result = match ended {
         Some(ended) => ended,
         None if failed > 0 => Err(not_copied(failed)),
         None if is_copied && goal == MoveGoal::Follow => Ok(
             "stopped: all cursors were copied; what advances from now on is copied by the next move"
                 .to_owned(),
         ),
+        None if is_shut_out => Err(AdminError::Failed("interrupted".to_owned())),
         None => Err(AdminError::Failed("interrupted: run the command again to go on".to_owned())),
-    }
+    };
+    result.map_err(|error| if is_shut_out { AdminError::ShutOut(Box::new(error)) } else { error })
 }
 
 const NOT_MOVED: &str = "the cursors of this Redis were not moved: nothing was changed";
@@ -105,18 +107,21 @@ struct MoveBar {
     is_copied: bool,
     /// Cursors and readers that were not copied.
     failed: u64,
+    /// Whether the old servers are shut out, or are being.
+    is_shut_out: bool,
 }
 
 impl MoveBar {
     fn new() -> Self {
         let (began, said) = (Instant::now(), Instant::now());
         let progress = Progress::new(Some(SCAN_LENGTH));
-        Self { progress, began, said, is_copied: false, failed: 0 }
+        Self { progress, began, said, is_copied: false, failed: 0, is_shut_out: false }
     }
 
     fn show(&mut self, report: MoveReport<'_>) {
         match report {
             MoveReport::Line(line) => self.progress.say(&line),
+            MoveReport::ShutOut => self.is_shut_out = true,
             MoveReport::Progress { progress, scans } => {
                 self.failed = progress.failed;
                 let position = scans_position(scans);

@@ -35,6 +35,8 @@ pub enum AdminError {
     Failed(String),
     /// The same of the Redis that cursors are moved to.
     Destination(Box<AdminError>),
+    /// The same after a move has shut the old servers out.
+    ShutOut(Box<AdminError>),
 }
 
 impl AdminError {
@@ -43,7 +45,7 @@ impl AdminError {
         match self {
             Self::Layout(_) => true,
             Self::Failed(_) => false,
-            Self::Destination(error) => error.is_layout(),
+            Self::Destination(error) | Self::ShutOut(error) => error.is_layout(),
         }
     }
 
@@ -74,6 +76,11 @@ impl fmt::Display for AdminError {
             Self::Destination(error) => {
                 write!(f, "the destination: {}", name_destination_flags(&error.to_string()))
             }
+            Self::ShutOut(error) => write!(
+                f,
+                "{error} (the servers of --redis-url are shut out: run the command again with --finish \
+                 to go on, or with --undo alone to let them in)"
+            ),
         }
     }
 }

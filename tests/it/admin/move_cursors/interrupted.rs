@@ -129,6 +129,16 @@ async fn a_finish_that_is_killed_is_finished_by_the_next() {
     })
     .await;
     killed.kill().await.unwrap();
+    let mut away = Redis::start().await;
+    let url = away.url();
+    away.kill().await;
+    let failed = move_to(&from, &url, FINISH).await.failed();
+    assert!(failed.contains("are shut out: run the command again with --finish"), "{failed}");
+    to.run::<()>("SET markread:move x").await;
+    let failed = move_cursors(&from, &to, FINISH).await.failed();
+    assert!(failed.contains("WRONGTYPE") && failed.contains("are shut out: run"), "{failed}");
+    to.run::<()>("DEL markread:move").await;
+    to.run::<()>("FLUSHALL").await;
     let again = move_cursors(&from, &to, &[]).await;
     assert_eq!(again.status, Some(2), "{again:?}");
     let moved = move_cursors(&from, &to, FINISH).await.done();

@@ -56,6 +56,7 @@ impl Migration {
         }
         let began = Instant::now();
         if !was_moved {
+            report(MoveReport::ShutOut);
             self.shut_servers_out().await?;
             self.wait_until_quiet(report).await?;
             self.close_streams().await?;

@@ -108,6 +108,8 @@ pub enum MoveReport<'a> {
         /// The position of the SCAN of each Redis process; `None`: it is done.
         scans: &'a [Option<u64>],
     },
+    /// From now on the servers of the source are shut out.
+    ShutOut,
     /// A line for the operator.
     Line(String),
 }
@@ -136,16 +138,19 @@ impl Migration {
         report: Report<'_>,
     ) -> Result<Self, AdminError> {
         let mut source = StoreAdmin::connect_to_move(from, stream).await?;
+        let is_moved = source.partitions.iter().any(CursorAdmin::is_moved);
+        if is_moved {
+            if goal != MoveGoal::Finish {
+                return Err(AdminError::Layout(LayoutMismatch::Moved));
+            }
+            report(MoveReport::ShutOut);
+        }
         let (mut to, warnings) =
             StoreAdmin::connect_destination(to).await.map_err(AdminError::at_destination)?;
         if source.shares_a_node_with(&to) {
             return Err(AdminError::Failed(
                 "--to is the Redis of --redis-url: it must be another one".to_owned(),
             ));
-        }
-        let is_moved = source.partitions.iter().any(CursorAdmin::is_moved);
-        if is_moved && goal != MoveGoal::Finish {
-            return Err(AdminError::Layout(LayoutMismatch::Moved));
         }
         if goal == MoveGoal::Finish {
             for partition in &mut source.partitions {
