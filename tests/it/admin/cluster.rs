@@ -27,6 +27,10 @@ async fn import_into(cluster: &RedisCluster, text: &str) {
     let files = Files::new();
     let file = files.write("cursors.jsonl", text);
     on_cluster(cluster, &["import", &file]).await.done();
+    // A move wants to see the stream, which the first mark would have made.
+    let stream = format!("direct_message_mark_read_events:{{{}}}", tags(64)[0]);
+    let make = format!("XGROUP CREATE {stream} one 0 MKSTREAM");
+    cluster.run_on_key::<()>(&stream, &make).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

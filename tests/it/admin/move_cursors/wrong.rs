@@ -77,6 +77,47 @@ async fn wrong_sources_are_named() {
     move_cursors(&from, &to, FINISH).await.done();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn another_stream_than_the_servers_is_refused() {
+    let (from, subject) = filled(2).await;
+    let to = Redis::start().await;
+    from.run::<()>("XADD of_another * a b").await;
+    from.run::<()>("SET a_string x").await;
+    for (stream, said) in [
+        ("forgotten", "--stream forgotten is not there: the servers' --stream must be given"),
+        ("of_another", "--stream of_another has entries of other programs alone"),
+        ("a_string", "--stream a_string is not a stream"),
+    ] {
+        for flags in [&["--stream", stream][..], &["--stream", stream, "--finish"]] {
+            let refused = move_cursors(&from, &to, flags).await.failed();
+            assert!(refused.contains(said), "{refused}");
+        }
+    }
+    subject.mark_one(mark(64, 1, MESSAGE + 1)).await;
+    move_cursors(&from, &to, FINISH).await.done();
+    for words in [&["move", "--to", &to.url(), "--finish"][..], &["move", "--undo"]] {
+        let refused = admin(&from, &[words, &["--stream", "of_another"]].concat()).await.failed();
+        assert!(refused.contains("were moved with another --stream"), "{refused}");
+    }
+    let kinds = ["direct_message_mark_read_events", "markread:moved_events", "of_another"];
+    for (key, kind) in kinds.iter().zip(["string", "stream", "stream"]) {
+        assert_eq!(from.run::<String>(&format!("TYPE {key}")).await, kind, "{key}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_moved_is_not_moved_elsewhere() {
+    let (from, _subject) = filled(2).await;
+    let (to, other) = (Redis::start().await, Redis::start().await);
+    move_cursors(&from, &to, FINISH).await.done();
+    let refused = move_cursors(&from, &other, FINISH).await.failed();
+    assert!(refused.contains("were moved to another Redis than --to"), "{refused}");
+    assert_eq!(exported(&other).await.len(), 0);
+    move_cursors(&from, &to, FINISH).await.done();
+    admin(&from, &["move", "--undo"]).await.done();
+    move_cursors(&from, &other, FINISH).await.done();
+}
+
 /// The destination goes away while it is copied to, and comes back.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_destination_ends_the_command_which_then_goes_on() {

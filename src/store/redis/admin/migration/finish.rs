@@ -93,6 +93,9 @@ impl Migration {
     /// [`AdminError`].
     pub async fn undo(from: &RedisMode, stream: &str) -> Result<bool, AdminError> {
         let mut source = StoreAdmin::connect_to_move(from, stream).await?;
+        for partition in &mut source.partitions {
+            partition.check_earlier_move(None).await?;
+        }
         let mut was_moved = false;
         for partition in &mut source.partitions {
             was_moved |= partition.reopen().await?;
@@ -103,7 +106,7 @@ impl Migration {
     /// Writes into the layout of the source that its cursors are moved.
     pub(super) async fn shut_servers_out(&mut self) -> Result<(), AdminError> {
         for partition in &mut self.source.partitions {
-            partition.write_moved().await?;
+            partition.write_moved(&self.to_id).await?;
         }
         Ok(())
     }

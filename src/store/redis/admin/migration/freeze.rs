@@ -9,18 +9,19 @@ use std::sync::Arc;
 
 use redis::{RedisResult, cmd};
 
+use crate::domain::EntryId;
 use crate::store::redis::admin::AdminError;
 use crate::store::redis::admin::cursors::CursorAdmin;
 use crate::store::redis::connection::layout::MOVED;
 
-/// Sets another version in place of one. A full Redis refuses a script's first write if it needs memory, so
-/// that is one that does not.
+/// Sets another version in place of one, and notes the destination and the stream. A full Redis refuses a
+/// script's first write if it needs memory, so that is one that does not.
 const SET_VERSION: &str = "
     local version = redis.call('HGET', KEYS[1], 'version')
     if version == ARGV[2] then return 1 end
     if version ~= ARGV[1] then return 0 end
     redis.call('HDEL', KEYS[1], 'x')
-    redis.call('HSET', KEYS[1], 'version', ARGV[2])
+    redis.call('HSET', KEYS[1], 'version', ARGV[2], 'moved_to', ARGV[3], 'moved_stream', ARGV[4])
     return 1";
 
 /// Renames the stream, if it is there, and puts a string in its place.
@@ -37,6 +38,9 @@ const CLOSE_STREAM: &str = "
     redis.call('HDEL', KEYS[1], 'x')
     redis.call('SET', KEYS[2], 'moved')
     return redis.status_reply('OK')";
+
+/// Entries of the stream of which one must be an event.
+const STREAM_SAMPLE: usize = 100;
 
 /// Returns the commands of both that the user may not run.
 const MAY_CLOSE: &str = "
@@ -61,6 +65,7 @@ const REOPEN: &str = "
     end
     local reopened = tonumber(redis.call('HGET', KEYS[1], 'reopened') or '') or 0
     redis.call('HSET', KEYS[1], 'version', ARGV[1], 'reopened', reopened + 1)
+    redis.call('HDEL', KEYS[1], 'moved_to', 'moved_stream')
     return 1";
 
 /// Returns the ID of a store, and gives it one if it has none.
@@ -102,13 +107,62 @@ impl CursorAdmin {
         )))
     }
 
-    /// Writes into the layout that the cursors were moved.
-    pub(super) async fn write_moved(&mut self) -> Result<(), AdminError> {
+    /// Checks that the stream has this name, by which servers note what advances, if it is there. Returns
+    /// whether it is.
+    pub(super) async fn check_stream(&mut self) -> Result<bool, AdminError> {
+        let shared = Arc::clone(&self.shared);
+        let stream = shared.keys.stream();
+        let mut ask = cmd("TYPE");
+        ask.arg(stream);
+        let kind: String = self.connection.query(&ask).await?;
+        match &*kind {
+            "none" => return Ok(false),
+            "stream" => {}
+            _ => return Err(AdminError::Failed(format!("--stream {stream} is not a stream"))),
+        }
+        let first = self.entries(&shared.keys, EntryId::ZERO, STREAM_SAMPLE).await?;
+        if first.count > 0 && first.events.is_empty() {
+            return Err(AdminError::Failed(format!(
+                "--stream {stream} has entries of other programs alone: the servers' --stream must be given"
+            )));
+        }
+        Ok(true)
+    }
+
+    /// Checks that an earlier move, which may have been interrupted, was one of this stream, and to this
+    /// destination if it is given.
+    pub(super) async fn check_earlier_move(&mut self, to: Option<&str>) -> Result<(), AdminError> {
+        if !self.is_moved() {
+            return Ok(());
+        }
+        let mut read = cmd("HMGET");
+        read.arg(self.shared.keys.layout()).arg("moved_to").arg("moved_stream");
+        let (moved_to, stream): (Option<String>, Option<String>) =
+            self.connection.query(&read).await?;
+        let given = self.shared.keys.stream();
+        if let Some(stream) = stream.filter(|stream| stream != given) {
+            return Err(AdminError::Failed(format!(
+                "the cursors were moved with another --stream: {stream}, not {given}"
+            )));
+        }
+        if to.is_some_and(|to| moved_to.is_some_and(|moved_to| moved_to != to)) {
+            return Err(AdminError::Failed(
+                "the cursors were moved to another Redis than --to, or that was flushed since: give that \
+                 one, or let the old servers in with --undo first"
+                    .to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Writes into the layout that the cursors were moved to this destination.
+    pub(super) async fn write_moved(&mut self, to: &str) -> Result<(), AdminError> {
         let Some((before, moved)) = MOVED.iter().find(|(before, _)| *before == self.version) else {
             return Ok(());
         };
         let mut change = cmd("EVAL");
         change.arg(SET_VERSION).arg(1).arg(self.shared.keys.layout()).arg(before).arg(moved);
+        change.arg(to).arg(self.shared.keys.stream());
         if !self.connection.query::<bool>(&change).await? {
             return Err(changed_meanwhile());
         }

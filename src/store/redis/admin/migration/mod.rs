@@ -68,6 +68,7 @@ pub struct Migration {
     is_settled: bool,
     followers: Vec<Follower>,
     source_id: String,
+    to_id: String,
     copies: u32,
     progress: MoveProgress,
     saved_at: Instant,
@@ -152,10 +153,17 @@ impl Migration {
                 "--to is the Redis of --redis-url: it must be another one".to_owned(),
             ));
         }
+        let to_id = to.first()?.identify().await.map_err(AdminError::of_destination)?;
+        for partition in &mut source.partitions {
+            partition.check_earlier_move(Some(&to_id)).await?;
+        }
         if goal == MoveGoal::Finish {
             for partition in &mut source.partitions {
                 partition.check_may_close().await?;
             }
+        }
+        if !is_moved {
+            Self::check_streams(&mut source).await?;
         }
         let source_id = source.first()?.identify().await?;
         let state = MoveState::load(to.first()?).await.map_err(AdminError::of_destination)?;
@@ -182,6 +190,7 @@ impl Migration {
             to,
             followers: Vec::new(),
             source_id,
+            to_id,
             copies: 0,
             progress: MoveProgress::default(),
             saved_at: now,
@@ -198,6 +207,23 @@ impl Migration {
         }
         report(MoveReport::Line("going on where the move was interrupted".to_owned()));
         Ok(migration)
+    }
+
+    /// Checks that what advances is noted in the streams of the given name. Without any, a name that was
+    /// forgotten cannot be told from a store in which nobody has marked.
+    async fn check_streams(source: &mut StoreAdmin) -> Result<(), AdminError> {
+        let mut is_there = false;
+        for partition in &mut source.partitions {
+            is_there |= partition.check_stream().await?;
+        }
+        if is_there || !source.has_cursors().await? {
+            return Ok(());
+        }
+        let stream = source.first()?.shared.keys.stream().to_owned();
+        Err(AdminError::Failed(format!(
+            "--stream {stream} is not there: the servers' --stream must be given. If nobody has ever marked \
+             here, start serve and mark once"
+        )))
     }
 
     /// Returns whether the cursors were moved already, or a move was interrupted while it was finished.
