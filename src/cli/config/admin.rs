@@ -58,6 +58,12 @@ impl MoveArgs {
     fn command(self) -> Result<(AdminRedisArgs, AdminCommand), String> {
         let Self { to, destination, follow, finish, undo, stream, redis } = self;
         if undo {
+            if !to.is_empty() {
+                return Err(
+                    "--undo takes no --to: it lets servers use the Redis of --redis-url again"
+                        .to_owned(),
+                );
+            }
             return Ok((redis, AdminCommand::Move(MoveCommand::Undo { stream })));
         }
         if to.is_empty() {

@@ -43,7 +43,7 @@ pub use self::admin::{
     AdminError, CursorAdmin, CursorErasure, Erasure, EventErasure, FoundReaders, KeyProgress,
     LayoutAdmin, Migration, MoveGoal, MoveProgress, MoveReport, MoveSummary, Progress, PutError,
     PutOutcome, PutReply, PutRule, ReaderProblem, RecipientErasure, StoreAdmin, StoreScan,
-    name_destination_flags,
+    name_destination_flags, printable,
 };
 pub use self::connection::address::{RedisAddress, RedisFiles, RedisFlags};
 pub use self::connection::layout::LayoutMismatch;

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use crate::domain::{CursorRecord, UserId};
-use crate::store::redis::{AdminError, PutRule, RedisMode};
+use crate::store::redis::{AdminError, PutRule, RedisMode, printable};
 
 mod cursors;
 mod erase;
@@ -75,7 +75,7 @@ pub(crate) async fn run(
 
 /// Says something that is not the result on standard error, where nobody may read it.
 fn say(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
+    let _ = writeln!(io::stderr(), "{}", printable(line));
 }
 
 /// Returns a number with its noun: "1 cursor", "2 cursors".

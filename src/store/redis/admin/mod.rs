@@ -72,7 +72,7 @@ impl fmt::Display for AdminError {
                 )
             }
             Self::Layout(mismatch) => mismatch.write_for("this command", f),
-            Self::Failed(problem) => f.write_str(problem),
+            Self::Failed(problem) => f.write_str(&printable(problem)),
             Self::Destination(error) => {
                 write!(f, "the destination: {}", name_destination_flags(&error.to_string()))
             }
@@ -83,6 +83,30 @@ impl fmt::Display for AdminError {
             ),
         }
     }
+}
+
+/// Longest text of an error, in bytes.
+const TEXT_MAX: usize = 500;
+
+/// Longest part of it that Redis has said.
+const REPLY_MAX: usize = 200;
+
+/// Returns a text without what a terminal would obey: parts of it are Redis's, or a Sentinel's.
+pub fn printable(text: &str) -> String {
+    let escape = |character: char| match character {
+        // They are harmless, and own texts have them.
+        '"' | '\'' | '\\' => character.to_string(),
+        _ => character.escape_debug().to_string(),
+    };
+    cut(&text.chars().map(escape).collect::<String>(), TEXT_MAX)
+}
+
+fn cut(text: &str, max: usize) -> String {
+    if text.len() <= max {
+        return text.to_owned();
+    }
+    let end = (0..=max).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    format!("{}…", text.get(..end).unwrap_or_default())
 }
 
 /// Replaces the names of flags in a text by those of the Redis that cursors are moved to.
@@ -101,12 +125,28 @@ pub fn name_destination_flags(text: &str) -> String {
 
 impl From<RedisError> for AdminError {
     fn from(error: RedisError) -> Self {
-        Self::Failed(classify(error).to_string())
+        classify(error).into()
     }
 }
 
 impl From<StoreError> for AdminError {
     fn from(error: StoreError) -> Self {
-        Self::Failed(error.to_string())
+        Self::Failed(cut(&error.to_string(), REPLY_MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_redis_says_is_escaped_and_cut() {
+        let reply = format!("ERR \u{1b}[2J \"it's\" \u{202e}\n{}", "é".repeat(300));
+        let error = AdminError::from(StoreError::corrupt(reply)).at_destination();
+        let text = error.to_string();
+        assert!(text.contains("ERR \\u{1b}[2J \"it's\" \\u{202e}\\n"), "{text}");
+        assert!(!text.chars().any(char::is_control) && text.len() < 300, "{text}");
+        let own = AdminError::Failed("x".repeat(2 * TEXT_MAX)).to_string();
+        assert_eq!(own.len(), TEXT_MAX + "…".len());
     }
 }
