@@ -250,11 +250,11 @@ impl Cluster {
         }
         let owners = topology.owners();
         let owner = |slot: u16| owners.get(usize::from(slot)).copied().flatten().map(key);
-        let node_of = |master: &Option<&Master>| {
-            let running = nodes.get(&key((*master)?))?;
+        let node_of = |master: Option<&Master>| {
+            let running = nodes.get(&key(master?))?;
             Some(Arc::clone(&running.node))
         };
-        self.table.store(Arc::new(SlotTable(owners.iter().map(node_of).collect())));
+        self.table.store(Arc::new(SlotTable(owners.iter().copied().map(node_of).collect())));
         let mut moved = 0;
         let mut served: HashMap<NodeKey, Vec<_>> = HashMap::new();
         let is_counted = self.is_counted.load(Ordering::Relaxed);

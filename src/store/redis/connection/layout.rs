@@ -186,9 +186,13 @@ pub(crate) fn placement_before_move(
 #[derive(Debug, Default)]
 pub(crate) struct KnownLayout {
     placement: ArcSwapOption<Placement>,
-    /// Once the cursors were moved to another Redis: the layout's `reopened` at that time.
-    moved: Mutex<Option<Option<String>>>,
+    /// Once the cursors were moved to another Redis.
+    moved: Mutex<Option<Reopened>>,
 }
+
+/// The layout's `reopened` when the cursors were moved, if it had one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Reopened(Option<String>);
 
 impl KnownLayout {
     /// Reads the layout, and writes it if it is absent, as [`check`] does. Once it has named cursors that were
@@ -201,7 +205,7 @@ impl KnownLayout {
     ) -> RedisResult<Layout> {
         if let Some(before) = self.latched() {
             let (_, reopened) = reopened(connection, keys).await?;
-            if reopened.is_none() || reopened == before {
+            if reopened.is_none() || Reopened(reopened) == before {
                 return Ok(Layout { was_absent: false, placement: Err(LayoutMismatch::Moved) });
             }
             self.latch(None);
@@ -210,16 +214,16 @@ impl KnownLayout {
         if read.placement == Err(LayoutMismatch::Moved)
             && let (true, reopened) = reopened(connection, keys).await?
         {
-            self.latch(Some(reopened));
+            self.latch(Some(Reopened(reopened)));
         }
         Ok(read)
     }
 
-    fn latched(&self) -> Option<Option<String>> {
+    fn latched(&self) -> Option<Reopened> {
         self.moved.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn latch(&self, reopened: Option<Option<String>>) {
+    fn latch(&self, reopened: Option<Reopened>) {
         *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = reopened;
     }
 
