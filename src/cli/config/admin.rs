@@ -1,6 +1,6 @@
 //! Validates the settings of `markread admin`.
 
-use super::redis::redis_mode;
+use super::redis::{check_stream, redis_mode};
 use crate::cli::args::{
     AdminArgs, AdminRedisArgs, CursorsArgs, DestinationArgs, EraseArgs, ExportArgs, ImportArgs,
     MoveArgs, RedisArgs, SetArgs,
@@ -13,6 +13,11 @@ use crate::store::redis::{MoveGoal, PutRule, RedisMode, name_destination_flags};
 
 impl AdminArgs {
     pub(in crate::cli) fn validate(self) -> Result<(RedisMode, AdminCommand), String> {
+        let stream = match &self {
+            Self::Move(MoveArgs { stream, .. }) => Some(stream.clone()),
+            Self::Erase(EraseArgs { events: true, stream, .. }) => Some(stream.clone()),
+            _ => None,
+        };
         let (AdminRedisArgs { redis_url, redis }, command) = match self {
             Self::UpgradeLayout(args) => (args, AdminCommand::Layout(LayoutCommand::Upgrade)),
             Self::DowngradeLayout(args) => (args, AdminCommand::Layout(LayoutCommand::Downgrade)),
@@ -32,7 +37,9 @@ impl AdminArgs {
                 (redis, AdminCommand::Import { source, skip_lines })
             }
         };
-        Ok((redis_mode(&redis_url, &redis)?, command))
+        let mode = redis_mode(&redis_url, &redis)?;
+        stream.map_or(Ok(()), |stream| check_stream(&mode, &stream))?;
+        Ok((mode, command))
     }
 }
 

@@ -32,6 +32,16 @@ pub(super) fn redis_mode(urls: &[String], redis: &RedisArgs) -> Result<RedisMode
     Ok(mode)
 }
 
+/// Checks the name of the stream, to which a cluster's partitions append their hash tags.
+pub(super) fn check_stream(mode: &RedisMode, stream: &str) -> Result<(), String> {
+    if matches!(mode, RedisMode::Cluster(_)) && stream.contains(['{', '}']) {
+        return Err("--stream contains a brace, and --redis-mode is cluster: the stream of each \
+                    partition has a hash tag of its own"
+            .to_owned());
+    }
+    Ok(())
+}
+
 impl RedisArgs {
     /// Flags that are about Redis, and whether each is set.
     pub(super) fn flags(&self) -> impl Iterator<Item = (&'static str, bool)> {

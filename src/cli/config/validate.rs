@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::redis::redis_mode;
+use super::redis::{check_stream, redis_mode};
 use super::traces;
 use super::{Backend, ServeConfig, TokenConfig};
 use crate::cli::args::{ExpectedArgs, ServeArgs, TokenArgs};
@@ -13,7 +13,7 @@ use crate::edge::guard::EdgeRate;
 use crate::files::{problem, read};
 use crate::identity::jwt::{ExpectedClaims, Secret};
 use crate::net::listener::Limits;
-use crate::store::redis::{Ack, RedisConfig, RedisMode};
+use crate::store::redis::{Ack, RedisConfig};
 
 const DEFAULT_REPLICAS_ACK_TIMEOUT: Duration = Duration::from_millis(100);
 
@@ -113,11 +113,7 @@ impl ServeArgs {
             });
         }
         let mode = redis_mode(&self.redis_url, &self.redis)?;
-        if matches!(mode, RedisMode::Cluster(_)) && self.stream.contains('{') {
-            return Err("--stream contains {, and --redis-mode is cluster: the stream of each \
-                        partition has a hash tag of its own"
-                .to_owned());
-        }
+        check_stream(&mode, &self.stream)?;
         Ok(Backend::Redis(Box::new(RedisConfig {
             mode,
             stream: self.stream.clone(),
