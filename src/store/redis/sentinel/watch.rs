@@ -3,12 +3,12 @@
 use std::convert::Infallible;
 use std::future::pending;
 use std::pin::pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use redis::{AsyncConnectionConfig, PushInfo, PushKind};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::claims::{Claim, Claims, Move};
@@ -31,6 +31,8 @@ const RETRY_MAX: Duration = Duration::from_secs(2);
 struct Heard {
     claims: Mutex<Claims>,
     news: Notify,
+    /// Of any Sentinel: then all are asked, since the one that leads a failover knows before it tells.
+    announcements: watch::Sender<()>,
 }
 
 impl Heard {
@@ -53,7 +55,8 @@ impl Sentinels {
     pub(crate) async fn moved(&self) -> String {
         let Some(used) = self.used() else { return pending().await };
         let claims = Mutex::new(Claims::new(self.count()));
-        let heard = Heard { claims, news: Notify::new() };
+        let (news, announcements) = Default::default();
+        let heard = Heard { claims, news, announcements };
         let hear_all =
             join_all((0..self.count()).map(|sentinel| self.keep_hearing(sentinel, &heard)));
         let place = tokio::select! {
@@ -115,16 +118,16 @@ impl Sentinels {
         }
     }
 
-    /// Listens to one Sentinel, and asks it after each announcement.
+    /// Listens to one Sentinel, and asks it after each announcement of any.
     async fn hear(&self, sentinel: usize, heard: &Heard) -> Result<Infallible, String> {
         let address = self.address(sentinel)?;
-        let announced = Arc::new(Notify::new());
-        let notify = Arc::clone(&announced);
+        let announcements = heard.announcements.clone();
+        let mut announced = announcements.subscribe();
         let config =
             AsyncConnectionConfig::new().set_push_sender(move |push: PushInfo| -> Result<(), ()> {
-                // Whatever it is about: the Sentinel is asked.
+                // Whatever it is about: the Sentinels are asked.
                 if matches!(push.kind, PushKind::Message | PushKind::Disconnection) {
-                    notify.notify_one();
+                    announcements.send_replace(());
                 }
                 Ok(())
             });
@@ -137,7 +140,7 @@ impl Sentinels {
             let asked = timeout(ANSWER_MAX, ask(&mut connection, &self.group.master_name)).await;
             heard.set(sentinel, Some(asked.map_err(no_answer)??));
             tokio::select! {
-                () = announced.notified() => {}
+                _ = announced.changed() => {}
                 () = sleep(ASK_INTERVAL) => {}
             }
         }
