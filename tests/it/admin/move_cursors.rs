@@ -276,6 +276,9 @@ async fn a_move_is_undone_and_done_again() {
     assert_eq!(refused.status, Some(2), "{refused:?}");
     assert!(refused.stderr.contains("were moved to another one"), "{refused:?}");
 
+    let refused = admin(&from, &["move", "--undo", "--to", &to.url()]).await;
+    assert_eq!(refused.status, Some(2), "{refused:?}");
+    assert!(refused.stderr.contains("--undo takes no --to"), "{refused:?}");
     let undone = admin(&from, &["move", "--undo"]).await.done();
     assert_eq!(undone, "servers may use this Redis again\n");
     // The store has an ID since.

@@ -134,11 +134,11 @@ async fn a_finish_that_is_killed_is_finished_by_the_next() {
     away.kill().await;
     let failed = move_to(&from, &url, FINISH).await.failed();
     assert!(failed.contains("are shut out: run the command again with --finish"), "{failed}");
+    to.run::<()>("RENAME markread:move kept").await;
     to.run::<()>("SET markread:move x").await;
     let failed = move_cursors(&from, &to, FINISH).await.failed();
     assert!(failed.contains("WRONGTYPE") && failed.contains("are shut out: run"), "{failed}");
-    to.run::<()>("DEL markread:move").await;
-    to.run::<()>("FLUSHALL").await;
+    to.run::<()>("RENAME kept markread:move").await;
     let again = move_cursors(&from, &to, &[]).await;
     assert_eq!(again.status, Some(2), "{again:?}");
     let moved = move_cursors(&from, &to, FINISH).await.done();
