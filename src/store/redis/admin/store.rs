@@ -27,6 +27,9 @@ use crate::store::redis::probe::durability;
 /// How often all keys are walked through again, since slots were moved meanwhile.
 const WALKS_MAX: u32 = 5;
 
+/// How often a partition's master is looked for when a command begins.
+const MASTER_TRIES: u32 = 10;
+
 /// Time between two looks while slots are on their way between the nodes of a cluster.
 const SETTLE_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -91,6 +94,21 @@ impl StoreScan {
 enum IfAbsent {
     Write,
     Leave,
+}
+
+/// Connects to the master of a partition. While its slot goes from one to another, there may be none.
+async fn of_partition(
+    masters: &Arc<Masters>,
+    partition: usize,
+) -> Result<AdminConnection, AdminError> {
+    for _ in 0..MASTER_TRIES {
+        if let Ok(connection) = AdminConnection::of_partition(masters, partition) {
+            return Ok(connection);
+        }
+        sleep(SETTLE_INTERVAL).await;
+        masters.look().await.map_err(AdminError::Failed)?;
+    }
+    AdminConnection::of_partition(masters, partition)
 }
 
 impl fmt::Debug for StoreAdmin {
@@ -191,7 +209,7 @@ impl StoreAdmin {
             let masters = Masters::connect(seeds, AdminConnection::config()).await;
             let masters = masters.map_err(AdminError::Failed)?;
             for (number, tag) in masters.tags().iter().enumerate() {
-                let connection = AdminConnection::of_partition(&masters, number)?;
+                let connection = of_partition(&masters, number).await?;
                 let partition = Partition::Tagged { tag: tag.tag, count: seeds.partitions };
                 partitions.push(CursorAdmin::new(connection, keys(partition), &scripts));
             }
