@@ -42,7 +42,12 @@ async fn readyz(State(ops): State<Ops>) -> impl IntoResponse {
 
 /// Returns a line of the page. Its text may quote an error of Redis.
 fn line(kind: &str, text: &str) -> String {
-    format!("{kind}{}\n", text.escape_debug())
+    let escaped = text.chars().map(|character| match character {
+        // Nothing ends at a quotation mark here.
+        '\'' | '"' => character.to_string(),
+        _ => character.escape_debug().to_string(),
+    });
+    format!("{kind}{}\n", escaped.collect::<String>())
 }
 
 async fn metrics_page(State(ops): State<Ops>) -> impl IntoResponse {
@@ -61,9 +66,9 @@ mod tests {
 
     #[tokio::test]
     async fn what_redis_said_stays_in_its_line() {
-        let text = "ERR\nnot ready: \u{1b}[2J";
+        let text = "ERR 'x'\nnot ready: \u{1b}[2J";
         let warning = StoreHealth::Ready { warnings: vec![text.into()] };
-        let shown = "ERR\\nnot ready: \\u{1b}[2J\n";
+        let shown = "ERR 'x'\\nnot ready: \\u{1b}[2J\n";
         for (store, expected) in [
             (warning, format!("ok\nwarning: {shown}")),
             (StoreHealth::Away(text.to_owned()), format!("not ready: {shown}")),
