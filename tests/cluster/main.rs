@@ -12,6 +12,7 @@
     reason = "a test that cannot go on panics, and prints its accounts"
 )]
 
+mod access;
 mod accounts;
 mod bad_input;
 mod crowd;

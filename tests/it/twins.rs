@@ -218,7 +218,7 @@ fn the_embedded_store_and_redis_are_twins() {
 fn the_embedded_store_and_a_cluster_are_twins() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let cluster = Arc::new(runtime.block_on(RedisCluster::start(3, 0)));
-    let config = Config { cases: 20, failure_persistence: None, ..Config::default() };
+    let config = Config { cases: 8, failure_persistence: None, ..Config::default() };
     let held = TestRunner::new(config).run(&(lists(), stored()), |(lists, stored)| {
         runtime.block_on(async {
             let in_memory = run(&Subject::memory(LIMIT), &lists, &stored).await;
