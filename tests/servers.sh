@@ -20,18 +20,23 @@ run_on_server() {
     for lacking in "$@"; do skip+=(--skip "$lacking"); done
     printf '\n--- %s, %d tests left out%s\n' "$name" $# "${*:+: it lacks what they need: $*}"
     MARKREAD_TEST_REDIS_SERVER=$server cargo test --locked --workspace --no-fail-fast --test it -- \
-        --test-threads=4 "${store_tests[@]}" "${skip[@]}"
+        --test-threads=3 "${store_tests[@]}" "${skip[@]}"
 }
 
-# Runs the tests of the store on each server. All run, whichever fails.
+# Runs the tests of the store on all servers at the same time, since tests wait more than they work. All run,
+# whichever fails.
 run_on_servers() {
-    local failed=0
+    local failed=0 logs process processes=()
     install_for_tests
     install_servers
     build_tests
-    run_on_server "Redis 8" "$MARKREAD_TEST_REDIS8" || failed=1
-    run_on_server "Valkey 8" "$MARKREAD_TEST_VALKEY8" || failed=1
-    run_on_server "Valkey 9" "$MARKREAD_TEST_VALKEY9" "${valkey9_lacks[@]}" || failed=1
+    logs=$(mktemp -d)
+    run_on_server "Redis 8" "$MARKREAD_TEST_REDIS8" >"$logs/1" 2>&1 & processes+=($!)
+    run_on_server "Valkey 8" "$MARKREAD_TEST_VALKEY8" >"$logs/2" 2>&1 & processes+=($!)
+    run_on_server "Valkey 9" "$MARKREAD_TEST_VALKEY9" "${valkey9_lacks[@]}" >"$logs/3" 2>&1 & processes+=($!)
+    for process in "${processes[@]}"; do wait "$process" || failed=1; done
+    cat "$logs"/*
+    rm -r "$logs"
     return "$failed"
 }
 

@@ -14,8 +14,8 @@ use crate::store::redis::{MoveGoal, PutRule, RedisMode, name_destination_flags};
 impl AdminArgs {
     pub(in crate::cli) fn validate(self) -> Result<(RedisMode, AdminCommand), String> {
         let stream = match &self {
-            Self::Move(MoveArgs { stream, .. }) => Some(stream.clone()),
-            Self::Erase(EraseArgs { events: true, stream, .. }) => Some(stream.clone()),
+            Self::Move(MoveArgs { stream, .. })
+            | Self::Erase(EraseArgs { events: true, stream, .. }) => Some(stream.clone()),
             _ => None,
         };
         let (AdminRedisArgs { redis_url, redis }, command) = match self {

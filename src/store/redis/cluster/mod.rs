@@ -304,11 +304,10 @@ impl Cluster {
                 true
             }
             Ok(Err(mismatch)) if !was_counted => return Ok(Counted::Other(mismatch)),
-            // Partitions are served already, by what their layouts say.
-            Ok(Err(_)) => true,
             // The layout of a partition says it too: where it is depends on the number.
             Err(cause) if !was_counted && !self.has_layout().await => return Err(cause),
-            Err(_) => true,
+            // Partitions are served already, by what their layouts say.
+            Ok(Err(_)) | Err(_) => true,
         };
         self.is_counted.store(counted, Ordering::Relaxed);
         Ok(if was_counted { Counted::Before } else { Counted::Now })
