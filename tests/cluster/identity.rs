@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use markread_harness::cluster::tags;
 use markread_harness::redis::default_server;
-use markread_harness::{Redis, RedisCluster, Server, eventually};
+use markread_harness::{Redis, RedisCluster, Server, eventually, free_port};
 
 use crate::{PARTITIONS, one_reader_each};
 
@@ -33,7 +33,8 @@ async fn a_node_of_another_cluster_at_a_known_address_is_not_used() {
     let port = cluster.node(1).port;
     cluster.node_mut(1).kill().await;
     // It has all slots, of a later epoch.
-    let mut other = Redis::down(&["--cluster-enabled", "yes"]);
+    let bus = free_port().to_string();
+    let mut other = Redis::down(&["--cluster-enabled", "yes", "--cluster-port", &bus]);
     other.port = port;
     other.restart().await;
     other.run::<()>("CLUSTER ADDSLOTSRANGE 0 16383").await;

@@ -87,7 +87,8 @@ async fn a_database_that_redis_does_not_have_is_named() {
     server.wait_until_ready().await;
     server.caller(READER).mark(RECIPIENT, MESSAGE).await.unwrap();
 
-    let cluster = Redis::with(&["--cluster-enabled", "yes"]).await;
+    let bus = free_port().to_string();
+    let cluster = Redis::with(&["--cluster-enabled", "yes", "--cluster-port", &bus]).await;
     let server = Server::at(&format!("{}/1", cluster.url()), &[], &[]).await;
     eventually("the page says why", NOTICED, async || {
         let (status, cause) = server.get("/readyz").await;
