@@ -26,7 +26,7 @@ struct Bench {
     message: u64,
 }
 
-/// What a load has taken.
+/// The time and the CPU that a load took.
 struct Load {
     sent_at: Vec<Instant>,
     redis_us: f64,
@@ -138,7 +138,7 @@ impl Bench {
         }
     }
 
-    /// How often streams were read.
+    /// Number of reads of streams.
     async fn reads(&self) -> u64 {
         let mut reads = 0;
         for node in self.cluster.nodes() {

@@ -27,7 +27,7 @@ struct Way<'a> {
     callers: u64,
 }
 
-/// What one way has done in one round.
+/// The figures of one way in one round.
 struct Round {
     rate: f64,
     redis_us: f64,
