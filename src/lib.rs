@@ -7,7 +7,7 @@
 //! ```text
 //! cli                    flags, serve, the other commands; uses client
 //! edge  ops              the front door: gRPC and HTTP; health and the operators' pages
-//! service                the one place that decides; watches
+//! service  relay         the one place that decides, watches; webhooks
 //! identity  store        authentication; cursors, quotas and events, in Redis or in memory
 //! net                    connections, TLS
 //! telemetry              logs, spans, metrics
@@ -41,6 +41,9 @@ pub mod net;
 #[cfg(feature = "server")]
 #[doc(hidden)]
 pub mod ops;
+#[cfg(feature = "server")]
+#[doc(hidden)]
+pub mod relay;
 #[cfg(feature = "server")]
 #[doc(hidden)]
 pub mod service;

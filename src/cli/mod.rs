@@ -94,6 +94,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Exit> 
         CliCommand::Admin(args) => {
             args.validate().map(|(mode, command)| Command::Admin(Box::new(mode), command))
         }
+        CliCommand::Relay(_) | CliCommand::Webhook(_) => Err("not wired yet".to_owned()),
         CliCommand::Healthcheck(args) => args.validate(),
     };
     command.map_err(|problem| Exit::Usage(one_line(&problem)))

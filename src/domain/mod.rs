@@ -15,6 +15,8 @@ mod refusal;
 mod users;
 #[cfg(feature = "server")]
 mod watch_position;
+#[cfg(feature = "server")]
+mod webhook;
 
 pub use self::cursor_record::CursorRecord;
 pub use self::entry_id::{EntryId, InvalidEntryId};
@@ -37,3 +39,5 @@ pub use self::users::{
 };
 #[cfg(feature = "server")]
 pub use self::watch_position::{MAX_PARTITIONS, RESUME_BACK_MS, Start, WatchPosition};
+#[cfg(feature = "server")]
+pub use self::webhook::{DeliveryId, InvalidDeliveryId, InvalidWebhookName, WebhookName};

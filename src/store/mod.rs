@@ -17,6 +17,7 @@ use crate::telemetry::Traceparent;
 
 pub mod memory;
 pub mod redis;
+pub mod relay;
 
 mod entries;
 mod error;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: [&[&str]; 9] = [
     &["cli"],
     &["edge", "ops"],
-    &["service"],
+    &["service", "relay"],
     &["identity", "store"],
     &["net"],
     &["telemetry"],

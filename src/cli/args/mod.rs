@@ -17,12 +17,17 @@ pub(in crate::cli) use self::client::{
 };
 pub(in crate::cli) use self::empty::parse;
 pub(in crate::cli) use self::redis::{ModeName, RedisArgs};
+pub(in crate::cli) use self::relay::{
+    CheckArgs, ListArgs, ReceiveArgs, RedeliverArgs, RelayArgs, SubscribeArgs, TargetArgs,
+    WebhookArgs,
+};
 pub(in crate::cli) use self::serve::ServeArgs;
 
 mod admin;
 mod client;
 mod empty;
 mod redis;
+mod relay;
 mod serve;
 
 /// Shortest duration but zero: timers count in milliseconds.
@@ -62,6 +67,12 @@ pub(in crate::cli) enum CliCommand {
     /// Reads and changes what is in Redis, for operators.
     #[command(subcommand)]
     Admin(Box<AdminArgs>),
+    /// Delivers mark-read events to webhooks.
+    #[command(after_help = TRACES)]
+    Relay(Box<RelayArgs>),
+    /// Subscribes users to webhooks, checks webhooks, and sends dead letters again.
+    #[command(subcommand)]
+    Webhook(Box<WebhookArgs>),
     /// Exits with status 0 if a server answers SERVING, otherwise 1: readiness, for images without a
     /// shell.
     Healthcheck(HealthcheckArgs),

@@ -1,0 +1,80 @@
+//! A webhook's receiver: what is sent to it, and what it answers.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::domain::DeliveryId;
+
+/// What is sent.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// Its ID, the same at every attempt.
+    pub id: DeliveryId,
+    /// The body: the payload with `for_user_id` in front.
+    pub body: Bytes,
+}
+
+/// Result of one attempt to deliver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Attempt {
+    /// It was answered 2xx in time.
+    Delivered(u16),
+    /// 410: the receiver wants no more.
+    Gone,
+    /// It is to be sent again.
+    Failed(Failure),
+}
+
+/// Why an attempt failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The kind: a label of metrics.
+    pub kind: FailureKind,
+    /// Status of the response, if there was one.
+    pub status: Option<u16>,
+    /// What happened, for people. It quotes nothing of the receiver's.
+    pub detail: String,
+    /// The time that the receiver asked to wait, already bounded (`retry-after`).
+    pub retry_after: Option<Duration>,
+}
+
+/// Kinds of failures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureKind {
+    /// A status other than 2xx, 410, 429, 502, 504.
+    Status,
+    /// 429, 502 or 504: the receiver is to be sent less.
+    Throttled,
+    /// No complete response in time.
+    Timeout,
+    /// The name has no address, the connection could not be made, or broke.
+    Connection,
+    /// The address is not allowed.
+    Address,
+    /// TLS failed.
+    Tls,
+    /// The response is too large, or is not HTTP.
+    Response,
+}
+
+/// Result of a check (CRC).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// The token was right.
+    Passed,
+    /// A wrong token, a redirect or a TLS error: the webhook is paused at once. For people.
+    Refused(String),
+    /// Any other failure, which may pass. For people.
+    Failed(String),
+}
+
+/// Sends to one webhook. Every call ends in bounded time and memory.
+#[async_trait::async_trait]
+pub trait Receiver: Send + Sync {
+    /// Attempts to deliver once.
+    async fn deliver(&self, delivery: &Delivery) -> Attempt;
+
+    /// Checks that the receiver knows the secret.
+    async fn check(&self) -> Check;
+}
