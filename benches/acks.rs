@@ -16,7 +16,9 @@ use std::time::{Duration, Instant};
 
 use markread::domain::{Mark, RateLimit, USER_OBJECT_MAX_BYTES};
 use markread::net::workers::Workers;
-use markread::store::redis::{Ack, RedisAddress, RedisConfig, RedisFiles, RedisMode, RedisStore};
+use markread::store::redis::{
+    Access, Ack, RedisAddress, RedisConfig, RedisFiles, RedisMode, RedisStore,
+};
 use markread::store::{Marks, StoreHealth};
 use markread_harness::{Redis, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -139,6 +141,7 @@ async fn connect(redis: &Redis, ack: Ack) -> Arc<RedisStore> {
         rate_limit: MANY,
         read_rate_limit: MANY,
         ack: Some(ack),
+        access: Access::Serve,
     };
     let (store, _) = RedisStore::start(config, Workers::here());
     let health = store.health();

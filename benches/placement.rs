@@ -20,7 +20,9 @@ use markread::domain::{
     ListPosition, Mark, Outcome, RateLimit, ReadOutcome, USER_OBJECT_MAX_BYTES,
 };
 use markread::net::workers::Workers;
-use markread::store::redis::{RedisAddress, RedisConfig, RedisFiles, RedisMode, RedisStore};
+use markread::store::redis::{
+    Access, RedisAddress, RedisConfig, RedisFiles, RedisMode, RedisStore,
+};
 use markread::store::{Cursors, Marks, StoreHealth};
 use markread_harness::{Redis, eventually};
 
@@ -105,6 +107,7 @@ async fn connect(redis: &Redis) -> Arc<RedisStore> {
         rate_limit: MANY,
         read_rate_limit: MANY,
         ack: None,
+        access: Access::Serve,
     };
     let (store, _) = RedisStore::start(config, Workers::here());
     let health = store.health();

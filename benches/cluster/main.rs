@@ -31,7 +31,7 @@ use std::time::Duration;
 use markread::domain::{Mark, Outcome, RateLimit, USER_OBJECT_MAX_BYTES};
 use markread::net::workers::Workers;
 use markread::store::redis::{
-    ClusterSeeds, RedisAddress, RedisConfig, RedisFiles, RedisMode, RedisStore,
+    Access, ClusterSeeds, RedisAddress, RedisConfig, RedisFiles, RedisMode, RedisStore,
 };
 use markread::store::{Marks, StoreHealth};
 use markread_harness::eventually;
@@ -114,6 +114,7 @@ async fn connect(urls: &[String], partitions: Option<u16>) -> Arc<RedisStore> {
         rate_limit: MANY,
         read_rate_limit: MANY,
         ack: None,
+        access: Access::Serve,
     };
     let (store, _) = RedisStore::start(config, Workers::here());
     let health = store.health();

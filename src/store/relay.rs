@@ -194,7 +194,8 @@ pub trait RelayStore: Send + Sync {
     /// Gives a lease back, if it is still held.
     async fn release(&self, lease: &Lease) -> Result<(), StoreError>;
 
-    /// Reads entries that were read before and not acknowledged, after an ID.
+    /// Reads entries that were read before and not acknowledged, after an ID. Fewer than `limit` may be
+    /// returned though there are more, since their bytes are bounded too; none if there are no more.
     async fn pending(
         &self,
         lease: &Lease,
@@ -202,7 +203,8 @@ pub trait RelayStore: Send + Sync {
         limit: usize,
     ) -> Result<Leased<Vec<FeedEntry>>, StoreError>;
 
-    /// Reads new entries, which are pending from then on.
+    /// Reads new entries, which are pending from then on: also if this fails since the answer was lost, or
+    /// is dropped. [`Self::pending`] has them then. Fewer than `limit` may be returned though there are more.
     async fn new_entries(
         &self,
         lease: &Lease,
@@ -277,7 +279,8 @@ pub trait WebhookAdmin: RelayStore {
         from: u64,
     ) -> Result<(Vec<UserId>, u64), StoreError>;
 
-    /// Reads dead letters after an ID of their stream.
+    /// Reads dead letters after an ID of their stream. Fewer than `limit` may be returned though there are
+    /// more, since their bytes are bounded too; none if there are no more.
     async fn dead_letters(
         &self,
         webhook: &WebhookName,

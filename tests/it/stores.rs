@@ -8,7 +8,7 @@ use markread::domain::{Mark, Nonce, Outcome, Quota, RateLimit, USER_OBJECT_MAX_B
 use markread::net::workers::Workers;
 use markread::store::memory::MemoryStore;
 use markread::store::redis::{
-    ClusterSeeds, RedisAddress, RedisConfig, RedisFiles, RedisMode, RedisStore,
+    Access, ClusterSeeds, RedisAddress, RedisConfig, RedisFiles, RedisMode, RedisStore,
 };
 use markread::store::{EventLog, NonceUse, Store, StoreHealth};
 use markread_harness::cluster::{partition_of, tags};
@@ -34,7 +34,8 @@ impl Subject {
     /// A new store, connected to this Redis.
     pub(crate) async fn on(redis: Arc<Redis>, rate_limit: RateLimit) -> Self {
         let address = RedisAddress::new(&redis.url(), None, RedisFiles::default()).unwrap();
-        let store = connected(RedisMode::Standalone(address), rate_limit).await;
+        let mode = RedisMode::Standalone(address);
+        let store = connected(mode, rate_limit, Access::Serve).await;
         Self::Redis { store, redis }
     }
 
@@ -47,7 +48,7 @@ impl Subject {
         let address = |url: &String| RedisAddress::new(url, None, RedisFiles::default()).unwrap();
         let seeds = cluster.urls().iter().map(address).collect();
         let seeds = ClusterSeeds { seeds, partitions: PARTITIONS };
-        let store = connected(RedisMode::Cluster(seeds), rate_limit).await;
+        let store = connected(RedisMode::Cluster(seeds), rate_limit, Access::Serve).await;
         Self::Cluster { store, cluster }
     }
 
@@ -116,7 +117,11 @@ impl Subject {
 }
 
 /// A store that has connected.
-async fn connected(mode: RedisMode, rate_limit: RateLimit) -> Arc<RedisStore> {
+pub(crate) async fn connected(
+    mode: RedisMode,
+    rate_limit: RateLimit,
+    access: Access,
+) -> Arc<RedisStore> {
     let config = RedisConfig {
         stream_max_bytes: None,
         user_object_max_bytes: USER_OBJECT_MAX_BYTES,
@@ -127,6 +132,7 @@ async fn connected(mode: RedisMode, rate_limit: RateLimit) -> Arc<RedisStore> {
         rate_limit,
         read_rate_limit: READ_LIMIT,
         ack: None,
+        access,
     };
     let (store, _supervisor) = RedisStore::start(config, Workers::here());
     let health = store.health();
@@ -151,7 +157,7 @@ pub(crate) fn mark(reader: u64, recipient: u64, message: u64) -> Mark {
 pub(crate) const LIMIT: RateLimit = RateLimit { calls: 1000, window_ms: 900_000 };
 
 /// The partitions of a cluster.
-const PARTITIONS: u16 = 64;
+pub(crate) const PARTITIONS: u16 = 64;
 
 /// The read quota of every store here.
 pub(crate) const READ_LIMIT: RateLimit = RateLimit { calls: 200, window_ms: 900_000 };

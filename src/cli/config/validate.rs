@@ -13,7 +13,7 @@ use crate::edge::guard::EdgeRate;
 use crate::files::{problem, read};
 use crate::identity::jwt::{ExpectedClaims, Secret};
 use crate::net::listener::Limits;
-use crate::store::redis::{Ack, RedisConfig};
+use crate::store::redis::{Access, Ack, RedisConfig};
 
 const DEFAULT_REPLICAS_ACK_TIMEOUT: Duration = Duration::from_millis(100);
 
@@ -124,6 +124,7 @@ impl ServeArgs {
             rate_limit,
             read_rate_limit,
             ack: self.ack()?,
+            access: Access::Serve,
         })))
     }
 

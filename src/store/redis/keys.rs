@@ -3,7 +3,8 @@
 
 use std::fmt::Write;
 
-use crate::domain::{Nonce, UserId};
+use crate::domain::{Nonce, UserId, WebhookName};
+use crate::store::relay::FeedId;
 
 /// Names a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,6 +137,42 @@ impl Keys {
     /// What the keys of webhooks' subscriptions begin with: sets of user IDs. They belong to no partition.
     pub(crate) const SUBSCRIPTIONS_PREFIX: &str = "markread:subscriptions:";
 
+    /// What the keys of webhooks' dead letters begin with: streams. They belong to no partition.
+    pub(crate) const DEAD_LETTERS_PREFIX: &str = "markread:dead_letters:";
+
+    /// The relay's processes that are alive: a hash. It belongs to no partition.
+    pub(crate) const RELAY_PROCESSES: &str = "markread:relay:processes";
+
+    /// The users who are subscribed to a webhook: a set. It belongs to no partition.
+    pub(crate) fn subscriptions(webhook: &WebhookName) -> String {
+        format!("{}{webhook}", Self::SUBSCRIPTIONS_PREFIX)
+    }
+
+    /// A webhook's dead letters: a stream. It belongs to no partition.
+    pub(crate) fn dead_letters(webhook: &WebhookName) -> String {
+        format!("{}{webhook}", Self::DEAD_LETTERS_PREFIX)
+    }
+
+    /// Whether a webhook is verified and paused: a hash. It belongs to no partition.
+    pub(crate) fn relay_state(webhook: &WebhookName) -> String {
+        format!("markread:relay:state:{webhook}")
+    }
+
+    /// The right to check a webhook: a string with an expiry. It belongs to no partition.
+    pub(crate) fn relay_check(webhook: &WebhookName) -> String {
+        format!("markread:relay:check:{webhook}")
+    }
+
+    /// The right to deliver this partition's events to a webhook: a string with an expiry.
+    pub(crate) fn relay_lease(&self, feed: &FeedId) -> String {
+        format!("{}relay:lease:{}:{}", self.start, feed.webhook, feed.partition)
+    }
+
+    /// The name of a webhook's consumer group, which is part of the stream.
+    pub(crate) fn relay_group(webhook: &WebhookName) -> String {
+        format!("markread-relay:{webhook}")
+    }
+
     /// A used nonce: a string with an expiry.
     pub(crate) fn nonce(&self, nonce: &Nonce) -> String {
         let mut key = format!("{}{}:", self.nonces_prefix(), nonce.timestamp);
@@ -186,6 +223,21 @@ mod tests {
         assert_eq!(keys.user(reader), "user:7");
         let nonce = Nonce { timestamp: 5, digest: [0xab; 32] };
         assert_eq!(keys.nonce(&nonce), format!("markread:oauth1:5:{}", "ab".repeat(32)));
+        assert_eq!(keys.relay_lease(&feed(0)), "markread:relay:lease:one:0");
+    }
+
+    fn feed(partition: usize) -> FeedId {
+        FeedId { webhook: "one".parse().unwrap(), partition }
+    }
+
+    #[test]
+    fn keys_of_a_webhook_are_in_no_partition() {
+        let webhook = "one".parse().unwrap();
+        assert_eq!(Keys::subscriptions(&webhook), "markread:subscriptions:one");
+        assert_eq!(Keys::dead_letters(&webhook), "markread:dead_letters:one");
+        assert_eq!(Keys::relay_state(&webhook), "markread:relay:state:one");
+        assert_eq!(Keys::relay_check(&webhook), "markread:relay:check:one");
+        assert_eq!(Keys::relay_group(&webhook), "markread-relay:one");
     }
 
     #[test]
@@ -197,6 +249,7 @@ mod tests {
         assert_eq!(keys.stream(), "events:{40821}");
         assert_eq!(keys.quota(reader), "markread:{40821}:quota:7");
         assert_eq!(keys.cursors(reader), "markread:{40821}:cursors:7");
+        assert_eq!(keys.relay_lease(&feed(9)), "markread:{40821}:relay:lease:one:9");
         assert_eq!(keys.user(reader), "user:7");
         let nonce = Nonce { timestamp: 5, digest: [0xab; 32] };
         assert_eq!(keys.nonce(&nonce), format!("markread:{{40821}}:oauth1:5:{}", "ab".repeat(32)));

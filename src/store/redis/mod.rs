@@ -29,6 +29,7 @@ mod permissions;
 mod placement;
 mod probe;
 mod reads;
+mod relay;
 mod retry;
 mod scripts;
 mod sentinel;
@@ -49,7 +50,7 @@ pub use self::connection::address::{RedisAddress, RedisFiles, RedisFlags};
 pub use self::connection::layout::LayoutMismatch;
 pub use self::connection::mode::{ClusterSeeds, RedisMode};
 pub use self::sentinel::SentinelGroup;
-pub use self::settings::{Ack, RedisConfig};
+pub use self::settings::{Access, Ack, RedisConfig};
 pub use self::store::RedisStore;
 
 #[async_trait::async_trait]

@@ -27,6 +27,18 @@ pub struct RedisConfig {
     pub read_rate_limit: RateLimit,
     /// Who must have a mark before it is answered OK; `None`: only Redis, in its memory.
     pub ack: Option<Ack>,
+    /// What the Redis user must be allowed to do.
+    pub access: Access,
+}
+
+/// What a process does with Redis: its user needs the rights for that, and no others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Access {
+    /// It serves calls.
+    #[default]
+    Serve,
+    /// It delivers events to webhooks, or is an operator's command about them.
+    Relay,
 }
 
 /// The acknowledgement that a mark must have before it is answered OK.

@@ -20,9 +20,10 @@ use super::partitions::{PartitionStore, Partitions};
 use super::parts::Shared;
 use super::placement::Placement;
 use super::reads::{self, PageCall, PageReply, ReadScripts, in_order_of};
+use super::relay::RelayScripts;
 use super::retry::Route;
 use super::scripts::{self, Script};
-use super::settings::{Ack, RedisConfig};
+use super::settings::{Access, Ack, RedisConfig};
 use super::spans::Spans;
 use crate::domain::{CursorPage, ListPosition, ReadOutcome, UserId};
 use crate::net::workers::Workers;
@@ -39,6 +40,7 @@ pub struct RedisStore {
     pub(super) shared: Arc<Shared>,
     pub(super) reads: ReadScripts,
     pub(super) nonces: NonceScript,
+    pub(super) relay: RelayScripts,
     pub(super) users: UserCache,
     pub(super) spans: Arc<Spans>,
     pub(super) timers: Timers,
@@ -93,7 +95,11 @@ impl RedisStore {
         let reads = ReadScripts::new(config.read_rate_limit);
         let nonces = NonceScript::new(config.rate_limit);
         let others = [&reads.states, &reads.list, &reads.take, &reads.moves, &nonces.script];
-        let load = scripts::load(marks.all().chain(others));
+        let relay = RelayScripts::new();
+        let load = match config.access {
+            Access::Serve => scripts::load(marks.all().chain(others)),
+            Access::Relay => scripts::load(relay.feeds.all()),
+        };
         let nodes = NodeMaker { shared: Arc::clone(&shared), marks, load, workers };
         let (health, cluster, supervisor) = match config.mode {
             RedisMode::Cluster(seeds) => {
@@ -114,6 +120,7 @@ impl RedisStore {
             reads,
             users: UserCache::new(config.user_object_max_bytes, Arc::clone(&spans)),
             nonces,
+            relay,
             spans,
             timers: Timers {
                 mark_read: StoreTimer::new("mark_read"),

@@ -22,7 +22,7 @@ use super::mode::RedisMode;
 use crate::domain::RateLimit;
 use crate::store::redis::partitions::Partitions;
 use crate::store::redis::parts::{NodeParts, Shared};
-use crate::store::redis::settings::{Ack, RedisConfig};
+use crate::store::redis::settings::{Access, Ack, RedisConfig};
 
 /// The rate limit of [`parts`].
 pub(crate) const RATE_LIMIT: RateLimit = RateLimit { calls: 100, window_ms: 60_000 };
@@ -290,5 +290,6 @@ fn config(ack: Option<Ack>) -> RedisConfig {
         rate_limit: RATE_LIMIT,
         read_rate_limit: RATE_LIMIT,
         ack,
+        access: Access::Serve,
     }
 }

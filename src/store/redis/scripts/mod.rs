@@ -133,6 +133,74 @@ impl Script {
         join!("prelude.lua", "clock.lua", "use_nonce.lua")
     }
 
+    /// Creates the script that acquires a lease of the relay.
+    pub(crate) fn relay_acquire() -> Self {
+        join!("relay_call.lua", "relay_group.lua", "relay_order.lua", "relay_acquire.lua")
+    }
+
+    /// Creates the script that extends a lease.
+    pub(crate) fn relay_renew() -> Self {
+        join!("relay_call.lua", "relay_lease.lua", "relay_renew.lua")
+    }
+
+    /// Creates the script that gives a lease back.
+    pub(crate) fn relay_release() -> Self {
+        join!("relay_call.lua", "relay_lease.lua", "relay_release.lua")
+    }
+
+    /// Creates the script that reads new entries of a feed.
+    pub(crate) fn relay_new_entries() -> Self {
+        join!(
+            "relay_call.lua",
+            "relay_lease.lua",
+            "relay_group.lua",
+            "relay_order.lua",
+            "relay_entry.lua",
+            "relay_new_entries.lua"
+        )
+    }
+
+    /// Creates the script that reads pending entries of a feed.
+    pub(crate) fn relay_pending() -> Self {
+        join!(
+            "relay_call.lua",
+            "relay_lease.lua",
+            "relay_group.lua",
+            "relay_entry.lua",
+            "relay_pending.lua"
+        )
+    }
+
+    /// Creates the script that acknowledges entries of a feed.
+    pub(crate) fn relay_acknowledge() -> Self {
+        join!("relay_call.lua", "relay_lease.lua", "relay_acknowledge.lua")
+    }
+
+    /// Creates the script that notes attempts to deliver entries of a feed.
+    pub(crate) fn relay_note_attempts() -> Self {
+        join!("relay_call.lua", "relay_lease.lua", "relay_note_attempts.lua")
+    }
+
+    /// Creates the script that reads how far a feed is behind.
+    pub(crate) fn relay_lag() -> Self {
+        join!("relay_call.lua", "relay_group.lua", "relay_lag.lua")
+    }
+
+    /// Creates the script that announces a process of the relay.
+    pub(crate) fn relay_announce() -> Self {
+        join!("relay_call.lua", "relay_announce.lua")
+    }
+
+    /// Creates the script that replaces the state of a webhook.
+    pub(crate) fn relay_set_state() -> Self {
+        join!("relay_call.lua", "relay_set_state.lua")
+    }
+
+    /// Creates the script that reads dead letters.
+    pub(crate) fn dead_letters() -> Self {
+        join!("relay_call.lua", "dead_letters.lua")
+    }
+
     /// Creates the script that puts cursors, for operators.
     pub(crate) fn put_cursors() -> Self {
         join!(
@@ -275,6 +343,17 @@ pub(crate) mod tests {
             Script::put_cursors(),
             Script::erase_reader(),
             Script::erase_recipient(),
+            Script::relay_acquire(),
+            Script::relay_renew(),
+            Script::relay_release(),
+            Script::relay_new_entries(),
+            Script::relay_pending(),
+            Script::relay_acknowledge(),
+            Script::relay_note_attempts(),
+            Script::relay_lag(),
+            Script::relay_announce(),
+            Script::relay_set_state(),
+            Script::dead_letters(),
         ]
     }
 

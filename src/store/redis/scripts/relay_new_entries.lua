@@ -1,0 +1,56 @@
+-- Reads new entries of a feed, which are pending from then on.
+--
+-- KEYS[1..2]    the lease, the stream
+-- ARGV[1..2]    the token, the group
+-- ARGV[3]       how many entries to read at most
+-- ARGV[4..5]    most bytes of one entry, and bytes after which no more are read
+--
+--   reply                        when
+--   'held', missed, entry, …     the lease has the token: how many entries were removed before the
+--                                group read them, and entries as of `relay_entry.lua`
+--   'lost'                       it has another token or none; or the group vanished. Then the lease
+--                                is given back, so that the next acquisition creates the group
+
+-- Entries that are read at a time: what they have more than ARGV[5] allows is bounded by this.
+local STEP = 8
+
+-- Returns how many entries were removed before the group read them.
+--
+-- While Redis says that fewer entries than the stream has are unread, none was. Otherwise it is the
+-- difference of two counters: how many entries were removed, and how many the group has read. Redis
+-- does not know the second after an unread entry was deleted (XDEL), until the group has read the
+-- newest entry. What was missed is noted there, since only later versions than 7.0 do so.
+local function count_missed(group)
+  local read, lag, length = group['entries-read'], group['lag'], call('XLEN', KEYS[2])
+  if not read or lag and lag < length then return 0 end
+  local stream = to_table(call('XINFO', 'STREAM', KEYS[2]))
+  local last, first = group['last-delivered-id'], stream['first-entry']
+  if first and not is_before(last, first[1]) then return 0 end
+  local removed = stream['entries-added'] - length
+  if removed <= read then return 0 end
+  local counter = string.format('%.0f', removed)
+  call('XGROUP', 'SETID', KEYS[2], ARGV[2], last, 'ENTRIESREAD', counter)
+  return removed - read
+end
+
+if not is_held() then return {'lost'} end
+local group = find_group(KEYS[2], ARGV[2])
+if not group then
+  call('DEL', KEYS[1])
+  return {'lost'}
+end
+local left, entry_max, bytes_max = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local reply, bytes = {'held', count_missed(group)}, 0
+while left > 0 and bytes < bytes_max do
+  local count = math.min(left, STEP)
+  local which = {'GROUP', ARGV[2], 'relay', 'COUNT', count, 'STREAMS', KEYS[2], '>'}
+  local read = call('XREADGROUP', unpack(which))
+  local entries = read and read[1][2] or {}
+  for _, entry in ipairs(entries) do
+    local shaped, size = shape(entry[1], entry[2], 1, entry_max)
+    reply[#reply + 1] = shaped
+    bytes = bytes + size
+  end
+  left = #entries < count and 0 or left - count
+end
+return reply

@@ -1,0 +1,67 @@
+//! A Redis that hangs or is away, and slots that move.
+
+use std::time::Instant;
+
+use super::*;
+use markread::store::StoreErrorKind;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_hangs_is_away_after_two_seconds() {
+    let subject = Subject::one().await;
+    let lease = subject.acquire(&feed(0), "a").await;
+    subject.redis().freeze();
+    let began = Instant::now();
+    let feed = feed(0);
+    let (renewed, read, state, lag) = tokio::join!(
+        subject.store.renew(&lease, LONG),
+        subject.store.new_entries(&lease, 9),
+        subject.store.state(&lease.feed.webhook),
+        subject.store.lag(&feed),
+    );
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    let errors = [renewed.unwrap_err(), read.unwrap_err(), state.unwrap_err(), lag.unwrap_err()];
+    assert!(errors.iter().all(|error| error.kind == StoreErrorKind::Unavailable), "{errors:?}");
+    subject.redis().thaw();
+    eventually("it is back", LONG, async || subject.store.renew(&lease, LONG).await.ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_type_is_an_error_that_names_it() {
+    let subject = Subject::one().await;
+    let redis = subject.redis();
+    let lease = lease(&feed(0), "a");
+    for (key, command) in [
+        (STREAM, format!("SET {STREAM} x")),
+        ("markread:relay:lease:one:0", "HSET markread:relay:lease:one:0 a b".to_owned()),
+    ] {
+        redis.run::<()>(&command).await;
+        let error = subject.store.acquire(&lease, LONG, EntryId::ZERO).await.unwrap_err();
+        assert!(error.to_string().contains("WRONGTYPE"), "{error}");
+        redis.run::<()>(&format!("DEL {key}")).await;
+        let left: u64 = redis.run(&format!("EXISTS {STREAM} markread:relay:lease:one:0")).await;
+        assert_eq!(left, 0, "nothing was written");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_follow_slots_to_other_nodes() {
+    let mut subject = Subject::cluster().await;
+    let added = subject.add_many(0, 3).await;
+    let lease = subject.acquire(&feed(0), "a").await;
+    let read = subject.new_entries(&lease, 1).await;
+    assert_eq!(ids(&read.entries), added[..1]);
+    subject.store.subscribe(&webhook(), &[user(1)]).await.unwrap();
+    let Servers::Cluster(cluster) = &mut subject.servers else { panic!("a cluster") };
+    let stream = format!("{STREAM}:{{{}}}", tags(PARTITIONS)[0]);
+    for key in [&*stream, "markread:subscriptions:one"] {
+        let slot = markread_harness::cluster::slot_of(key);
+        let to = (cluster.owner(slot).await + 1) % 3;
+        cluster.move_slot(slot, to).await;
+    }
+    assert_eq!(ids(&subject.new_entries(&lease, 9).await.entries), added[1..]);
+    assert_eq!(ids(&subject.pending(&lease).await), added);
+    held(subject.store.acknowledge(&lease, &added).await.unwrap());
+    assert_eq!(subject.store.are_subscribed(&webhook(), &[user(1)]).await.unwrap(), [true]);
+    assert_eq!(subject.store.subscribe(&webhook(), &[user(2)]).await.unwrap(), 1);
+}
