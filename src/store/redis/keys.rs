@@ -143,6 +143,12 @@ impl Keys {
     /// The relay's processes that are alive: a hash. It belongs to no partition.
     pub(crate) const RELAY_PROCESSES: &str = "markread:relay:processes";
 
+    /// What the keys of webhooks' states begin with.
+    pub(crate) const RELAY_STATE_PREFIX: &str = "markread:relay:state:";
+
+    /// What the keys of the rights to check webhooks begin with.
+    pub(crate) const RELAY_CHECK_PREFIX: &str = "markread:relay:check:";
+
     /// The users who are subscribed to a webhook: a set. It belongs to no partition.
     pub(crate) fn subscriptions(webhook: &WebhookName) -> String {
         format!("{}{webhook}", Self::SUBSCRIPTIONS_PREFIX)
@@ -155,17 +161,22 @@ impl Keys {
 
     /// Whether a webhook is verified and paused: a hash. It belongs to no partition.
     pub(crate) fn relay_state(webhook: &WebhookName) -> String {
-        format!("markread:relay:state:{webhook}")
+        format!("{}{webhook}", Self::RELAY_STATE_PREFIX)
     }
 
     /// The right to check a webhook: a string with an expiry. It belongs to no partition.
     pub(crate) fn relay_check(webhook: &WebhookName) -> String {
-        format!("markread:relay:check:{webhook}")
+        format!("{}{webhook}", Self::RELAY_CHECK_PREFIX)
     }
 
     /// The right to deliver this partition's events to a webhook: a string with an expiry.
     pub(crate) fn relay_lease(&self, feed: &FeedId) -> String {
-        format!("{}relay:lease:{}:{}", self.start, feed.webhook, feed.partition)
+        format!("{}{}:{}", self.relay_lease_prefix(), feed.webhook, feed.partition)
+    }
+
+    /// What the keys of all leases begin with.
+    pub(crate) fn relay_lease_prefix(&self) -> String {
+        self.prefix("relay:lease")
     }
 
     /// The name of a webhook's consumer group, which is part of the stream.

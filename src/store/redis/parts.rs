@@ -15,7 +15,7 @@ use super::marks::across_slots;
 use super::partitions::{PartitionStore, Partitions};
 use super::probe::permissions::PermissionProbe;
 use super::probe::totals::Totals;
-use super::settings::{Ack, RedisConfig};
+use super::settings::{Access, Ack, RedisConfig};
 use super::stream_limit::StreamLimit;
 use crate::domain::RateLimit;
 
@@ -32,6 +32,7 @@ pub(crate) struct Shared {
     pub(crate) read_rate_limit: RateLimit,
     pub(crate) stream_limit: Arc<StreamLimit>,
     pub(crate) permissions: PermissionProbe,
+    pub(crate) access: Access,
     pub(crate) totals: Totals,
     /// Whether a Redis has been served from.
     pub(crate) has_served: AtomicBool,
@@ -55,7 +56,8 @@ impl Shared {
         let keys = partitions.all().first().map(|first| first.keys.clone());
         let keys = keys.unwrap_or_else(|| Keys::new(Partition::Only, "", ""));
         Self {
-            permissions: PermissionProbe::new(&keys, config.ack),
+            permissions: PermissionProbe::new(&keys, config.access, config.ack),
+            access: config.access,
             partitions,
             denials: Denials::new(),
             rate_limit: config.rate_limit,
@@ -140,7 +142,9 @@ impl NodeParts {
         &self,
         connection: &mut MultiplexedConnection,
     ) {
-        if self.shared.changes.is_none() || self.shares_slots.get().is_some() {
+        let is_known = self.shared.changes.is_none() || self.shares_slots.get().is_some();
+        // The relay has no marks.
+        if is_known || self.shared.access == Access::Relay {
             return;
         }
         let Some(allowed) = across_slots::are_allowed(self, connection).await else { return };

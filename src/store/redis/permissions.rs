@@ -3,6 +3,7 @@
 //! sent to Sentinels stands in [`super::sentinel`].
 
 use super::keys::{Keys, Partition};
+use super::settings::Access;
 
 /// Who needs a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub(crate) enum Need {
     Optional(&'static str),
     /// `serve --stream-max-bytes`, which is ready without it. The text says what is lost.
     StreamMaxBytes(&'static str),
+    /// `relay` and `webhook` alone. All that they need is in [`RELAY`].
+    Relay,
     /// `admin` alone.
     Admin,
     /// `admin move --finish`, which ends without it too. The text says what is lost.
@@ -92,6 +95,17 @@ pub(crate) const PERMISSIONS: &[Permission] = &[
     row("role", Need::Sentinel, &[]),
     row("waitaof", Need::FsyncAck, &["WAITAOF 1 0 1"]),
     row("memory|usage", Need::StreamMaxBytes(UNBOUNDED), &[]),
+    row("pexpire", Need::Relay, &[]),
+    row("sadd", Need::Relay, &[]),
+    row("smismember", Need::Relay, &[]),
+    row("sscan", Need::Relay, &[]),
+    row("xlen", Need::Relay, &[]),
+    row("xgroup|create", Need::Relay, &[]),
+    row("xgroup|setid", Need::Relay, &[]),
+    row("xreadgroup", Need::Relay, &[]),
+    row("xpending", Need::Relay, &[]),
+    row("xclaim", Need::Relay, &[]),
+    row("xack", Need::Relay, &[]),
     row("scan", Need::Admin, &[]),
     row("unlink", Need::Admin, &[]),
     row("srem", Need::Admin, &[]),
@@ -99,6 +113,46 @@ pub(crate) const PERMISSIONS: &[Permission] = &[
     row("type", Need::Admin, &[]),
     row("rename", Need::Admin, &[]),
     row("bgsave", Need::Finish(NOT_DURABLE), &[]),
+];
+
+/// The commands that `markread relay` and `markread webhook` need, of those in the table, and calls of them
+/// that their probe tries. Without those that it does not try, they are ready.
+pub(crate) const RELAY: &[(&str, &[&str])] = &[
+    ("hello", &[]),
+    ("script|load", &["SCRIPT LOAD x"]),
+    ("evalsha", &["EVALSHA x 0"]),
+    ("eval", &["EVAL x 0"]),
+    ("get", &["GET {lease}"]),
+    ("set", &["SET {lease} 1 PX 1", "SET {check} 1 NX PX 1"]),
+    ("del", &["DEL {lease}", "DEL {state}"]),
+    ("time", &["TIME"]),
+    ("exists", &["EXISTS {stream}"]),
+    ("hdel", &["HDEL {processes} f"]),
+    ("hget", &["HGET {layout} f"]),
+    ("hgetall", &["HGETALL {processes}", "HGETALL {state}"]),
+    ("hmget", &["HMGET {layout} f"]),
+    ("hset", &["HSET {layout} f v", "HSET {processes} f v", "HSET {state} f v"]),
+    ("hsetnx", &["HSETNX {layout} f v"]),
+    ("xadd", &["XADD {dead_letters} * f v"]),
+    ("xrange", &["XRANGE {stream} - +", "XRANGE {dead_letters} - +"]),
+    ("xrevrange", &["XREVRANGE {stream} + -"]),
+    ("xinfo|stream", &["XINFO STREAM {stream}"]),
+    ("xinfo|groups", &["XINFO GROUPS {stream}"]),
+    ("info", &[]),
+    ("config|get", &[]),
+    ("pexpire", &["PEXPIRE {lease} 1", "PEXPIRE {processes} 1"]),
+    ("sadd", &["SADD {subscriptions} 1"]),
+    ("smismember", &["SMISMEMBER {subscriptions} 1"]),
+    ("sscan", &["SSCAN {subscriptions} 0"]),
+    ("xlen", &["XLEN {stream}", "XLEN {dead_letters}"]),
+    ("xgroup|create", &["XGROUP CREATE {stream} g 0"]),
+    ("xgroup|setid", &["XGROUP SETID {stream} g 0"]),
+    ("xreadgroup", &["XREADGROUP GROUP g c STREAMS {stream} >"]),
+    ("xpending", &["XPENDING {stream} g"]),
+    ("xclaim", &["XCLAIM {stream} g c 0 1"]),
+    ("xack", &["XACK {stream} g 1"]),
+    ("srem", &["SREM {subscriptions} 1"]),
+    ("xdel", &["XDEL {dead_letters} 1"]),
 ];
 
 /// The commands that `markread admin` needs, of those in the table.
@@ -144,8 +198,39 @@ pub(crate) struct KeyKind {
     pub(crate) pattern: String,
 }
 
-/// Returns the kinds of keys. The user objects, which are only read, come last.
-pub(crate) fn key_kinds(keys: &Keys) -> Vec<KeyKind> {
+/// Returns the kinds of keys that a process uses.
+pub(crate) fn key_kinds(access: Access, keys: &Keys) -> Vec<KeyKind> {
+    match access {
+        Access::Serve => key_kinds_of_calls(keys),
+        Access::Relay => key_kinds_of_relay(keys),
+    }
+}
+
+/// The kinds of keys that the relay uses.
+fn key_kinds_of_relay(keys: &Keys) -> Vec<KeyKind> {
+    // A rule names no single tag.
+    let (any_tag, of_stream) = match keys.partition() {
+        Partition::Only => ("", keys.stream().to_owned()),
+        Partition::Tagged { tag, .. } => ("*", keys.stream().replace(&format!("{{{tag}}}"), "*")),
+    };
+    let kind = |name, key: String, pattern: String| KeyKind { name, key, pattern };
+    let of_relay = |name, key| kind(name, key, format!("~markread:{any_tag}relay:*"));
+    // No webhook has an empty name.
+    let of_none = |name, prefix: &str| kind(name, prefix.to_owned(), format!("~{prefix}*"));
+    vec![
+        kind("{layout}", keys.layout(), format!("~markread:{any_tag}layout")),
+        of_relay("{lease}", keys.relay_lease_prefix()),
+        of_relay("{processes}", Keys::RELAY_PROCESSES.to_owned()),
+        of_relay("{state}", Keys::RELAY_STATE_PREFIX.to_owned()),
+        of_relay("{check}", Keys::RELAY_CHECK_PREFIX.to_owned()),
+        of_none("{subscriptions}", Keys::SUBSCRIPTIONS_PREFIX),
+        of_none("{dead_letters}", Keys::DEAD_LETTERS_PREFIX),
+        kind("{stream}", keys.stream().to_owned(), format!("~{of_stream}")),
+    ]
+}
+
+/// The kinds of keys that calls use. The user objects, which are only read, come last.
+fn key_kinds_of_calls(keys: &Keys) -> Vec<KeyKind> {
     let kind = |name, key: String, pattern: String| KeyKind { name, key, pattern };
     // No user has the ID 0.
     let of_nobody = |name, prefix: &str| kind(name, format!("{prefix}0"), format!("~{prefix}*"));
@@ -195,7 +280,8 @@ mod tests {
     const PAGE: &str = include_str!("../../../docs/production.md");
 
     /// Commands with a subcommand, which ACL rules name together.
-    const CONTAINERS: [&str; 6] = ["client", "cluster", "config", "memory", "script", "xinfo"];
+    const CONTAINERS: [&str; 7] =
+        ["client", "cluster", "config", "memory", "script", "xgroup", "xinfo"];
 
     fn named(is_wanted: impl Fn(Need) -> bool) -> Vec<String> {
         let rows = PERMISSIONS.iter().filter(|row| is_wanted(row.need));
@@ -266,12 +352,13 @@ mod tests {
     #[test]
     fn each_call_is_of_its_row_and_has_keys_that_exist() {
         let keys = Keys::new(Partition::Only, "events", "user:");
-        let kinds = key_kinds(&keys);
-        for row in PERMISSIONS {
-            for call in row.calls {
-                let command =
-                    call.to_lowercase().replacen(' ', "|", row.command.matches('|').count());
-                assert_eq!(command.split(' ').next(), Some(row.command));
+        let of_calls = PERMISSIONS.iter().map(|row| (Access::Serve, row.command, row.calls));
+        let of_relay = RELAY.iter().map(|(command, calls)| (Access::Relay, *command, *calls));
+        for (access, name, calls) in of_calls.chain(of_relay) {
+            let kinds = key_kinds(access, &keys);
+            for call in calls {
+                let command = call.to_lowercase().replacen(' ', "|", name.matches('|').count());
+                assert_eq!(command.split(' ').next(), Some(name));
                 let braces = call.split(' ').filter(|word| word.starts_with('{'));
                 assert!(braces.clone().count() < 2, "{call}");
                 for name in braces {
@@ -279,6 +366,36 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// The commands of the relay, as in ACL rules, in the order of the table.
+    fn rule_of_relay() -> String {
+        let is_needed =
+            |row: &&Permission| RELAY.iter().any(|(command, _)| *command == row.command);
+        let rows: Vec<_> = PERMISSIONS.iter().filter(is_needed).collect();
+        assert_eq!(rows.len(), RELAY.len(), "each is in the table");
+        let alone = PERMISSIONS.iter().filter(|row| row.need == Need::Relay);
+        assert!(alone.clone().all(|row| is_needed(&row)));
+        rows.iter().map(|row| format!("+{}", row.command)).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn the_rule_of_the_relay_is_documented() {
+        let rule = rule_of_relay();
+        let patterns = |partition| {
+            let keys = Keys::new(partition, "direct_message_mark_read_events", "user:");
+            let kinds = key_kinds(Access::Relay, &keys);
+            let mut patterns: Vec<_> = kinds.into_iter().map(|kind| kind.pattern).collect();
+            patterns.dedup();
+            patterns.join(" ")
+        };
+        let keys = patterns(Partition::Only);
+        let line = format!("\n    user markread-relay on >PASSWORD {keys} {rule}\n");
+        assert!(PAGE.contains(&line), "{line}");
+        let keys = patterns(Partition::Tagged { tag: 1, count: 64 });
+        let of_cluster = named(|need| need == Need::Cluster).join(" ");
+        let line = format!("\n    user markread-relay on >PASSWORD {keys} {rule} {of_cluster}\n");
+        assert!(PAGE.contains(&line), "{line}");
     }
 
     #[test]
@@ -291,6 +408,7 @@ mod tests {
                 Need::FsyncAck
                     | Need::StreamMaxBytes(_)
                     | Need::Cluster
+                    | Need::Relay
                     | Need::Admin
                     | Need::Finish(_)
                     | Need::Sentinel
@@ -346,6 +464,11 @@ mod tests {
             line("`serve --redis-mode cluster`", &named(|need| need == Need::Cluster), not_ready),
             line("`serve --fsync-ack`", &named(|need| need == Need::FsyncAck), not_ready),
             line("`--redis-mode sentinel`", &named(|need| need == Need::Sentinel), not_ready),
+            line(
+                "`relay` and `webhook`",
+                &named(|need| need == Need::Relay),
+                "the relay is not ready, and names it; the command ends with status 1",
+            ),
         ];
         for row in PERMISSIONS {
             let (who, without) = match row.need {
@@ -353,7 +476,8 @@ mod tests {
                 | Need::ReplicasAck
                 | Need::FsyncAck
                 | Need::Cluster
-                | Need::Sentinel => continue,
+                | Need::Sentinel
+                | Need::Relay => continue,
                 Need::Admin => ("`markread admin`".to_owned(), "the command ends with status 1"),
                 Need::Finish(without) => ("`markread admin move --finish`".to_owned(), without),
                 Need::Optional(without) => ("optional".to_owned(), without),

@@ -56,10 +56,15 @@ async fn each_command_works_on_all_partitions() {
     cluster
         .run_on_key::<()>("markread:subscriptions:one", "SADD markread:subscriptions:one 50")
         .await;
+    for webhook in ["one", "two", "three"] {
+        let key = format!("markread:dead_letters:{webhook}");
+        let add = format!("XADD {key} * webhook_id 0-1-0-50 reason max_age attempts 1");
+        cluster.run_on_key::<()>(&key, &add).await;
+    }
     let erased =
         on_cluster(&cluster, &["erase", "--user", "50", "--events", "--as-recipient"]).await.done();
-    let expected =
-        "user 50: 401 cursors, 1 quota, 1 subscription, 2 cursors of other readers, 2 events";
+    let expected = "user 50: 401 cursors, 1 quota, 1 subscription, 2 cursors of other readers, \
+                    2 events, 3 dead letters";
     assert!(erased.starts_with(expected), "{erased}");
     let left = exported_of(&cluster).await;
     assert_eq!(left.len(), text.lines().count() - 400 + 1);

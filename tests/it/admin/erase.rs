@@ -96,6 +96,49 @@ async fn what_redis_holds_of_a_user_is_erased_and_the_twin_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_that_are_for_a_user_or_name_the_user_are_erased_with_the_events() {
+    let (redis, subject) = filled(2).await;
+    for (reader, recipient) in [(USER, TWIN), (TWIN, USER), (TWIN, 5)] {
+        subject.mark_one(mark(reader, recipient, MESSAGE + 1)).await;
+    }
+    let payloads = redis.payloads().await;
+    let [read, received, of_others] = &payloads[payloads.len() - 3..] else { panic!("no events") };
+    let add = async |webhook: &str, for_user: u64, payload: Option<&str>| {
+        let mut add = redis::cmd("XADD");
+        add.arg(format!("markread:dead_letters:{webhook}")).arg("*");
+        add.arg("webhook_id").arg(format!("0-1-0-{for_user}")).arg("for_user_id").arg(for_user);
+        add.arg("reason").arg("max_age").arg("attempts").arg(3);
+        if let Some(payload) = payload {
+            add.arg("payload").arg(payload);
+        }
+        add.query_async::<String>(&mut redis.connection().await).await.unwrap()
+    };
+    for webhook in ["one", "two"] {
+        for _ in 0..150 {
+            add(webhook, TWIN, Some(read)).await;
+            add(webhook, TWIN, Some(received)).await;
+            add(webhook, USER, None).await;
+        }
+        let kept = add(webhook, TWIN, Some(of_others)).await;
+        let key = format!("markread:dead_letters:{webhook}");
+        redis
+            .run::<()>(&format!("XADD {key} * partition 0 entry_id 1-1 reason x attempts 0"))
+            .await;
+        redis.run::<()>(&format!("XADD {key} * other {USER}")).await;
+        let first: Vec<(String, Vec<String>)> = redis.run(&format!("XRANGE {key} {kept} +")).await;
+        assert_eq!(first.len(), 3);
+    }
+    let line = erase(&redis, &[]).await.done();
+    assert!(!line.contains("dead"), "{line}");
+    let line = erase(&redis, &["--events"]).await.done();
+    assert!(line.ends_with(" events, 900 dead letters erased\n"), "{line}");
+    for webhook in ["one", "two"] {
+        let left: u64 = redis.run(&format!("XLEN markread:dead_letters:{webhook}")).await;
+        assert_eq!(left, 3, "those of nobody, and of others");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_user_who_is_being_moved_is_erased_in_both_placements() {
     let (redis, subject) = with_both(1).await;
     admin(&redis, &["upgrade-layout"]).await.done();

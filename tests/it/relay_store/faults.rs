@@ -23,7 +23,10 @@ async fn a_redis_that_hangs_is_away_after_two_seconds() {
     let errors = [renewed.unwrap_err(), read.unwrap_err(), state.unwrap_err(), lag.unwrap_err()];
     assert!(errors.iter().all(|error| error.kind == StoreErrorKind::Unavailable), "{errors:?}");
     subject.redis().thaw();
-    eventually("it is back", LONG, async || subject.store.renew(&lease, LONG).await.ok()).await;
+    eventually("it is back", LONG, async || {
+        matches!(subject.store.renew(&lease, LONG).await, Ok(Leased::Held(()))).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

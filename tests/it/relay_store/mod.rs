@@ -25,6 +25,7 @@ mod lags;
 mod letters;
 mod losses;
 mod operations;
+mod rights;
 mod webhooks;
 
 const STREAM: &str = "direct_message_mark_read_events";

@@ -69,6 +69,12 @@ async fn erase(
             progress.set(entries, || counted(events, "event"));
         };
         erased.events = admin.erase_events(user, report).await?.events;
+        drop(progress);
+        let progress = Progress::new(Some(SCAN_LENGTH));
+        let report = |KeyProgress { scans, erased }| {
+            progress.set(scans_position(&scans), || counted(erased, "dead letter"));
+        };
+        erased.dead_letters = admin.erase_dead_letters(user, report).await?;
     }
     let RecipientErasure { unread, problems, .. } = towards;
     if unread == 0 {
@@ -106,6 +112,9 @@ fn describe(erased: Erasure, scope: &EraseScope) -> String {
     }
     if scope.events_in.is_some() {
         parts.push(counted(erased.events, "event"));
+        if erased.dead_letters > 0 {
+            parts.push(counted(erased.dead_letters, "dead letter"));
+        }
     }
     parts.join(", ")
 }

@@ -31,6 +31,8 @@ pub struct Erasure {
     pub as_recipient: u64,
     /// Events that name the user.
     pub events: u64,
+    /// Dead letters that are for the user, or name the user.
+    pub dead_letters: u64,
 }
 
 /// What was erased of a user's own cursors.

@@ -14,6 +14,7 @@ mod cursors;
 mod erase;
 mod events;
 mod layout_change;
+mod letters;
 mod migration;
 mod put;
 mod store;

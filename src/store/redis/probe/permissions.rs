@@ -14,9 +14,9 @@ use crate::store::StoreError;
 use crate::store::redis::connection::failure::Failure;
 use crate::store::redis::errors::server_text;
 use crate::store::redis::keys::{Keys, Partition};
-use crate::store::redis::permissions::{KeyKind, Need, PERMISSIONS, key_kinds};
+use crate::store::redis::permissions::{KeyKind, Need, PERMISSIONS, RELAY, key_kinds};
 use crate::store::redis::scripts::Script;
-use crate::store::redis::settings::Ack;
+use crate::store::redis::settings::{Access, Ack};
 
 /// Codes by which a node of a cluster refuses keys.
 const CLUSTER_CODES: [&str; 4] = ["CROSSSLOT", "MOVED", "ASK", "CLUSTERDOWN"];
@@ -33,6 +33,7 @@ pub(crate) struct PermissionProbe {
     script: Script,
     kinds: Vec<KeyKind>,
     tries: Vec<Try>,
+    access: Access,
     is_for_cluster: bool,
     /// Whether Redis must have marks on its disk.
     fsync: bool,
@@ -71,9 +72,10 @@ struct Missing {
 type Replies = (RedisResult<Vec<i64>>, RedisResult<Value>);
 
 impl PermissionProbe {
-    /// Creates a probe for these keys, and for the acknowledgement that marks must have.
-    pub(crate) fn new(keys: &Keys, ack: Option<Ack>) -> Self {
-        let kinds = key_kinds(keys);
+    /// Creates a probe for these keys, for what is done with them, and for the acknowledgement that marks
+    /// must have.
+    pub(crate) fn new(keys: &Keys, access: Access, ack: Option<Ack>) -> Self {
+        let kinds = key_kinds(access, keys);
         let mut tries = Vec::new();
         let mut add = |shows, call: &str| {
             let kind_of = |word| kinds.iter().find(|kind: &&KeyKind| kind.name == word);
@@ -86,10 +88,12 @@ impl PermissionProbe {
             add(Shows::Keys, &format!("EVALSHA x 1 {}", kind.name));
             add(Shows::Keys, &format!("EVAL x 1 {}", kind.name));
         }
-        add(Shows::NotUserKeys, "GETRANGE {layout} 0 1");
+        if access == Access::Serve {
+            add(Shows::NotUserKeys, "GETRANGE {layout} 0 1");
+        }
         let fsync = ack.is_some_and(|ack| ack.fsync);
         let is_needed = |need| match need {
-            Need::Calls => true,
+            Need::Calls => access == Access::Serve,
             Need::ReplicasAck => ack.is_some_and(|ack| ack.replicas > 0),
             Need::FsyncAck => fsync,
             Need::Cluster => keys.partition() != Partition::Only,
@@ -97,14 +101,20 @@ impl PermissionProbe {
             Need::Sentinel
             | Need::Optional(_)
             | Need::StreamMaxBytes(_)
+            | Need::Relay
             | Need::Admin
             | Need::Finish(_) => false,
         };
         for row in PERMISSIONS.iter().filter(|row| is_needed(row.need)) {
             row.calls.iter().for_each(|call| add(Shows::Command(row.command), call));
         }
+        if access == Access::Relay {
+            for (command, calls) in RELAY {
+                calls.iter().for_each(|call| add(Shows::Command(command), call));
+            }
+        }
         let is_for_cluster = keys.partition() != Partition::Only;
-        Self { script: Script::may_serve(), kinds, tries, is_for_cluster, fsync }
+        Self { script: Script::may_serve(), kinds, tries, access, is_for_cluster, fsync }
     }
 
     /// Checks that a call would not fail for lack of a permission or a command.
@@ -174,11 +184,13 @@ impl PermissionProbe {
         for Try { words, .. } in &self.tries {
             tries.arg(words.len()).arg(words);
         }
-        let keys = keys.map(key_kinds).unwrap_or_default();
-        let keys = keys
-            .iter()
-            .filter(|kind| ["{layout}", "{stream}", "{quota}", "{cursors}"].contains(&kind.name));
-        let keys: Vec<_> = keys.map(|kind| &*kind.key).collect();
+        let names: &[_] = match self.access {
+            Access::Serve => &["{layout}", "{stream}", "{quota}", "{cursors}"],
+            Access::Relay => &["{layout}", "{stream}", "{lease}"],
+        };
+        let kinds = keys.map(|keys| key_kinds(self.access, keys)).unwrap_or_default();
+        let key = |name: &&str| kinds.iter().find(|kind| kind.name == *name);
+        let keys: Vec<_> = names.iter().filter_map(key).map(|kind| &*kind.key).collect();
         let mut of_a_mark = by(&self.script);
         of_a_mark.arg(keys.len()).arg(keys);
         calls.add_command(tries).add_command(of_a_mark).ignore_errors();
@@ -225,7 +237,8 @@ impl PermissionProbe {
         let own: BTreeSet<_> = self.kinds.iter().map(|kind| kind.pattern.clone()).collect();
         let own: BTreeSet<_> =
             own.into_iter().filter(|pattern| pattern.starts_with("~markread:")).collect();
-        if own.is_subset(&missing.rights) {
+        // The rule of calls has them in one.
+        if self.access == Access::Serve && own.is_subset(&missing.rights) {
             missing.rights.retain(|right| !own.contains(right));
             missing.rights.insert("~markread:*".to_owned());
         }
@@ -305,12 +318,15 @@ mod tests {
 
     fn probe() -> PermissionProbe {
         let keys = Keys::new(Partition::Only, "events", "user:");
-        PermissionProbe::new(&keys, None)
+        PermissionProbe::new(&keys, Access::Serve, None)
     }
 
     /// What is missing if Redis refuses the tries for which a function returns true.
     fn missing(is_refused: impl Fn(&[&str]) -> bool) -> String {
-        let probe = probe();
+        missing_of(&probe(), is_refused)
+    }
+
+    fn missing_of(probe: &PermissionProbe, is_refused: impl Fn(&[&str]) -> bool) -> String {
         let numbered = (1..).zip(&probe.tries);
         let refused = numbered.filter(|(_, tried)| {
             is_refused(&tried.words.iter().map(|word| &**word).collect::<Vec<_>>())
@@ -341,6 +357,44 @@ mod tests {
     }
 
     #[test]
+    fn the_relay_is_tried_for_what_it_needs() {
+        for (partition, layout, relay, stream) in [
+            (Partition::Only, "~markread:layout", "~markread:relay:*", "~events"),
+            (
+                Partition::Tagged { tag: 7, count: 64 },
+                "~markread:*layout",
+                "~markread:*relay:*",
+                "~events:*",
+            ),
+        ] {
+            let keys = Keys::new(partition, "events", "user:");
+            let probe = PermissionProbe::new(&keys, Access::Relay, None);
+            assert_eq!(missing_of(&probe, |_| false), "");
+            let cause = missing_of(&probe, |words| words[0] == "XREADGROUP");
+            assert_eq!(cause, "the Redis user lacks +xreadgroup");
+            let is_of = |words: &[&str], key: &str| words.iter().any(|word| *word == key);
+            for (key, pattern) in [
+                (keys.layout(), layout),
+                (keys.stream().to_owned(), stream),
+                (keys.relay_lease_prefix(), relay),
+                (Keys::RELAY_PROCESSES.to_owned(), relay),
+                (Keys::SUBSCRIPTIONS_PREFIX.to_owned(), "~markread:subscriptions:*"),
+            ] {
+                let cause = missing_of(&probe, |words| is_of(words, &key));
+                assert_eq!(cause, format!("the Redis user lacks {pattern}"));
+            }
+            let is_own = |word: &&str| word.starts_with("markread:");
+            let cause = missing_of(&probe, |words| words.iter().any(|word| is_own(&word)));
+            assert!(
+                cause.contains(layout) && cause.contains("~markread:dead_letters:*"),
+                "{cause}"
+            );
+            let of_calls = ["INCRBY", "GETRANGE", "XREAD", "WAIT"];
+            assert!(!probe.tries.iter().any(|tried| of_calls.contains(&&*tried.words[0])));
+        }
+    }
+
+    #[test]
     fn a_command_that_redis_does_not_have_is_named_as_such() {
         let probe = probe();
         let index = probe.tries.iter().position(|tried| tried.words[0] == "XINFO").unwrap();
@@ -355,8 +409,12 @@ mod tests {
         let keys = Keys::new(Partition::Only, "events", "user:");
         let timeout = std::time::Duration::from_secs(1);
         let ack = Ack { replicas: 1, fsync: false, timeout, connections: 1 };
-        assert!(has_wait(&PermissionProbe::new(&keys, Some(ack))));
-        let fsync = PermissionProbe::new(&keys, Some(Ack { replicas: 0, fsync: true, ..ack }));
+        assert!(has_wait(&PermissionProbe::new(&keys, Access::Serve, Some(ack))));
+        let fsync = PermissionProbe::new(
+            &keys,
+            Access::Serve,
+            Some(Ack { replicas: 0, fsync: true, ..ack }),
+        );
         assert!(!has_wait(&fsync));
         assert!(fsync.tries.iter().any(|tried| tried.words[0] == "WAITAOF"));
     }

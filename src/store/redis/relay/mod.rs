@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use redis::cmd;
 use tokio::time::timeout;
 
 use self::feeds::FeedScripts;
@@ -27,6 +28,8 @@ mod processes;
 mod state;
 mod subscriptions;
 mod untagged;
+
+pub(crate) use self::letters::{fill_letters, parse_letters};
 
 /// Longest time of a call: a Redis that hangs is away.
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -170,7 +173,7 @@ impl RelayStore for RedisStore {
 #[async_trait::async_trait]
 impl WebhookAdmin for RedisStore {
     async fn subscribe(&self, webhook: &WebhookName, users: &[UserId]) -> Result<u64, StoreError> {
-        in_time(self.change_subscribers("SADD", webhook, users)).await
+        in_time(self.change_subscribers(("SADD", cmd("SADD")), webhook, users)).await
     }
 
     async fn unsubscribe(
@@ -178,7 +181,7 @@ impl WebhookAdmin for RedisStore {
         webhook: &WebhookName,
         users: &[UserId],
     ) -> Result<u64, StoreError> {
-        in_time(self.change_subscribers("SREM", webhook, users)).await
+        in_time(self.change_subscribers(("SREM", cmd("SREM")), webhook, users)).await
     }
 
     async fn subscribers(

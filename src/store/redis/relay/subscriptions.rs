@@ -1,6 +1,6 @@
 //! Subscriptions: sets of user IDs, which other programs may write too.
 
-use redis::cmd;
+use redis::{Cmd, cmd};
 
 use crate::domain::{UserId, WebhookName};
 use crate::store::StoreError;
@@ -32,10 +32,10 @@ impl RedisStore {
         Ok(found)
     }
 
-    /// Adds users by SADD, or removes them by SREM. Returns how many were.
+    /// Adds or removes users by a command, which has a name. Returns how many were.
     pub(super) async fn change_subscribers(
         &self,
-        command: &'static str,
+        (name, mut change): (&'static str, Cmd),
         webhook: &WebhookName,
         users: &[UserId],
     ) -> Result<u64, StoreError> {
@@ -43,12 +43,11 @@ impl RedisStore {
             return Ok(0);
         }
         let key = Keys::subscriptions(webhook);
-        let mut change = redis::cmd(command);
         change.arg(&key);
         for user in users {
             change.arg(user.get());
         }
-        self.send_untagged(command, &key, change).await
+        self.send_untagged(name, &key, change).await
     }
 
     pub(super) async fn scan_subscribers(

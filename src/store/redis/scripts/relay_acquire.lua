@@ -1,4 +1,5 @@
--- Acquires the lease of a feed that nobody else has, and creates its consumer group if it is absent.
+-- Acquires the lease of a feed that nobody else has, and creates its consumer group if it is
+-- absent.
 --
 -- KEYS[1..2]    the lease, the stream
 -- ARGV[1..2]    the token, the lease's time in ms

@@ -5,11 +5,11 @@
 -- ARGV[3]       how many entries to read at most
 -- ARGV[4..5]    most bytes of one entry, and bytes after which no more are read
 --
---   reply                        when
---   'held', missed, entry, …     the lease has the token: how many entries were removed before the
---                                group read them, and entries as of `relay_entry.lua`
---   'lost'                       it has another token or none; or the group vanished. Then the lease
---                                is given back, so that the next acquisition creates the group
+--   reply                      when
+--   'held', missed, entry, …   the lease has the token: how many entries were removed before the
+--                              group read them, and entries as of `relay_entry.lua`
+--   'lost'                     it has another token or none; or the group vanished. Then the lease
+--                              is given back, so that the next acquisition creates the group
 
 -- Entries that are read at a time: what they have more than ARGV[5] allows is bounded by this.
 local STEP = 8

@@ -7,10 +7,10 @@
 -- ARGV[3..4]    the least ID, how many entries to read at most
 -- ARGV[5..6]    most bytes of one entry, and bytes after which no more are read
 --
---   reply                        when
---   'held', entry, …             the lease has the token: entries as of `relay_entry.lua`
---   'lost'                       it has another token or none; or the group vanished. Then the lease
---                                is given back, so that the next acquisition creates the group
+--   reply                      when
+--   'held', entry, …           the lease has the token: entries as of `relay_entry.lua`
+--   'lost'                     it has another token or none; or the group vanished. Then the lease
+--                              is given back, so that the next acquisition creates the group
 
 if not is_held() then return {'lost'} end
 if not find_group(KEYS[2], ARGV[2]) then
