@@ -9,7 +9,7 @@ mod watcher;
 pub use self::pem::{
     certificates, private_key, read_certificates, read_client_identity, read_private_key,
 };
-pub use self::watcher::{FileWatcher, Reread};
+pub use self::watcher::{FileWatcher, Reread, watch_contents};
 
 /// Reads a file that a flag names.
 ///

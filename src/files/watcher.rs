@@ -43,35 +43,52 @@ impl FileWatcher {
 
     /// Calls `apply` with the contents each time that they change, for ever. Contents that it refuses
     /// are logged once, and those before stay in use.
-    pub async fn run(mut self, reread: &Reread, apply: impl Fn(&[Vec<u8>]) -> Result<(), String>) {
-        let mut requests = reread.0.subscribe();
-        let mut last = self.applied.clone();
-        loop {
-            // The sender is in `reread`: the wait cannot fail.
-            let is_requested = timeout(INTERVAL, requests.changed()).await.is_ok();
-            let contents = self.read().await;
-            if (is_requested || contents == last) && contents != self.applied {
-                let files = format!("{:?}", self.paths);
-                match contents.as_deref().map_err(Clone::clone).and_then(&apply) {
-                    Ok(()) => tracing::info!(files, "changed files are in use"),
-                    Err(problem) => {
-                        tracing::warn!(files, problem, "changed files are not used");
-                    }
-                }
-                self.applied = contents.clone();
-            }
-            last = contents;
-        }
+    pub async fn run(self, reread: &Reread, apply: impl Fn(&[Vec<u8>]) -> Result<(), String>) {
+        let files = format!("{:?}", self.paths);
+        let (paths, apply) = (self.paths, |contents: &Vec<Vec<u8>>| apply(contents));
+        watch_contents(files, self.applied, reread, || read(paths.clone()), apply).await;
     }
+}
 
-    async fn read(&self) -> Contents {
-        let mut contents = Vec::with_capacity(self.paths.len());
-        for path in &self.paths {
-            let read = tokio::fs::read(path).await;
-            contents.push(read.map_err(|error| format!("cannot be read: {error}"))?);
+/// Calls `apply` with the result of `read` each time that it changes, for ever, beginning with a change
+/// of `applied`. What cannot be read and what is refused is logged once, and what was before stays in use.
+/// `files` are for the log.
+pub async fn watch_contents<T, F>(
+    files: String,
+    mut applied: Result<T, String>,
+    reread: &Reread,
+    read: impl Fn() -> F,
+    apply: impl Fn(&T) -> Result<(), String>,
+) where
+    T: Clone + PartialEq,
+    F: Future<Output = Result<T, String>>,
+{
+    let mut requests = reread.0.subscribe();
+    let mut last = applied.clone();
+    loop {
+        // The sender is in `reread`: the wait cannot fail.
+        let is_requested = timeout(INTERVAL, requests.changed()).await.is_ok();
+        let contents = read().await;
+        if (is_requested || contents == last) && contents != applied {
+            match contents.as_ref().map_err(Clone::clone).and_then(&apply) {
+                Ok(()) => tracing::info!(files, "changed files are in use"),
+                Err(problem) => {
+                    tracing::warn!(files, problem, "changed files are not used");
+                }
+            }
+            applied = contents.clone();
         }
-        Ok(contents)
+        last = contents;
     }
+}
+
+async fn read(paths: Vec<PathBuf>) -> Contents {
+    let mut contents = Vec::with_capacity(paths.len());
+    for path in &paths {
+        let read = tokio::fs::read(path).await;
+        contents.push(read.map_err(|error| format!("cannot be read: {error}"))?);
+    }
+    Ok(contents)
 }
 
 impl fmt::Debug for FileWatcher {

@@ -3,8 +3,16 @@
 
 use std::time::Duration;
 
+mod body;
+pub mod dev_receiver;
+mod http;
 pub mod receiver;
+mod signature;
 pub mod webhook;
+mod webhooks_file;
+
+pub use self::body::delivery_body;
+pub use self::webhooks_file::WebhooksFile;
 
 /// Settings of the relay, of all webhooks.
 #[derive(Clone, Copy, Debug)]
