@@ -9,6 +9,7 @@ use axum::body::{Bytes, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use hyper::body::Body as _;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -180,9 +181,13 @@ impl DevReceiver {
 
     async fn receive(&self, request: Request) -> Result<Response, Refused> {
         let (head, body) = request.into_parts();
+        let too_large = (StatusCode::PAYLOAD_TOO_LARGE, "the body is too large");
+        if body.size_hint().lower() > u64::try_from(BODY_MAX_BYTES).unwrap_or(u64::MAX) {
+            return Err(too_large);
+        }
         let body = timeout(REQUEST_TIMEOUT, to_bytes(body, BODY_MAX_BYTES)).await;
         let body = body.map_err(|_| (StatusCode::REQUEST_TIMEOUT, "the body is too slow"))?;
-        let body = body.map_err(|_| (StatusCode::PAYLOAD_TOO_LARGE, "the body is too large"))?;
+        let body = body.map_err(|_| too_large)?;
         let id = self.verify(&head.headers, &body)?;
         let invalid = |_| (StatusCode::BAD_REQUEST, "the body is not an event");
         let EventHead { for_user_id } = serde_json::from_slice(&body).map_err(invalid)?;
@@ -230,5 +235,105 @@ impl DevReceiver {
 
     fn count(&self) -> usize {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use bytes::Bytes as Body;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::task::JoinHandle;
+
+    use super::*;
+    use crate::relay::http::{HttpReceiver, HttpSettings};
+    use crate::relay::receiver::{Attempt, Check, Delivery, Receiver};
+    use crate::relay::webhook::Targets;
+
+    const SECRET: &[u8] = b"a consumer secret of the tests";
+
+    struct Running {
+        url: String,
+        lines: mpsc::Receiver<String>,
+        task: JoinHandle<Result<(), String>>,
+    }
+
+    async fn start(expect: Option<u64>, timeout: Option<Duration>) -> Running {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let (sender, lines) = mpsc::channel();
+        let print = move |line: Line<'_>| {
+            let line = match line {
+                Line::Event(line) => line.to_owned(),
+                Line::Refused(problem) => format!("refused: {problem}"),
+            };
+            let _ = sender.send(line);
+        };
+        let settings = ReceiverSettings { listener, secret: SECRET.to_vec(), expect, timeout };
+        Running { url, lines, task: tokio::spawn(run(settings, print)) }
+    }
+
+    fn sender(url: &str, secret: &[u8]) -> HttpReceiver {
+        let settings = HttpSettings { url, ..HttpSettings::default() };
+        let targets = Targets { allow_http: true, allow_private: true };
+        HttpReceiver::new(settings, Secrets::new(secret, None, &[]), targets).unwrap()
+    }
+
+    fn delivery(id: &str, body: &'static str) -> Delivery {
+        Delivery { id: id.parse().unwrap(), body: Body::from_static(body.as_bytes()) }
+    }
+
+    #[tokio::test]
+    async fn events_are_verified_printed_and_counted() {
+        let Running { url, lines, task } = start(Some(2), Some(Duration::from_secs(30))).await;
+        let sender_ = sender(&url, SECRET);
+        assert_eq!(sender_.check().await, Check::Passed);
+        let body = "{\"for_user_id\":\"42\",\n\"users\":{\"7\":{\"name\":\"é\"}}}";
+        let first = delivery("0-5-0-42", body);
+        for _ in 0..2 {
+            assert_eq!(sender_.deliver(&first).await, Attempt::Delivered(200));
+            let expected = r#"{"webhook_id":"0-5-0-42","for_user_id":"42","body":{"for_user_id":"42", "users":{"7":{"name":"é"}}}}"#;
+            assert_eq!(lines.try_recv().unwrap(), expected);
+        }
+        let other = sender(&url, b"another consumer secret");
+        assert!(matches!(other.check().await, Check::Refused(_)));
+        assert!(matches!(other.deliver(&first).await, Attempt::Failed(failure)
+            if failure.status == Some(401)));
+        assert!(lines.try_recv().unwrap().starts_with("refused: x-twitter-webhooks-signature"));
+        assert!(!task.is_finished(), "a repeated event counts once");
+        assert_eq!(sender_.deliver(&delivery("0-5-1-42", body)).await, Attempt::Delivered(200));
+        assert_eq!(task.await.unwrap(), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn too_few_events_in_time_are_an_error() {
+        let running = start(Some(2), Some(Duration::from_millis(300))).await;
+        let first = delivery("0-5-0-42", r#"{"for_user_id":"42"}"#);
+        sender(&running.url, SECRET).deliver(&first).await;
+        let problem = running.task.await.unwrap().unwrap_err();
+        assert!(problem.contains("only 1 of 2 events"), "{problem}");
+    }
+
+    #[tokio::test]
+    async fn other_requests_are_refused() {
+        let running = start(None, None).await;
+        let address = running.url.trim_start_matches("http://").trim_end_matches('/').to_owned();
+        let large = format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n", 3 << 20);
+        for (request, status) in [
+            ("GET / HTTP/1.1\r\nhost: a\r\n\r\n", "400"),
+            ("GET /?crc_token= HTTP/1.1\r\nhost: a\r\n\r\n", "400"),
+            ("PUT / HTTP/1.1\r\nhost: a\r\n\r\n", "405"),
+            ("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n{}", "401"),
+            (&large, "413"),
+        ] {
+            let mut stream = TcpStream::connect(&address).await.unwrap();
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = [0; 12];
+            stream.read_exact(&mut answer).await.unwrap();
+            assert_eq!(&answer[9..], status.as_bytes(), "{request}");
+        }
+        assert_eq!(running.lines.try_iter().filter(|line| line.starts_with("refused")).count(), 5);
+        running.task.abort();
     }
 }

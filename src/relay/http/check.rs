@@ -38,7 +38,7 @@ impl HttpReceiver {
         let Some(uri) = self.target.uri_with("crc_token", &token) else {
             return Check::Refused("the URL cannot have the parameter crc_token".to_owned());
         };
-        let request = self.request(Method::GET, uri, Bytes::new());
+        let request = || self.request(Method::GET, uri.clone(), Bytes::new());
         let response = match send(&self.client, request, deadline).await {
             Ok(response) => response,
             Err(failure) => {

@@ -3,6 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use tokio_rustls::TlsConnector;
 use super::failure::ConnectError;
 use super::proxy::Proxy;
 use super::resolver::Resolver;
+use super::socket::Socket;
 use super::target::{Endpoint, Target};
 use crate::relay::receiver::FailureKind;
 
@@ -80,20 +82,20 @@ impl tower::Service<Uri> for Connector {
 impl Route {
     async fn connect(&self, deadline: Instant) -> Result<Link, ConnectError> {
         let Some(proxy) = &self.proxy else {
-            let stream = connect(&self.resolver, deadline).await?;
-            return Ok(Link { stream: self.secure(stream).await?, is_proxied: false });
+            let (socket, in_use) = connect(&self.resolver, deadline).await?;
+            return Ok(Link { stream: self.secure(socket).await?, in_use, is_proxied: false });
         };
-        let stream = connect(&proxy.resolver, deadline).await.map_err(of_proxy)?;
+        let (socket, in_use) = connect(&proxy.resolver, deadline).await.map_err(of_proxy)?;
         let stream: Box<dyn Stream> = match &proxy.tls {
-            Some(tls) => handshake(tls, &proxy.endpoint, stream).await.map_err(of_proxy)?,
-            None => Box::new(stream),
+            Some(tls) => handshake(tls, &proxy.endpoint, socket).await.map_err(of_proxy)?,
+            None => Box::new(socket),
         };
         if self.tls.is_none() {
             // An http:// request goes to the proxy itself, with the whole URL.
-            return Ok(Link { stream, is_proxied: true });
+            return Ok(Link { stream, in_use, is_proxied: true });
         }
         let tunnel = proxy.tunnel(stream, &self.endpoint).await?;
-        Ok(Link { stream: self.secure(tunnel).await?, is_proxied: false })
+        Ok(Link { stream: self.secure(tunnel).await?, in_use, is_proxied: false })
     }
 
     async fn secure(&self, stream: impl Stream) -> Result<Box<dyn Stream>, ConnectError> {
@@ -109,7 +111,10 @@ fn of_proxy(error: ConnectError) -> ConnectError {
 }
 
 /// Connects to the first address that answers. Each has its share of the time that is left.
-async fn connect(resolver: &Resolver, deadline: Instant) -> Result<TcpStream, ConnectError> {
+async fn connect(
+    resolver: &Resolver,
+    deadline: Instant,
+) -> Result<(Socket, Arc<AtomicBool>), ConnectError> {
     let addresses = resolver.addresses().await?;
     let mut problem = ConnectError::new(FailureKind::Connection, "the host has no address");
     let mut left = u32::try_from(addresses.len()).unwrap_or(u32::MAX);
@@ -121,7 +126,7 @@ async fn connect(resolver: &Resolver, deadline: Instant) -> Result<TcpStream, Co
             Ok(Ok(stream)) => {
                 // A request is written at once, and waits for nothing to follow.
                 let _ = stream.set_nodelay(true);
-                return Ok(stream);
+                return Ok(Socket::new(stream));
             }
             Ok(Err(error)) => problem = ConnectError::io("could not connect", &error),
             Err(_) => {
@@ -154,6 +159,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for T {}
 /// A connection to a receiver, or to a proxy for it.
 pub(super) struct Link {
     stream: Box<dyn Stream>,
+    /// Set with the first request.
+    in_use: Arc<AtomicBool>,
     /// Whether requests have the whole URL in them, for the proxy.
     is_proxied: bool,
 }
@@ -180,7 +187,9 @@ impl AsyncWrite for Link {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.in_use.store(true, Ordering::Relaxed);
+        written
     }
 
     fn poll_write_vectored(
@@ -188,7 +197,9 @@ impl AsyncWrite for Link {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, parts);
+        self.in_use.store(true, Ordering::Relaxed);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

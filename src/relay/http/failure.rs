@@ -52,7 +52,10 @@ pub(super) fn failure_of(error: &(dyn StdError + 'static)) -> Failure {
         }
         if let Some(error) = error.downcast_ref::<io::Error>() {
             let ConnectError { kind, detail } = ConnectError::io("the connection broke", error);
-            return failure(kind, detail);
+            let is_invalid = kind != FailureKind::Tls
+                && matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput);
+            let invalid = || failure(FailureKind::Response, "the response is not HTTP/1.1");
+            return if is_invalid { invalid() } else { failure(kind, detail) };
         }
         http = error.downcast_ref::<hyper::Error>().or(http);
         cause = error.source();

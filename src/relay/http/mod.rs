@@ -7,6 +7,7 @@ mod failure;
 mod proxy;
 mod resolver;
 mod response;
+mod socket;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -24,7 +25,6 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::Instant;
 
 use self::connector::Connector;
-use self::failure::failure;
 use self::proxy::Proxy;
 use self::response::Response;
 use self::target::Target;
@@ -119,23 +119,25 @@ impl HttpReceiver {
         request
     }
 
-    fn post(&self, delivery: &Delivery) -> Option<Request<Full<Bytes>>> {
+    fn post(&self, delivery: &Delivery) -> Request<Full<Bytes>> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let (id, body) = (delivery.id.to_string(), &delivery.body);
         let standard = self.secrets.standard(&id, now, body);
         let mut request = self.request(Method::POST, self.target.uri.clone(), body.clone());
         let headers = request.headers_mut();
-        let mut set = |name, value: String| {
-            let value = HeaderValue::from_maybe_shared(Bytes::from(value)).ok()?;
-            headers.insert(name, value);
-            Some(())
-        };
-        set(TWITTER_SIGNATURE, self.secrets.twitter(body))?;
-        set(WEBHOOK_SIGNATURE, standard)?;
-        set(WEBHOOK_ID, id)?;
+        for (name, value) in [
+            (TWITTER_SIGNATURE, self.secrets.twitter(body)),
+            (WEBHOOK_SIGNATURE, standard),
+            (WEBHOOK_ID, id),
+        ] {
+            // Numbers and base64 are values of headers.
+            if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(value)) {
+                headers.insert(name, value);
+            }
+        }
         headers.insert(WEBHOOK_TIMESTAMP, now.into());
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        Some(request)
+        request
     }
 }
 
@@ -143,11 +145,7 @@ impl HttpReceiver {
 impl Receiver for HttpReceiver {
     async fn deliver(&self, delivery: &Delivery) -> Attempt {
         let deadline = Instant::now() + ATTEMPT_TIMEOUT;
-        let Some(request) = self.post(delivery) else {
-            let detail = "the request could not be made";
-            return Attempt::Failed(failure(FailureKind::Response, detail));
-        };
-        match response::send(&self.client, request, deadline).await {
+        match response::send(&self.client, || self.post(delivery), deadline).await {
             Ok(response) => attempt(response.discard_body(BODY_MAX_BYTES, deadline).await),
             Err(failure) => Attempt::Failed(failure),
         }

@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::connector::Connector;
 use super::failure::{failure, failure_of};
+use super::socket::is_closed_while_idle;
 use crate::relay::receiver::{Failure, FailureKind};
 
 /// Longest time that a receiver may ask to wait.
@@ -24,16 +25,20 @@ pub(super) struct Response {
     body: Incoming,
 }
 
-/// Sends a request, and waits for the head of its response.
+/// Sends a request that `new_request` creates, and waits for the head of its response.
 pub(super) async fn send(
     client: &Client<Connector, Full<Bytes>>,
-    request: Request<Full<Bytes>>,
+    new_request: impl Fn() -> Request<Full<Bytes>>,
     deadline: Instant,
 ) -> Result<Response, Failure> {
-    let (head, body) = match timeout_at(deadline, client.request(request)).await {
-        Ok(Ok(response)) => response.into_parts(),
-        Ok(Err(error)) => return Err(failure_of(&error)),
-        Err(_) => return Err(failure(FailureKind::Timeout, "no response in time")),
+    let (head, body) = loop {
+        match timeout_at(deadline, client.request(new_request())).await {
+            Ok(Ok(response)) => break response.into_parts(),
+            // Nothing was sent, and that connection is not found again.
+            Ok(Err(error)) if is_closed_while_idle(&error) => {}
+            Ok(Err(error)) => return Err(failure_of(&error)),
+            Err(_) => return Err(failure(FailureKind::Timeout, "no response in time")),
+        }
     };
     Ok(Response { status: head.status, retry_after: retry_after(&head.headers), body })
 }
