@@ -191,7 +191,7 @@ pub(in crate::cli) struct ReceiveArgs {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080", value_parser = address)]
     pub(in crate::cli) listen: SocketAddr,
 
-    /// File with the consumer secret, as in the webhook's secret_file
+    /// File with the consumer secret, that of the webhook
     #[arg(long, value_name = "FILE")]
     pub(in crate::cli) secret_file: PathBuf,
 

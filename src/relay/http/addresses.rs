@@ -41,7 +41,7 @@ fn special_v4(address: Ipv4Addr) -> Option<&'static str> {
     V4.into_iter().find(|(first, bits, _)| is_in(*first, *bits)).map(|(_, _, what)| what)
 }
 
-/// Blocks of IPv6 within 2000::/3, which has all public addresses.
+/// Blocks of IPv6 within `2000::/3`, which has all public addresses.
 const V6: [(Ipv6Addr, u32, &str); 4] = [
     // Teredo (2001::/32) and benchmarks (2001:2::/48) too.
     (Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 23, "of protocols"),

@@ -72,9 +72,10 @@ impl tower::Service<Uri> for Connector {
             // connection.
             let deadline = Instant::now() + CONNECT_TIMEOUT;
             let connecting = timeout_at(deadline, route.connect(deadline)).await;
-            connecting.map(|link| link.map(TokioIo::new)).unwrap_or_else(|_| {
-                Err(ConnectError::new(FailureKind::Timeout, "could not connect in time"))
-            })
+            match connecting {
+                Ok(link) => link.map(TokioIo::new),
+                Err(_) => Err(ConnectError::new(FailureKind::Timeout, "could not connect in time")),
+            }
         })
     }
 }
@@ -85,9 +86,12 @@ impl Route {
             let (socket, in_use) = connect(&self.resolver, deadline).await?;
             return Ok(Link { stream: self.secure(socket).await?, in_use, is_proxied: false });
         };
-        let (socket, in_use) = connect(&proxy.resolver, deadline).await.map_err(of_proxy)?;
+        let (socket, in_use) =
+            connect(&proxy.resolver, deadline).await.map_err(|error| of_proxy(&error))?;
         let stream: Box<dyn Stream> = match &proxy.tls {
-            Some(tls) => handshake(tls, &proxy.endpoint, socket).await.map_err(of_proxy)?,
+            Some(tls) => {
+                handshake(tls, &proxy.endpoint, socket).await.map_err(|error| of_proxy(&error))?
+            }
             None => Box::new(socket),
         };
         if self.tls.is_none() {
@@ -106,7 +110,7 @@ impl Route {
     }
 }
 
-fn of_proxy(error: ConnectError) -> ConnectError {
+fn of_proxy(error: &ConnectError) -> ConnectError {
     ConnectError::new(error.kind, format!("the proxy: {}", error.detail))
 }
 

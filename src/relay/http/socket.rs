@@ -40,8 +40,10 @@ struct ClosedWhileIdle;
 pub(super) fn is_closed_while_idle(error: &(dyn StdError + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        if inner.is_some_and(|inner| inner.is::<ClosedWhileIdle>()) {
+        let io = error.downcast_ref::<io::Error>();
+        if let Some(inner) = io.and_then(io::Error::get_ref)
+            && inner.is::<ClosedWhileIdle>()
+        {
             return true;
         }
         cause = error.source();

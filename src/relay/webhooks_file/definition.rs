@@ -1,6 +1,7 @@
 //! All that defines a webhook: its table, and what is in the files that it names.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -47,7 +48,8 @@ impl Definition {
     ) -> Result<Self, String> {
         let read = |member: &'static str| -> Result<Option<Vec<u8>>, String> {
             let Some(path) = entry.files.get(member) else { return Ok(None) };
-            let problem = |what: &str| entry.problem(member, &format!("{path:?} {what}"));
+            let file = path.to_string_lossy();
+            let problem = |what: &str| entry.problem(member, &format!("{file:?} {what}"));
             match contents.get(path) {
                 Some(Ok(contents)) if contents.is_empty() => Err(problem("is empty")),
                 Some(Ok(contents)) => Ok(Some(contents.clone())),
@@ -127,8 +129,11 @@ impl Definition {
             context.update(&length.to_be_bytes());
             context.update(part.unwrap_or_default());
         }
-        let digest = context.finish();
-        digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+        context.finish().as_ref().iter().fold(String::new(), |mut hex, byte| {
+            // A string takes any text.
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        })
     }
 }
 

@@ -80,7 +80,8 @@ impl WebhooksFile {
             let reading = spawn_blocking(move || Contents::read(&path)).await;
             reading.unwrap_or_else(|error| Err(error.to_string()))
         };
-        watch_contents(format!("{path:?}"), Ok(contents), reread, read, apply).await;
+        let files = format!("{:?}", [&path]);
+        watch_contents(files, Ok(contents), reread, read, apply).await;
     }
 }
 

@@ -1,7 +1,9 @@
 //! Connections that are used again, and those that are not.
 
+use markread_harness::certificates::Authority;
 use tokio::time::sleep;
 
+use super::tls::acceptor;
 use super::*;
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nOK";
@@ -74,6 +76,34 @@ async fn a_close_that_the_runtime_has_not_seen_is_no_failed_attempt() {
             std::io::Write::write_all(&mut &stream, answer.as_bytes()).unwrap();
             drop(stream);
         }
+    }
+}
+
+#[tokio::test]
+async fn the_same_over_tls() {
+    let ca = Authority::new().await;
+    let ca_pem = std::fs::read(ca.file()).unwrap();
+    let acceptor = acceptor(&ca.issue("server", "DNS:localhost").await, None);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://localhost:{}/", listener.local_addr().unwrap().port());
+    let ca = Some(&ca_pem[..]);
+    let receiver = of_settings(HttpSettings { url: &url, ca, ..HttpSettings::default() });
+    for _ in 0..5 {
+        let serve = async {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut stream = acceptor.accept(stream).await.unwrap();
+            read_request(&mut stream).await.unwrap();
+            stream.write_all(OK).await.unwrap();
+            stream
+        };
+        let delivery = delivery();
+        let (stream, attempt) = tokio::join!(serve, receiver.deliver(&delivery));
+        assert_eq!(attempt, Attempt::Delivered(200));
+        sleep(Duration::from_millis(1)).await;
+        std::thread::sleep(Duration::from_millis(10));
+        let (stream, mut session) = stream.into_inner();
+        session.send_close_notify();
+        session.write_tls(&mut stream.into_std().unwrap()).unwrap();
     }
 }
 

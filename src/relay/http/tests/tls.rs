@@ -10,11 +10,8 @@ use crate::files::{certificates, private_key};
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nOK";
 
-/// Starts a server with a certificate, which wants one of clients if `client_ca` is set.
-pub(super) async fn tls_server(
-    certificate: &Certificate,
-    client_ca: Option<&Authority>,
-) -> TestServer {
+/// Returns the TLS of a server with a certificate, which wants one of clients if `client_ca` is set.
+pub(super) fn acceptor(certificate: &Certificate, client_ca: Option<&Authority>) -> TlsAcceptor {
     let config = match client_ca {
         None => ServerConfig::builder().with_no_client_auth(),
         Some(ca) => {
@@ -28,7 +25,15 @@ pub(super) async fn tls_server(
     };
     let chain = certificates(&read(&certificate.chain).unwrap()).unwrap();
     let key = private_key(&read(&certificate.key).unwrap()).unwrap();
-    let acceptor = TlsAcceptor::from(Arc::new(config.with_single_cert(chain, key).unwrap()));
+    TlsAcceptor::from(Arc::new(config.with_single_cert(chain, key).unwrap()))
+}
+
+/// Starts a server that answers over TLS.
+pub(super) async fn tls_server(
+    certificate: &Certificate,
+    client_ca: Option<&Authority>,
+) -> TestServer {
+    let acceptor = acceptor(certificate, client_ca);
     TestServer::new(move |stream| {
         let acceptor = acceptor.clone();
         async move {
