@@ -37,6 +37,16 @@ pub enum Leased<T> {
     Lost,
 }
 
+impl<T> Leased<T> {
+    /// Converts what was done.
+    pub fn map<U>(self, convert: impl FnOnce(T) -> U) -> Leased<U> {
+        match self {
+            Self::Held(value) => Leased::Held(convert(value)),
+            Self::Lost => Leased::Lost,
+        }
+    }
+}
+
 /// A relay process that is alive.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RelayProcess {

@@ -11,6 +11,7 @@ use crate::proto::Rpc;
 use crate::proto::codes::{CODE_NAMES, code_index, code_name};
 
 mod groups;
+pub mod relay;
 
 pub use self::groups::{GroupGauges, set_groups};
 
@@ -158,6 +159,7 @@ pub fn set_memory_limit(bytes: u64) {
 pub fn install() -> Result<PrometheusHandle, BuildError> {
     let recorder = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_duration_seconds".to_owned()), &DURATION_BUCKETS)?
+        .set_buckets_for_metric(Matcher::Full(relay::DELAY_NAME.to_owned()), &relay::DELAY_BUCKETS)?
         .build_recorder();
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder)

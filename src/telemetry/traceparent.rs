@@ -49,7 +49,7 @@ impl Traceparent {
 
     /// Parses `<version>-<trace ID>-<span ID>-<flags>`, of 2, 32, 16 and 2 hexadecimal digits. A later
     /// version may append more. (The SDK's propagator accepts IDs of any length.)
-    fn parse(value: &[u8]) -> Option<Self> {
+    pub fn parse(value: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(value).ok()?;
         let (fields, rest) = text.split_at_checked(55)?;
         let version = hex(fields.get(..2)?)?;

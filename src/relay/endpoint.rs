@@ -1,0 +1,338 @@
+//! What the feeds of a webhook share in this process.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::Instant;
+
+use super::circuit::{Change, Circuit, Permission, Ticket};
+use super::receiver::{Failure, FailureKind};
+use super::webhook::Webhook;
+use crate::domain::WebhookName;
+use crate::store::StoreError;
+use crate::telemetry::LogThrottle;
+use crate::telemetry::metrics::relay::WebhookMetrics;
+
+/// A webhook in this process.
+pub(super) struct Endpoint {
+    pub(super) name: WebhookName,
+    pub(super) metrics: WebhookMetrics,
+    pub(super) lines: Lines,
+    /// Places for attempts of all feeds.
+    pub(super) places: Arc<Semaphore>,
+    webhook: ArcSwap<Webhook>,
+    state: Mutex<State>,
+    /// Wakes the feeds after each change of what lets them begin attempts.
+    changes: watch::Sender<u64>,
+    /// Wakes the checks.
+    pub(super) check_now: Notify,
+}
+
+/// What is logged of a webhook's deliveries.
+#[derive(Debug, Default)]
+pub(super) struct Lines {
+    store: LogThrottle,
+    pub(super) letters: LogThrottle,
+    pub(super) missed: LogThrottle,
+    circuit: LogThrottle,
+}
+
+struct State {
+    circuit: Circuit,
+    /// How often the circuit was closed: waiting lanes become due then.
+    closings: u64,
+    /// Whether the webhook is verified, and not paused.
+    is_open: bool,
+    /// A 410 that the checks have not written down yet.
+    is_gone: bool,
+    /// Places that exist: fewer than `max_places` after the receiver asked to be sent less.
+    allowed: usize,
+    max_places: usize,
+    /// Deliveries since the last place came back.
+    credit: usize,
+    /// What is to be said on `/readyz`.
+    warning: Option<String>,
+}
+
+impl Endpoint {
+    pub(super) fn new(webhook: Arc<Webhook>, concurrency: usize) -> Self {
+        let max_places = concurrency.max(1);
+        let state = State {
+            circuit: Circuit::default(),
+            closings: 0,
+            is_open: false,
+            is_gone: false,
+            allowed: max_places,
+            max_places,
+            credit: 0,
+            warning: None,
+        };
+        Self {
+            name: webhook.name.clone(),
+            metrics: WebhookMetrics::new(webhook.name.as_str()),
+            lines: Lines::default(),
+            places: Arc::new(Semaphore::new(max_places)),
+            webhook: ArcSwap::new(webhook),
+            state: Mutex::new(state),
+            changes: watch::Sender::new(0),
+            check_now: Notify::new(),
+        }
+    }
+
+    /// Returns the webhook as the file has it now.
+    pub(super) fn webhook(&self) -> Arc<Webhook> {
+        self.webhook.load_full()
+    }
+
+    /// Replaces the webhook if the file has another one.
+    pub(super) fn set_webhook(&self, webhook: &Arc<Webhook>) {
+        let old = self.webhook.swap(Arc::clone(webhook));
+        if old.settings != webhook.settings {
+            // It has to be checked before anything is sent to it.
+            self.set_open(false);
+            self.check_now.notify_one();
+        }
+    }
+
+    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        let state = self.state();
+        state.is_open && !state.is_gone
+    }
+
+    /// Lets feeds deliver, or stops them.
+    pub(super) fn set_open(&self, is_open: bool) {
+        let mut state = self.state();
+        if state.is_open != is_open {
+            state.is_open = is_open;
+            drop(state);
+            self.wake_feeds();
+        }
+    }
+
+    /// Returns how often the circuit was closed.
+    pub(super) fn closings(&self) -> u64 {
+        self.state().closings
+    }
+
+    pub(super) fn is_circuit_open(&self) -> bool {
+        self.state().circuit.is_open()
+    }
+
+    pub(super) fn is_flaky(&self, own_failures: u32) -> bool {
+        self.state().circuit.is_flaky(own_failures)
+    }
+
+    pub(super) fn warning(&self) -> Option<String> {
+        self.state().warning.clone()
+    }
+
+    pub(super) fn set_warning(&self, warning: Option<String>) {
+        self.state().warning = warning;
+    }
+
+    /// Begins an attempt, if the circuit permits one.
+    pub(super) fn begin(
+        self: &Arc<Self>,
+        now: Instant,
+        place: OwnedSemaphorePermit,
+    ) -> Result<Attempting, NotNow> {
+        match self.state().circuit.permit(now) {
+            Permission::Go(ticket) => {
+                let endpoint = Arc::clone(self);
+                Ok(Attempting { endpoint, ticket, place: Some(place), is_decided: false })
+            }
+            Permission::Wait(until) => Err(NotNow(Some(until))),
+            Permission::WaitForProbe => Err(NotNow(None)),
+        }
+    }
+
+    /// Stops everything until the checks have written down the 410.
+    fn note_gone(&self) {
+        self.state().is_gone = true;
+        self.wake_feeds();
+        self.check_now.notify_one();
+    }
+
+    pub(super) fn is_gone(&self) -> bool {
+        self.state().is_gone
+    }
+
+    /// Notes that all processes know of the 410.
+    pub(super) fn forget_gone(&self) {
+        self.state().is_gone = false;
+    }
+
+    /// Logs that the store failed, for one of the webhook's feeds or checks.
+    pub(super) fn log_store_failure(&self, what: &'static str, error: &StoreError) {
+        if let Some(suppressed) = self.lines.store.permit() {
+            let (webhook, cause) = (self.name.as_str(), error.to_string());
+            tracing::warn!(webhook, ?cause, suppressed, "{what}");
+        }
+    }
+
+    fn note(&self, change: Change, failure: Option<&Failure>) {
+        if change == Change::Nothing {
+            return;
+        }
+        if change != Change::Delayed {
+            self.metrics.set_circuit_open(change == Change::Opened);
+            self.log_circuit(change, failure);
+        }
+        self.wake_feeds();
+    }
+
+    fn log_circuit(&self, change: Change, failure: Option<&Failure>) {
+        if let Some(suppressed) = self.lines.circuit.permit() {
+            let webhook = self.name.as_str();
+            if change == Change::Opened {
+                let cause = failure.map(|failure| failure.detail.as_str());
+                tracing::warn!(
+                    webhook,
+                    ?cause,
+                    suppressed,
+                    "circuit opened: the receiver is probed"
+                );
+            } else {
+                tracing::info!(webhook, suppressed, "circuit closed: the receiver is back");
+            }
+        }
+    }
+
+    pub(super) fn wake_feeds(&self) {
+        self.changes.send_modify(|changes| *changes = changes.wrapping_add(1));
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// No attempt may begin before this time, or before a change.
+pub(super) struct NotNow(pub(super) Option<Instant>);
+
+/// An attempt that the endpoint knows of. Dropped without an outcome, it is as if it never was.
+pub(super) struct Attempting {
+    endpoint: Arc<Endpoint>,
+    ticket: Ticket,
+    place: Option<OwnedSemaphorePermit>,
+    is_decided: bool,
+}
+
+impl Attempting {
+    /// Notes a delivery. Places that the receiver did not want come back, one after so many deliveries as
+    /// there are places: so its answers to too many are few.
+    pub(super) fn succeed(mut self) {
+        self.is_decided = true;
+        let mut state = self.endpoint.state();
+        let change = state.circuit.succeed();
+        if change == Change::Closed {
+            state.closings += 1;
+        }
+        let mut is_place_back = false;
+        if state.allowed < state.max_places {
+            state.credit += 1;
+            if state.credit >= state.allowed {
+                (state.credit, is_place_back) = (0, true);
+                state.allowed += 1;
+            }
+        }
+        drop(state);
+        if is_place_back {
+            self.endpoint.places.add_permits(1);
+        }
+        self.endpoint.note(change, None);
+    }
+
+    /// Notes a failure. A receiver that asks to be sent less loses the place.
+    pub(super) fn fail(mut self, now: Instant, failure: &Failure) {
+        self.is_decided = true;
+        let mut state = self.endpoint.state();
+        let change = state.circuit.fail(self.ticket, now, failure);
+        if failure.kind == FailureKind::Throttled && state.allowed > 1 {
+            (state.allowed, state.credit) = (state.allowed - 1, 0);
+            if let Some(place) = self.place.take() {
+                place.forget();
+            }
+        }
+        drop(state);
+        self.endpoint.note(change, Some(failure));
+    }
+
+    /// Notes a 410.
+    pub(super) fn stop(self) {
+        self.endpoint.note_gone();
+    }
+}
+
+impl Drop for Attempting {
+    fn drop(&mut self) {
+        if !self.is_decided && self.endpoint.state().circuit.abandon(self.ticket) {
+            self.endpoint.wake_feeds();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::tests::fake_receiver::FakeReceiver;
+    use super::*;
+
+    fn begin(endpoint: &Arc<Endpoint>) -> Attempting {
+        let place = Arc::clone(&endpoint.places).try_acquire_owned().unwrap();
+        endpoint.begin(Instant::now(), place).ok().expect("the circuit permits it")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_receiver_that_asks_for_less_gets_less_and_slowly_more() {
+        let endpoint = Arc::new(Endpoint::new(FakeReceiver::default().webhook("w", "s1"), 8));
+        let throttled = Failure {
+            kind: FailureKind::Throttled,
+            status: Some(429),
+            detail: String::new(),
+            retry_after: None,
+        };
+        let attempts: Vec<_> = (0..8).map(|_| begin(&endpoint)).collect();
+        for attempt in attempts {
+            attempt.fail(Instant::now(), &throttled);
+        }
+        // One place always stays.
+        assert_eq!(endpoint.places.available_permits(), 1);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        for (deliveries, places) in [(1, 2), (2, 3), (3, 4), (30, 8), (100, 8)] {
+            for _ in 0..deliveries {
+                begin(&endpoint).succeed();
+            }
+            assert_eq!(endpoint.places.available_permits(), places, "{deliveries}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_abandoned_probe_lets_another_one_begin() {
+        let endpoint = Arc::new(Endpoint::new(FakeReceiver::default().webhook("w", "s1"), 8));
+        let failure = Failure {
+            kind: FailureKind::Timeout,
+            status: None,
+            detail: String::new(),
+            retry_after: None,
+        };
+        for _ in 0..20 {
+            begin(&endpoint).fail(Instant::now(), &failure);
+        }
+        assert!(endpoint.is_circuit_open());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let probe = begin(&endpoint);
+        let place = Arc::clone(&endpoint.places).try_acquire_owned().unwrap();
+        assert!(matches!(endpoint.begin(Instant::now(), place), Err(NotNow(None))));
+        drop(probe);
+        begin(&endpoint).succeed();
+        assert!(!endpoint.is_circuit_open());
+        assert_eq!(endpoint.closings(), 1);
+    }
+}

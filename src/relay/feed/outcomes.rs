@@ -1,0 +1,241 @@
+//! What follows from outcomes.
+
+use tokio::time::Instant;
+
+use super::read::{Batch, Which};
+use super::{Event, Feed, Letter, Lost, NOTE_INTERVAL, READ_SPACING, RECHECK_AFTER};
+use crate::domain::EntryId;
+use crate::relay::dead_letters::{self, Reason};
+use crate::relay::lanes::{Item, LaneKey};
+use crate::relay::receiver::{Attempt, Failure, FailureKind};
+use crate::relay::retry::{delay, jitter};
+use crate::relay::routing::{Route, RoutedEntry, RoutedEvent};
+use crate::store::relay::Leased;
+use crate::store::{Entries, StoreError};
+
+impl Feed {
+    pub(super) fn handle(&mut self, event: Event) -> Result<(), Lost> {
+        match event {
+            Event::Attempted(key, attempt) => {
+                self.attempts -= 1;
+                self.attempted(key, attempt);
+            }
+            Event::NotAttempted(key) => {
+                self.attempts -= 1;
+                self.lanes.retry(key, Instant::now());
+            }
+            Event::Undeliverable(key) => {
+                self.attempts -= 1;
+                self.give_up(key, Reason::InvalidPayload);
+            }
+            Event::Read(which, read) => self.was_read(which, read)?,
+            Event::Renewed(sent, renewed) => self.renewed(sent, renewed)?,
+            Event::Acknowledged(acknowledged) => {
+                self.buffer.end_acknowledgement(acknowledged.is_ok());
+                match acknowledged {
+                    Ok(Leased::Held(())) => self.acknowledging.succeed(),
+                    Ok(Leased::Lost) => return Err(Lost),
+                    Err(error) => {
+                        self.endpoint.log_store_failure("cannot acknowledge entries", &error);
+                        self.acknowledging.fail(Instant::now());
+                    }
+                }
+            }
+            Event::Noted(notes, noted) => match noted {
+                Ok(Leased::Held(())) => self.noting.succeed(),
+                Ok(Leased::Lost) => return Err(Lost),
+                Err(error) => {
+                    self.endpoint.log_store_failure("cannot note attempts", &error);
+                    self.buffer.restore_notes(notes);
+                    self.noting.fail(Instant::now());
+                    self.noting.not_before = Some(Instant::now() + NOTE_INTERVAL);
+                }
+            },
+            Event::LetterWritten(written) => self.letter_written(written),
+        }
+        Ok(())
+    }
+
+    fn renewed(
+        &mut self,
+        sent: Instant,
+        renewed: Result<Leased<()>, StoreError>,
+    ) -> Result<(), Lost> {
+        self.is_renewing = false;
+        match renewed {
+            Ok(Leased::Held(())) => self.validity.renewed(sent),
+            Ok(Leased::Lost) => return Err(Lost),
+            Err(error) => {
+                self.endpoint.log_store_failure("cannot renew a lease", &error);
+                self.validity.not_renewed(Instant::now());
+            }
+        }
+        Ok(())
+    }
+
+    fn attempted(&mut self, key: LaneKey, attempt: Attempt) {
+        let failure = match attempt {
+            Attempt::Delivered(_) => {
+                if let Some(item) = self.lanes.finish(key) {
+                    let ms = (self.context.clock)().saturating_sub(item.created_ms);
+                    self.endpoint.metrics.count_delivered(std::time::Duration::from_millis(ms));
+                    self.decide(item.entry);
+                }
+                return;
+            }
+            Attempt::Gone => Failure {
+                kind: FailureKind::Status,
+                status: Some(410),
+                detail: "410 Gone".to_owned(),
+                retry_after: None,
+            },
+            Attempt::Failed(failure) => failure,
+        };
+        self.status.note_failure(&failure.detail);
+        let Some(item) = self.lanes.current(key) else { return };
+        item.attempts = item.attempts.saturating_add(1);
+        item.failure = Some(Box::new(failure));
+        let (entry, attempts) = (item.entry, item.attempts);
+        self.buffer.note_attempts(entry, attempts);
+        if attempts >= self.context.config.max_attempts {
+            self.give_up(key, Reason::MaxAttempts);
+        } else {
+            let pause = delay(attempts, self.endpoint.is_flaky(attempts));
+            self.lanes.retry(key, Instant::now() + jitter(pause, rand::random()));
+        }
+    }
+
+    /// Notes that one delivery of an entry arrived or became a dead letter.
+    fn decide(&mut self, entry: EntryId) {
+        self.buffer.decide(entry);
+        self.status.note_progress();
+    }
+
+    fn letter_written(&mut self, written: Result<(), StoreError>) {
+        if let Err(error) = written {
+            self.endpoint.log_store_failure("cannot write a dead letter", &error);
+            self.writing.fail(Instant::now());
+            return;
+        }
+        self.writing.succeed();
+        let Some(Letter { entry, lane, reason, .. }) = self.letters.pop_front() else { return };
+        self.endpoint.metrics.count_dead_letter(reason);
+        if let Some(suppressed) = self.endpoint.lines.letters.permit() {
+            let webhook = self.endpoint.name.as_str();
+            tracing::warn!(webhook, reason, suppressed, "an event became a dead letter");
+        }
+        if let Some(key) = lane {
+            self.lanes.finish(key);
+        }
+        self.decide(entry);
+    }
+
+    fn was_read(
+        &mut self,
+        which: Which,
+        read: Result<Leased<Batch>, StoreError>,
+    ) -> Result<(), Lost> {
+        let now = Instant::now();
+        match read {
+            Ok(Leased::Lost) => return Err(Lost),
+            Err(error) => {
+                self.endpoint.log_store_failure("cannot read entries", &error);
+                self.read_size.shrink();
+                self.reading.fail(now);
+                // The answer may have been lost: then its entries are pending.
+                if !matches!(which, Which::Pending(_)) {
+                    self.which = Which::Pending(self.position);
+                    self.recheck = Some((now + RECHECK_AFTER, self.position));
+                }
+            }
+            Ok(Leased::Held(batch)) => {
+                self.reading.succeed();
+                self.take_batch(which, batch, now);
+            }
+        }
+        Ok(())
+    }
+
+    fn take_batch(&mut self, which: Which, batch: Batch, now: Instant) {
+        let Batch { entries, count, bytes, last, missed, read_to } = batch;
+        let is_full = count >= self.read_size.entries();
+        self.read_size.adapt(&Entries { count, bytes, ..Entries::default() });
+        let is_pending = matches!(which, Which::Pending(_));
+        let read_to = read_to.filter(|_| count == 0);
+        self.position = self.position.max(last.or(read_to).unwrap_or_default());
+        self.which = match (which, last) {
+            (Which::Pending(_), Some(last)) => Which::Pending(last),
+            (Which::Pending(_), None) => Which::New,
+            (_, Some(_)) => Which::New,
+            (_, None) => Which::NewAfter(self.position),
+        };
+        if !is_pending && count > 0 && !is_full {
+            self.reading.not_before = Some(now + READ_SPACING);
+        }
+        self.count_missed(missed);
+        for entry in entries {
+            // An acknowledgement may be under way, or lost.
+            if !is_pending || !self.buffer.knows(entry.id) {
+                self.add(entry);
+            }
+        }
+    }
+
+    fn add(&mut self, entry: RoutedEntry) {
+        let RoutedEntry { id, attempts, route } = entry;
+        match route {
+            Route::Removed => {
+                self.count_missed(1);
+                self.buffer.hold(id, 0, 0, 0);
+            }
+            Route::Letter(reason, payload) => {
+                self.buffer.hold(id, 1, payload.as_ref().map_or(0, bytes::Bytes::len), attempts);
+                let partition = self.lease.feed.partition;
+                let letter = dead_letters::of_entry(partition, id, payload, reason);
+                let reason = reason.word();
+                self.letters.push_back(Letter { entry: id, lane: None, letter, reason });
+            }
+            Route::Deliver(event) => self.add_event(id, attempts, &event),
+        }
+    }
+
+    fn add_event(&mut self, id: EntryId, attempts: u32, event: &RoutedEvent) {
+        let RoutedEvent { event, payload, traceparent, for_users } = event;
+        let users = for_users.iter().flatten();
+        self.buffer.hold(id, users.clone().count(), payload.len(), attempts);
+        if users.clone().next().is_none() {
+            self.endpoint.metrics.count_not_subscribed();
+            self.status.note_progress();
+        }
+        let (reader, recipient) = (event.mark.reader, event.mark.recipient);
+        for for_user in users {
+            let key = LaneKey { reader, recipient, for_user: *for_user };
+            let item = Item {
+                entry: id,
+                created_ms: event.created_ms,
+                payload: payload.clone(),
+                traceparent: *traceparent,
+                attempts,
+                failure: None,
+            };
+            self.lanes.add(key, item);
+        }
+    }
+
+    fn count_missed(&self, entries: u64) {
+        if entries == 0 {
+            return;
+        }
+        self.endpoint.metrics.count_missed(entries);
+        if let Some(suppressed) = self.endpoint.lines.missed.permit() {
+            let (webhook, partition) = (self.endpoint.name.as_str(), self.lease.feed.partition);
+            tracing::warn!(
+                webhook,
+                partition,
+                entries,
+                suppressed,
+                "entries were trimmed before they were delivered"
+            );
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Checks and pauses, over time and over processes.
+
+use super::*;
+use crate::store::relay::{Verification, WebhookState};
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_delivered_before_a_check_passed() {
+    let (store, receiver) = (FakeStore::new(1), FakeReceiver::default());
+    receiver.check_results((0..5).map(|_| Check::Failed("no answer".to_owned())));
+    let process = Process::start(&store, &[receiver.webhook("w", "s")]);
+    let entry = store.publish(0, 1, 2);
+    sleep(seconds(2)).await;
+    assert_eq!(receiver.attempts().len(), 0);
+    assert_eq!(process.warnings(), ["webhook w: the check fails: no answer"]);
+    within(seconds(60), "it arrives", || receiver.delivered() == [entry]).await;
+    assert_eq!(receiver.checks(), 6);
+    sleep(seconds(2)).await;
+    assert_eq!(process.warnings().len(), 0);
+    let state = store.webhook_state("w");
+    assert_eq!(state.verified.unwrap().settings, "s");
+    assert_eq!((state.failing_since_ms, state.failure, state.paused), (None, None, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_is_made_every_day_by_one_of_the_processes() {
+    let (store, receiver) = (FakeStore::new(1), FakeReceiver::default());
+    let webhooks = [receiver.webhook("w", "s")];
+    let _processes: Vec<_> = (0..3).map(|_| Process::start(&store, &webhooks)).collect();
+    sleep(seconds(10)).await;
+    for day in 1..4 {
+        assert_eq!(receiver.checks(), day);
+        sleep(DAY).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_check_pauses_until_someone_checks_or_the_settings_change() {
+    let (store, receiver) = (FakeStore::new(1), FakeReceiver::default());
+    receiver.check_results([Check::Refused("a wrong token".to_owned())]);
+    let process = Process::start(&store, &[receiver.webhook("w", "s")]);
+    let entry = store.publish(0, 1, 2);
+    sleep(DAY + DAY).await;
+    assert_eq!((receiver.checks(), receiver.attempts().len()), (1, 0));
+    let warnings = process.warnings();
+    assert_eq!(warnings, ["webhook w is paused: the check was refused: a wrong token"]);
+    process.set_webhooks(&[receiver.webhook("w", "s2")]);
+    within(seconds(2), "it arrives", || receiver.delivered() == [entry]).await;
+    assert_eq!(receiver.checks(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn failing_checks_pause_after_the_grace_and_a_later_one_ends_that() {
+    let (store, receiver) = (FakeStore::new(1), FakeReceiver::default());
+    let process = Process::start(&store, &[receiver.webhook("w", "s")]);
+    sleep(seconds(5)).await;
+    receiver.check_results((0..320).map(|_| Check::Failed("no answer".to_owned())));
+    sleep(DAY + seconds(3600)).await;
+    // It goes on while the checks fail.
+    let entry = store.publish(0, 1, 2);
+    within(seconds(1), "it arrives", || receiver.delivered() == [entry]).await;
+    assert!(receiver.checks() > 50 && receiver.checks() < 80, "{}", receiver.checks());
+    sleep(seconds(3 * 3600 + 120)).await;
+    let pause = store.webhook_state("w").paused.unwrap();
+    assert!(pause.is_passing && pause.reason.starts_with("checks have failed for 4h"), "{pause:?}");
+    let second = store.publish(0, 1, 2);
+    sleep(seconds(60)).await;
+    assert_eq!(receiver.attempts().len(), 1);
+    assert!(process.warnings()[0].starts_with("webhook w is paused: checks have failed for 4h"));
+    within(seconds(2 * 3600), "a check passes", || store.webhook_state("w").paused.is_none()).await;
+    within(seconds(2), "it arrives", || receiver.delivered() == [entry, second]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_grace_of_new_settings_begins_with_them() {
+    let (store, receiver) = (FakeStore::new(1), FakeReceiver::default());
+    receiver.check_results((0..10_000).map(|_| Check::Failed("no answer".to_owned())));
+    let process = Process::start(&store, &[receiver.webhook("w", "s")]);
+    sleep(seconds(3 * 3600)).await;
+    process.set_webhooks(&[receiver.webhook("w", "s2")]);
+    sleep(seconds(2 * 3600)).await;
+    assert_eq!(store.webhook_state("w").paused, None);
+    sleep(seconds(2 * 3600 + 120)).await;
+    assert_eq!(store.webhook_state("w").paused.unwrap().settings, "s2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_process_verifies_pauses_and_resumes() {
+    let (store, receiver) = (FakeStore::new(1), FakeReceiver::default());
+    let verified = Some(Verification { at_ms: START_MS, settings: "s".to_owned() });
+    let open = WebhookState { verified, ..WebhookState::default() };
+    store.put_webhook_state("w", open.clone());
+    let _process = Process::start(&store, &[receiver.webhook("w", "s")]);
+    sleep(seconds(5)).await;
+    assert_eq!(receiver.checks(), 0);
+    let pause = crate::store::relay::Pause {
+        at_ms: START_MS,
+        reason: "410".to_owned(),
+        is_passing: false,
+        settings: "s".to_owned(),
+    };
+    store.put_webhook_state("w", WebhookState { paused: Some(pause), ..open.clone() });
+    sleep(ms(1100)).await;
+    let entry = store.publish(0, 1, 2);
+    sleep(seconds(30)).await;
+    assert_eq!(receiver.attempts().len(), 0);
+    store.put_webhook_state("w", open);
+    within(ms(1100), "it arrives", || receiver.delivered() == [entry]).await;
+    assert_eq!(receiver.checks(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn deliveries_go_on_while_the_state_cannot_be_read() {
+    let setup = Setup::new();
+    sleep(seconds(3)).await;
+    setup.store.set_failing("state", true);
+    sleep(seconds(10)).await;
+    let entry = setup.store.publish(0, 1, 2);
+    within(ms(10), "it arrives", || setup.receiver.delivered() == [entry]).await;
+}
