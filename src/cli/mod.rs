@@ -4,31 +4,33 @@
 
 use std::ffi::OsString;
 use std::fmt::Display;
-use std::io::{Write, stderr, stdout};
+use std::io::{self, Write, stderr, stdout};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::error::{ContextKind, ErrorKind};
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Runtime};
 use tonic::Code;
 
 use self::args::CliCommand;
 use self::commands::admin::{self, AdminCommand};
 use self::commands::client::{self, ClientCommand};
 use self::commands::healthcheck::{HealthcheckConfig, healthcheck};
-use self::commands::token;
-use self::config::{ServeConfig, TokenConfig};
+use self::commands::{token, webhook};
+use self::config::{RelaySettings, ServeConfig, TokenConfig, WebhookRun};
 use self::serve::ServeError;
 use crate::client::ClientConfig;
 use crate::net::cpus::WorkerCount;
 use crate::net::workers::WorkerThreads;
-use crate::store::redis::RedisMode;
-use crate::telemetry::{self, Traces};
+use crate::store::redis::{AdminError, RedisMode};
+use crate::telemetry::{self, LogFormat, Traces, TracesConfig};
 
 mod args;
 mod commands;
 pub mod config;
+mod relay;
 pub mod serve;
+mod signals;
 mod start;
 
 /// Longest time that blocking tasks, such as a name lookup, may delay the exit.
@@ -45,6 +47,10 @@ pub enum Command {
     Client(Box<ClientConfig>, ClientCommand, Code),
     /// Read or change what is in Redis.
     Admin(Box<RedisMode>, AdminCommand),
+    /// Deliver events to webhooks.
+    Relay(Box<RelaySettings>),
+    /// Manage webhooks, or receive events.
+    Webhook(WebhookRun),
     /// Check that a server is serving.
     Healthcheck(HealthcheckConfig),
 }
@@ -68,9 +74,14 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             Err(problem) => fail(1, problem),
         },
         Ok(Command::Client(config, command, expected)) => {
-            call(client::run(*config, command, expected, |line| writeln!(stdout(), "{line}")))
+            call(client::run(*config, command, expected, |line| print_line(line)))
         }
-        Ok(Command::Admin(mode, command)) => administer(&mode, command),
+        Ok(Command::Admin(mode, command)) => operate(admin::run(&mode, command, print_line)),
+        Ok(Command::Relay(config)) => relay(*config),
+        Ok(Command::Webhook(WebhookRun::Command(redis, command))) => {
+            operate(webhook::run(*redis, command, print_line))
+        }
+        Ok(Command::Webhook(WebhookRun::Receive(config))) => call(webhook::receive(config)),
         Ok(Command::Healthcheck(config)) => call(healthcheck(config)),
         Err(Exit::Help(text)) => print(text.trim_end()),
         Err(Exit::Usage(problem)) => fail(2, problem),
@@ -94,7 +105,8 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Exit> 
         CliCommand::Admin(args) => {
             args.validate().map(|(mode, command)| Command::Admin(Box::new(mode), command))
         }
-        CliCommand::Relay(_) | CliCommand::Webhook(_) => Err("not wired yet".to_owned()),
+        CliCommand::Relay(args) => args.validate().map(|config| Command::Relay(Box::new(config))),
+        CliCommand::Webhook(args) => args.validate().map(Command::Webhook),
         CliCommand::Healthcheck(args) => args.validate(),
     };
     command.map_err(|problem| Exit::Usage(one_line(&problem)))
@@ -111,25 +123,59 @@ fn serve(mut config: ServeConfig) -> ExitCode {
         Ok(threads) => threads,
         Err(error) => return fail(1, error),
     };
-    let settings = std::mem::replace(&mut config.traces, Ok(None));
+    let traces = std::mem::replace(&mut config.traces, Ok(None));
+    let traces = start_telemetry(&runtime, config.log_format, traces);
+    let served = runtime.block_on(serve::serve(config, count, threads.workers()));
+    flush(&runtime, traces);
+    threads.stop(SHUTDOWN_TIMEOUT);
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
+    exit_status(served)
+}
+
+fn relay(mut settings: RelaySettings) -> ExitCode {
+    // Deliveries wait for receivers most of the time: any thread continues any of them, and all share one
+    // connection to Redis.
+    let count = WorkerCount::find(None);
+    let threads = Builder::new_multi_thread().worker_threads(count.threads).enable_all().build();
+    let runtime = match threads {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(1, error),
+    };
+    let traces = std::mem::replace(&mut settings.traces, Ok(None));
+    let traces = start_telemetry(&runtime, settings.log_format, traces);
+    let relayed = runtime.block_on(relay::relay(settings, count));
+    flush(&runtime, traces);
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
+    exit_status(relayed)
+}
+
+/// Starts logs, and traces if there is a collector.
+fn start_telemetry(
+    runtime: &Runtime,
+    format: Option<LogFormat>,
+    settings: Result<Option<TracesConfig>, String>,
+) -> Option<Traces> {
     let traces = settings.and_then(|settings| {
         let _entered = runtime.enter();
         let traces = settings.map(Traces::start).transpose();
         traces.map_err(|error| format!("OTEL_EXPORTER_OTLP_*: {error}"))
     });
-    telemetry::init(config.log_format, traces.as_ref().ok().and_then(Option::as_ref));
-    let traces = traces.unwrap_or_else(|problem| {
+    telemetry::init(format, traces.as_ref().ok().and_then(Option::as_ref));
+    traces.unwrap_or_else(|problem| {
         tracing::warn!(problem, "calls are not traced");
         None
-    });
-    let served = runtime.block_on(serve::serve(config, count, threads.workers()));
-    // After the drain, while the runtime can still send.
+    })
+}
+
+/// Sends the last spans. After the drain, while the runtime can still send.
+fn flush(runtime: &Runtime, traces: Option<Traces>) {
     if let Some(traces) = traces {
         let _ = runtime.block_on(runtime.spawn_blocking(|| traces.flush()));
     }
-    threads.stop(SHUTDOWN_TIMEOUT);
-    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
-    match served {
+}
+
+fn exit_status(ended: Result<(), ServeError>) -> ExitCode {
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(mismatch @ ServeError::Layout(_)) => fail(2, mismatch),
         Err(failed @ ServeError::Failed(_)) => fail(1, failed),
@@ -147,15 +193,20 @@ fn call(call: impl Future<Output = Result<(), String>>) -> ExitCode {
     }
 }
 
-fn administer(mode: &RedisMode, command: AdminCommand) -> ExitCode {
+/// Runs a command that operates on Redis.
+fn operate(command: impl Future<Output = Result<(), AdminError>>) -> ExitCode {
     let runtime = match Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(1, error),
     };
-    match runtime.block_on(admin::run(mode, command, |line| writeln!(stdout(), "{line}"))) {
+    match runtime.block_on(command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(if error.is_layout() { 2 } else { 1 }, error),
     }
+}
+
+fn print_line(line: impl Display) -> io::Result<()> {
+    writeln!(stdout(), "{line}")
 }
 
 fn print(text: &str) -> ExitCode {
@@ -177,6 +228,13 @@ fn exit(error: &clap::Error) -> Exit {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Help(text),
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
+            if text.contains("markread webhook") {
+                return Exit::Usage(
+                    "a command of webhook is missing: it must be subscribe, unsubscribe, list, check, \
+                     redeliver or receive (see --help)"
+                        .to_owned(),
+                );
+            }
             if text.contains("markread admin") {
                 return Exit::Usage(
                     "a command of admin is missing: it must be cursors, set, erase, export, \
@@ -185,8 +243,8 @@ fn exit(error: &clap::Error) -> Exit {
                 );
             }
             Exit::Usage(
-                "a command is missing: it must be serve, token, mark, state, watch, admin or \
-                 healthcheck (see --help)"
+                "a command is missing: it must be serve, token, mark, state, watch, admin, relay, \
+                 webhook or healthcheck (see --help)"
                     .to_owned(),
             )
         }

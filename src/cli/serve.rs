@@ -5,14 +5,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::config::{Backend, ServeConfig};
+use super::signals::{Signals, reread_at_hangup};
 use super::start;
 use crate::edge::Edge;
-use crate::files::Reread;
 use crate::identity::Identity;
 use crate::net::cpus::WorkerCount;
 use crate::net::lifecycle::{Lifecycle, Phase};
@@ -33,7 +32,7 @@ use crate::telemetry::metrics::{self, Metrics};
 /// Pause between two times that slow watchers are ended.
 const SLOW_WATCHERS_PAUSE: Duration = Duration::from_secs(1);
 
-/// Why a server could not serve.
+/// Why a server could not serve, or a relay not deliver.
 #[derive(Debug)]
 pub enum ServeError {
     /// Redis has another layout: exit status 2.
@@ -51,7 +50,7 @@ impl fmt::Display for ServeError {
     }
 }
 
-fn failed(what: &str, error: impl fmt::Display) -> ServeError {
+pub(super) fn failed(what: &str, error: impl fmt::Display) -> ServeError {
     ServeError::Failed(format!("{what}: {error}"))
 }
 
@@ -73,9 +72,7 @@ pub async fn serve(
     let memory_limit = MemoryLimit::find(config.memory_limit);
     let pressure = MemoryPressure::default();
     let mut signals = Signals::new().map_err(|error| failed("signals", error))?;
-    let reread = Reread::default();
-    let hangup = signal(SignalKind::hangup()).map_err(|error| failed("signals", error))?;
-    tokio::spawn(reread_at(hangup, reread.clone()));
+    let reread = reread_at_hangup().map_err(|error| failed("signals", error))?;
     let listener = bind("--listen", listen, limits)?;
     let listener = listener.with_tls(tls.clone()).with_pressure(pressure.clone());
     let listener = listener.with_workers(workers.clone());
@@ -203,35 +200,5 @@ fn warn_about(identity: &Identity, tls: bool) {
             );
         }
         Identity::Required { .. } => {}
-    }
-}
-
-/// Reads files again at each SIGHUP, for ever.
-async fn reread_at(mut hangup: Signal, reread: Reread) {
-    while hangup.recv().await.is_some() {
-        tracing::info!("SIGHUP: files are read again");
-        reread.request();
-    }
-}
-
-/// SIGTERM and SIGINT, which mean the same.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
     }
 }

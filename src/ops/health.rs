@@ -89,6 +89,33 @@ async fn run(reporter: HealthReporter, mut sources: Sources) {
     }
 }
 
+/// Returns the health of a store with warnings of its user, and the future that keeps it up to date.
+pub fn with_warnings(
+    mut store: HealthReceiver,
+    mut warnings: watch::Receiver<Vec<String>>,
+) -> (HealthReceiver, impl Future<Output = ()> + use<>) {
+    let combined = |store: &HealthReceiver, warnings: &watch::Receiver<Vec<String>>| {
+        let mut health = store.borrow().clone();
+        if let StoreHealth::Ready { warnings: all } = &mut health {
+            all.extend(warnings.borrow().iter().cloned().map(Cow::Owned));
+        }
+        health
+    };
+    let (sender, receiver) = watch::channel(combined(&store, &warnings));
+    let run = async move {
+        loop {
+            metrics::set_store_up(matches!(&*store.borrow(), StoreHealth::Ready { .. }));
+            sender.send_replace(combined(&store, &warnings));
+            tokio::select! {
+                Ok(()) = store.changed() => {}
+                Ok(()) = warnings.changed() => {}
+                else => return,
+            }
+        }
+    };
+    (receiver, run)
+}
+
 async fn report(reporter: &HealthReporter, status: ServingStatus) {
     reporter.set_service_status("", status).await;
     reporter.set_service_status(SERVICE_NAME, status).await;

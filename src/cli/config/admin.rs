@@ -5,9 +5,8 @@ use crate::cli::args::{
     AdminArgs, AdminRedisArgs, CursorsArgs, DestinationArgs, EraseArgs, ExportArgs, ImportArgs,
     MoveArgs, RedisArgs, SetArgs,
 };
-use crate::cli::commands::admin::{
-    AdminCommand, EraseScope, ImportSource, LayoutCommand, MoveCommand,
-};
+use crate::cli::commands::admin::{AdminCommand, EraseScope, LayoutCommand, MoveCommand};
+use crate::cli::commands::lines::InputSource;
 use crate::domain::{Conversation, CursorRecord, UserId};
 use crate::store::redis::{MoveGoal, PutRule, RedisMode, name_destination_flags};
 
@@ -32,9 +31,7 @@ impl AdminArgs {
             }
             Self::Export(ExportArgs { output, redis }) => (redis, AdminCommand::Export(output)),
             Self::Import(ImportArgs { file, skip_lines, redis }) => {
-                let is_stdin = file.as_os_str() == "-";
-                let source = if is_stdin { ImportSource::Stdin } else { ImportSource::File(file) };
-                (redis, AdminCommand::Import { source, skip_lines })
+                (redis, AdminCommand::Import { source: InputSource::new(file), skip_lines })
             }
         };
         let mode = redis_mode(&redis_url, &redis)?;

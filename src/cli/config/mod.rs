@@ -17,8 +17,13 @@ mod admin;
 mod client;
 mod identity;
 mod redis;
+mod relay;
 mod traces;
 mod validate;
+mod webhook;
+
+pub use self::relay::RelaySettings;
+pub use self::webhook::WebhookRun;
 
 /// Settings of `markread serve`.
 #[derive(Debug)]

@@ -33,8 +33,8 @@ fn is_identity(variable: &str) -> bool {
 }
 
 /// Every variable in the help of a command.
-async fn variables(name: &str) -> Vec<String> {
-    let help = command(&[name, "--help"]).output().await.unwrap();
+async fn variables(name: &[&str]) -> Vec<String> {
+    let help = command(name).arg("--help").output().await.unwrap();
     let help = String::from_utf8(help.stdout).unwrap();
     let named = help.split("[env: ").skip(1).map(|rest| rest.split(']').next().unwrap().to_owned());
     let named: Vec<_> = named.collect();
@@ -64,11 +64,14 @@ async fn every_empty_variable_is_unset_or_refused() {
         &["state", "--recipient", "x"],
         &["watch", "--after", "x"],
         &["healthcheck", "--listen", "x"],
+        &["relay", "--webhooks", "/absent"],
+        &["webhook", "check", "crm", "--webhooks", "/absent"],
     ];
     let mut tried = 0;
     for args in failing {
         let failing = Failing::new(args).await;
-        for variable in variables(args[0]).await {
+        let name = if args[0] == "webhook" { &args[..2] } else { &args[..1] };
+        for variable in variables(name).await {
             let line = refused(2, args, &[(&variable, "")]).await;
             if is_identity(&variable) && !failing.sets(&variable) {
                 let flag = flag(&variable);
@@ -104,6 +107,8 @@ async fn a_required_option_whose_variable_is_empty_is_named() {
         (&["token", "--jwt-secret-file", &secret][..], "MARKREAD_USER"),
         (&["token", "--user", "1"], "MARKREAD_JWT_SECRET_FILE"),
         (&["mark", "--recipient", "1"], "MARKREAD_LAST_READ_EVENT_ID"),
+        (&["relay"], "MARKREAD_WEBHOOKS"),
+        (&["webhook", "redeliver", "crm"], "MARKREAD_WEBHOOKS"),
     ] {
         let line = refused(2, args, &[(variable, "")]).await;
         let expected = format!("{variable} is empty: {} must have a value", flag(variable));

@@ -15,6 +15,7 @@ const FAILS_LATER: &str = "--output /no/file";
 async fn write_files(dir: &Path) {
     let credential = "[[credential]]\nconsumer_key = \"a\"\n";
     let secrets = "consumer_secret = \"b\"\naccess_token = \"c\"\naccess_token_secret = \"d\"\n";
+    let webhook = "[[webhook]]\nname = \"crm\"\nurl = \"https://crm.example/events\"\n";
     for (name, contents) in [
         ("empty", Vec::new()),
         ("text", b"hello\n".to_vec()),
@@ -22,6 +23,8 @@ async fn write_files(dir: &Path) {
         ("short", vec![b'x'; 31]),
         ("secret", vec![b'x'; 32]),
         ("newline", b"\r\n".to_vec()),
+        ("hooks.toml", format!("{webhook}secret_file = \"secret\"\n").into()),
+        ("none.toml", b"# none\n".to_vec()),
         ("cred.toml", credential.into()),
         ("cred2.toml", format!("{credential}{secrets}user_id = \"x\"\n").into()),
     ] {

@@ -22,12 +22,17 @@ async fn help(command_name: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The commands that `markread --help` lists, and those of `markread admin`.
+/// Commands that have commands.
+const GROUPS: [&str; 2] = ["admin", "webhook"];
+
+/// The commands that `markread --help` lists, and those of [`GROUPS`].
 async fn commands() -> Vec<String> {
     let mut commands = listed(&[]).await;
-    commands.retain(|name| name != "admin");
-    let of_admin = listed(&["admin"]).await;
-    commands.extend(of_admin.into_iter().map(|name| format!("admin {name}")));
+    commands.retain(|name| !GROUPS.contains(&&**name));
+    for group in GROUPS {
+        let of_group = listed(&[group]).await;
+        commands.extend(of_group.into_iter().map(|name| format!("{group} {name}")));
+    }
     commands
 }
 
@@ -107,6 +112,9 @@ async fn every_flag_stands_in_the_page_with_variable_and_default() {
             "admin move" => &["--finish", "--follow", "--undo"],
             "admin erase" => &["--as-recipient", "--events", "--user"],
             "admin set" => &["--force", "--last-read-event-id", "--recipient", "--user"],
+            "webhook subscribe" | "webhook unsubscribe" => &["--user", "--users-file"],
+            "webhook redeliver" => &["--id", "--since", "--user"],
+            "webhook receive" => &["--expect", "--listen", "--secret-file", "--timeout"],
             _ => &[],
         };
         assert_eq!(alone, expected, "the flags of {command} without a variable");
@@ -136,6 +144,12 @@ fn range(cell: &str) -> Option<String> {
     range.map(|words| words.join(" "))
 }
 
+/// The first command that a heading names.
+fn command_of(section: &str) -> Vec<&str> {
+    let named = code(section).next().and_then(|text| text.strip_prefix("markread "));
+    named.unwrap_or("serve").split(' ').collect()
+}
+
 #[tokio::test]
 async fn a_value_out_of_range_is_named_with_the_pages_range() {
     let otel = [
@@ -144,7 +158,8 @@ async fn a_value_out_of_range_is_named_with_the_pages_range() {
         ("OTEL_TRACES_SAMPLER_ARG", "1"),
     ];
     let mut ranges = 0;
-    for row in Table::all(configuration()).into_iter().flat_map(|table| table.rows) {
+    let rows = |table: Table<'static>| table.rows.into_iter().map(move |row| (table.section, row));
+    for (section, row) in Table::all(configuration()).into_iter().flat_map(rows) {
         let Some(range) = row.get("allowed").and_then(|allowed| range(allowed)) else { continue };
         ranges += 1;
         let variable = plain(row["variable"]);
@@ -152,9 +167,9 @@ async fn a_value_out_of_range_is_named_with_the_pages_range() {
         let line = match row.get("flag") {
             Some(flag) => {
                 let flag = format!("{}=nonsense", plain(flag));
-                let is_of_move = flag.starts_with("--to-");
-                let command: &[&str] = if is_of_move { &["admin", "move"] } else { &["serve"] };
-                refused(2, &[command, &[&flag]].concat(), &[]).await
+                let mut command = command_of(section);
+                command.push(&flag);
+                refused(2, &command, &[]).await
             }
             None => warned(&variables).await,
         };

@@ -1,7 +1,7 @@
 //! `markread admin cursors` and `set`: the cursors of one reader.
 
-use super::output::Output;
 use super::say;
+use crate::cli::commands::output::Output;
 use crate::domain::{Conversation, CursorRecord, UserId};
 use crate::store::redis::{AdminError, PutOutcome, PutReply, PutRule, RedisMode, StoreAdmin};
 

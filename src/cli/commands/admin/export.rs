@@ -3,10 +3,10 @@
 use std::cell::Cell;
 use std::path::PathBuf;
 
-use super::interrupt::Interrupt;
-use super::output::Output;
 use super::progress::{Progress, SCAN_LENGTH, scans_position};
 use super::{PROBLEMS_MAX_NAMED, counted, say};
+use crate::cli::commands::interrupt::Interrupt;
+use crate::cli::commands::output::Output;
 use crate::domain::CursorRecord;
 use crate::store::redis::{AdminError, ReaderProblem, RedisMode, StoreAdmin, StoreScan};
 

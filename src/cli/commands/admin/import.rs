@@ -1,37 +1,18 @@
 //! `markread admin import`: puts the cursors of JSON lines.
 
 use std::collections::VecDeque;
-use std::fmt;
-use std::path::PathBuf;
 
 use tokio::task::JoinHandle;
 
-use super::interrupt::Interrupt;
 use super::lines::{self, Piece, Pieces};
 use super::progress::Progress;
 use super::{PROBLEMS_MAX_NAMED, counted, say};
+use crate::cli::commands::interrupt::Interrupt;
+use crate::cli::commands::lines::InputSource;
 use crate::store::redis::{AdminError, PutOutcome, PutReply, PutRule, RedisMode, StoreAdmin};
 
 /// Script calls on the way at the same time: while Redis works on one, the next ones arrive.
 const CALLS_AT_ONCE: usize = 4;
-
-/// Where lines are read from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ImportSource {
-    /// Standard input.
-    Stdin,
-    /// A file.
-    File(PathBuf),
-}
-
-impl fmt::Display for ImportSource {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Stdin => f.write_str("standard input"),
-            Self::File(path) => path.display().fmt(f),
-        }
-    }
-}
 
 /// Counts of an import.
 #[derive(Clone, Copy, Debug, Default)]
@@ -62,7 +43,7 @@ type Call = JoinHandle<(Piece, Result<PutReply, AdminError>)>;
 /// Puts the cursors of a source.
 pub(super) async fn run(
     mode: &RedisMode,
-    source: ImportSource,
+    source: InputSource,
     skip_lines: u64,
 ) -> Result<(), AdminError> {
     let opened = lines::read(&source, skip_lines);

@@ -1,25 +1,18 @@
 //! Reads lines of JSON in a thread of its own, which parses while Redis works.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead};
 use std::thread;
 
 use tokio::sync::mpsc;
 
-use super::import::ImportSource;
+use crate::cli::commands::lines::{InputSource, LINE_MAX_BYTES, Lines};
 use crate::domain::CursorRecord;
-
-/// Longest line, in bytes. An exported one has at most 160.
-const LINE_MAX_BYTES: usize = 4096;
 
 /// Lines of a piece: what one script call puts, in 1.5 ms (`docs/production.md`, "Move cursors").
 const LINES_PER_PIECE: u64 = 128;
 
 /// Pieces that wait to be put.
 const PIECES_WAITING: usize = 8;
-
-/// Bytes that are read at once.
-const BUFFER_BYTES: usize = 64 * 1024;
 
 /// Consecutive lines.
 #[derive(Debug, Default)]
@@ -40,31 +33,17 @@ pub(super) struct Piece {
 pub(super) type Pieces = mpsc::Receiver<io::Result<Piece>>;
 
 /// Opens the source. Returns its length too, if it is known.
-pub(super) fn read(source: &ImportSource, skip_lines: u64) -> io::Result<(Pieces, Option<u64>)> {
+pub(super) fn read(source: &InputSource, skip_lines: u64) -> io::Result<(Pieces, Option<u64>)> {
+    let (input, length) = source.open()?;
     let (sender, receiver) = mpsc::channel(PIECES_WAITING);
-    match source {
-        ImportSource::Stdin => {
-            thread::spawn(move || send_all(io::stdin().lock(), skip_lines, &sender));
-            Ok((receiver, None))
-        }
-        ImportSource::File(path) => {
-            let file = File::open(path)?;
-            let metadata = file.metadata()?;
-            if metadata.is_dir() {
-                return Err(io::ErrorKind::IsADirectory.into());
-            }
-            let length = metadata.is_file().then_some(metadata.len());
-            let file = BufReader::with_capacity(BUFFER_BYTES, file);
-            thread::spawn(move || send_all(file, skip_lines, &sender));
-            Ok((receiver, length))
-        }
-    }
+    thread::spawn(move || send_all(input.buffered(), skip_lines, &sender));
+    Ok((receiver, length))
 }
 
 /// Ends when everything is read, or nobody takes it. The first piece has the lines that were skipped, if
 /// any were to be.
 fn send_all(input: impl BufRead, skip_lines: u64, sender: &mpsc::Sender<io::Result<Piece>>) {
-    let mut lines = Lines { input, line: Vec::new(), number: 0, position: 0 };
+    let mut lines = Lines::new(input);
     let mut skipped = Ok(true);
     while lines.number < skip_lines && matches!(skipped, Ok(true)) {
         skipped = lines.next();
@@ -78,7 +57,7 @@ fn send_all(input: impl BufRead, skip_lines: u64, sender: &mpsc::Sender<io::Resu
     let mut result = skipped.map(|_| ());
     while result.is_ok() {
         let mut piece = Piece::default();
-        result = lines.fill(&mut piece);
+        result = fill(&mut piece, &mut lines);
         let is_end = piece.last_line == 0;
         if result.is_ok() && (is_end || sender.blocking_send(Ok(piece)).is_err()) {
             return;
@@ -89,66 +68,33 @@ fn send_all(input: impl BufRead, skip_lines: u64, sender: &mpsc::Sender<io::Resu
     }
 }
 
-/// The lines of an input, of which it holds one at a time.
-struct Lines<R> {
-    input: R,
-    /// The line, up to one byte more than the longest.
-    line: Vec<u8>,
-    number: u64,
-    position: u64,
-}
-
-impl<R: BufRead> Lines<R> {
-    /// Reads the next line. Returns whether there is one.
-    fn next(&mut self) -> io::Result<bool> {
-        self.line.clear();
-        let mut is_any = false;
-        loop {
-            let available = match self.input.fill_buf() {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                available => available?,
-            };
-            let end = available.iter().position(|byte| *byte == b'\n');
-            let part = end.map_or(available, |end| &available[..end]);
-            let room = (LINE_MAX_BYTES + 1).saturating_sub(self.line.len());
-            self.line.extend(part.iter().take(room));
-            let read = part.len() + usize::from(end.is_some());
-            is_any |= read > 0;
-            self.input.consume(read);
-            self.position += u64::try_from(read).unwrap_or(u64::MAX);
-            if end.is_some() || read == 0 {
-                self.number += u64::from(is_any);
-                return Ok(is_any);
-            }
+/// Reads the lines of a piece, fewer at the end.
+fn fill(piece: &mut Piece, lines: &mut Lines<impl BufRead>) -> io::Result<()> {
+    for _ in 0..LINES_PER_PIECE {
+        if !lines.next()? {
+            break;
         }
-    }
-
-    /// Reads the lines of a piece, fewer at the end.
-    fn fill(&mut self, piece: &mut Piece) -> io::Result<()> {
-        for _ in 0..LINES_PER_PIECE {
-            if !self.next()? {
-                break;
-            }
-            if self.line.len() > LINE_MAX_BYTES {
-                let problem = format!("longer than {LINE_MAX_BYTES} bytes");
-                piece.invalid.push((self.number, problem));
-            } else if !self.line.trim_ascii().is_empty() {
-                match CursorRecord::parse(&self.line) {
-                    Ok(record) => {
-                        piece.records.push(record);
-                        piece.numbers.push(self.number);
-                    }
-                    Err(problem) => piece.invalid.push((self.number, problem)),
+        if lines.is_too_long() {
+            let problem = format!("longer than {LINE_MAX_BYTES} bytes");
+            piece.invalid.push((lines.number, problem));
+        } else if !lines.line.trim_ascii().is_empty() {
+            match CursorRecord::parse(&lines.line) {
+                Ok(record) => {
+                    piece.records.push(record);
+                    piece.numbers.push(lines.number);
                 }
+                Err(problem) => piece.invalid.push((lines.number, problem)),
             }
-            (piece.last_line, piece.position) = (self.number, self.position);
         }
-        Ok(())
+        (piece.last_line, piece.position) = (lines.number, lines.position);
     }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::BufReader;
+
     use super::*;
 
     fn pieces(text: &[u8], skip_lines: u64) -> Vec<Piece> {
@@ -188,9 +134,6 @@ mod tests {
         assert_eq!(piece.numbers, [1, 4]);
         let problem = "longer than 4096 bytes".to_owned();
         assert_eq!(piece.invalid, [(2, problem.clone()), (3, problem)]);
-        let mut lines = Lines { input: &b"xxxxxxxx"[..], line: Vec::new(), number: 0, position: 0 };
-        assert!(lines.next().unwrap() && lines.line.len() == 8);
-        assert!(!lines.next().unwrap() && lines.number == 1);
     }
 
     #[test]

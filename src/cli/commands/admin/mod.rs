@@ -1,24 +1,23 @@
 //! `markread admin`: commands for operators, straight to Redis.
 
-use std::io::{self, Write};
+use std::io;
 use std::path::PathBuf;
 
+use super::lines::InputSource;
+use super::{counted, say};
 use crate::domain::{CursorRecord, UserId};
-use crate::store::redis::{AdminError, PutRule, RedisMode, printable};
+use crate::store::redis::{AdminError, PutRule, RedisMode};
 
 mod cursors;
 mod erase;
 mod export;
 mod import;
-mod interrupt;
 mod layout;
 mod lines;
 mod move_cursors;
-mod output;
 mod progress;
 
 pub(crate) use self::erase::EraseScope;
-pub(crate) use self::import::ImportSource;
 pub(crate) use self::layout::LayoutCommand;
 pub(crate) use self::move_cursors::MoveCommand;
 
@@ -43,7 +42,7 @@ pub enum AdminCommand {
     /// Put the cursors of a file, except for this many lines at its beginning.
     Import {
         /// The file.
-        source: ImportSource,
+        source: InputSource,
         /// Lines that were done before.
         skip_lines: u64,
     },
@@ -71,15 +70,4 @@ pub(crate) async fn run(
         }
     };
     print(line).map_err(|error| AdminError::Failed(format!("standard output: {error}")))
-}
-
-/// Says something that is not the result on standard error, where nobody may read it.
-fn say(line: &str) {
-    let _ = writeln!(io::stderr(), "{}", printable(line));
-}
-
-/// Returns a number with its noun: "1 cursor", "2 cursors".
-fn counted(number: u64, noun: &str) -> String {
-    let plural = if number == 1 { "" } else { "s" };
-    format!("{number} {noun}{plural}")
 }

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::interrupt::Interrupt;
 use super::progress::{Progress, SCAN_LENGTH, scans_position};
 use super::{counted, say};
+use crate::cli::commands::interrupt::Interrupt;
 use crate::store::redis::{
     AdminError, Migration, MoveGoal, MoveProgress, MoveReport, MoveSummary, RedisMode,
 };

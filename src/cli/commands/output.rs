@@ -1,6 +1,6 @@
-//! Where cursors are written to: standard output, or a file.
+//! Where lines are written to: standard output, or a file.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -9,7 +9,6 @@ use std::thread;
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::domain::CursorRecord;
 use crate::store::redis::AdminError;
 
 /// Bytes that are written at once.
@@ -66,8 +65,8 @@ impl Output {
         Ok(Self { name, buffer: String::new(), sender, ended })
     }
 
-    /// Writes the lines of cursors.
-    pub(super) async fn write(&mut self, records: &[CursorRecord]) -> Result<(), AdminError> {
+    /// Writes each record as a line.
+    pub(super) async fn write(&mut self, records: &[impl Display]) -> Result<(), AdminError> {
         for record in records {
             // Writing to a String cannot fail.
             let _ = writeln!(self.buffer, "{record}");
@@ -196,7 +195,7 @@ fn partial(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::Conversation;
+    use crate::domain::{Conversation, CursorRecord};
 
     fn record() -> CursorRecord {
         let id = |id: u64| id.try_into().unwrap();
