@@ -1,5 +1,6 @@
 """Fixtures: keys, certificates, and the Secrets that the values in ci/ name."""
 
+import base64
 import subprocess
 
 import pytest
@@ -14,6 +15,13 @@ consumer_secret = "app-secret"
 access_token = "1-phone"
 access_token_secret = "phone-secret"
 user_id = "1"
+"""
+
+
+WEBHOOKS = b"""[[webhook]]
+name = "chat"
+url = "https://chat.example.com/webhooks/twitter"
+secret_file = "chat-secret"
 """
 
 
@@ -59,6 +67,18 @@ def secrets(keys):
         "markread-client-ca": pair,
         "markread-redis-ca": pair,
         "markread-redis-client": pair,
+        "markread-webhooks": {
+            "webhooks.toml": WEBHOOKS,
+            "chat-secret": b"a consumer secret",
+        },
+        "markread-relay-redis": {"username": b"default", "password": b"redis-password"},
+        "chat-webhook": {"secret": b"a consumer secret"},
+        "archive-webhook": pair
+        | {
+            "consumer-secret": b"another consumer secret",
+            "previous-consumer-secret": b"an old consumer secret",
+            "standard-secret": b"whsec_" + base64.b64encode(bytes(32)),
+        },
         "markread-sentinel": {"username": b"default", "password": b"sentinel-password"},
         "markread-sentinel-ca": pair,
         "markread-sentinel-client": pair,

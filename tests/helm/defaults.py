@@ -12,6 +12,7 @@ FREE = {
     ("podSecurityContext",),
     ("securityContext",),
     ("resources",),
+    ("relay", "resources"),
     ("redis", "embedded", "resources"),
     ("metrics", "dashboard", "labels"),
 }

@@ -21,6 +21,9 @@ match sys.argv[1:]:
     case ["--namespace", "{namespace}", "exec", workload, "-c", "markread", "--", program, *rest]:
         assert (workload, program) == ("deployment/r-markread", "/markread")
         sys.exit(subprocess.run(["{binary}", *rest], env=cluster["env"]).returncode)
+    case ["--namespace", "{namespace}", "exec", "deployment/r-markread-relay", "-c", "relay", "--", *rest]:
+        assert rest[:3] == ["/markread", "webhook", "subscribe"] and rest[4:] == ["1"]
+        print("subscribes to", rest[3])
     case _:
         sys.exit(f"unknown command: {{sys.argv}}")
 """

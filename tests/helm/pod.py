@@ -38,16 +38,25 @@ class Pod:
             folder = directory / "volumes" / volume["name"]
             folder.mkdir(parents=True)
             if source := volume.get("secret"):
-                for item in source["items"]:
-                    (folder / item["path"]).write_bytes(
-                        self.secrets[source["secretName"]][item["key"]]
-                    )
+                self.write(folder, source["secretName"], source.get("items"))
+            elif source := volume.get("projected"):
+                for each in source["sources"]:
+                    assert each.keys() == {"secret"}, each
+                    self.write(folder, each["secret"]["name"], each["secret"]["items"])
             elif source := volume.get("configMap"):
                 for key, data in (config_maps or {})[source["name"]].items():
                     (folder / key).write_bytes(data)
             else:
                 assert volume.keys() <= {"name", "emptyDir"}, volume
             self.volumes[volume["name"]] = folder
+
+    def write(self, folder, secret, items):
+        """Writes keys of a Secret to a folder; all of them without items."""
+        secret = self.secrets[secret]
+        for item in items or [{"key": key, "path": key} for key in secret]:
+            file = folder / item["path"]
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(secret[item["key"]])
 
     def here(self, container, text):
         """Replaces mount paths and addresses in a text by those on this machine."""
@@ -147,11 +156,11 @@ def wait_until(what, ask, seconds=20):
 
 
 @contextmanager
-def serving(objects, directory, secrets, moved, keys):
-    """Runs the Deployment's container and waits until all its probes pass. Yields the process, its
+def serving(objects, directory, secrets, moved, keys, deployment="r-markread"):
+    """Runs a Deployment's container and waits until all its probes pass. Yields the process, its
     ports by name, and the pod."""
-    template = chart.one(objects, "Deployment")["spec"]["template"]
-    container = chart.container(chart.one(objects, "Deployment"))
+    template = chart.one(objects, "Deployment", deployment)["spec"]["template"]
+    container = chart.container(chart.one(objects, "Deployment", deployment))
     ports = {each["containerPort"]: free_port() for each in container["ports"]}
     moved = moved | {f":{there}": f":{here}" for there, here in ports.items()}
     names = {each["name"]: ports[each["containerPort"]] for each in container["ports"]}
@@ -169,3 +178,35 @@ def serving(objects, directory, secrets, moved, keys):
             )
             wait_until(name, ask, max(seconds, 10))
         yield process, names, here
+
+
+@contextmanager
+def embedded(objects, directory, secrets):
+    """Runs this machine's Redis with the embedded Valkey's command and configuration. Adds its Secret to the
+    others, and yields where it is."""
+    workload = chart.one(objects, "StatefulSet", "r-markread-redis")
+    spec, container = workload["spec"]["template"]["spec"], chart.container(workload)
+    generated = chart.one(objects, "Secret", "r-markread-redis")["stringData"]
+    port = free_port()
+    (directory / "data").mkdir()
+    config = (
+        generated["valkey.conf"]
+        .replace("port 6379", f"port {port}")
+        .replace("dir /data", f"dir {directory}/data")
+    )
+    assert str(port) in config and str(directory) in config
+    secrets["r-markread-redis"] = {
+        "valkey.conf": config.encode(),
+        "password": generated["password"].encode(),
+    }
+    here = Pod(
+        spec | {"volumes": [*spec["volumes"], {"name": "data", "emptyDir": {}}]},
+        directory / "redis",
+        secrets,
+    )
+    with here.start(container, {"valkey-server": "/usr/bin/redis-server"}):
+        ports = {each["name"]: port for each in container["ports"]}
+        for name in ["readinessProbe", "livenessProbe"]:
+            wait_until(name, lambda name=name: passes(container[name], ports, 1))
+        yield {"r-markread-redis:6379": f"127.0.0.1:{port}"}
+        assert any((directory / "data").glob("appendonlydir/*.aof"))

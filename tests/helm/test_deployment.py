@@ -13,7 +13,7 @@ import chart
 import notes
 import pod
 from around import REDIS_PASSWORD, cluster, jwks, redis, sentinel, signed, tls_options
-from pod import Pod, free_port, passes, serving, wait_until
+from pod import Pod, embedded, free_port, serving
 
 
 def run_test_pod(objects, directory, secrets, names):
@@ -37,7 +37,11 @@ WAYS = {
     "cluster": ["sign", "mark", "state"],
     "embedded": ["sign", "mark", "state"],
     "everything": ["mark", "state"],
+    "relay": ["sign", "mark", "state"],
+    "relay-test": ["sign", "mark", "state"],
 }
+EMBEDDED = {"embedded", "relay-test"}
+WITH_RELAY = {"everything", "relay", "relay-test"}
 
 
 def test_every_ci_values_file_is_run():
@@ -46,6 +50,12 @@ def test_every_ci_values_file_is_run():
 
 OF_MODES = {"sentinel", "cluster"}
 
+# Command, Deployment, and the settings that are no values: the server's embedded store has no place in a cluster.
+OF_PROCESSES = pytest.mark.parametrize(
+    ("command", "deployment", "but"),
+    [("serve", "r-markread", {"MARKREAD_DEV"}), ("relay", "r-markread-relay", set())],
+)
+
 
 @pytest.mark.parametrize("way", [way for way in WAYS if way not in OF_MODES])
 def test_the_rendered_server_passes_helm_test_and_its_notes(
@@ -53,7 +63,7 @@ def test_the_rendered_server_passes_helm_test_and_its_notes(
 ):
     # One of them drains with the delay that the chart sets; the others save that time.
     options, values = [], {} if way == "jwt-secret" else {"config__drainDelay": '"100ms"'}
-    if way in ("redis-password", "redis-tls", "everything"):
+    if way in ("redis-password", "redis-tls", "everything", "relay"):
         options += REDIS_PASSWORD
     if way in ("redis-tls", "everything"):
         options += tls_options(keys)
@@ -64,8 +74,9 @@ def test_the_rendered_server_passes_helm_test_and_its_notes(
             values["auth__jwt__jwks__url"] = json.dumps(url)
         values["tracing__endpoint"] = '"http://127.0.0.1:9"' if way == "everything" else '""'
         objects = chart.render(chart.ci(way), **values)
-        if way == "embedded":
-            serve_embedded(objects, tmp_path, secrets, keys)
+        if way in EMBEDDED:
+            with embedded(objects, tmp_path, secrets) as moved:
+                check(way, objects, tmp_path, secrets, moved, keys)
             return
         moved = {
             "redis.default.svc:6379": f"127.0.0.1:{port}",
@@ -104,6 +115,7 @@ def check(way, objects, directory, secrets, moved, keys):
             assert said["mark"].startswith("advanced to 1")
         said = notes.follow(way, directory / "notes", here, ports, keys)
         assert '"status": "SERVING"' in said
+        assert ("subscribes to " in said) == (way in WITH_RELAY)
         # The test or the notes have marked it, except with OAuth, which is for plain HTTP only.
         assert ('"lastReadEventId": "1"' in said) == (way != "oauth1")
         process.send_signal(signal.SIGTERM)
@@ -111,63 +123,35 @@ def check(way, objects, directory, secrets, moved, keys):
         assert process.wait(pod_spec["terminationGracePeriodSeconds"]) == 0
 
 
-def serve_embedded(objects, directory, secrets, keys):
-    """Runs this machine's Redis with the embedded Valkey's command and configuration, and the
-    server on it."""
-    workload = chart.one(objects, "StatefulSet", "r-markread-redis")
-    spec, container = workload["spec"]["template"]["spec"], chart.container(workload)
-    generated = chart.one(objects, "Secret", "r-markread-redis")["stringData"]
-    port = free_port()
-    (directory / "data").mkdir()
-    config = (
-        generated["valkey.conf"]
-        .replace("port 6379", f"port {port}")
-        .replace("dir /data", f"dir {directory}/data")
-    )
-    assert str(port) in config and str(directory) in config
-    secrets["r-markread-redis"] = {
-        "valkey.conf": config.encode(),
-        "password": generated["password"].encode(),
-    }
-    here = Pod(
-        spec | {"volumes": [*spec["volumes"], {"name": "data", "emptyDir": {}}]},
-        directory / "redis",
-        secrets,
-    )
-    with here.start(container, {"valkey-server": "/usr/bin/redis-server"}):
-        ports = {each["name"]: port for each in container["ports"]}
-        for name in ["readinessProbe", "livenessProbe"]:
-            wait_until(name, lambda name=name: passes(container[name], ports, 1))
-        moved = {"r-markread-redis:6379": f"127.0.0.1:{port}"}
-        check("embedded", objects, directory, secrets, moved, keys)
-        assert any((directory / "data").glob("appendonlydir/*.aof"))
+def settings_of(command):
+    """Returns the variables in `--help`."""
+    help_of_it = [pod.BINARY, command, "--help"]
+    said = subprocess.run(help_of_it, capture_output=True, text=True, check=True).stdout
+    return set(re.findall(r"\[env: (MARKREAD_\w+)\]", said))
 
 
-def test_the_server_knows_every_variable():
-    """Each variable that the chart sets is in `serve --help`, or is one of OpenTelemetry's."""
-    said = subprocess.run(
-        [pod.BINARY, "serve", "--help"], capture_output=True, text=True, check=True
-    ).stdout
-    names = {
+def set_by_chart(deployment):
+    return {
         variable["name"]
         for file in chart.CI
-        for variable in chart.container(chart.one(chart.rendered(file), "Deployment"))["env"]
+        for each in chart.rendered(file)
+        if (each["kind"], each["metadata"]["name"]) == ("Deployment", deployment)
+        for variable in chart.container(each)["env"]
     }
+
+
+@OF_PROCESSES
+def test_the_program_knows_every_variable(command, deployment, but):
+    """Each variable that the chart sets is in `--help`, or is one of OpenTelemetry's."""
+    names = set_by_chart(deployment)
     own = {name for name in names if name.startswith("MARKREAD_")}
-    assert {name for name in own if f"[env: {name}]" not in said} == set()
+    assert own - settings_of(command) == set()
     others = {"RUST_LOG", "POD_NAME", "SSL_CERT_FILE"}
     assert {name for name in names - own - others if not name.startswith("OTEL_")} == set()
 
 
-def test_every_setting_of_the_server_is_a_value():
-    """The chart can set every setting except --dev."""
-    said = subprocess.run(
-        [pod.BINARY, "serve", "--help"], capture_output=True, text=True, check=True
-    ).stdout
-    settings = set(re.findall(r"\[env: (MARKREAD_\w+)\]", said))
-    set_by_chart = {
-        variable["name"]
-        for file in chart.CI
-        for variable in chart.container(chart.one(chart.rendered(file), "Deployment"))["env"]
-    }
-    assert settings - set_by_chart == {"MARKREAD_DEV"}
+@OF_PROCESSES
+def test_every_setting_is_a_value(command, deployment, but):
+    settings = settings_of(command)
+    assert len(settings) > 20
+    assert settings - set_by_chart(deployment) == but

@@ -14,7 +14,7 @@ from defaults import FREE, VALUES
 
 every_helm = pytest.mark.parametrize("binary", chart.HELMS, ids=lambda binary: Path(binary).name)
 # Together they turn on every part of the chart.
-every_base = pytest.mark.parametrize("base", ["everything", "embedded", "sentinel"])
+every_base = pytest.mark.parametrize("base", ["everything", "embedded", "sentinel", "relay"])
 
 
 def paths(values=VALUES, path=()):
@@ -74,7 +74,7 @@ def test_each_section_may_be_empty(base, binary):
     def is_as_absent(path):
         return same(without(values, path), with_null(values, path), binary=binary)
 
-    assert len(SECTIONS) > 40
+    assert len(SECTIONS) > 50
     with ThreadPoolExecutor(2) as pool:
         results = zip(SECTIONS, pool.map(is_as_absent, SECTIONS), strict=True)
     assert [".".join(path) for path, right in results if not right] == []

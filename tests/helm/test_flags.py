@@ -1,4 +1,4 @@
-"""Every flag of `markread serve` is a value of the chart, with the same default."""
+"""Every flag of `markread serve` and `markread relay` is a value of the chart, with the same default."""
 
 import os
 import re
@@ -10,12 +10,11 @@ import yaml
 
 import chart
 
-CONFIG = yaml.safe_load((chart.CHART / "values.yaml").read_text())["config"]
+VALUES = yaml.safe_load((chart.CHART / "values.yaml").read_text())
+CONFIG = {"serve": VALUES["config"], "relay": VALUES["relay"]["config"]}
 
-# Flags whose value is elsewhere.
-ELSEWHERE = {
-    "listen": "config.listenAddress",
-    "ops-listen": "config.listenAddress",
+# Flags of the connection to Redis, whose values are elsewhere.
+OF_REDIS = {
     "redis-url": "redis.url",
     "redis-username": "redis.secretKeys.username",
     "redis-password-file": "redis.existingSecret",
@@ -30,6 +29,12 @@ ELSEWHERE = {
     "redis-sentinel-ca": "redis.sentinel.tls.ca",
     "redis-sentinel-cert": "redis.sentinel.tls.certificate",
     "redis-sentinel-key": "redis.sentinel.tls.certificate",
+}
+
+# Flags whose value is elsewhere.
+OF_SERVE = OF_REDIS | {
+    "listen": "config.listenAddress",
+    "ops-listen": "config.listenAddress",
     "jwt-secret-file": "auth.jwt.secret",
     "jwt-public-key-file": "auth.jwt.publicKey",
     "jwt-jwks-url": "auth.jwt.jwks.url",
@@ -44,16 +49,23 @@ ELSEWHERE = {
     # A server without Redis and credentials has no place in a cluster.
     "dev": None,
 }
+OF_RELAY = OF_REDIS | {
+    "webhooks": "relay.webhooks",
+    "ops-listen": "config.listenAddress",
+    "stream": "config.stream",
+}
+ELSEWHERE = {"serve": OF_SERVE, "relay": OF_RELAY}
+COMMANDS = pytest.mark.parametrize("command", ["serve", "relay"])
 
 # Defaults that differ: a pod leaves while load balancers still send calls, and nobody reads its log on
 # a terminal.
 DEFAULTS = {"drainDelay": "5s", "logFormat": "json"}
 
 
-def flags():
+def flags(command):
     """Returns the flags in `--help` with their defaults, None where there is none."""
-    command = [os.environ["MARKREAD_TEST_BINARY"], "serve", "--help"]
-    text = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    help_of_it = [os.environ["MARKREAD_TEST_BINARY"], command, "--help"]
+    text = subprocess.run(help_of_it, capture_output=True, text=True, timeout=60, check=True).stdout
     options = re.split(r"^ {2,6}(?:-\w, )?--(?=[a-z])", text, flags=re.MULTILINE)[1:]
     for option in options:
         name = re.match(r"[a-z0-9-]+", option)[0]
@@ -67,13 +79,14 @@ def camel_case(name):
     return first + "".join(word.capitalize() for word in rest)
 
 
-def test_every_flag_is_a_value_with_the_same_default():
-    found = dict(flags())
-    assert len(found) > 30, found
+@COMMANDS
+def test_every_flag_is_a_value_with_the_same_default(command):
+    found = dict(flags(command))
+    assert len(found) > 20, found
     for name, default in found.items():
-        if name in ELSEWHERE:
+        if name in ELSEWHERE[command]:
             continue
-        value = CONFIG[camel_case(name)]
+        value = CONFIG[command][camel_case(name)]
         if camel_case(name) in DEFAULTS:
             assert value == DEFAULTS[camel_case(name)]
         elif value == "":
@@ -86,8 +99,9 @@ def test_every_flag_is_a_value_with_the_same_default():
             assert str(value) == default, name
 
 
-def test_no_flag_is_excused_that_does_not_exist():
-    assert ELSEWHERE.keys() <= dict(flags()).keys()
+@COMMANDS
+def test_no_flag_is_excused_that_does_not_exist(command):
+    assert ELSEWHERE[command].keys() <= dict(flags(command)).keys()
 
 
 def test_behind_a_proxy_one_peer_may_have_all_connections():

@@ -73,6 +73,28 @@ OTHERS = {
     "podDisruptionBudget.maxUnavailable": "10%",
     "podDisruptionBudget.unhealthyPodEvictionPolicy": "IfHealthyBudget",
     "resources": {"requests": {"cpu": "1"}},
+    **{
+        f"relay.{name}": value
+        for name, value in {
+            "webhooks": [{"name": "other", "url": "https://other", "existingSecret": "other"}],
+            "config.maxAge": "1h",
+            "config.logFormat": "text",
+            "config.logLevel": "debug",
+            "resources": {"requests": {"cpu": "1"}},
+            "podDisruptionBudget.minAvailable": 1,
+            "podDisruptionBudget.maxUnavailable": "10%",
+            "podDisruptionBudget.unhealthyPodEvictionPolicy": "IfHealthyBudget",
+            "networkPolicy.egress.receivers": [{"ipBlock": {"cidr": "192.0.2.0/24"}}],
+            "networkPolicy.egress.proxies": [{"ipBlock": {"cidr": "192.0.2.0/24"}}],
+            "networkPolicy.egress.receiverPorts": [8444],
+            "networkPolicy.egress.extra": [{"ports": [{"port": 1}]}],
+            "topologySpreadConstraints": [{"maxSkew": 2}],
+            "tolerations": [{"key": "other"}],
+            "extraEnv": [{"name": "OTHER", "value": "x"}],
+            "extraVolumes": [{"name": "other"}],
+            "extraVolumeMounts": [{"name": "other"}],
+        }.items()
+    },
     "redis.embedded.resources": {"requests": {"cpu": "1"}},
     "imagePullSecrets": [{"name": "other"}],
     "networkPolicy.egress.redisPorts": [6399],
@@ -126,6 +148,11 @@ OTHERS = {
 
 # Options that must change together with a value.
 WITH = {
+    "relay.test.enabled": [
+        "--set=relay.config.allowHttp=true",
+        "--set=relay.config.allowPrivate=true",
+        "--set=auth.jwt.secret.existingSecret=other",
+    ],
     "redis.embedded.enabled": ["--set=redis.url="],
     "redis.mode": ["--set=redis.url=", '--set-json=redis.urls=["rediss://other:6381"]'],
 }
@@ -148,7 +175,7 @@ def other(name, value):
 
 
 def test_every_value_changes_the_rendered_objects():
-    bases = ["everything", "embedded", "public-key", "tls", "sentinel", "cluster"]
+    bases = ["everything", "embedded", "public-key", "tls", "sentinel", "cluster", "relay", "relay-test"]
 
     def output(base, options=()):
         done = chart.template(chart.ci(base), options=options)
@@ -184,4 +211,4 @@ def test_every_value_changes_the_rendered_objects():
     assert [name for name in found if name] == []
 
 
-PASSWORD_LINES = ["password:", "requirepass", "checksum/"]
+PASSWORD_LINES = ["password:", "requirepass", "user markread", "helm-test:", "checksum/"]

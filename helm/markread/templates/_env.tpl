@@ -19,46 +19,8 @@ Threads that serve calls: as many as the CPUs of the limit, such as 1.5, 2000m, 
   value: {{ printf "%s:50051" .Values.config.listenAddress | quote }}
 - name: MARKREAD_OPS_LISTEN
   value: {{ printf "%s:9464" .Values.config.listenAddress | quote }}
-- name: MARKREAD_REDIS_MODE
-  value: {{ .Values.redis.mode }}
-- name: MARKREAD_REDIS_URL
-  value: {{ include "markread.redisUrls" . | fromJsonArray | join "," | quote }}
-{{- with .Values.redis }}
-{{- with .partitions }}
-- name: MARKREAD_PARTITIONS
-  value: {{ int . | quote }}
-{{- end }}
-{{- with .sentinel.master }}
-- name: MARKREAD_REDIS_SENTINEL_MASTER
-  value: {{ . | quote }}
-{{- end }}
-{{- with .sentinel }}
-{{- if and .existingSecret .secretKeys.username }}
-- name: MARKREAD_REDIS_SENTINEL_USERNAME
-  valueFrom:
-    secretKeyRef:
-      name: {{ .existingSecret | quote }}
-      key: {{ .secretKeys.username | quote }}
-{{- end }}
-{{- end }}
-{{- if .embedded.enabled }}
-- name: MARKREAD_REDIS_USERNAME
-  value: markread
-{{- else if and .existingSecret .secretKeys.username }}
-- name: MARKREAD_REDIS_USERNAME
-  valueFrom:
-    secretKeyRef:
-      name: {{ .existingSecret | quote }}
-      key: {{ .secretKeys.username | quote }}
-{{- end }}
-{{- end }}
-{{- range include "markread.secretFiles" . | fromYamlArray }}
-{{- $name := .name }}
-{{- range .items }}
-- name: {{ .env }}
-  value: /etc/markread/{{ $name }}/{{ .path }}
-{{- end }}
-{{- end }}
+{{- include "markread.redisEnv" (list . .Values.redis) }}
+{{- include "markread.filesEnv" (include "markread.secretFiles" . | fromYamlArray) }}
 {{- with .Values.auth.jwt }}
 {{- with .jwks.url }}
 - name: MARKREAD_JWT_JWKS_URL
@@ -153,6 +115,62 @@ Threads that serve calls: as many as the CPUs of the limit, such as 1.5, 2000m, 
 - name: RUST_LOG
   value: {{ .logLevel }}
 {{- end }}
+{{- include "markread.tracingEnv" . }}
+{{- end -}}
+
+{{- /* Those of the connection to Redis: takes (list $ login), see markread.redisFiles. */ -}}
+{{- define "markread.redisEnv" -}}
+{{- $login := index . 1 -}}
+{{- with index . 0 }}
+- name: MARKREAD_REDIS_MODE
+  value: {{ .Values.redis.mode }}
+- name: MARKREAD_REDIS_URL
+  value: {{ include "markread.redisUrls" . | fromJsonArray | join "," | quote }}
+{{- with .Values.redis }}
+{{- with .partitions }}
+- name: MARKREAD_PARTITIONS
+  value: {{ int . | quote }}
+{{- end }}
+{{- with .sentinel.master }}
+- name: MARKREAD_REDIS_SENTINEL_MASTER
+  value: {{ . | quote }}
+{{- end }}
+{{- with .sentinel }}
+{{- if and .existingSecret .secretKeys.username }}
+- name: MARKREAD_REDIS_SENTINEL_USERNAME
+  valueFrom:
+    secretKeyRef:
+      name: {{ .existingSecret | quote }}
+      key: {{ .secretKeys.username | quote }}
+{{- end }}
+{{- end }}
+{{- if .embedded.enabled }}
+- name: MARKREAD_REDIS_USERNAME
+  value: {{ $login.embeddedUser | default "markread" }}
+{{- else if and $login.existingSecret $login.secretKeys.username }}
+- name: MARKREAD_REDIS_USERNAME
+  valueFrom:
+    secretKeyRef:
+      name: {{ $login.existingSecret | quote }}
+      key: {{ $login.secretKeys.username | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- /* Those that name files: takes a list as of markread.secretFiles. */ -}}
+{{- define "markread.filesEnv" -}}
+{{- range . }}
+{{- $name := .name }}
+{{- range .items }}
+- name: {{ .env }}
+  value: /etc/markread/{{ $name }}/{{ .path }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- /* Those of traces. */ -}}
+{{- define "markread.tracingEnv" -}}
 {{- with .Values.tracing }}
 {{- if .endpoint }}
 - name: POD_NAME

@@ -43,14 +43,24 @@ The Secrets that the server reads as files: a list of
   items:
     - {key: {{ .secretKeys.ca | quote }}, path: ca.crt, env: MARKREAD_CLIENT_CA}
 {{- end }}{{ end }}
+{{- include "markread.redisFiles" (list . .Values.redis) }}
+{{- end -}}
+
+{{- /*
+Of these, the Secrets of the connection to Redis: takes (list $ login), as does markread.redisEnv. The login has the
+`existingSecret` and `secretKeys` of the user: `redis` itself, or what markread.relayLogin returns.
+*/ -}}
+{{- define "markread.redisFiles" -}}
+{{- $login := index . 1 -}}
+{{- with index . 0 -}}
 {{- if .Values.redis.embedded.enabled }}
 - name: redis
   secret: {{ include "markread.redisName" . }}
   once: false
   items:
     - {key: password, path: password, env: MARKREAD_REDIS_PASSWORD_FILE}
-{{- else }}{{ with .Values.redis }}{{ if .existingSecret }}
-- name: redis
+{{- else }}{{ with $login }}{{ if .existingSecret }}
+- name: {{ .volume | default "redis" }}
   secret: {{ .existingSecret | quote }}
   once: {{ ne .secretKeys.username "" }} # The user name is in the environment.
   items:
@@ -94,6 +104,7 @@ The Secrets that the server reads as files: a list of
     - {key: {{ .secretKeys.key | quote }}, path: tls.key, env: MARKREAD_REDIS_SENTINEL_KEY}
 {{- end }}{{ end }}
 {{- end -}}
+{{- end -}}
 
 {{- /* The volume of an entry of that list. */ -}}
 {{- define "markread.secretVolume" -}}
@@ -115,12 +126,15 @@ The Secrets that the server reads as files: a list of
   readOnly: true
 {{- end -}}
 
-{{- /* Checksum of the Secrets that the server reads at its start only. Empty if none can be looked up. */ -}}
+{{- /*
+Checksum of the Secrets that a process reads at its start only: takes (list $ files). Empty if none can be looked up.
+*/ -}}
 {{- define "markread.secretsChecksum" -}}
+{{- $namespace := (index . 0).Release.Namespace -}}
 {{- $known := list -}}
-{{- range include "markread.secretFiles" . | fromYamlArray -}}
+{{- range index . 1 -}}
   {{- if .once -}}
-    {{- with lookup "v1" "Secret" $.Release.Namespace .secret -}}
+    {{- with lookup "v1" "Secret" $namespace .secret -}}
       {{- $known = append $known .data -}}
     {{- end -}}
   {{- end -}}

@@ -71,6 +71,20 @@ securityContext:
 {{- end }}
 {{- end -}}
 
+{{- /* Topology spread: takes (list $ "component" constraints). One without `labelSelector` selects its pods. */ -}}
+{{- define "markread.spread" -}}
+{{- $own := include "markread.selectorLabels" (list (index . 0) (index . 1)) | fromYaml -}}
+{{- $constraints := list -}}
+{{- range index . 2 -}}
+  {{- $constraint := . -}}
+  {{- if not .labelSelector -}}
+    {{- $constraint = merge (dict "labelSelector" (dict "matchLabels" $own)) . -}}
+  {{- end -}}
+  {{- $constraints = append $constraints $constraint -}}
+{{- end -}}
+{{- toYaml $constraints -}}
+{{- end -}}
+
 {{- /* Milliseconds of a duration such as 1m30s; values.schema.json has checked its form. */ -}}
 {{- define "markread.milliseconds" -}}
 {{- $units := dict "ms" 1 "s" 1000 "m" 60000 "h" 3600000 -}}
@@ -82,11 +96,11 @@ securityContext:
 {{- $sum -}}
 {{- end -}}
 
-{{- /* Both drain times, rounded up to seconds, and 5 s for the exit. */ -}}
+{{- /* Some durations, rounded up to seconds, and some seconds for what follows: takes (list seconds "1m30s" …). */ -}}
 {{- define "markread.gracePeriodSeconds" -}}
-{{- $delay := include "markread.milliseconds" .Values.config.drainDelay | int64 -}}
-{{- $drain := include "markread.milliseconds" .Values.config.drain | int64 -}}
-{{- add (div (add $delay $drain 999) 1000) 5 -}}
+{{- $sum := 999 -}}
+{{- range rest . }}{{ $sum = add $sum (include "markread.milliseconds" . | int64) }}{{ end -}}
+{{- add (div $sum 1000) (first .) -}}
 {{- end -}}
 
 {{- define "markread.redisName" -}}
@@ -159,6 +173,14 @@ securityContext:
 {{- include "markread.egressRule" (list $ports $out.redis) }}
 {{- end }}
 {{- end }}
+{{- end -}}
+
+{{- /* Egress to the collector of traces, if there is one. */ -}}
+{{- define "markread.egressToCollector" -}}
+{{- with .Values.tracing.endpoint -}}
+# OTLP
+{{- include "markread.egressRule" (list (list (include "markread.port" (list . 4317))) $.Values.networkPolicy.egress.otlp) }}
+{{- end -}}
 {{- end -}}
 
 {{- /* A rule of egress: takes (list ports peers). No peers: to everywhere. */ -}}

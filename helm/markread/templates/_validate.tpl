@@ -110,23 +110,26 @@
   {{- end -}}
 {{- end -}}
 
-{{- with .Values.config -}}
-  {{- range $name, $value := . -}}
+{{- range $config, $settings := dict "config" .Values.config "relay.config" .Values.relay.config -}}
+  {{- range $name, $value := $settings -}}
     {{- if and (kindIs "string" $value) (regexMatch "^([0-9]+(ms|s|m|h))+$" $value) -}}
       {{- if gt (include "markread.milliseconds" $value | int64) 31536000000 -}}
-        {{- $problems = append $problems (printf "config.%s must be at most 8760h, got %s" $name $value) -}}
+        {{- $problems = append $problems (printf "%s.%s must be at most 8760h, got %s" $config $name $value) -}}
       {{- end -}}
     {{- end -}}
   {{- end -}}
+{{- end -}}
+
+{{- with .Values.config -}}
   {{- $ackTimeout := include "markread.milliseconds" .replicasAckTimeout | int64 -}}
   {{- if and (or .replicasAck .fsyncAck) (ge $ackTimeout (include "markread.milliseconds" .callTimeout | int64)) -}}
     {{- $problems = append $problems (printf "config.replicasAckTimeout %s must be shorter than config.callTimeout %s" .replicasAckTimeout .callTimeout) -}}
   {{- end -}}
 {{- end -}}
 
-{{- with .Values.podDisruptionBudget -}}
+{{- range $name, $budget := dict "podDisruptionBudget" .Values.podDisruptionBudget "relay.podDisruptionBudget" .Values.relay.podDisruptionBudget -}}
   {{- if and .enabled (ne (toString .minAvailable) "") (ne (toString .maxUnavailable) "") -}}
-    {{- $problems = append $problems "podDisruptionBudget.minAvailable and podDisruptionBudget.maxUnavailable are both set: set only one of them" -}}
+    {{- $problems = append $problems (printf "%s.minAvailable and %s.maxUnavailable are both set: set only one of them" $name $name) -}}
   {{- end -}}
 {{- end -}}
 
@@ -149,6 +152,8 @@
   {{- $problems = append $problems "grpcRoute.enabled needs grpcRoute.parentRefs: set the gateways that the route belongs to" -}}
 {{- end -}}
 
+{{- $problems = concat $problems (include "markread.relayProblems" . | fromJsonArray) -}}
+
 {{- $set := list -}}
 {{- range include "markread.env" . | fromYamlArray }}{{ $set = append $set .name }}{{ end -}}
 {{- range .Values.extraEnv -}}
@@ -158,4 +163,66 @@
 {{- end -}}
 
 {{- join "\n" $problems -}}
+{{- end -}}
+
+{{- /* Those of the relay's values, in JSON. */ -}}
+{{- define "markread.relayProblems" -}}
+{{- $problems := list -}}
+{{- $relay := .Values.relay -}}
+{{- $test := $relay.test.enabled -}}
+{{- if and $test (not $relay.enabled) -}}
+  {{- $problems = append $problems "relay.test.enabled needs relay.enabled: set it too" -}}
+{{- end -}}
+{{- if $relay.enabled -}}
+  {{- if and $relay.existingSecret $relay.webhooks -}}
+    {{- $problems = append $problems "relay.existingSecret and relay.webhooks are two lists of webhooks: set only one of them" -}}
+  {{- else if not (or $relay.existingSecret $relay.webhooks $test) -}}
+    {{- $problems = append $problems "relay.enabled has nobody to deliver to: set relay.webhooks or relay.existingSecret" -}}
+  {{- end -}}
+
+  {{- $names := list -}}
+  {{- range $relay.webhooks -}}
+    {{- if has .name $names -}}
+      {{- $problems = append $problems (printf "relay.webhooks has two webhooks named %s: give each a name of its own" .name) -}}
+    {{- end -}}
+    {{- $names = append $names .name -}}
+    {{- if and (hasPrefix "http://" .url) (not $relay.config.allowHttp) -}}
+      {{- $problems = append $problems (printf "relay.webhooks: the url of %s begins with http://: use https://, or set relay.config.allowHttp" .name) -}}
+    {{- end -}}
+    {{- $keys := .secretKeys | default dict -}}
+    {{- if ne (empty $keys.certificate) (empty $keys.key) -}}
+      {{- $problems = append $problems (printf "relay.webhooks: secretKeys.certificate and secretKeys.key of %s are a pair: set both of them" .name) -}}
+    {{- end -}}
+  {{- end -}}
+
+  {{- if and .Values.redis.embedded.enabled $relay.redis.existingSecret -}}
+    {{- $problems = append $problems "relay.redis.existingSecret has no effect with redis.embedded.enabled, which has a user for the relay: set only one of them" -}}
+  {{- end -}}
+
+  {{- if $test -}}
+    {{- if $relay.existingSecret -}}
+      {{- $problems = append $problems "relay.test.enabled adds a webhook to relay.webhooks, which relay.existingSecret replaces: set only one of them" -}}
+    {{- end -}}
+    {{- if has "helm-test" $names -}}
+      {{- $problems = append $problems "relay.webhooks has a webhook named helm-test, which relay.test.enabled adds: give it another name" -}}
+    {{- end -}}
+    {{- range list "allowHttp" "allowPrivate" -}}
+      {{- if not (get $relay.config .) -}}
+        {{- $problems = append $problems (printf "relay.test.enabled delivers over plain HTTP inside the cluster, which relay.config.%s forbids to every webhook: set it to true where that is no risk, or test elsewhere" .) -}}
+      {{- end -}}
+    {{- end -}}
+    {{- if not .Values.auth.jwt.secret.existingSecret -}}
+      {{- $problems = append $problems "relay.test.enabled needs auth.jwt.secret.existingSecret: the test signs a token with it" -}}
+    {{- end -}}
+  {{- end -}}
+
+  {{- $set := list -}}
+  {{- range include "markread.relayEnv" . | fromYamlArray }}{{ $set = append $set .name }}{{ end -}}
+  {{- range $relay.extraEnv -}}
+    {{- if has .name $set -}}
+      {{- $problems = append $problems (printf "relay.extraEnv contains %s, which the chart sets itself: use its value instead" .name) -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- toJson $problems -}}
 {{- end -}}
