@@ -89,7 +89,7 @@ class Pod:
         program, *arguments = container["command"] + container.get("args", [])
         return [programs[program], *(self.here(container, argument) for argument in arguments)]
 
-    def run(self, container):
+    def run(self, container, timeout=30):
         """Runs a container until it exits, and returns its output."""
         command = self.command(container, {"/markread": BINARY})
         done = subprocess.run(
@@ -98,7 +98,7 @@ class Pod:
             cwd=self.directory,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=timeout,
         )
         assert done.returncode == 0, f"{container['name']}: {done.stdout}{done.stderr}"
         return done.stdout

@@ -99,6 +99,32 @@ MALFORMED = [
     ("tracing.endpoint", '"collector:4317"'),
     ("tracing.sampler", '"sometimes"'),
     ("tracing.samplerArg", '"2"'),
+    ("relay.replicas", "2"),
+    ("relay.webhooks", '{"name": "chat"}'),
+    ("relay.webhooks", '[{"name": "chat", "url": "https://a"}]'),
+    ("relay.webhooks", '[{"name": "a b", "url": "https://a", "existingSecret": "s"}]'),
+    ("relay.webhooks", '[{"name": "..", "url": "https://a", "existingSecret": "s"}]'),
+    ("relay.webhooks", '[{"name": "chat", "url": "ftp://a", "existingSecret": "s"}]'),
+    ("relay.webhooks", '[{"name": "chat", "url": "https://a/\\u0007", "existingSecret": "s"}]'),
+    ("relay.webhooks", '[{"name": "chat", "url": "https://user:p@a", "existingSecret": "s"}]'),
+    ("relay.webhooks", '[{"name": "chat", "url": "https://a", "existingSecret": "s", "secret_file": "x"}]'),
+    (
+        "relay.webhooks",
+        '[{"name": "chat", "url": "https://a", "existingSecret": "s", "users": "some"}]',
+    ),
+    ("relay.existingSecret", '"Not A Name"'),
+    ("relay.secretKeys.webhooks", '"a/b"'),
+    ("relay.config.allowHttp", '"true"'),
+    ("relay.config.checkGrace", '"4 hours"'),
+    ("relay.config.maxAttempts", "0"),
+    ("relay.config.maxAttempts", "1001"),
+    ("relay.config.maxAge", '"0s"'),
+    ("relay.config.deadLettersMaxlen", "-1"),
+    ("relay.config.concurrency", "1025"),
+    ("relay.config.drain", "20"),
+    ("relay.networkPolicy.egress.receiverPorts", "[0]"),
+    ("relay.networkPolicy.egress.receivers", '[{"pods": {}}]'),
+    ("relay.networkPolicy.ingress", "{}"),
     ("global", '"x"'),
 ]
 
@@ -112,6 +138,8 @@ def test_a_malformed_value_is_named(name, value, binary):
     named = [f"/{name.replace('.', '/')}", f"'{last}'"]
     assert any(each in message for each in named), message
 
+
+WEBHOOK = '{"name": "chat", "url": "https://a", "existingSecret": "s"}'
 
 CONFLICTS = {
     "no way to authenticate": (
@@ -217,6 +245,82 @@ CONFLICTS = {
         "jwt-secret",
         {"grpcRoute__enabled": "true"},
         ["grpcRoute.parentRefs"],
+    ),
+    "a variable that the chart sets for the relay": (
+        "relay",
+        {"relay__extraEnv": '[{"name": "MARKREAD_DRAIN", "value": "1s"}]'},
+        ["relay.extraEnv", "MARKREAD_DRAIN"],
+    ),
+    "a relay without webhooks": (
+        "jwt-secret",
+        {"relay__enabled": "true"},
+        ["relay.enabled", "relay.webhooks", "relay.existingSecret"],
+    ),
+    "two lists of webhooks": (
+        "relay",
+        {"relay__existingSecret": '"s"'},
+        ["relay.existingSecret", "relay.webhooks"],
+    ),
+    "two webhooks of a name": (
+        "relay",
+        {"relay__webhooks": f"[{WEBHOOK}, {WEBHOOK}]"},
+        ["relay.webhooks has two webhooks named chat"],
+    ),
+    "plain HTTP": (
+        "relay",
+        {"relay__webhooks": f"[{WEBHOOK}]".replace("https", "http")},
+        ["relay.webhooks", "the url of chat", "relay.config.allowHttp"],
+    ),
+    "a certificate without a key": (
+        "relay",
+        {"relay__webhooks": "[%s]" % WEBHOOK.replace("}", ', "secretKeys": {"certificate": "c"}}')},
+        ["secretKeys.certificate and secretKeys.key of chat"],
+    ),
+    "a duration of the relay of more than a year": (
+        "relay",
+        {"relay__config__maxAge": '"9999h"'},
+        ["relay.config.maxAge"],
+    ),
+    "both budgets of the relay": (
+        "relay",
+        {
+            "relay__podDisruptionBudget__minAvailable": "1",
+            "relay__podDisruptionBudget__maxUnavailable": "1",
+        },
+        ["relay.podDisruptionBudget.minAvailable and relay.podDisruptionBudget.maxUnavailable"],
+    ),
+    "a user of the relay beside the embedded Valkey": (
+        "relay-test",
+        {"relay__redis__existingSecret": '"s"'},
+        ["relay.redis.existingSecret", "redis.embedded.enabled"],
+    ),
+    "a test without a relay": (
+        "jwt-secret",
+        {"relay__test__enabled": "true"},
+        ["relay.test.enabled needs relay.enabled"],
+    ),
+    "a test that nobody allowed": (
+        "relay",
+        {"relay__test__enabled": "true"},
+        ["relay.config.allowHttp forbids", "relay.config.allowPrivate forbids"],
+    ),
+    "a test with a file of the user": (
+        "relay-test",
+        {"relay__existingSecret": '"s"'},
+        ["relay.test.enabled", "relay.existingSecret"],
+    ),
+    "a webhook with the name of the test's": (
+        "relay-test",
+        {"relay__webhooks": f"[{WEBHOOK}]".replace("chat", "helm-test")},
+        ["relay.webhooks has a webhook named helm-test", "relay.test.enabled"],
+    ),
+    "a test without a secret to sign with": (
+        "relay-test",
+        {
+            "auth__jwt__secret__existingSecret": '""',
+            "auth__jwt__publicKey__existingSecret": '"s"',
+        },
+        ["relay.test.enabled needs auth.jwt.secret.existingSecret"],
     ),
     "a variable that the chart sets": (
         "jwt-secret",

@@ -131,10 +131,12 @@ def settings_of(command):
 
 
 def set_by_chart(deployment):
+    relay = {"relay__enabled": "true", "relay__existingSecret": '"markread-webhooks"'}
+    of_modes = [chart.render(chart.ci(way), **relay) for way in OF_MODES]
     return {
         variable["name"]
-        for file in chart.CI
-        for each in chart.rendered(file)
+        for objects in [*map(chart.rendered, chart.CI), *of_modes]
+        for each in objects
         if (each["kind"], each["metadata"]["name"]) == ("Deployment", deployment)
         for variable in chart.container(each)["env"]
     }
