@@ -1,15 +1,16 @@
-"""A server on a Redis with a consumer group, after a call of each kind, and a Prometheus that
-scrapes it. All of it is on loopback, in a temporary directory, and ends with the test."""
+"""A server on a Redis with a consumer group, after a call of each kind, a relay with a receiver, and a
+Prometheus that scrapes both. All of it is on loopback, in a temporary directory, and ends with the test."""
 
 import json
 import os
+import re
 import socket
 import subprocess
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from promql import ROOT
 
@@ -62,8 +63,8 @@ def process(log, *command):
 
 @contextmanager
 def server(directory):
-    """Runs a server, makes a call of each kind, and yields the address of its operators' port."""
-    redis, grpc, ops = (str(free_port()) for _ in range(3))
+    """Runs a server and a relay, makes a call of each kind, and yields the addresses of their operators' ports."""
+    redis, grpc, ops, relay_ops = (str(free_port()) for _ in range(4))
     secret, token = directory / "secret", directory / "token"
     secret.write_text("a secret of at least thirty-two bytes")
     token.write_text(run(BINARY, "token", "--user", "5", "--jwt-secret-file", secret))
@@ -78,20 +79,46 @@ def server(directory):
     with process(directory / "redis.log", *redis_server):
         create = ("redis-cli", "-p", redis, "XGROUP", "CREATE", STREAM, "receipts", "0", "MKSTREAM")
         wait_for("redis-server", lambda: "OK" in run(*create))
-        with process(directory / "serve.log", *serve):
+        with process(directory / "serve.log", *serve), ExitStack() as stack:
             wait_for("markread", lambda: get(f"http://127.0.0.1:{ops}/readyz"))
+            stack.enter_context(relay(directory, f"redis://127.0.0.1:{redis}", relay_ops))
             client = ("--address", f"http://127.0.0.1:{grpc}", "--token-file", token)
             run(BINARY, "mark", *client, "--recipient", "7", "--last-read-event-id", "9")
             run(BINARY, "state", *client, "--recipient", "7", "--recipient", "8")
             run(BINARY, "state", *client, "--recipient", "7")
             # The server reads the length of the stream once a second.
             time.sleep(2)
-            yield f"127.0.0.1:{ops}"
+            delivered = re.compile('^markread_relay_outcomes_total{.*"delivered".*} 1$', re.MULTILINE)
+            wait_for("a delivery", lambda: delivered.search(get(f"http://127.0.0.1:{relay_ops}/metrics")))
+            yield f"127.0.0.1:{ops}", f"127.0.0.1:{relay_ops}"
 
 
 @contextmanager
-def prometheus(directory, target, rules):
-    """Runs a Prometheus with the rules, which scrapes the target each second. Yields its query
+def relay(directory, redis, ops):
+    """Runs a relay with a webhook, to which user 7 is subscribed, and its receiver."""
+    port = free_port()
+    consumer_secret, webhooks = directory / "consumer-secret", directory / "webhooks.toml"
+    consumer_secret.write_text("a consumer secret")
+    url = f"http://127.0.0.1:{port}/"
+    webhooks.write_text(f'[[webhook]]\nname = "chat"\nurl = "{url}"\nsecret_file = "consumer-secret"\n')
+    run(BINARY, "webhook", "subscribe", "chat", "7", "--redis-url", redis)
+    # fmt: off
+    receive = (
+        BINARY, "webhook", "receive", "--listen", f"127.0.0.1:{port}", "--secret-file", consumer_secret,
+    )
+    deliver = (
+        BINARY, "relay", "--webhooks", webhooks, "--allow-http", "--allow-private", "--redis-url", redis,
+        "--ops-listen", f"127.0.0.1:{ops}",
+    )
+    # fmt: on
+    with process(directory / "receive.log", *receive), process(directory / "relay.log", *deliver):
+        wait_for("the relay", lambda: get(f"http://127.0.0.1:{ops}/readyz"))
+        yield
+
+
+@contextmanager
+def prometheus(directory, targets, rules):
+    """Runs a Prometheus with the rules, which scrapes the targets each second. Yields its query
     function."""
     port = free_port()
     labels = {"namespace": "chat"}
@@ -99,7 +126,7 @@ def prometheus(directory, target, rules):
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
         "rule_files": [str(rules)],
         "scrape_configs": [
-            {"job_name": "markread", "static_configs": [{"targets": [target], "labels": labels}]}
+            {"job_name": "markread", "static_configs": [{"targets": targets, "labels": labels}]}
         ],
     }
     # JSON is YAML.

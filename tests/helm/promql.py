@@ -12,6 +12,8 @@ DASHBOARD = ROOT / "helm/markread/files/dashboard.json"
 RULES_TEST = ROOT / "tests/helm/rules_test.yaml"
 RUNBOOK = ROOT / "docs/runbook.md"
 PRODUCTION = ROOT / "docs/production.md"
+OBSERVABILITY = ROOT / "docs/observability.md"
+DOCUMENTS = [RUNBOOK, PRODUCTION, OBSERVABILITY]
 
 # Series that Prometheus itself adds for each target.
 OF_PROMETHEUS = {"up"}

@@ -1,4 +1,4 @@
-"""A running server exports every metric that the rules, the dashboard and the documents name."""
+"""A running server and relay export every metric that the rules, the dashboard and the documents name."""
 
 import re
 
@@ -9,20 +9,21 @@ import promql
 
 
 @pytest.fixture(scope="module")
-def target(tmp_path_factory):
-    with live.server(tmp_path_factory.mktemp("server")) as ops:
-        yield ops
+def targets(tmp_path_factory):
+    with live.server(tmp_path_factory.mktemp("server")) as addresses:
+        yield addresses
 
 
 @pytest.fixture(scope="module")
-def exported(target):
-    """Returns the names of the series that the server exports, three for each histogram."""
-    return set(re.findall(r"^(\w+)[{ ]", live.get(f"http://{target}/metrics"), re.MULTILINE))
+def exported(targets):
+    """Returns the names of the series that server and relay export, three for each histogram."""
+    pages = "\n".join(live.get(f"http://{target}/metrics") for target in targets)
+    return set(re.findall(r"^(\w+)[{ ]", pages, re.MULTILINE))
 
 
 @pytest.fixture(scope="module")
-def ask(target, tmp_path_factory):
-    with live.prometheus(tmp_path_factory.mktemp("prometheus"), target, promql.RULES) as ask:
+def ask(targets, tmp_path_factory):
+    with live.prometheus(tmp_path_factory.mktemp("prometheus"), targets, promql.RULES) as ask:
         yield ask
 
 
@@ -46,7 +47,7 @@ def test_the_metrics_of_a_panel_are_exported(panel, exported):
         assert not missing(names, exported)
 
 
-@pytest.mark.parametrize("document", [promql.RUNBOOK, promql.PRODUCTION], ids=lambda path: path.name)
+@pytest.mark.parametrize("document", promql.DOCUMENTS, ids=lambda path: path.name)
 def test_the_metrics_of_a_document_are_exported(document, exported):
     names = set(re.findall(r"\b(?:markread_\w+|rpc_server_\w+)", document.read_text(encoding="utf-8")))
     families = {re.sub("_(bucket|sum|count)$", "", name) for name in exported}

@@ -1,6 +1,7 @@
 """The relay: its Deployment, the file of webhooks, its network, its test."""
 
 import json
+import re
 import tomllib
 from contextlib import contextmanager
 from ipaddress import ip_address, ip_network
@@ -9,6 +10,7 @@ import pytest
 
 import chart
 from pod import Pod, embedded, free_port, serving
+from promql import PRODUCTION
 
 NAME = "r-markread-relay"
 TEST = "r-markread-test-relay"
@@ -184,11 +186,14 @@ def test_its_user_of_redis_is_its_own_or_that_of_the_server():
     assert login(shared, NAME) == login(shared, "r-markread") == ("markread-redis", "username")
 
 
-def test_the_embedded_valkey_has_a_user_for_it():
+def test_the_embedded_valkey_has_a_user_for_it_with_the_documented_rights():
     objects = chart.rendered(chart.ci("relay-test"))
     secret = chart.one(objects, "Secret", "r-markread-redis")["stringData"]
-    user = f'user markread-relay on ">{secret["password"]}" ~markread:* '
-    assert user in secret["valkey.conf"]
+    (documented, *_) = re.findall(
+        r"^    (user markread-relay on .*)$", PRODUCTION.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    (user,) = re.findall(r"^user markread-relay .*$", secret["valkey.conf"], re.MULTILINE)
+    assert user.replace('"', "") == documented.replace("PASSWORD", secret["password"])
     env = env_of(chart.container(deployment(objects)))
     assert env["MARKREAD_REDIS_USERNAME"] == "markread-relay"
     without = chart.one(chart.rendered(chart.ci("embedded")), "Secret", "r-markread-redis")

@@ -72,7 +72,7 @@ def test_the_runbook_has_one_entry_for_each_alert():
             assert entry.count(part) == 1, (name, part)
 
 
-@pytest.mark.parametrize("document", [promql.RUNBOOK, promql.PRODUCTION], ids=lambda path: path.name)
+@pytest.mark.parametrize("document", promql.DOCUMENTS, ids=lambda path: path.name)
 def test_every_link_of_a_document_has_a_target(document):
     links = re.findall(r"\]\((?!https:)([^)#]*)(?:#([^)]*))?\)", document.read_text(encoding="utf-8"))
     assert links
