@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 mod health;
+mod webhooks;
 
 /// How many marks the reader has.
 const QUOTA: u64 = 2;

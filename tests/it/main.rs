@@ -36,6 +36,7 @@ mod read_side;
 mod reader_bounds;
 mod redis_access;
 mod redis_stats;
+mod relay;
 mod relay_store;
 mod rolling_upgrade;
 mod rooms;

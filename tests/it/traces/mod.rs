@@ -8,6 +8,7 @@ use tonic::Request;
 mod calls;
 mod collectors;
 mod context;
+mod relay;
 pub(crate) mod settings;
 
 /// The caller's trace and span.
