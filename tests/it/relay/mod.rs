@@ -1,5 +1,14 @@
 //! `markread relay` as its receivers see it: what arrives, when, in which order, and what becomes of the rest.
 
+#![allow(
+    clippy::as_conversions,
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::float_cmp,
+    clippy::print_stdout,
+    reason = "counts are small, and figures are printed for whoever runs a test with --nocapture"
+)]
+
 use std::time::Duration;
 
 use markread_harness::Redis;

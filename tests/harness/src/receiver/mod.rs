@@ -265,8 +265,10 @@ impl Receiver {
     /// arrived again after they had been accepted.
     #[track_caller]
     pub fn assert_in_order(&self) -> usize {
-        assert_eq!(self.problems(), [] as [String; 0]);
-        let mut seen: HashMap<(usize, Lane), Vec<((u64, u64), Option<Instant>)>> = HashMap::new();
+        // The entries of each conversation, with the time when they were accepted.
+        type Entries = Vec<((u64, u64), Option<Instant>)>;
+        assert!(self.problems().is_empty(), "{:#?}", self.problems());
+        let mut seen: HashMap<(usize, Lane), Entries> = HashMap::new();
         let mut doubles = 0;
         for arrival in self.arrivals() {
             let accepted = arrival.answer.map(|(_, at)| at).filter(|_| arrival.is_accepted());
@@ -291,7 +293,8 @@ impl Receiver {
 impl Drop for Receiver {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            assert_eq!(self.problems(), [] as [String; 0], "rules of a delivery are broken");
+            let problems = self.problems();
+            assert!(problems.is_empty(), "rules of a delivery are broken: {problems:#?}");
         }
     }
 }
@@ -348,14 +351,14 @@ async fn serve(mut stream: impl Stream, shared: &Shared) {
     loop {
         let request = match Request::read(&mut stream, &mut buffer).await {
             Ok(Some(request)) => request,
-            Ok(None) => return,
             Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
                 shared.record.lock().unwrap().problems.push(error.to_string());
                 return;
             }
-            Err(_) => return,
+            Ok(None) | Err(_) => return,
         };
-        if !matches!(shared.answer(&request, &mut stream).await, Ok(true)) {
+        let is_last = request.header("connection") == Some("close");
+        if !matches!(shared.answer(&request, &mut stream).await, Ok(true)) || is_last {
             return;
         }
     }
@@ -457,5 +460,63 @@ impl Shared {
         if let Some(open) = record.open.get_mut(&lane) {
             *open = open.saturating_sub(1);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use aws_lc_rs::hmac;
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+
+    use super::*;
+    use crate::events::payload;
+    use crate::server::http1;
+
+    /// Sends a delivery as it is promised, and returns the status.
+    async fn send(receiver: &Receiver, entry: u64, message: u64) -> String {
+        let body = format!(r#"{{"for_user_id":"2",{}"#, &payload(1, 2, message)[1..]);
+        let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
+        let key = hmac::Key::new(hmac::HMAC_SHA256, CONSUMER_SECRET.as_bytes());
+        let mac = |text: &str| STANDARD.encode(hmac::sign(&key, text.as_bytes()));
+        let id = format!("0-{entry}-0-2");
+        let request = format!(
+            "POST /hook HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\n\
+             x-twitter-webhooks-signature: sha256={}\r\nwebhook-id: {id}\r\n\
+             webhook-timestamp: {now}\r\nwebhook-signature: v1,{}\r\n\
+             content-length: {}\r\n\r\n{body}",
+            mac(&body),
+            mac(&format!("{id}.{now}.{body}")),
+            body.len(),
+        );
+        let address = format!("127.0.0.1:{}", receiver.port);
+        let (head, _) = http1(&address, &request).await.unwrap();
+        head.split(' ').nth(1).unwrap().to_owned()
+    }
+
+    fn is_in_order(receiver: &Receiver) -> Option<usize> {
+        catch_unwind(AssertUnwindSafe(|| receiver.assert_in_order())).ok()
+    }
+
+    #[tokio::test]
+    async fn order_and_doubles_are_noticed() {
+        let receiver = Receiver::start().await;
+        receiver.answer_by(|arrival| Reply::Status(if arrival.message == 3 { 500 } else { 200 }));
+        assert_eq!(send(&receiver, 1, 1).await, "200");
+        assert_eq!(is_in_order(&receiver), Some(0));
+        send(&receiver, 1, 1).await;
+        assert_eq!(is_in_order(&receiver), Some(1));
+        assert_eq!(send(&receiver, 3, 3).await, "500");
+        assert_eq!(is_in_order(&receiver), Some(1));
+        send(&receiver, 4, 4).await;
+        assert_eq!(is_in_order(&receiver), None, "the one before was not accepted");
+
+        let receiver = Receiver::start().await;
+        send(&receiver, 2, 2).await;
+        send(&receiver, 1, 1).await;
+        assert_eq!(is_in_order(&receiver), None);
+        assert_eq!((receiver.accepted_count(), receiver.attempts()), (2, 2));
     }
 }

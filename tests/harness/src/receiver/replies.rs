@@ -73,8 +73,9 @@ impl Reply {
             }
             Self::Endless => {
                 stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await?;
+                let chunk = vec![b'x'; 64 * 1024];
                 loop {
-                    stream.write_all(&[b'x'; 64 * 1024]).await?;
+                    stream.write_all(&chunk).await?;
                 }
             }
             Self::EndlessHead => {
@@ -98,7 +99,8 @@ async fn write(
     headers: &[String],
     body: &[u8],
 ) -> io::Result<bool> {
-    let lines: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
+    let lines: Vec<_> = headers.iter().map(|line| format!("{line}\r\n")).collect();
+    let lines = lines.concat();
     let length =
         if status == 204 { String::new() } else { format!("content-length: {}\r\n", body.len()) };
     let head = format!("HTTP/1.1 {status} Status\r\n{lines}{length}\r\n");

@@ -160,6 +160,7 @@ fn decode(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::events::payload;
 
     #[test]
     fn signatures_are_those_of_the_standards() {
@@ -171,6 +172,57 @@ mod tests {
         // RFC 4231, test case 2.
         let expected = "sha256=W9zBRr9gdU5qBCQmCJV1x1oAPwidJzmDnexYuWTsOEM=";
         assert_eq!(twitter_signature(b"Jefe", b"what do ya want for nothing?"), expected);
+    }
+
+    /// A delivery as it is promised, with the signatures of this secret.
+    fn delivery(id: &str, body: &str, secret: &[u8]) -> Request {
+        let now = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
+        let signed = format!("{id}.{now}.");
+        let headers = [
+            ("content-type", "application/json".to_owned()),
+            ("x-twitter-webhooks-signature", twitter_signature(secret, body.as_bytes())),
+            ("webhook-id", id.to_owned()),
+            ("webhook-timestamp", now.to_string()),
+            (
+                "webhook-signature",
+                format!("v1,{}", mac(secret, &[signed.as_bytes(), body.as_bytes()])),
+            ),
+        ];
+        Request {
+            method: "POST".to_owned(),
+            target: "/hook".to_owned(),
+            headers: headers.map(|(name, value)| (name.to_owned(), value)).to_vec(),
+            body: body.as_bytes().to_vec(),
+        }
+    }
+
+    #[test]
+    fn what_breaks_a_rule_is_refused() {
+        let secret = b"secret";
+        let secrets = Secrets::one(secret);
+        let body = format!(r#"{{"for_user_id":"2",{}"#, &payload(1, 2, 3)[1..]);
+        let id = "0-1518127183443-0-2";
+        let good = delivery(id, &body, secret);
+        let facts = check_delivery(&good, &secrets).unwrap();
+        assert_eq!((facts.entry, facts.message), ((1_518_127_183_443, 0), 3));
+        assert_eq!(facts.lane, Lane { reader: 1, recipient: 2, for_user: 2 });
+
+        let refused = |request: &Request| assert!(check_delivery(request, &secrets).is_err());
+        refused(&delivery(id, &body, b"another"));
+        refused(&delivery("0-1518127183443-0-1", &body, secret));
+        refused(&delivery("0-1518127183443-2", &body, secret));
+        refused(&delivery(id, &payload(1, 2, 3), secret));
+        refused(&delivery("0-1-0-7", &body.replace("\"2\",\"d", "\"7\",\"d"), secret));
+        for index in 0..good.headers.len() {
+            let (mut absent, mut twice, mut other) = (good.clone(), good.clone(), good.clone());
+            absent.headers.remove(index);
+            twice.headers.push(good.headers[index].clone());
+            other.headers[index].1.push('0');
+            [absent, twice, other].iter().for_each(refused);
+        }
+        let mut changed = good.clone();
+        changed.body.push(b' ');
+        refused(&changed);
     }
 
     #[test]
