@@ -119,7 +119,7 @@ pub struct WebhookState {
 pub struct Verification {
     /// When, in milliseconds since 1970.
     pub at_ms: u64,
-    /// Of which settings ([`crate::relay`] digests the URL and what else a check depends on).
+    /// Of which settings: the relay's digest of the URL and what else a check depends on.
     pub settings: String,
 }
 

@@ -134,6 +134,7 @@ pub(crate) const RELAY: &[(&str, &[&str])] = &[
     ("hset", &["HSET {layout} f v", "HSET {processes} f v", "HSET {state} f v"]),
     ("hsetnx", &["HSETNX {layout} f v"]),
     ("xadd", &["XADD {dead_letters} * f v"]),
+    ("xread", &["XREAD STREAMS {stream} 0"]),
     ("xrange", &["XRANGE {stream} - +", "XRANGE {dead_letters} - +"]),
     ("xrevrange", &["XREVRANGE {stream} + -"]),
     ("xinfo|stream", &["XINFO STREAM {stream}"]),

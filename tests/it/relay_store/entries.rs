@@ -4,6 +4,8 @@ use super::*;
 
 const MIB: usize = 1024 * 1024;
 
+type Fields<'a> = Vec<(&'a str, &'a [u8])>;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn odd_entries_are_read_as_they_are() {
     let subject = Subject::one().await;
@@ -16,7 +18,7 @@ async fn odd_entries_are_read_as_they_are() {
         payload: payload.map(Bytes::copy_from_slice),
         traceparent: traceparent.map(Bytes::copy_from_slice),
     };
-    let table: Vec<(Vec<(&str, &[u8])>, EntryContent)> = vec![
+    let table: Vec<(Fields<'_>, EntryContent)> = vec![
         (vec![("other", b"1")], content(None, None)),
         (vec![("payload", b"")], content(Some(b""), None)),
         (vec![("payload", &binary)], content(Some(&binary), None)),

@@ -4,6 +4,8 @@ use std::time::Instant;
 
 use super::*;
 use markread::store::StoreErrorKind;
+use markread::store::redis::SentinelGroup;
+use markread_harness::sentinels::{MASTER_NAME, Sentinels};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_hangs_is_away_after_two_seconds() {
@@ -67,4 +69,34 @@ async fn calls_follow_slots_to_other_nodes() {
     held(subject.store.acknowledge(&lease, &added).await.unwrap());
     assert_eq!(subject.store.are_subscribed(&webhook(), &[user(1)]).await.unwrap(), [true]);
     assert_eq!(subject.store.subscribe(&webhook(), &[user(2)]).await.unwrap(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn feeds_go_on_at_the_master_that_sentinels_promote() {
+    let mut group = Sentinels::start(1).await;
+    let address = |url: &str| RedisAddress::new(url, None, RedisFiles::default()).unwrap();
+    let mode = RedisMode::Sentinel(SentinelGroup {
+        sentinels: group.urls().iter().map(|url| address(url)).collect(),
+        master_name: MASTER_NAME.to_owned(),
+        master: address("redis://127.0.0.1:6379"),
+    });
+    let store = connected(mode, LIMIT, Access::Relay).await;
+    let lease = lease(&feed(0), "a");
+    held(store.acquire(&lease, LONG, EntryId::ZERO).await.unwrap());
+    let master = group.master().await;
+    let add = format!("XADD {STREAM} * other 1");
+    let added: String = group.node(master).run(&add).await;
+    assert_eq!(held(store.new_entries(&lease, 9).await.unwrap()).entries.len(), 1);
+    store.subscribe(&webhook(), &[user(1)]).await.unwrap();
+    assert_eq!(group.node(master).run::<u64>("WAIT 1 10000").await, 1);
+
+    let lost = group.kill_master().await;
+    group.wait_for_failover(lost).await;
+    let pending = eventually("the feed goes on", LONG, async || {
+        store.pending(&lease, EntryId::ZERO, 9).await.ok()
+    })
+    .await;
+    assert_eq!(ids(&held(pending)), [added.parse().unwrap()]);
+    assert_eq!(store.are_subscribed(&webhook(), &[user(1)]).await.unwrap(), [true]);
+    operations::pass_of_webhook(&*store, &"two".parse().unwrap()).await;
 }

@@ -2,6 +2,8 @@
 
 use super::*;
 
+type Fields = Vec<(String, Vec<u8>)>;
+
 const KEY: &str = "markread:dead_letters:one";
 
 pub(super) fn letter(number: u64) -> DeadLetter {
@@ -58,7 +60,7 @@ async fn a_letter_comes_back_as_it_was() {
         [1, 3, 4].map(|i| read[i].at)
     );
     // The documented fields.
-    let fields: Vec<(String, Vec<(String, Vec<u8>)>)> = subject
+    let fields: Vec<(String, Fields)> = subject
         .send(KEY, cmd("XRANGE").arg(KEY).arg("-").arg("+").arg("COUNT").arg(1).clone())
         .await;
     let names: Vec<_> = fields[0].1.iter().map(|(name, _)| &**name).collect();

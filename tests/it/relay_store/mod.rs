@@ -42,7 +42,7 @@ pub(crate) struct Subject {
 }
 
 enum Servers {
-    One(Redis),
+    One(Box<Redis>),
     Cluster(RedisCluster),
 }
 
@@ -50,7 +50,7 @@ impl Drop for Subject {
     /// Flushes what is left: payloads here are not events, which the harness would check them to be.
     fn drop(&mut self) {
         let nodes = match &self.servers {
-            Servers::One(redis) => std::slice::from_ref(redis),
+            Servers::One(redis) => std::slice::from_ref(&**redis),
             Servers::Cluster(cluster) => cluster.nodes(),
         };
         for node in nodes {
@@ -70,7 +70,7 @@ impl Subject {
 
     async fn on(redis: Redis) -> Self {
         let url = redis.url();
-        Self { store: store_at(&url).await, servers: Servers::One(redis) }
+        Self { store: store_at(&url).await, servers: Servers::One(Box::new(redis)) }
     }
 
     async fn cluster() -> Self {

@@ -2,7 +2,7 @@
 
 use super::operations::{pass_of_feed, pass_of_webhook};
 use super::*;
-use markread::store::StoreHealth;
+use markread::store::{EventLogs, StoreHealth};
 
 const PAGE: &str = include_str!("../../../docs/production.md");
 
@@ -27,15 +27,23 @@ async fn assert_nothing_was_denied(redis: &Redis) {
     assert!(log.is_empty(), "{log:?}");
 }
 
+/// Waits as the relay does until it reads.
+async fn wait_for_entries(subject: &Subject, partition: usize, after: EntryId) {
+    let log = subject.store.clone().logs().swap_remove(partition);
+    let found = log.wait_for_entries(after.into(), 1, LONG).await.unwrap();
+    assert_eq!(found.count, 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_rule_is_enough_on_one_redis() {
     let redis = Redis::start().await;
     permit(&redis, rule(false)).await;
     let store = store_at(&as_relay(&redis.url())).await;
-    let subject = Subject { store, servers: Servers::One(redis) };
+    let subject = Subject { store, servers: Servers::One(Box::new(redis)) };
     let added = subject.add_many(0, 3).await;
     pass_of_feed(&*subject.store, &feed(0), &added).await;
     pass_of_webhook(&*subject.store, &webhook()).await;
+    wait_for_entries(&subject, 0, added[0]).await;
     assert_nothing_was_denied(subject.redis()).await;
     // The loss of entries sets the counter of the group.
     let lease = subject.acquire(&feed(0), "a").await;
@@ -67,6 +75,7 @@ async fn the_rule_is_enough_on_a_cluster() {
     for partition in [0, 30, 63] {
         let added = subject.add_many(partition, 3).await;
         pass_of_feed(&*subject.store, &feed(partition), &added).await;
+        wait_for_entries(&subject, partition, added[0]).await;
     }
     for name in ["one", "two", "three", "four", "five", "six"] {
         pass_of_webhook(&*subject.store, &name.parse().unwrap()).await;

@@ -389,7 +389,7 @@ mod tests {
                 cause.contains(layout) && cause.contains("~markread:dead_letters:*"),
                 "{cause}"
             );
-            let of_calls = ["INCRBY", "GETRANGE", "XREAD", "WAIT"];
+            let of_calls = ["INCRBY", "GETRANGE", "PEXPIREAT", "WAIT"];
             assert!(!probe.tries.iter().any(|tried| of_calls.contains(&&*tried.words[0])));
         }
     }
