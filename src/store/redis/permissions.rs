@@ -393,6 +393,9 @@ mod tests {
         let keys = patterns(Partition::Only);
         let line = format!("\n    user markread-relay on >PASSWORD {keys} {rule}\n");
         assert!(PAGE.contains(&line), "{line}");
+        let conf = include_str!("../../../helm/markread/files/valkey.conf");
+        let of_chart = conf.lines().find(|line| line.starts_with("user markread-relay on "));
+        assert!(of_chart.is_some_and(|line| line.ends_with(&format!(" {rule}"))), "{rule}");
         let keys = patterns(Partition::Tagged { tag: 1, count: 64 });
         let of_cluster = named(|need| need == Need::Cluster).join(" ");
         let line = format!("\n    user markread-relay on >PASSWORD {keys} {rule} {of_cluster}\n");
