@@ -164,6 +164,10 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder)
         .map_err(|_| BuildError::FailedToCreateHTTPListener("a recorder is installed".into()))?;
+    describe();
+    set_partitions_unserved(0);
+    gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION"), "revision" => env!("MARKREAD_REVISION"))
+        .set(1);
     Ok(handle)
 }
 
@@ -194,12 +198,10 @@ pub struct Metrics {
 
 impl Default for Metrics {
     fn default() -> Self {
-        describe();
         add_watchers(0);
         count_watch_gaps(0);
         count_foreign_entries(0);
         set_watch_tail_lag(Duration::ZERO);
-        set_partitions_unserved(0);
         counter!(USER_OBJECTS_OVERSIZED).increment(0);
         REFUSED_COUNTERS.get_or_init(|| {
             Bound::ALL.map(|(_, label)| {
@@ -208,8 +210,6 @@ impl Default for Metrics {
                 counter
             })
         });
-        gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION"), "revision" => env!("MARKREAD_REVISION"))
-            .set(1);
         Self {
             marks: MarkOutcome::ALL.map(|(_, label)| {
                 let counter = counter!(MARK_READ_TOTAL, "outcome" => label);

@@ -64,7 +64,7 @@ fn next_state(before: WebhookState, check: &Check, settings: &str, now_ms: u64) 
         Check::Refused(problem) => {
             let pause = Pause {
                 at_ms: now_ms,
-                reason: problem.clone(),
+                reason: format!("the check was refused: {problem}"),
                 is_passing: false,
                 settings: settings.to_owned(),
             };
@@ -152,7 +152,7 @@ mod tests {
         let expected = WebhookState {
             failing_since_ms: Some(9),
             failure: Some(wrong),
-            paused: paused("wrong token", 9),
+            paused: paused("the check was refused: wrong token", 9),
             ..before.clone()
         };
         assert_eq!(refused, expected);

@@ -21,7 +21,7 @@ mod redeliver;
 mod subscriptions;
 mod user_lines;
 
-pub use self::receive::ReceiveConfig;
+pub(crate) use self::receive::ReceiveConfig;
 pub(in crate::cli) use self::receive::receive;
 pub(in crate::cli) use self::redeliver::LetterFilter;
 pub(in crate::cli) use self::subscriptions::Change;
