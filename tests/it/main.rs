@@ -46,4 +46,5 @@ mod stream_bound;
 mod traces;
 mod twins;
 mod users;
+mod webhook;
 mod worker_threads;
