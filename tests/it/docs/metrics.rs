@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::{Row, Table, code, contract, plain};
-use markread_harness::{MESSAGE, READER, RECIPIENT, Redis, Server, eventually};
+use markread_harness::events::{payload, publish};
+use markread_harness::{
+    MESSAGE, READER, RECIPIENT, Receiver, Redis, Relay, Server, WebhookFile, eventually,
+};
 
 /// A metric: its type, and its labels with the values that the page lists.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -29,9 +32,10 @@ fn labels(cell: &str) -> BTreeMap<String, BTreeSet<String>> {
     labels
 }
 
-fn page_metrics() -> BTreeMap<String, Metric> {
+/// The metrics below a heading of the page.
+fn page_metrics(heading: &str) -> BTreeMap<String, Metric> {
     let tables = Table::all(contract()).into_iter();
-    let tables = tables.filter(|table| table.heading == "9 Metrics" && table.has("labels"));
+    let tables = tables.filter(|table| table.heading == heading && table.has("labels"));
     let metric = |row: Row<'_>| {
         let metric = Metric { kind: row["type"].to_owned(), labels: labels(row["labels"]) };
         (plain(row["name"]), metric)
@@ -80,7 +84,38 @@ async fn the_contracts_metrics_are_those_of_a_server() {
         page.contains("markread_stream_group_unread_entries{").then_some(page)
     })
     .await;
-    assert_eq!(page_metrics(), server_metrics(&page), "the page, and /metrics");
+    assert_eq!(page_metrics("9 Metrics"), server_metrics(&page), "the page, and /metrics");
+}
+
+#[tokio::test]
+async fn the_contracts_metrics_of_a_relay_are_those_of_a_relay() {
+    let redis = Redis::start().await;
+    let receiver = Receiver::start().await;
+    let file = WebhookFile::of(&[("main", &receiver, "users = \"all\"")]);
+    let relay = Relay::on(&redis, &file).await;
+    publish(&redis, &[payload(READER, RECIPIENT, MESSAGE)]).await;
+    let is_complete = |page: &String| {
+        let has = |name| page.contains(&format!("\nmarkread_relay_{name}"));
+        has("delay_seconds_count{webhook=\"main\"} 1") && has("verified_timestamp_seconds{")
+    };
+    let page = eventually("a delivery is in the metrics", Duration::from_secs(10), async || {
+        Some(relay.get("/metrics").await.1).filter(is_complete)
+    })
+    .await;
+    let mut metrics = server_metrics(&page);
+    let (relays, others): (BTreeSet<_>, BTreeSet<_>) =
+        metrics.keys().cloned().partition(|name| name.starts_with("markread_relay_"));
+    metrics.retain(|name, _| relays.contains(name));
+    assert_eq!(page_metrics("Metrics of a relay"), metrics, "the page, and /metrics");
+    // The rest are some of a server's.
+    for name in
+        ["build_info", "memory_used_bytes", "memory_limit_bytes", "store_up", "store_warnings"]
+    {
+        assert!(others.contains(&format!("markread_{name}")), "{name} in {others:?}");
+    }
+    let of_server = page_metrics("9 Metrics");
+    let unknown: Vec<_> = others.iter().filter(|name| !of_server.contains_key(*name)).collect();
+    assert_eq!(unknown, Vec::<&String>::new(), "metrics that are not in the page");
 }
 
 #[tokio::test]
