@@ -186,7 +186,6 @@ pub(in crate::cli) struct RedeliverArgs {
 
 #[derive(Args)]
 #[command(next_line_help = true)]
-#[allow(clippy::doc_markdown, reason = "clap prints these texts unchanged")]
 pub(in crate::cli) struct ReceiveArgs {
     /// Address and port to receive at, plain HTTP
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080", value_parser = address)]
