@@ -168,8 +168,8 @@ async fn an_unchanged_webhook_stays_the_same_value() {
     let (mut changes, _reread, running) = run(&folder);
     let first = changes.borrow_and_update().clone();
     // Other order, other comments: the second one changes.
-    let changed = TWO.replace("b.example", "c.example");
-    folder.write("webhooks.toml", &format!("{changed}\n# a comment\n{ONE}"));
+    let other = TWO.replace("b.example", "c.example");
+    folder.write("webhooks.toml", &format!("{other}\n# a comment\n{ONE}"));
     let second = next(&mut changes).await;
     assert!(Arc::ptr_eq(&first[0], &second[1]));
     assert!(!Arc::ptr_eq(&first[1], &second[0]));

@@ -102,7 +102,7 @@ async fn a_check_is_answered_within_3_s() {
         let server = TestServer::new(move |mut stream| async move {
             read_request(&mut stream).await;
             stream.write_all(head.as_bytes()).await.unwrap();
-            std::future::pending().await
+            std::future::pending::<()>().await;
         })
         .await;
         let began = Instant::now();
