@@ -1,7 +1,7 @@
 //! Connections that are used again, and those that are not.
 
 use markread_harness::certificates::Authority;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::tls::acceptor;
 use super::*;
@@ -67,7 +67,9 @@ async fn a_close_that_the_runtime_has_not_seen_is_no_failed_attempt() {
                 stream
             };
             let delivery = delivery();
-            let (stream, attempt) = tokio::join!(serve, receiver.deliver(&delivery));
+            let both = async { tokio::join!(serve, receiver.deliver(&delivery)) };
+            // Without a new connection the server waits.
+            let (stream, attempt) = timeout(Duration::from_secs(10), both).await.unwrap();
             assert_eq!(attempt, Attempt::Delivered(200));
             sleep(Duration::from_millis(1)).await;
             // From here on the runtime does not look at its sockets until the request is written.
@@ -97,7 +99,9 @@ async fn the_same_over_tls() {
             stream
         };
         let delivery = delivery();
-        let (stream, attempt) = tokio::join!(serve, receiver.deliver(&delivery));
+        let both = async { tokio::join!(serve, receiver.deliver(&delivery)) };
+        // Without a new connection the server waits.
+        let (stream, attempt) = timeout(Duration::from_secs(10), both).await.unwrap();
         assert_eq!(attempt, Attempt::Delivered(200));
         sleep(Duration::from_millis(1)).await;
         std::thread::sleep(Duration::from_millis(10));
