@@ -18,12 +18,9 @@ const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Age of a passed check at which the next one is made.
 const CHECK_INTERVAL_MS: u64 = 24 * 60 * 60 * 1000;
 
-/// Pauses between checks that fail: as long as they have failed, within these bounds.
+/// Pauses between checks that fail: as long as they have failed, within these bounds. Meanwhile no process checks.
 const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(60);
-
-/// For how long one process alone makes a first check: longer than a check takes.
-const FIRST_CHECK_TTL: Duration = Duration::from_secs(5);
 
 /// Longest time of a check, whatever the receiver is.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(20);
@@ -54,7 +51,7 @@ fn judge(
         Some(pause) => pause.is_passing,
         None => verified.is_none_or(is_old),
     };
-    let ttl = state.failing_since_ms.map_or(FIRST_CHECK_TTL, |since_ms| {
+    let ttl = state.failing_since_ms.map_or(RETRY_MIN, |since_ms| {
         Duration::from_millis(now_ms.saturating_sub(since_ms)).clamp(RETRY_MIN, RETRY_MAX)
     });
     Judgement { is_open: verified.is_some() && pause.is_none(), check: is_due.then_some(ttl) }
@@ -272,11 +269,11 @@ mod tests {
         let secs = Duration::from_secs;
         let table = [
             // verified, failing since, paused; open, next check
-            (none.clone(), None, None, false, Some(FIRST_CHECK_TTL)),
+            (none.clone(), None, None, false, Some(RETRY_MIN)),
             (verified(NOW, "new"), None, None, true, None),
-            (verified(NOW, "old"), None, None, false, Some(FIRST_CHECK_TTL)),
+            (verified(NOW, "old"), None, None, false, Some(RETRY_MIN)),
             (verified(NOW - DAY_MS + 1, "new"), None, None, true, None),
-            (verified(NOW - DAY_MS, "new"), None, None, true, Some(FIRST_CHECK_TTL)),
+            (verified(NOW - DAY_MS, "new"), None, None, true, Some(RETRY_MIN)),
             (verified(NOW + 99, "new"), None, None, true, None),
             // It stays open while a later check fails, each after a longer pause.
             (verified(NOW - DAY_MS, "new"), Some(NOW), None, true, Some(secs(1))),

@@ -256,6 +256,7 @@ mod tests {
         circuit.fail(ticket, start, &failure(FailureKind::Status, Some(5)));
         assert_eq!(circuit.permit(start), Permission::Wait(until));
         let mut now = until;
+        go(&mut circuit, now);
         circuit.succeed();
         for pause in [1, 2, 4] {
             let _ = circuit.permit(now);

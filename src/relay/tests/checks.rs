@@ -3,7 +3,14 @@
 use super::*;
 use crate::store::relay::{Verification, WebhookState};
 
-const DAY: Duration = Duration::from_secs(24 * 3600);
+const DAY_MS: u64 = 24 * 3600 * 1000;
+
+/// Returns the state after a check that passed so long before the day is over.
+fn verified_until(left: Duration) -> WebhookState {
+    let at_ms = START_MS - DAY_MS + u64::try_from(left.as_millis()).unwrap();
+    let verified = Some(Verification { at_ms, settings: "s".to_owned() });
+    WebhookState { verified, ..WebhookState::default() }
+}
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_delivered_before_a_check_passed() {
@@ -27,12 +34,12 @@ async fn nothing_is_delivered_before_a_check_passed() {
 async fn a_check_is_made_every_day_by_one_of_the_processes() {
     let (store, receiver) = (FakeStore::new(1), FakeReceiver::default());
     let webhooks = [receiver.webhook("w", "s")];
+    store.put_webhook_state("w", verified_until(seconds(60)));
     let _processes: Vec<_> = (0..3).map(|_| Process::start(&store, &webhooks)).collect();
-    sleep(seconds(10)).await;
-    for day in 1..4 {
-        assert_eq!(receiver.checks(), day);
-        sleep(DAY).await;
-    }
+    sleep(seconds(59)).await;
+    assert_eq!(receiver.checks(), 0);
+    sleep(seconds(600)).await;
+    assert_eq!(receiver.checks(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -41,7 +48,7 @@ async fn a_refused_check_pauses_until_someone_checks_or_the_settings_change() {
     receiver.check_results([Check::Refused("a wrong token".to_owned())]);
     let process = Process::start(&store, &[receiver.webhook("w", "s")]);
     let entry = store.publish(0, 1, 2);
-    sleep(DAY + DAY).await;
+    sleep(seconds(3600)).await;
     assert_eq!((receiver.checks(), receiver.attempts().len()), (1, 0));
     let warnings = process.warnings();
     assert_eq!(warnings, ["webhook w is paused: the check was refused: a wrong token"]);
@@ -53,43 +60,47 @@ async fn a_refused_check_pauses_until_someone_checks_or_the_settings_change() {
 #[tokio::test(start_paused = true)]
 async fn failing_checks_pause_after_the_grace_and_a_later_one_ends_that() {
     let (store, receiver) = (FakeStore::new(1), FakeReceiver::default());
-    let process = Process::start(&store, &[receiver.webhook("w", "s")]);
-    sleep(seconds(5)).await;
-    receiver.check_results((0..320).map(|_| Check::Failed("no answer".to_owned())));
-    sleep(DAY + seconds(3600)).await;
-    // It goes on while the checks fail.
+    store.put_webhook_state("w", verified_until(seconds(10)));
+    receiver.check_results((0..20).map(|_| Check::Failed("no answer".to_owned())));
+    let config = RelayConfig { check_grace: seconds(600), ..CONFIG };
+    let process = Process::start_with(&store, &[receiver.webhook("w", "s")], config);
+    sleep(seconds(500)).await;
+    // It goes on while the checks fail, after 1, 2, 4, … 32 and then each 60 s.
     let entry = store.publish(0, 1, 2);
     within(seconds(1), "it arrives", || receiver.delivered() == [entry]).await;
-    assert!(receiver.checks() > 50 && receiver.checks() < 80, "{}", receiver.checks());
-    sleep(seconds(3 * 3600 + 120)).await;
+    assert!((12..=16).contains(&receiver.checks()), "{}", receiver.checks());
+    sleep(seconds(180)).await;
     let pause = store.webhook_state("w").paused.unwrap();
-    assert!(pause.is_passing && pause.reason.starts_with("checks have failed for 4h"), "{pause:?}");
+    assert!(
+        pause.is_passing && pause.reason.starts_with("checks have failed for 10m"),
+        "{pause:?}"
+    );
     let second = store.publish(0, 1, 2);
     sleep(seconds(60)).await;
     assert_eq!(receiver.attempts().len(), 1);
-    assert!(process.warnings()[0].starts_with("webhook w is paused: checks have failed for 4h"));
-    within(seconds(2 * 3600), "a check passes", || store.webhook_state("w").paused.is_none()).await;
+    assert!(process.warnings()[0].starts_with("webhook w is paused: checks have failed for 10m"));
+    within(seconds(600), "a check passes", || store.webhook_state("w").paused.is_none()).await;
     within(seconds(2), "it arrives", || receiver.delivered() == [entry, second]).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_grace_of_new_settings_begins_with_them() {
     let (store, receiver) = (FakeStore::new(1), FakeReceiver::default());
-    receiver.check_results((0..10_000).map(|_| Check::Failed("no answer".to_owned())));
-    let process = Process::start(&store, &[receiver.webhook("w", "s")]);
-    sleep(seconds(3 * 3600)).await;
+    receiver.check_results((0..100).map(|_| Check::Failed("no answer".to_owned())));
+    let config = RelayConfig { check_grace: seconds(600), ..CONFIG };
+    let process = Process::start_with(&store, &[receiver.webhook("w", "s")], config);
+    sleep(seconds(400)).await;
     process.set_webhooks(&[receiver.webhook("w", "s2")]);
-    sleep(seconds(2 * 3600)).await;
+    sleep(seconds(400)).await;
     assert_eq!(store.webhook_state("w").paused, None);
-    sleep(seconds(2 * 3600 + 120)).await;
+    sleep(seconds(400)).await;
     assert_eq!(store.webhook_state("w").paused.unwrap().settings, "s2");
 }
 
 #[tokio::test(start_paused = true)]
 async fn another_process_verifies_pauses_and_resumes() {
     let (store, receiver) = (FakeStore::new(1), FakeReceiver::default());
-    let verified = Some(Verification { at_ms: START_MS, settings: "s".to_owned() });
-    let open = WebhookState { verified, ..WebhookState::default() };
+    let open = verified_until(seconds(3600));
     store.put_webhook_state("w", open.clone());
     let _process = Process::start(&store, &[receiver.webhook("w", "s")]);
     sleep(seconds(5)).await;

@@ -36,23 +36,23 @@ async fn entries_without_an_event_become_dead_letters_with_their_reason() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_event_that_always_fails_is_attempted_twenty_times() {
-    let config = RelayConfig { max_age: seconds(1000 * 3600), ..CONFIG };
-    let setup = Setup::with(config);
+async fn an_event_that_always_fails_is_attempted_as_often_as_allowed() {
+    let setup = Setup::with(RelayConfig { max_attempts: 9, ..CONFIG });
+    sleep(seconds(3)).await;
     setup.receiver.answer(|_| failed(503));
     let entry = setup.store.publish(0, 1, 2);
     let second = setup.store.publish(0, 1, 2);
     let began = Instant::now();
-    within(seconds(200 * 3600), "a letter", || setup.store.letters().len() == 1).await;
+    within(seconds(110), "a letter", || setup.store.letters().len() == 1).await;
+    // The delays of the first 8 failures are 84 s, by a fifth more or less.
     let lasted = began.elapsed();
-    assert!(lasted > seconds(90 * 3600) && lasted < seconds(145 * 3600), "{lasted:?}");
-    assert_eq!(letters(&setup), [("max_attempts".to_owned(), 20, Some(503))]);
+    assert!(lasted > seconds(67) && lasted < seconds(102), "{lasted:?}");
+    assert_eq!(letters(&setup), [("max_attempts".to_owned(), 9, Some(503))]);
     let letter = setup.store.letters().remove(0);
     assert_eq!(letter.last_error.as_deref(), Some("status 503"));
     assert!(matches!(letter.id, LetterId::Delivery(id) if id.entry.ms == entry), "{letter:?}");
     let attempts = setup.receiver.attempts();
-    let of = |entry| attempts.iter().filter(|sent| sent.id.entry.ms == entry).count();
-    assert_eq!(of(entry), 20);
+    assert_eq!(attempts.iter().filter(|sent| sent.id.entry.ms == entry).count(), 9);
     within(seconds(10), "its letter ends it", || setup.store.acknowledged() == [entry]).await;
     setup.receiver.accept();
     within(seconds(10), "the next one", || setup.store.acknowledged() == [entry, second]).await;
@@ -63,19 +63,19 @@ async fn an_event_that_is_too_old_is_not_attempted() {
     let config = RelayConfig { max_age: seconds(60), ..CONFIG };
     let setup = Setup::with(config);
     setup.receiver.answer(|_| failed(500));
-    let old = setup.store.publish(0, 1, 2);
+    let (began, old) = (Instant::now(), setup.store.publish(0, 1, 2));
     sleep(seconds(30)).await;
     let young = setup.store.publish(0, 1, 2);
     within(seconds(90), "a letter", || setup.store.letters().len() == 1).await;
     let age = setup.store.now_ms() - old;
-    assert!((60_000..85_000).contains(&age), "{age}");
+    assert!((60_000..100_000).contains(&age), "{age}");
     let letters = setup.store.letters();
     assert_eq!(letters[0].reason, "max_age");
     assert!(letters[0].attempts > 3, "{letters:?}");
     assert!(matches!(letters[0].id, LetterId::Delivery(id) if id.entry.ms == old));
     let attempts = setup.receiver.attempts();
     let last = attempts.iter().rfind(|sent| sent.id.entry.ms == old).unwrap();
-    assert!(START_MS + u64::try_from(last.at.elapsed().as_millis()).unwrap() < old + 60_000);
+    assert!(last.at - began < seconds(60));
     setup.receiver.accept();
     within(seconds(60), "the young one", || setup.store.acknowledged().contains(&young)).await;
 }
@@ -132,20 +132,22 @@ async fn a_receiver_that_is_down_is_probed_and_gets_everything_when_it_is_back()
 }
 
 #[tokio::test(start_paused = true)]
-async fn days_of_failure_cost_an_event_no_more_than_its_attempts() {
-    let setup = Setup::with(RelayConfig { max_age: seconds(1000 * 3600), ..CONFIG });
+async fn hours_of_failure_cost_an_event_few_of_its_attempts() {
+    let setup = Setup::new();
     sleep(seconds(3)).await;
     setup.receiver.answer(|_| failed(500));
-    for reader in 1..=30 {
+    for reader in 1..=3 {
         setup.store.publish(0, reader, 999);
     }
-    for _ in 0..72 {
-        sleep(seconds(3600)).await;
+    sleep(seconds(2 * 3600)).await;
+    // By the delays of an entry the 12th attempt comes after 86 minutes, the 13th after more than 3 hours.
+    let attempts = setup.receiver.attempts();
+    for reader in 1..=3 {
+        let sender = format!(r#""sender_id":"{reader}""#);
+        let of = attempts.iter().filter(|sent| sent.body.contains(&sender)).count();
+        assert!((8..=12).contains(&of), "{of}");
     }
-    // Three days are less than 20 attempts last.
     assert_eq!(setup.store.letters().len(), 0);
-    let attempts = setup.receiver.attempts().len();
-    assert!(attempts < 30 * 19, "{attempts}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -182,13 +184,13 @@ async fn gone_pauses_the_webhook_for_all_processes() {
     store.publish(0, 1, 2);
     within(ms(100), "it is paused", || store.webhook_state("w").paused.is_some()).await;
     assert!(!store.webhook_state("w").paused.unwrap().is_passing);
-    sleep(ms(1100)).await;
+    sleep(ms(2200)).await;
     let attempts = receiver.attempts().len();
     let warnings = other.warnings();
     assert_eq!(warnings, ["webhook w is paused: the receiver answered 410 Gone"]);
     receiver.accept();
     store.publish(1, 1, 2);
-    sleep(seconds(3600)).await;
+    sleep(seconds(300)).await;
     assert_eq!(receiver.attempts().len(), attempts);
     // As `markread webhook check` does.
     let mut state = store.webhook_state("w");
