@@ -72,7 +72,7 @@ fn choose<'a>(
 }
 
 /// Returns how much a feed prefers a process. The same in every version of the program (FNV-1a, and
-/// the finalizer of SplitMix64, by which all bits depend on all).
+/// the finalizer of `SplitMix64`, by which all bits depend on all).
 fn preference(feed: &FeedId, process: &str) -> u64 {
     let partition = feed.partition.to_string();
     let bytes = [feed.webhook.as_str(), ":", &partition, ":", process].into_iter();

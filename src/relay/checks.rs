@@ -230,9 +230,10 @@ impl Checks {
     fn log(&mut self, pause: Option<String>, is_open: bool) {
         let webhook = self.endpoint.name.as_str();
         if pause != self.logged_pause {
-            match &pause {
-                Some(reason) => tracing::warn!(webhook, ?reason, "webhook paused"),
-                None => tracing::info!(webhook, "webhook resumed"),
+            if let Some(reason) = &pause {
+                tracing::warn!(webhook, ?reason, "webhook paused");
+            } else {
+                tracing::info!(webhook, "webhook resumed");
             }
             self.logged_pause = pause;
         }

@@ -41,19 +41,19 @@ impl Doorbell {
 
     /// Waits until there may be entries after this one. Returns up to where a feed has read that finds none.
     pub(super) async fn wait(&self, after: EntryId) -> EntryId {
-        let rung = {
+        let woken = {
             let mut state = self.state();
             if state.known > after {
                 return state.known;
             }
             state.known = after;
-            let (ring, rung) = oneshot::channel();
+            let (ring, woken) = oneshot::channel();
             state.waiters.push((after, ring));
-            rung
+            woken
         };
         self.changed.notify_one();
         // The doorbell drops a waiter only with itself.
-        rung.await.unwrap_or(after)
+        woken.await.unwrap_or(after)
     }
 
     /// Watches the log while feeds wait, for ever.

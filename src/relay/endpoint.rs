@@ -281,8 +281,8 @@ impl Drop for Attempting {
 mod tests {
     use std::time::Duration;
 
-    use super::super::tests::fake_receiver::FakeReceiver;
     use super::*;
+    use crate::relay::tests::fake_receiver::FakeReceiver;
 
     fn begin(endpoint: &Arc<Endpoint>) -> Attempting {
         let place = Arc::clone(&endpoint.places).try_acquire_owned().unwrap();

@@ -35,7 +35,7 @@ pub(super) struct Item {
 /// The deliveries of a feed.
 #[derive(Debug, Default)]
 pub(super) struct Lanes {
-    lanes: HashMap<LaneKey, Lane>,
+    all: HashMap<LaneKey, Lane>,
     /// Lanes whose first delivery may begin, the longest-waiting first.
     ready: VecDeque<LaneKey>,
     /// Lanes whose first delivery is attempted again at a time.
@@ -61,7 +61,7 @@ enum LaneState {
 impl Lanes {
     /// Adds a delivery at the end of its lane.
     pub(super) fn add(&mut self, key: LaneKey, item: Item) {
-        match self.lanes.entry(key) {
+        match self.all.entry(key) {
             Entry::Occupied(lane) => lane.into_mut().rest.push_back(item),
             Entry::Vacant(lane) => {
                 lane.insert(Lane { first: item, rest: VecDeque::new(), state: LaneState::Ready });
@@ -77,7 +77,7 @@ impl Lanes {
                 return Some(due);
             }
             self.waiting.pop_first();
-            if let Some(lane) = self.lanes.get_mut(&key) {
+            if let Some(lane) = self.all.get_mut(&key) {
                 lane.state = LaneState::Ready;
                 self.ready.push_back(key);
             }
@@ -88,26 +88,26 @@ impl Lanes {
     /// Returns the next delivery that may begin.
     pub(super) fn next(&self) -> Option<(LaneKey, &Item)> {
         let key = self.ready.front()?;
-        self.lanes.get(key).map(|lane| (*key, &lane.first))
+        self.all.get(key).map(|lane| (*key, &lane.first))
     }
 
     /// Takes the delivery that [`Self::next`] returned. Its lane stands still until it is decided.
     pub(super) fn begin(&mut self) -> Option<(LaneKey, &Item)> {
         let key = self.ready.pop_front()?;
-        let lane = self.lanes.get_mut(&key)?;
+        let lane = self.all.get_mut(&key)?;
         lane.state = LaneState::Busy;
         Some((key, &lane.first))
     }
 
     /// Returns the delivery of a lane that is under way.
     pub(super) fn current(&mut self, key: LaneKey) -> Option<&mut Item> {
-        let lane = self.lanes.get_mut(&key).filter(|lane| lane.state == LaneState::Busy)?;
+        let lane = self.all.get_mut(&key).filter(|lane| lane.state == LaneState::Busy)?;
         Some(&mut lane.first)
     }
 
     /// Ends the delivery of a lane that is under way, and lets the next one begin.
     pub(super) fn finish(&mut self, key: LaneKey) -> Option<Item> {
-        let Entry::Occupied(mut lane) = self.lanes.entry(key) else { return None };
+        let Entry::Occupied(mut lane) = self.all.entry(key) else { return None };
         match lane.get_mut().rest.pop_front() {
             Some(next) => {
                 lane.get_mut().state = LaneState::Ready;
@@ -120,7 +120,7 @@ impl Lanes {
 
     /// Attempts the delivery of a lane that is under way again, at a time.
     pub(super) fn retry(&mut self, key: LaneKey, at: Instant) {
-        if let Some(lane) = self.lanes.get_mut(&key) {
+        if let Some(lane) = self.all.get_mut(&key) {
             lane.state = LaneState::Waiting(at);
             self.waiting.insert((at, key));
         }
@@ -130,7 +130,7 @@ impl Lanes {
     pub(super) fn hasten(&mut self, mut due: impl FnMut(&Item) -> Option<Instant>) {
         let waiting = std::mem::take(&mut self.waiting);
         for (at, key) in waiting {
-            let Some(lane) = self.lanes.get_mut(&key) else { continue };
+            let Some(lane) = self.all.get_mut(&key) else { continue };
             let at = due(&lane.first).map_or(at, |early| early.min(at));
             lane.state = LaneState::Waiting(at);
             self.waiting.insert((at, key));

@@ -1,6 +1,6 @@
 //! The webhooks that this process knows, and the feeds that it delivers.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,9 +36,11 @@ pub(super) struct Ownership {
     context: Arc<Context>,
     doorbells: Vec<Arc<Doorbell>>,
     endpoints: BTreeMap<WebhookName, KnownWebhook>,
-    /// The feeds that are this process's by the assignment, and those that another one still has.
+    /// The processes of the last assignment.
+    processes: Vec<RelayProcess>,
+    /// The feeds that are this process's by the assignment, and those of them to acquire.
     wanted: BTreeSet<FeedId>,
-    refused: BTreeSet<FeedId>,
+    to_acquire: VecDeque<FeedId>,
     acquiring: FuturesUnordered<BoxFuture<'static, Acquisition>>,
     under_acquisition: BTreeSet<FeedId>,
     feeds: BTreeMap<FeedId, OwnedFeed>,
@@ -78,8 +80,9 @@ impl Ownership {
             context,
             doorbells,
             endpoints: BTreeMap::new(),
+            processes: Vec::new(),
             wanted: BTreeSet::new(),
-            refused: BTreeSet::new(),
+            to_acquire: VecDeque::new(),
             acquiring: FuturesUnordered::new(),
             under_acquisition: BTreeSet::new(),
             feeds: BTreeMap::new(),
@@ -103,6 +106,7 @@ impl Ownership {
             let checks = tokio::spawn(checks.run()).abort_handle();
             self.endpoints.insert(webhook.name.clone(), KnownWebhook { endpoint, checks });
         }
+        self.processes.clear();
         let endpoints = &self.endpoints;
         self.wanted.retain(|feed| endpoints.contains_key(&feed.webhook));
         self.hand_over();
@@ -123,11 +127,15 @@ impl Ownership {
 
     /// Takes the processes that are alive: feeds that are another's are handed over, and own ones acquired.
     pub(super) fn assign(&mut self, processes: &[RelayProcess]) {
-        self.wanted = feeds_of(&self.context.process, processes, self.doorbells.len());
-        let endpoints = &self.endpoints;
-        self.wanted.retain(|feed| endpoints.contains_key(&feed.webhook));
-        self.refused.clear();
-        self.hand_over();
+        if self.processes != processes {
+            self.processes = processes.to_vec();
+            self.wanted = feeds_of(&self.context.process, processes, self.doorbells.len());
+            let endpoints = &self.endpoints;
+            self.wanted.retain(|feed| endpoints.contains_key(&feed.webhook));
+            self.hand_over();
+        }
+        let is_free = |feed: &&FeedId| !self.feeds.contains_key(*feed);
+        self.to_acquire = self.wanted.iter().filter(is_free).cloned().collect();
         self.acquire();
     }
 
@@ -145,14 +153,10 @@ impl Ownership {
 
     /// Begins to acquire feeds that are wanted, some at a time.
     fn acquire(&mut self) {
-        for id in &self.wanted {
-            if self.under_acquisition.len() >= ACQUIRE_MAX {
-                return;
-            }
-            let is_free = !self.feeds.contains_key(id) && !self.refused.contains(id);
-            if is_free && self.under_acquisition.insert(id.clone()) {
-                let (context, feed) = (Arc::clone(&self.context), id.clone());
-                self.acquiring.push(Box::pin(acquire(context, feed)));
+        while self.under_acquisition.len() < ACQUIRE_MAX {
+            let Some(feed) = self.to_acquire.pop_front() else { return };
+            if self.wanted.contains(&feed) && self.under_acquisition.insert(feed.clone()) {
+                self.acquiring.push(Box::pin(acquire(Arc::clone(&self.context), feed)));
             }
         }
     }
@@ -178,14 +182,12 @@ impl Ownership {
         self.under_acquisition.remove(&lease.feed);
         match result {
             Ok(Leased::Held(position)) => self.begin_feed(lease, sent, position),
-            Ok(Leased::Lost) => {
-                self.refused.insert(lease.feed);
-            }
+            // It is tried again after the next announcement.
+            Ok(Leased::Lost) => {}
             Err(error) => {
                 if let Some(known) = self.endpoints.get(&lease.feed.webhook) {
                     known.endpoint.log_store_failure("cannot acquire a lease", &error);
                 }
-                self.refused.insert(lease.feed);
             }
         }
         self.acquire();
@@ -208,10 +210,13 @@ impl Ownership {
         let task = self.tasks.spawn(feed.run(stopped)).id();
         endpoint.metrics.add_leases(1);
         self.feeds_of_tasks.insert(task, id.clone());
-        self.feeds.insert(id, OwnedFeed { endpoint, status, stop });
-        self.context.set_owned(self.feeds.len());
+        let feed = OwnedFeed { endpoint, status, stop };
         // The assignment may have changed since.
-        self.hand_over();
+        if !self.wanted.contains(&id) {
+            feed.stop_by(Instant::now() + HAND_OVER);
+        }
+        self.feeds.insert(id, feed);
+        self.context.set_owned(self.feeds.len());
     }
 
     fn ended(&mut self, task: Id, end: FeedEnd) {
@@ -229,6 +234,7 @@ impl Ownership {
     /// Gives all feeds back by a time.
     pub(super) async fn stop(&mut self, deadline: Instant, grace: Duration) {
         self.wanted.clear();
+        self.to_acquire.clear();
         for feed in self.feeds.values() {
             feed.stop_by(deadline);
         }
@@ -250,8 +256,8 @@ impl Ownership {
         let mut warnings: Vec<_> =
             self.endpoints.values().filter_map(|known| known.endpoint.warning()).collect();
         for (name, known) in &self.endpoints {
-            let is_of_it = |id: &FeedId| id.webhook == *name;
-            let feeds = self.feeds.iter().filter(|(id, _)| is_of_it(id));
+            let feed = |partition| FeedId { webhook: name.clone(), partition };
+            let feeds = self.feeds.range(feed(0)..=feed(usize::MAX));
             let stills: Vec<_> = feeds.filter_map(|(_, feed)| feed.status.standstill()).collect();
             let Some((longest, failure)) = stills.iter().max_by_key(|(still, _)| *still) else {
                 continue;

@@ -76,7 +76,7 @@ impl Relay {
     pub async fn run(mut self, shutdown: impl Future<Output = ()>, drain: Duration) {
         begin_relay(self.doorbells.len());
         let mut doorbells = JoinSet::new();
-        for doorbell in self.doorbells.iter().cloned() {
+        for doorbell in self.doorbells.clone() {
             doorbells.spawn(async move { doorbell.run().await });
         }
         let mut ownership = Ownership::new(Arc::clone(&self.context), self.doorbells.clone());

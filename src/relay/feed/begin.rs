@@ -92,7 +92,7 @@ impl Feed {
         }
         let Some(letter) = self.letters.front() else { return };
         self.writing.is_running = true;
-        let (context, letter) = (Arc::clone(&self.context), letter.letter.clone());
+        let (context, letter) = (Arc::clone(&self.context), letter.content.clone());
         let webhook = self.endpoint.name.clone();
         self.push(async move {
             let maxlen = context.config.dead_letters_maxlen;
@@ -130,8 +130,7 @@ impl Feed {
     fn begin_attempts(&mut self, now: Instant) -> Option<Instant> {
         let now_ms = (self.context.clock)();
         let is_open = self.endpoint.is_open();
-        loop {
-            let Some((_, item)) = self.lanes.next() else { break };
+        while let Some((_, item)) = self.lanes.next() {
             if let Some(reason) = self.expiry(item, now_ms) {
                 if let Some((key, _)) = self.lanes.begin() {
                     self.give_up(key, reason);
@@ -141,7 +140,7 @@ impl Feed {
             if !is_open {
                 break;
             }
-            let Some(place) = self.take_place() else { return None };
+            let place = self.take_place()?;
             match self.endpoint.begin(now, place) {
                 Ok(attempting) => {
                     let Some((key, item)) = self.lanes.begin() else { break };
@@ -194,9 +193,9 @@ impl Feed {
     pub(super) fn give_up(&mut self, key: LaneKey, reason: Reason) {
         let partition = self.lease.feed.partition;
         let Some(item) = self.lanes.current(key) else { return };
-        let letter = dead_letters::of_delivery(partition, key, item, reason);
+        let content = dead_letters::of_delivery(partition, key, item, reason);
         let (entry, reason) = (item.entry, reason.word());
-        self.letters.push_back(Letter { entry, lane: Some(key), letter, reason });
+        self.letters.push_back(Letter { entry, lane: Some(key), content, reason });
     }
 
     fn push(&self, running: impl Future<Output = Event> + Send + 'static) {

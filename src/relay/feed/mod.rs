@@ -86,7 +86,7 @@ struct Letter {
     entry: EntryId,
     /// The lane that it holds up, if it is a delivery's.
     lane: Option<LaneKey>,
-    letter: DeadLetter,
+    content: DeadLetter,
     reason: &'static str,
 }
 
@@ -223,7 +223,7 @@ impl Feed {
                     self.hear_of_changes();
                     Ok(())
                 }
-                changed = stop.changed() => changed.map_err(|_| Lost),
+                result = stop.changed() => result.map_err(|_| Lost),
             };
             if ended.is_err() {
                 return FeedEnd::Lost;

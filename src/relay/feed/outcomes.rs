@@ -41,7 +41,7 @@ impl Feed {
                     }
                 }
             }
-            Event::Noted(notes, noted) => match noted {
+            Event::Noted(notes, result) => match result {
                 Ok(Leased::Held(())) => self.noting.succeed(),
                 Ok(Leased::Lost) => return Err(Lost),
                 Err(error) => {
@@ -165,8 +165,7 @@ impl Feed {
         self.position = self.position.max(last.or(read_to).unwrap_or_default());
         self.which = match (which, last) {
             (Which::Pending(_), Some(last)) => Which::Pending(last),
-            (Which::Pending(_), None) => Which::New,
-            (_, Some(_)) => Which::New,
+            (Which::Pending(_), None) | (_, Some(_)) => Which::New,
             (_, None) => Which::NewAfter(self.position),
         };
         if !is_pending && count > 0 && !is_full {
@@ -191,9 +190,9 @@ impl Feed {
             Route::Letter(reason, payload) => {
                 self.buffer.hold(id, 1, payload.as_ref().map_or(0, bytes::Bytes::len), attempts);
                 let partition = self.lease.feed.partition;
-                let letter = dead_letters::of_entry(partition, id, payload, reason);
+                let content = dead_letters::of_entry(partition, id, payload, reason);
                 let reason = reason.word();
-                self.letters.push_back(Letter { entry: id, lane: None, letter, reason });
+                self.letters.push_back(Letter { entry: id, lane: None, content, reason });
             }
             Route::Deliver(event) => self.add_event(id, attempts, &event),
         }

@@ -180,6 +180,8 @@ async fn gone_pauses_the_webhook_for_all_processes() {
         owners.len() == 2
     })
     .await;
+    // Both have heard that the check passed.
+    sleep(seconds(2)).await;
     receiver.answer(|_| Attempt::Gone);
     store.publish(0, 1, 2);
     within(ms(100), "it is paused", || store.webhook_state("w").paused.is_some()).await;
