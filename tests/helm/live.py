@@ -86,10 +86,13 @@ def server(directory):
             run(BINARY, "mark", *client, "--recipient", "7", "--last-read-event-id", "9")
             run(BINARY, "state", *client, "--recipient", "7", "--recipient", "8")
             run(BINARY, "state", *client, "--recipient", "7")
+            # No event: it becomes a dead letter.
+            run("redis-cli", "-p", redis, "XADD", STREAM, "*", "other", "1")
             # The server reads the length of the stream once a second.
             time.sleep(2)
-            delivered = re.compile('^markread_relay_outcomes_total{.*"delivered".*} 1$', re.MULTILINE)
-            wait_for("a delivery", lambda: delivered.search(get(f"http://127.0.0.1:{relay_ops}/metrics")))
+            for outcome in ["delivered", "dead_lettered"]:
+                line = re.compile(f'^markread_relay_outcomes_total{{.*"{outcome}".*}} 1$', re.MULTILINE)
+                wait_for(outcome, lambda: line.search(get(f"http://127.0.0.1:{relay_ops}/metrics")))
             yield f"127.0.0.1:{ops}", f"127.0.0.1:{relay_ops}"
 
 
