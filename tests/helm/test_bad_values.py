@@ -108,6 +108,11 @@ MALFORMED = [
     ("relay.webhooks", '[{"name": "chat", "url": "https://a/\\u0007", "existingSecret": "s"}]'),
     ("relay.webhooks", '[{"name": "chat", "url": "https://user:p@a", "existingSecret": "s"}]'),
     ("relay.webhooks", '[{"name": "chat", "url": "https://a", "existingSecret": "s", "secret_file": "x"}]'),
+    ("relay.webhooks", '[{"name": "chat", "url": "https://a/#b", "existingSecret": "s"}]'),
+    (
+        "relay.webhooks",
+        '[{"name": "chat", "url": "https://a", "existingSecret": "s", "proxy": "socks5://a"}]',
+    ),
     (
         "relay.webhooks",
         '[{"name": "chat", "url": "https://a", "existingSecret": "s", "users": "some"}]',

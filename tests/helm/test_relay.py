@@ -69,7 +69,7 @@ def test_the_file_has_the_webhooks_of_the_values():
         "url": "https://archive.example.com:8443/events?source=markread",
         "users": "all",
         "echo": True,
-        "proxy": "http://proxy.default.svc:3128",
+        "proxy": "http://markread:password@proxy.default.svc:3128",
         "secret_file": "secrets/archive/secret",
         "previous_secret_file": "secrets/archive/previous-secret",
         "standard_secret_file": "secrets/archive/standard-secret",
@@ -80,7 +80,7 @@ def test_the_file_has_the_webhooks_of_the_values():
 
 
 def test_a_text_of_a_webhook_stays_one():
-    url = """https://a/?x='"&<>\\u0026#{{.Values}}=]"""
+    url = """https://a/?x='"&<>\\u0026{{.Values}}=]"""
     webhook = {"name": "a.b_c-9", "url": url, "existingSecret": "s"}
     objects = chart.render(chart.ci("relay"), relay__webhooks=json.dumps([webhook]))
     (found,) = file_of(objects)
@@ -216,8 +216,8 @@ def allows(rule, address):
     return any(holds(peer["ipBlock"]) for peer in rule["to"])
 
 
-INNER = "10.0.0.1 172.31.255.255 192.168.1.1 127.0.0.1 169.254.169.254 100.64.0.1 0.0.0.0 224.0.0.1"
-INNER_6 = "::1 fe80::1 fd00::1 ff02::1"
+INNER = "10.0.0.1 172.31.255.255 192.168.1.1 127.0.0.1 169.254.169.254 168.63.129.16 100.64.0.1 224.0.0.1"
+INNER_6 = ":: ::1 ::ffff:10.0.0.1 fe80::1 fd00:ec2::254 ff02::1"
 
 
 def test_the_network_policy_opens_receivers_outside_of_private_networks():
@@ -230,7 +230,7 @@ def test_the_network_policy_opens_receivers_outside_of_private_networks():
     assert "to" not in rules[6379]
     for address in f"{INNER} {INNER_6}".split():
         assert not allows(rules[443], address), address
-    for address in "8.8.8.8 172.32.0.1 2606:4700::1111".split():
+    for address in "8.8.8.8 172.32.0.1 2606:4700::1111 64:ff9b::808:808".split():
         assert allows(rules[443], address), address
     # The proxy's own network.
     assert "podSelector" in rules[3128]["to"][0]

@@ -163,6 +163,7 @@ Addresses that receivers have outside of the cluster and of private networks: th
       - 10.0.0.0/8
       - 100.64.0.0/10
       - 127.0.0.0/8
+      - 168.63.129.16/32
       - 169.254.0.0/16
       - 172.16.0.0/12
       - 192.0.0.0/24
@@ -171,12 +172,10 @@ Addresses that receivers have outside of the cluster and of private networks: th
       - 224.0.0.0/4
       - 240.0.0.0/4
 - ipBlock:
-    cidr: ::/0
-    except:
-      - ::1/128
-      - fc00::/7
-      - fe80::/10
-      - ff00::/8
+    cidr: 2000::/3
+# Addresses of IPv4 behind NAT64.
+- ipBlock:
+    cidr: 64:ff9b::/96
 {{- end -}}
 
 {{- /* Port of an http:// or https:// URL: takes the URL. */ -}}
