@@ -205,10 +205,11 @@ impl WebhookMetrics {
         gauge!(CIRCUIT_OPEN, "webhook" => self.webhook.clone()).set(u32::from(is_open));
     }
 
-    /// Sets the gauges of a webhook that was removed to zero: the exporter cannot remove them.
+    /// Sets the gauges of a webhook that was removed to zero: the exporter cannot remove them. Whether it is
+    /// paused is not a number then, so that alerts do not expect leases of it.
     pub fn reset(&self) {
         self.set_lag(0, Duration::ZERO);
-        self.set_paused(false);
+        gauge!(PAUSED, "webhook" => self.webhook.clone()).set(f64::NAN);
         self.set_circuit_open(false);
         self.set_dead_letters(0);
     }
