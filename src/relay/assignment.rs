@@ -100,6 +100,7 @@ mod tests {
 
     #[test]
     fn feeds_are_spread_evenly() {
+        #[allow(clippy::type_complexity, reason = "a table")]
         let table: [(&[(&str, &[&str])], usize, &[usize]); 8] = [
             (&[("a", &["w"])], 1, &[1]),
             (&[("a", &[])], 64, &[0]),

@@ -256,10 +256,12 @@ mod tests {
     const NOW: u64 = 100 * DAY_MS;
     const GRACE: Duration = Duration::from_secs(4 * 3600);
 
+    #[allow(clippy::unnecessary_wraps, reason = "as the state has it")]
     fn verified(at_ms: u64, settings: &str) -> Option<Verification> {
         Some(Verification { at_ms, settings: settings.to_owned() })
     }
 
+    #[allow(clippy::unnecessary_wraps, reason = "as the state has it")]
     fn paused(is_passing: bool, settings: &str) -> Option<Pause> {
         Some(pause("why".to_owned(), is_passing, settings, 5))
     }

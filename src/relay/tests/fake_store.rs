@@ -77,8 +77,8 @@ impl FakeStore {
     }
 
     pub(super) fn logs(self: &Arc<Self>) -> Vec<Arc<dyn EventLog>> {
-        let log = |partition| {
-            Arc::new(FakeLog { store: Arc::clone(self), partition }) as Arc<dyn EventLog>
+        let log = |partition| -> Arc<dyn EventLog> {
+            Arc::new(FakeLog { store: Arc::clone(self), partition })
         };
         (0..self.partitions).map(log).collect()
     }

@@ -49,6 +49,7 @@ async fn a_mark_arrives_byte_for_byte_at_the_recipients_webhook_alone() {
 async fn who_gets_an_event_depends_on_subscriptions_echo_and_all() {
     const BOTH: [u64; 2] = [11, 22];
     let redis = Redis::start().await;
+    #[allow(clippy::type_complexity, reason = "a table")]
     // Name, more lines, subscribers; who gets the event of 11 for 22, and that of 33 for itself.
     let table: [(&str, &str, &[u64], &[u64], &[u64]); 8] = [
         ("recipient", "", &[22], &[22], &[]),

@@ -100,6 +100,7 @@ async fn what_is_not_an_event_is_kept_aside_with_the_reason() {
     let cut = &valid.as_bytes()[..valid.len() - 1];
     let other_id = valid.replace("\"2\"", "\"02\"");
     let two = valid.replace("}}],", "}},{}],");
+    #[allow(clippy::type_complexity, reason = "a table")]
     let table: [(&str, &[(&str, &[u8])]); 13] = [
         ("no_payload", &[("other", b"x")]),
         ("no_payload", &[("payloads", valid.as_bytes())]),

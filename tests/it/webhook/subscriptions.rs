@@ -14,6 +14,12 @@ async fn listed(redis: &Redis) -> BTreeSet<u64> {
     stdout.lines().map(|line| line.parse().unwrap()).collect()
 }
 
+/// Returns the IDs from 1 to this one, one a line.
+fn lines_to(last: u64) -> String {
+    let ids: Vec<_> = (1..=last).map(|id| id.to_string()).collect();
+    ids.join("\n") + "\n"
+}
+
 #[tokio::test]
 async fn users_are_named_in_every_way_and_counted() {
     let redis = Redis::start().await;
@@ -55,7 +61,7 @@ async fn nobody_is_a_line_on_standard_error() {
 #[tokio::test]
 async fn an_invalid_line_is_named_and_the_users_before_it_are_subscribed() {
     let redis = Redis::start().await;
-    let input = (1..=1500).map(|user| format!("{user}\n")).collect::<String>() + "x\n2000\n";
+    let input = lines_to(1500) + "x\n2000\n";
     let args = ["subscribe", "crm", "--users-file", "-"];
     let (status, stdout, stderr) = webhook_with(&redis, &args, &input).await;
     assert_eq!((status, &*stdout), (1, ""));
@@ -79,7 +85,7 @@ async fn a_file_that_cannot_be_read_changes_nothing() {
 #[tokio::test]
 async fn a_hundred_thousand_users_come_and_go() {
     let redis = Redis::start().await;
-    let input: String = (1..=100_000).map(|user| format!("{user}\n")).collect();
+    let input = lines_to(100_000);
     let args = ["subscribe", "crm", "--users-file", "-"];
     let (_, stdout, stderr) = webhook_with(&redis, &args, &input).await;
     assert_eq!(stdout, "100000 users subscribed\n", "{stderr}");

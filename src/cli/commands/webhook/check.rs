@@ -125,6 +125,7 @@ fn time(ms: u64) -> String {
 mod tests {
     use super::*;
 
+    #[allow(clippy::unnecessary_wraps, reason = "as the state has it")]
     fn paused(reason: &str, at_ms: u64) -> Option<Pause> {
         let reason = reason.to_owned();
         Some(Pause { at_ms, reason, is_passing: false, settings: "new".to_owned() })

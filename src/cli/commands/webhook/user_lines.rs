@@ -118,7 +118,8 @@ mod tests {
 
     #[test]
     fn a_piece_has_a_bounded_number_of_users() {
-        let text: String = (1..=2500).map(|n| format!("{n}\n")).collect();
+        let numbers: Vec<_> = (1..=2500).map(|n| n.to_string()).collect();
+        let text = numbers.join("\n");
         let lengths: Vec<_> =
             pieces(text.as_bytes()).into_iter().map(|piece| piece.unwrap().len()).collect();
         assert_eq!(lengths, [1000, 1000, 500]);

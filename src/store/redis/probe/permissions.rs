@@ -372,7 +372,6 @@ mod tests {
             assert_eq!(missing_of(&probe, |_| false), "");
             let cause = missing_of(&probe, |words| words[0] == "XREADGROUP");
             assert_eq!(cause, "the Redis user lacks +xreadgroup");
-            let is_of = |words: &[&str], key: &str| words.iter().any(|word| *word == key);
             for (key, pattern) in [
                 (keys.layout(), layout),
                 (keys.stream().to_owned(), stream),
@@ -380,11 +379,11 @@ mod tests {
                 (Keys::RELAY_PROCESSES.to_owned(), relay),
                 (Keys::SUBSCRIPTIONS_PREFIX.to_owned(), "~markread:subscriptions:*"),
             ] {
-                let cause = missing_of(&probe, |words| is_of(words, &key));
+                let cause = missing_of(&probe, |words| words.contains(&&*key));
                 assert_eq!(cause, format!("the Redis user lacks {pattern}"));
             }
             let is_own = |word: &&str| word.starts_with("markread:");
-            let cause = missing_of(&probe, |words| words.iter().any(|word| is_own(&word)));
+            let cause = missing_of(&probe, |words| words.iter().any(is_own));
             assert!(
                 cause.contains(layout) && cause.contains("~markread:dead_letters:*"),
                 "{cause}"
