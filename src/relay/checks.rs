@@ -57,8 +57,9 @@ fn judge(
     Judgement { is_open: verified.is_some() && pause.is_none(), check: is_due.then_some(ttl) }
 }
 
-/// Returns the state after a check.
-fn after_check(
+/// Returns the state after a check of a webhook with these settings. Checks may fail for the time of `grace`
+/// before it is paused.
+pub fn after_check(
     mut state: WebhookState,
     check: &Check,
     settings: &str,

@@ -34,6 +34,11 @@ impl Reason {
         (Self::TooLarge, "too_large"),
     ];
 
+    /// Returns the words of all reasons.
+    pub(super) fn words() -> impl Iterator<Item = &'static str> {
+        Self::ALL.into_iter().map(|(_, word)| word)
+    }
+
     /// Returns the word that is stored, and the label of metrics.
     pub(super) fn word(self) -> &'static str {
         let known = Self::ALL.iter().find(|(known, _)| *known == self);

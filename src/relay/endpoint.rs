@@ -7,6 +7,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
 use super::circuit::{Change, Circuit, Permission, Ticket};
+use super::dead_letters::Reason;
 use super::receiver::{Failure, FailureKind};
 use super::webhook::Webhook;
 use crate::domain::WebhookName;
@@ -70,7 +71,7 @@ impl Endpoint {
         };
         Self {
             name: webhook.name.clone(),
-            metrics: WebhookMetrics::new(webhook.name.as_str()),
+            metrics: WebhookMetrics::new(webhook.name.as_str(), Reason::words()),
             lines: Lines::default(),
             places: Arc::new(Semaphore::new(max_places)),
             webhook: ArcSwap::new(webhook),

@@ -28,13 +28,17 @@ pub(super) struct Entry {
     pub proxy: Option<String>,
     /// The files that it names, by the member.
     pub files: BTreeMap<&'static str, PathBuf>,
+    /// The line on which it begins, and those of its members.
+    line: usize,
+    lines: BTreeMap<String, usize>,
 }
 
 impl Entry {
     /// Returns the problem with a member, with where it is.
     pub(super) fn problem(&self, member: &str, what: &str) -> String {
         let Self { number, name, .. } = self;
-        format!("is invalid at [[webhook]] {number} \"{name}\": {member} {what}")
+        let line = self.lines.get(member).unwrap_or(&self.line);
+        format!("is invalid at line {line}, [[webhook]] {number} \"{name}\": {member} {what}")
     }
 }
 
@@ -84,7 +88,8 @@ pub(super) fn parse(contents: &[u8], folder: &Path) -> Result<Vec<Entry>, String
     let mut names = HashSet::new();
     let mut entries = Vec::with_capacity(tables.len());
     for (index, table) in tables.iter().enumerate() {
-        let entry = entry(index + 1, table, folder)
+        let line_of = |span: Range<usize>| line(contents, span.start);
+        let entry = entry(index + 1, table, folder, &line_of)
             .map_err(|(span, problem)| at(span.unwrap_or(table.span()), &problem))?;
         if !names.insert(entry.name.clone()) {
             return Err(entry.problem("name", "is that of another webhook too"));
@@ -97,7 +102,12 @@ pub(super) fn parse(contents: &[u8], folder: &Path) -> Result<Vec<Entry>, String
 /// A problem, and where it is if not at the table's begin.
 type Problem = (Option<Range<usize>>, String);
 
-fn entry(number: usize, table: &Spanned<DeValue<'_>>, folder: &Path) -> Result<Entry, Problem> {
+fn entry(
+    number: usize,
+    table: &Spanned<DeValue<'_>>,
+    folder: &Path,
+    line_of: &impl Fn(Range<usize>) -> usize,
+) -> Result<Entry, Problem> {
     let invalid = || (None, "webhook must be a table: [[webhook]]".to_owned());
     let members = table.get_ref().as_table().ok_or_else(invalid)?;
     let (mut name, mut url, mut proxy) = (None, None, None);
@@ -150,6 +160,11 @@ fn entry(number: usize, table: &Spanned<DeValue<'_>>, folder: &Path) -> Result<E
         echo,
         proxy,
         files,
+        line: line_of(table.span()),
+        lines: members
+            .iter()
+            .map(|(key, value)| (key.get_ref().to_string(), line_of(value.span())))
+            .collect(),
     })
 }
 

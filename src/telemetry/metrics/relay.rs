@@ -94,8 +94,8 @@ pub struct WebhookMetrics {
 }
 
 impl WebhookMetrics {
-    /// Creates those of a webhook, all of them zero.
-    pub fn new(webhook: &str) -> Self {
+    /// Creates those of a webhook, all of them zero. `reasons` are those of dead letters.
+    pub fn new(webhook: &str, reasons: impl IntoIterator<Item = &'static str>) -> Self {
         let of = |name: &'static str, outcome: &'static str| {
             let counter = counter!(name, "webhook" => webhook.to_owned(), "outcome" => outcome);
             counter.increment(0);
@@ -116,6 +116,9 @@ impl WebhookMetrics {
             checks: ["passed", "refused", "failed"].map(|label| of(CHECKS, label)),
             leases: gauge!(LEASES, "webhook" => webhook.to_owned()),
         };
+        for reason in reasons {
+            metrics.dead_letters_of(reason).increment(0);
+        }
         metrics.in_flight.increment(0);
         metrics.leases.increment(0);
         metrics.set_paused(false);
@@ -148,8 +151,11 @@ impl WebhookMetrics {
     /// Counts a dead letter that was written.
     pub fn count_dead_letter(&self, reason: &'static str) {
         self.dead_lettered.increment(1);
+        self.dead_letters_of(reason).increment(1);
+    }
+
+    fn dead_letters_of(&self, reason: &'static str) -> Counter {
         counter!(DEAD_LETTERS_TOTAL, "webhook" => self.webhook.clone(), "reason" => reason)
-            .increment(1);
     }
 
     /// Counts an event of which nobody is subscribed.
