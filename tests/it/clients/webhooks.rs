@@ -83,8 +83,8 @@ async fn twitter_autohook_refuses_what_another_secret_has_signed() {
     let (port, file) = (free_port().to_string(), WebhookFile::new(""));
     // Checks may be answered by the previous secret.
     let previous = file.put("previous", CONSUMER_SECRET);
-    file.put("secret", "another secret");
-    let receiver = receiver("twitter_autohook.cjs", &[&port, CONSUMER_SECRET, "1", "6"]);
+    file.put("secret", "another consumer secret");
+    let receiver = receiver("twitter_autohook.cjs", &[&port, CONSUMER_SECRET, "1", "10"]);
     let result =
         deliver(receiver, &port, &format!("previous_secret_file = {previous:?}"), &file).await;
     assert_eq!(result["deliveries"], Value::Array(Vec::new()));
@@ -121,7 +121,7 @@ async fn standardwebhooks_refuses_what_another_secret_has_signed() {
     let standard = file.put("standard", "whsec_YW5vdGhlciBzZWNyZXQsIG9mIDMyIGJ5dGVzISEhISE=");
     let own = "whsec_MjQgYnl0ZXMgb3IgbW9yZSwgYW5kIDY0IGF0IG1vc3Q=";
     let mut receiver = receiver("standardwebhooks.cjs", &[&port, CONSUMER_SECRET, own, "1"]);
-    receiver.arg("4");
+    receiver.arg("10");
     let more = format!("standard_secret_file = {standard:?}");
     let result = deliver(receiver, &port, &more, &file).await;
     assert_eq!(result["deliveries"], Value::Array(Vec::new()));

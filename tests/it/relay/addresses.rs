@@ -66,6 +66,14 @@ const OTHERS: [&str; 30] = [
 const HTTP_ONLY: [&str; 1] = ["--allow-http"];
 const ANYWHERE: [&str; 2] = ["--allow-http", "--allow-private"];
 
+/// Names that this machine resolves to loopback, by its file of hosts.
+fn inner_names() -> Vec<String> {
+    let hosts = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
+    let lines = hosts.lines().filter(|line| line.starts_with("127."));
+    let names = lines.flat_map(|line| line.split_whitespace().skip(1));
+    names.take_while(|name| !name.starts_with('#')).map(str::to_owned).collect()
+}
+
 fn file_with(host: &str, port: u16) -> WebhookFile {
     let file = WebhookFile::new("");
     file.write(&file.entry("main", &format!("http://{host}:{port}/hook"), ALL));
@@ -86,7 +94,9 @@ async fn check(redis: &Redis, host: &str, port: u16, flags: &[&str]) -> (bool, S
 async fn every_spelling_of_an_inner_address_is_refused() {
     let redis = Redis::start().await;
     let receiver = Receiver::start().await;
-    for host in LOOPBACK.iter().chain(&OTHERS) {
+    let names = inner_names();
+    let literals = LOOPBACK.iter().chain(&OTHERS).copied();
+    for host in literals.chain(names.iter().map(String::as_str)) {
         let (passed, printed) = check(&redis, host, receiver.port, &HTTP_ONLY).await;
         assert!(!passed, "{host}: {printed}");
         assert!(
@@ -125,7 +135,9 @@ async fn a_relay_does_not_deliver_inwards_either() {
     let redis = Redis::start().await;
     let receiver = Receiver::start().await;
     publish(&redis, &[payload(1, 2, 1)]).await;
-    for host in ["localhost", "127.0.0.1", "[::ffff:127.0.0.1]", "2130706433"] {
+    let names = inner_names();
+    let literals = ["localhost", "127.0.0.1", "[::ffff:127.0.0.1]", "2130706433"];
+    for host in literals.into_iter().chain(names.iter().map(String::as_str)) {
         let file = file_with(host, receiver.port);
         let url = redis.url();
         let mut relay = Relay::spawn(&["--redis-url", &url, "--allow-http"], &file, &[]);
@@ -135,7 +147,6 @@ async fn a_relay_does_not_deliver_inwards_either() {
             relay.wait_for_line(&["address"]).await;
         } else {
             assert_eq!(relay.exit(Duration::from_secs(1)).await.code(), Some(2), "{host}");
-            assert_ne!(host, "localhost");
         }
         assert_eq!((receiver.connections(), receiver.attempts()), (0, 0), "{host}");
         redis.run::<()>("DEL markread:relay:state:main").await;

@@ -6,7 +6,7 @@ use markread_harness::certificates::Authority;
 use markread_harness::events::{payload, publish};
 use markread_harness::receiver::{CONSUMER_SECRET, CheckReply, Reply, Secrets};
 use markread_harness::relay::{TO_LOOPBACK, webhook};
-use markread_harness::{Receiver, Redis, Relay, WebhookFile};
+use markread_harness::{Receiver, Redis, Relay, WebhookFile, eventually};
 use tokio::time::sleep;
 
 use super::{ALL, QUIET, SOON, pending, wait_until_done};
@@ -24,10 +24,15 @@ pub(super) async fn check(redis: &Redis, file: &WebhookFile) -> (Option<i32>, St
 async fn assert_paused(relay: &Relay, receiver: &Receiver, attempts: usize, words: &[&str]) {
     relay.wait_for_metric("markread_relay_paused", &["webhook=\"main\""], |is| is == 1.0).await;
     relay.wait_for_line(&[&["paused", "main"], words].concat()).await;
-    let (status, page) = relay.get("/readyz").await;
-    assert_eq!(status, 200, "{page}");
-    let warning = page.lines().find(|line| line.starts_with("warning: ")).expect(&page);
-    assert!(warning.contains("main") && warning.contains("paused"), "{page}");
+    let is_warning = |line: &str| {
+        line.starts_with("warning: ") && line.contains("main") && line.contains("paused")
+    };
+    eventually("a warning says so", SOON, async || {
+        let (status, page) = relay.get("/readyz").await;
+        assert_eq!(status, 200, "{page}");
+        page.lines().any(is_warning).then_some(())
+    })
+    .await;
     sleep(QUIET).await;
     assert_eq!(receiver.attempts(), attempts);
 }
@@ -75,7 +80,7 @@ async fn a_body_without_the_token_pauses_at_once() {
 async fn a_redirect_pauses_at_once_and_is_not_followed() {
     let elsewhere = Receiver::start().await;
     let reply = Reply::redirect(302, &elsewhere.url());
-    is_paused_until_a_check_passes(CheckReply::Other(reply), &["redirect"]).await;
+    is_paused_until_a_check_passes(CheckReply::Other(reply), &["302"]).await;
     assert_eq!(elsewhere.connections(), 0);
 }
 
@@ -114,7 +119,7 @@ async fn a_check_that_fails_is_tried_again_and_pauses_after_the_grace() {
 }
 
 #[tokio::test]
-async fn a_receiver_that_is_away_at_first_gets_everything_once_it_is_there() {
+async fn a_receiver_that_is_away_at_first_gets_everything_later() {
     let redis = Redis::start().await;
     let receiver = Receiver::start().await;
     receiver.go_down().await;
@@ -169,7 +174,7 @@ async fn gone_pauses_until_a_check_passes() {
 }
 
 #[tokio::test]
-async fn over_tls_the_certificate_must_be_right_and_the_clients_is_shown() {
+async fn over_tls_certificates_of_both_sides_must_be_right() {
     let (ca, other_ca) = (Authority::new().await, Authority::new().await);
     let certificate = ca.issue("server", "IP:127.0.0.1").await;
     let wrong_name = ca.issue("wrong", "DNS:example.org").await;
@@ -208,13 +213,13 @@ async fn a_check_answered_by_the_previous_secret_passes() {
     let redis = Redis::start().await;
     let receiver = Receiver::start().await;
     receiver.know(Secrets {
-        consumer: vec![b"the next secret".to_vec(), CONSUMER_SECRET.into()],
-        standard: vec![b"the next secret".to_vec(), CONSUMER_SECRET.into()],
+        consumer: vec![b"the next secret of all".to_vec(), CONSUMER_SECRET.into()],
+        standard: vec![b"the next secret of all".to_vec(), CONSUMER_SECRET.into()],
     });
     receiver.answer_checks(CheckReply::By(CONSUMER_SECRET.into()));
     let file = WebhookFile::new("");
     let (next, previous) =
-        (file.put("next", "the next secret"), file.put("secret", CONSUMER_SECRET));
+        (file.put("next", "the next secret of all"), file.put("secret", CONSUMER_SECRET));
     file.write(&format!(
         "[[webhook]]\nname = \"main\"\nurl = {:?}\nsecret_file = {next:?}\n\
          previous_secret_file = {previous:?}\n{ALL}\n",

@@ -39,7 +39,7 @@ async fn entries_that_were_trimmed_unread_are_counted() {
 }
 
 #[tokio::test]
-async fn entries_that_were_trimmed_while_they_were_pending_are_counted() {
+async fn entries_that_were_trimmed_while_pending_are_counted() {
     let redis = Redis::start().await;
     let receiver = Receiver::start().await;
     receiver.answer(Reply::Status(500));

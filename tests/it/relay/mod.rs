@@ -47,8 +47,7 @@ async fn pending(redis: &Redis, webhook: &str) -> u64 {
 /// Waits until a webhook's feed is at the end of the stream, with everything acknowledged.
 async fn wait_until_done(redis: &Redis, webhook: &str) {
     markread_harness::eventually("everything is acknowledged", SOON, async || {
-        let snapshot = stream::Snapshot::take(redis, webhook).await;
-        (snapshot.unread.is_empty() && snapshot.pending.is_empty()).then_some(())
+        stream::Snapshot::take(redis, webhook).await.is_done().then_some(())
     })
     .await;
 }

@@ -37,12 +37,12 @@ async fn a_relay_follows_the_master_that_sentinels_name() {
 }
 
 #[tokio::test]
-async fn a_relay_follows_a_slot_that_moves_and_a_replica_that_is_promoted() {
+async fn a_relay_follows_moved_slots_and_promoted_replicas() {
     let mut cluster = RedisCluster::start(3, 1).await;
     let server = Server::on_cluster(&cluster, &["--partitions", "4"]).await;
     let receiver = Receiver::start().await;
     let file = WebhookFile::of(&[("main", &receiver, ALL)]);
-    let relay = Relay::on_cluster(&cluster, &file, &[]).await;
+    let relay = Relay::on_cluster(&cluster, &file, &["--partitions", "4"]).await;
     mark(&server, 1, 1).await;
     receiver.wait_for(1, SOON).await;
     let slot = slot_of(&format!("{{{}}}", tags(4)[partition_of(1, 4)]));

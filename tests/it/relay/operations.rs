@@ -161,7 +161,8 @@ async fn a_drain_waits_for_what_is_in_flight_and_begins_nothing() {
         receiver.answer(slowly);
         let file = WebhookFile::of(&[("main", &receiver, ALL)]);
         let mut relay = Relay::on_with(&redis, &file, &["--concurrency", "8"]).await;
-        publish(&redis, &(1..=50).map(|reader| payload(reader, 9, 1)).collect::<Vec<_>>()).await;
+        let events: Vec<_> = (1..=50).map(|reader| payload(reader, 9, 1)).collect();
+        let ids = publish(&redis, &events).await;
         receiver.wait_for_attempts(8, SOON).await;
         let began = Instant::now();
         relay.signal(signal);
@@ -174,7 +175,7 @@ async fn a_drain_waits_for_what_is_in_flight_and_begins_nothing() {
         assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
         let accepted = receiver.accepted_ids();
         assert_eq!((accepted.len(), receiver.attempts()), (8, 8));
-        let acknowledged = Snapshot::take(&redis, "main").await.acknowledged();
+        let acknowledged = Snapshot::take(&redis, "main").await.acknowledged(&ids);
         assert_eq!(acknowledged.len(), 8, "what was delivered is acknowledged");
         assert!(acknowledged.iter().all(|id| accepted.contains(&format!("0-{id}-9"))));
         let leases: Vec<String> = redis.run("KEYS markread:relay:lease:*").await;

@@ -27,7 +27,7 @@ pub(super) fn is_to_fail(reader: u64, message: u64, nth: u32) -> bool {
 }
 
 #[tokio::test]
-async fn each_conversation_is_in_order_at_a_receiver_that_fails_half_of_the_time() {
+async fn conversations_stay_in_order_while_half_of_it_fails() {
     let redis = Redis::start().await;
     let receiver = Receiver::start().await;
     receiver.answer_by(|arrival| {
@@ -70,11 +70,11 @@ async fn a_conversation_that_fails_holds_up_no_other() {
     receiver.wait_for(others * 10 + 10, Duration::from_secs(30)).await;
     wait_until_done(&redis, "main").await;
     assert_eq!(receiver.assert_in_order(), 0);
-    // The pauses between attempts double.
+    // The pauses between attempts grow.
     let failed: Vec<_> =
         of_first(&receiver).iter().filter(|at| at.message == 1).map(|at| at.at).collect();
     let pauses: Vec<_> = failed.windows(2).map(|two| two[1] - two[0]).collect();
-    assert!(pauses[0] >= Duration::from_millis(400), "{pauses:?}");
+    assert!(pauses[0] >= Duration::from_millis(70), "{pauses:?}");
     assert!(pauses.last() > pauses.first(), "{pauses:?}");
 }
 
@@ -120,7 +120,7 @@ async fn a_receiver_that_asks_to_wait_is_left_alone_meanwhile() {
 
 /// All fail for a while: the circuit breaker leaves the receiver alone but for probes.
 #[tokio::test]
-async fn a_receiver_that_is_away_is_not_overrun_and_gets_everything_afterwards() {
+async fn a_receiver_that_fails_is_not_overrun() {
     let redis = Redis::start().await;
     let receiver = Receiver::start().await;
     let file = WebhookFile::of(&[("main", &receiver, ALL)]);

@@ -172,8 +172,8 @@ async fn partitions_of_a_cluster_are_spread_and_in_order() {
     let server = markread_harness::Server::on_cluster(&cluster, &["--partitions", "8"]).await;
     let receiver = Receiver::start().await;
     let file = WebhookFile::of(&[("main", &receiver, ALL)]);
-    let first = Relay::on_cluster(&cluster, &file, &[]).await;
-    let second = Relay::on_cluster(&cluster, &file, &[]).await;
+    let first = Relay::on_cluster(&cluster, &file, &["--partitions", "8"]).await;
+    let second = Relay::on_cluster(&cluster, &file, &["--partitions", "8"]).await;
     wait_for_share(&[&first, &second], 4.0).await;
     assert_eq!(first.metric("markread_relay_partitions", &[]).await, f64::from(PARTITIONS));
     for reader in 1..=40 {
