@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use markread_harness::events::{payload, publish};
 use markread_harness::receiver::Reply;
 use markread_harness::{Receiver, Redis, Relay, WebhookFile};
-use tokio::time::{sleep, sleep_until};
+use tokio::time::{sleep, sleep_until, timeout};
 
 use super::order::is_to_fail;
 use super::stream::Snapshot;
@@ -156,7 +156,21 @@ async fn run(plan: &Plan) {
     assert!(of_good < plan.stopped + Duration::from_secs(60), "{of_good:?}");
 
     for (name, receiver) in [("down", &receivers.down), ("half", &receivers.half)] {
-        receiver.wait_for(EVENTS, plan.limit).await;
+        let left = plan.limit.saturating_sub(began.elapsed());
+        let done = async {
+            while receiver.accepted_count() < EVENTS {
+                sleep(Duration::from_millis(50)).await;
+            }
+        };
+        if timeout(left, done).await.is_err() {
+            let last: Vec<_> = receiver.arrivals().into_iter().rev().take(30).collect();
+            let last: Vec<_> = last
+                .iter()
+                .map(|at| (at.at - began, at.lane.reader, at.message, at.nth, at.is_accepted()))
+                .collect();
+            let logs = [third.log(), stopped.log()].map(|log| log.join("\n")).join("\n\n");
+            panic!("{name}: {} of {EVENTS}: {last:#?}\n{logs}", receiver.accepted_count());
+        }
         println!("{name} has everything after {:?}", began.elapsed());
     }
     for name in ["good", "half", "down"] {

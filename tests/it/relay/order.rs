@@ -20,9 +20,13 @@ fn by_turns(conversations: u64, each: u64) -> Vec<String> {
         .collect()
 }
 
-/// Whether an attempt is to fail: half of them, by the message and the attempt.
+/// Whether an attempt is to fail: half of them, by reader, message and attempt. Mixed well (as in
+/// splitmix64), so that those of different conversations do not fail together, which opens the circuit.
 pub(super) fn is_to_fail(reader: u64, message: u64, nth: u32) -> bool {
-    let mixed = (reader << 24 ^ message << 8 ^ u64::from(nth)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let mut mixed = reader << 32 ^ message << 8 ^ u64::from(nth);
+    for factor in [0xbf58_476d_1ce4_e5b9, 0x94d0_49bb_1331_11eb] {
+        mixed = (mixed ^ mixed >> 30).wrapping_mul(factor);
+    }
     mixed >> 63 == 1
 }
 
