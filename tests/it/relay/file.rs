@@ -109,7 +109,7 @@ fn mistakes(good: &str) -> Vec<(String, Vec<&'static str>)> {
         (good.replace("\"main\"", "\"a b\""), vec!["line 2"]),
         (good.replace("/secret\"", "/absent\""), vec!["absent"]),
         (good.replace("secret_file", "# secret_file"), vec!["secret_file"]),
-        (good.replace("\"all\"", "\"some\""), vec!["some", "line"]),
+        (good.replace("\"all\"", "\"some\""), vec!["users", "line 5"]),
     ]
 }
 
