@@ -217,7 +217,34 @@ def allows(rule, address):
 
 
 INNER = "10.0.0.1 172.31.255.255 192.168.1.1 127.0.0.1 169.254.169.254 168.63.129.16 100.64.0.1 224.0.0.1"
-INNER_6 = ":: ::1 ::ffff:10.0.0.1 fe80::1 fd00:ec2::254 ff02::1"
+INNER_6 = ":: ::1 ::ffff:10.0.0.1 fe80::1 fd00:ec2::254 ff02::1 2002:a00:1::1 2001:0:102:304::1"
+
+
+def nat64(address):
+    return str(ip_address(int(ip_address("64:ff9b::")) + int(ip_address(address))))
+
+
+def test_nat64_is_left_to_the_same_addresses_as_ipv4():
+    ipv4, _, behind = egress(chart.rendered(chart.ci("relay")))[443]["to"]
+    assert behind["ipBlock"]["cidr"] == "64:ff9b::/96"
+
+    def inner(block):
+        network = ip_network(block)
+        return f"{nat64(network.network_address)}/{network.prefixlen + 96}"
+
+    wanted = [inner(each) for each in ipv4["ipBlock"]["except"]]
+    assert behind["ipBlock"]["except"] == wanted
+
+
+def test_a_proxy_is_outside_of_private_networks_unless_the_values_say_where():
+    none = {"relay__networkPolicy__egress__proxies": "[]"}
+    rules = egress(chart.render(chart.ci("relay"), **none))
+    assert rules[3128]["to"] == rules[443]["to"]
+    for address in f"{INNER} {INNER_6}".split():
+        assert not allows(rules[3128], address), address
+    assert allows(rules[3128], "8.8.8.8")
+    rules = egress(chart.render(chart.ci("relay"), **none, relay__config__allowPrivate="true"))
+    assert "to" not in rules[3128]
 
 
 def test_the_network_policy_opens_receivers_outside_of_private_networks():
@@ -230,6 +257,8 @@ def test_the_network_policy_opens_receivers_outside_of_private_networks():
     assert "to" not in rules[6379]
     for address in f"{INNER} {INNER_6}".split():
         assert not allows(rules[443], address), address
+    for address in INNER.split():
+        assert not allows(rules[443], nat64(address)), address
     for address in "8.8.8.8 172.32.0.1 2606:4700::1111 64:ff9b::808:808".split():
         assert allows(rules[443], address), address
     # The proxy's own network.

@@ -173,9 +173,26 @@ Addresses that receivers have outside of the cluster and of private networks: th
       - 240.0.0.0/4
 - ipBlock:
     cidr: 2000::/3
-# Addresses of IPv4 behind NAT64.
+    # Teredo and 6to4, which have IPv4 addresses in them.
+    except:
+      - 2001::/32
+      - 2002::/16
+# IPv4 addresses behind NAT64, but for those above.
 - ipBlock:
     cidr: 64:ff9b::/96
+    except:
+      - 64:ff9b::/104
+      - 64:ff9b::a00:0/104
+      - 64:ff9b::6440:0/106
+      - 64:ff9b::7f00:0/104
+      - 64:ff9b::a83f:8110/128
+      - 64:ff9b::a9fe:0/112
+      - 64:ff9b::ac10:0/108
+      - 64:ff9b::c000:0/120
+      - 64:ff9b::c0a8:0/112
+      - 64:ff9b::c612:0/111
+      - 64:ff9b::e000:0/100
+      - 64:ff9b::f000:0/100
 {{- end -}}
 
 {{- /* Port of an http:// or https:// URL: takes the URL. */ -}}
@@ -198,14 +215,14 @@ Addresses that receivers have outside of the cluster and of private networks: th
 {{- if and .Values.relay.existingSecret (not $ports) -}}
   {{- $ports = list 443 -}}
 {{- end -}}
+{{- $public := ternary list (include "markread.publicPeers" . | fromYamlArray) .Values.relay.config.allowPrivate -}}
 {{- with $ports }}
 # Receivers
-{{- $public := ternary list (include "markread.publicPeers" $ | fromYamlArray) $.Values.relay.config.allowPrivate }}
 {{- include "markread.egressRule" (list . ($to.receivers | default $public)) }}
 {{- end }}
 {{- with $proxyPorts }}
 # Proxies
-{{- include "markread.egressRule" (list . $to.proxies) }}
+{{- include "markread.egressRule" (list . ($to.proxies | default $public)) }}
 {{- end }}
 {{- if .Values.relay.test.enabled }}
 # The receiver of `helm test`
