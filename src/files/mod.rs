@@ -1,7 +1,10 @@
 //! Files that flags name: read at the start, and again when they change.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
 
 mod pem;
 mod watcher;
@@ -25,6 +28,22 @@ pub fn read(flag: &str, file: &Path) -> Result<Vec<u8>, String> {
     Ok(contents)
 }
 
+/// Opens a file that is read again and again. Unlike `File::open` it never waits: a named pipe has no end until
+/// somebody writes, and devices may block too.
+///
+/// # Errors
+///
+/// If it cannot be opened, or is not a regular file.
+pub fn open_regular(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"))
+    }
+}
+
 /// Returns the error text for a file: the flag, the file, and what is wrong with it.
 pub fn problem(flag: &str, file: &Path, what: &str) -> String {
     format!("{flag} {} {what}", file.display())
@@ -41,6 +60,25 @@ pub fn without_newline(mut contents: Vec<u8>) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_regular_file_is_opened_and_nothing_waits() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, pipe, link) =
+            (dir.path().join("file"), dir.path().join("pipe"), dir.path().join("link"));
+        fs::write(&file, "text").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+        assert!(made.success());
+        for path in [&file, &link] {
+            assert_eq!(io::read_to_string(open_regular(path).unwrap()).unwrap(), "text");
+        }
+        for path in [pipe.as_path(), dir.path(), Path::new("/dev/null"), Path::new("/dev/tty")] {
+            assert!(open_regular(path).is_err(), "{path:?}");
+        }
+        let missing = open_regular(&dir.path().join("none")).unwrap_err();
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+    }
 
     #[test]
     fn one_newline_is_not_part_of_a_secret() {

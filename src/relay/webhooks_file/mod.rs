@@ -7,7 +7,6 @@ mod entries;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,7 +16,7 @@ use tokio::task::spawn_blocking;
 
 use self::definition::Definition;
 use super::webhook::{Targets, Webhook, Webhooks};
-use crate::files::{Reread, problem, watch_contents};
+use crate::files::{Reread, open_regular, problem, watch_contents};
 
 /// Largest file, in bytes.
 const FILE_MAX_BYTES: u64 = 1024 * 1024;
@@ -138,7 +137,7 @@ impl Contents {
 fn read_bounded(path: &Path) -> Result<Vec<u8>, String> {
     let mut contents = Vec::new();
     let read = |contents: &mut Vec<u8>| -> io::Result<_> {
-        File::open(path)?.take(FILE_MAX_BYTES + 1).read_to_end(contents)
+        open_regular(path)?.take(FILE_MAX_BYTES + 1).read_to_end(contents)
     };
     match read(&mut contents) {
         Err(error) => Err(format!("cannot be read: {error}")),
