@@ -36,6 +36,18 @@ async fn entries_without_an_event_become_dead_letters_with_their_reason() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_event_with_a_for_user_id_of_its_own_becomes_a_dead_letter() {
+    let setup = Setup::new();
+    let event = r#"{"direct_message_mark_read_events":[{"created_timestamp":"9","sender_id":"1","last_read_event_id":"5","target":{"recipient_id":"2"}}],"for_user_id":"3"}"#;
+    let entries = [setup.store.add_payload(event), setup.store.publish(0, 1, 2)];
+    within(seconds(3), "all are done", || setup.store.acknowledged() == entries).await;
+    assert_eq!(setup.receiver.delivered(), [entries[1]]);
+    assert_eq!(letters(&setup), [("invalid_payload".to_owned(), 0, None)]);
+    let letter = setup.store.letters().remove(0);
+    assert_eq!(letter.payload.as_deref(), Some(event.as_bytes()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_event_that_always_fails_is_attempted_as_often_as_allowed() {
     let setup = Setup::with(RelayConfig { max_attempts: 9, ..CONFIG });
     sleep(seconds(3)).await;
