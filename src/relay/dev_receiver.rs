@@ -1,6 +1,7 @@
 //! A receiver for development and tests: answers checks, verifies signatures, prints each event.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -20,14 +21,11 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::signature::Secrets;
+use super::signature::{Secrets, is_check_token};
 use crate::domain::DeliveryId;
 
 /// Largest body of an event, in bytes: two user objects of 1 MiB at most.
 const BODY_MAX_BYTES: usize = 2 * 1024 * 1024;
-
-/// Longest token of a check, in bytes.
-const TOKEN_MAX_BYTES: usize = 256;
 
 /// How far `webhook-timestamp` may be from now, as the Standard Webhooks libraries have it.
 const TIMESTAMP_TOLERANCE: Duration = Duration::from_secs(300);
@@ -43,7 +41,6 @@ const LAST_ANSWER_TIME: Duration = Duration::from_millis(200);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Settings of the receiver.
-#[derive(Debug)]
 pub struct ReceiverSettings {
     /// Where it listens.
     pub listener: TcpListener,
@@ -53,6 +50,16 @@ pub struct ReceiverSettings {
     pub expect: Option<u64>,
     /// With `expect`, it fails after this time.
     pub timeout: Option<Duration>,
+}
+
+impl fmt::Debug for ReceiverSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReceiverSettings")
+            .field("listener", &self.listener)
+            .field("expect", &self.expect)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A line of the receiver.
@@ -172,8 +179,8 @@ impl DevReceiver {
     fn check(&self, query: &str) -> Result<Response, Refused> {
         let token = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "crc_token");
         let (_, token) = token.ok_or((StatusCode::BAD_REQUEST, "crc_token is missing"))?;
-        if token.is_empty() || token.len() > TOKEN_MAX_BYTES {
-            return Err((StatusCode::BAD_REQUEST, "crc_token is empty or too long"));
+        if !is_check_token(&token) {
+            return Err((StatusCode::BAD_REQUEST, "crc_token is not one of markread"));
         }
         let body = format!(r#"{{"response_token":"{}"}}"#, self.secrets.twitter(token.as_bytes()));
         Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
@@ -307,6 +314,15 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn debug_output_has_no_secret() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let secret = SECRET.to_vec();
+        let text =
+            format!("{:?}", ReceiverSettings { listener, secret, expect: None, timeout: None });
+        assert!(text.contains("127.0.0.1") && !text.contains("secret"), "{text}");
+    }
+
+    #[tokio::test]
     async fn too_few_events_in_time_are_an_error() {
         let running = start(Some(2), Some(Duration::from_millis(300))).await;
         let first = delivery("0-5-0-42", r#"{"for_user_id":"42"}"#);
@@ -323,6 +339,9 @@ mod tests {
         for (request, status) in [
             ("GET / HTTP/1.1\r\nhost: a\r\n\r\n", "400"),
             ("GET /?crc_token= HTTP/1.1\r\nhost: a\r\n\r\n", "400"),
+            // It would be the signature of a delivery.
+            ("GET /?crc_token={%22for_user_id%22:%2242%22} HTTP/1.1\r\nhost: a\r\n\r\n", "400"),
+            ("GET /?crc_token=0-5-0-42.1518127184.{} HTTP/1.1\r\nhost: a\r\n\r\n", "400"),
             ("PUT / HTTP/1.1\r\nhost: a\r\n\r\n", "405"),
             ("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n{}", "401"),
             (&large, "413"),
@@ -333,7 +352,7 @@ mod tests {
             stream.read_exact(&mut answer).await.unwrap();
             assert_eq!(&answer[9..], status.as_bytes(), "{request}");
         }
-        assert_eq!(running.lines.try_iter().filter(|line| line.starts_with("refused")).count(), 5);
+        assert_eq!(running.lines.try_iter().filter(|line| line.starts_with("refused")).count(), 7);
         running.task.abort();
     }
 }

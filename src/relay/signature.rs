@@ -15,6 +15,16 @@ const STANDARD_PREFIX: &str = "whsec_";
 /// Length of a secret of Standard Webhooks, in bytes.
 const STANDARD_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 
+/// Length of a check's token: base64 of 32 bytes.
+const CHECK_TOKEN_LENGTH: usize = 43;
+
+/// Returns whether a text is a token of a check: 43 of the characters `A-Z a-z 0-9 - _`. A receiver signs nothing
+/// else: whoever reaches it could have it sign a delivery of their own.
+pub(super) fn is_check_token(text: &str) -> bool {
+    let is_base64 = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    text.len() == CHECK_TOKEN_LENGTH && text.bytes().all(is_base64)
+}
+
 /// The secrets of a webhook.
 pub(super) struct Secrets {
     /// The consumer secret, then the one before it while it rotates.
@@ -148,6 +158,20 @@ mod tests {
         let three = Secrets::new(b"new", Some(b"old"), &standard).standard("id", 1, b"body");
         assert_eq!(three.split(' ').count(), 3);
         assert!(three.ends_with(&list[1]));
+    }
+
+    #[test]
+    fn no_delivery_is_a_token_of_a_check() {
+        let token = "abcdefghijklmnopqrstuvwxyz-0123456789_ABCDE";
+        assert!(is_check_token(token));
+        for other in ["", &token[1..], &format!("{token}A"), &token.replace('-', "="), "é"] {
+            assert!(!is_check_token(other), "{other}");
+        }
+        for byte in b' '..=b'~' {
+            let with = token.replacen('a', &char::from(byte).to_string(), 1);
+            let is_signed = byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+            assert_eq!(is_check_token(&with), is_signed, "{with}");
+        }
     }
 
     #[test]

@@ -34,6 +34,8 @@ impl HttpReceiver {
         if rand::fill(&mut random).is_err() {
             return Check::Failed("no random numbers".to_owned());
         }
+        // What a receiver signs: nothing of this form is a delivery, nor what Standard Webhooks sign
+        // (docs/webhooks.md).
         let token = BASE64_URL_SAFE_NO_PAD.encode(random);
         let Some(uri) = self.target.uri_with("crc_token", &token) else {
             return Check::Refused("the URL cannot have the parameter crc_token".to_owned());

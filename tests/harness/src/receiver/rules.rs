@@ -135,7 +135,11 @@ pub(super) fn check_token(request: &Request) -> Result<String, String> {
     if token.is_empty() || token.contains('&') || !request.body.is_empty() {
         return Err(invalid());
     }
-    decode(token).ok_or_else(invalid)
+    // Receivers are told to sign nothing else (docs/webhooks.md).
+    let is_base64 = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    decode(token)
+        .filter(|token| token.len() == 43 && token.bytes().all(is_base64))
+        .ok_or_else(invalid)
 }
 
 /// Percent-decodes a query's value.
