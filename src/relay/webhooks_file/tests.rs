@@ -210,3 +210,42 @@ async fn a_mistake_keeps_the_last_good_webhooks() {
     assert!(Arc::ptr_eq(&first[0], &second[0]));
     running.abort();
 }
+
+fn pipe(path: &Path) {
+    let made = std::process::Command::new("mkfifo").arg(path).status().unwrap();
+    assert!(made.success());
+}
+
+#[tokio::test]
+async fn a_pipe_is_a_mistake_and_does_not_end_the_watch() {
+    let folder = Folder::new(ONE);
+    let (mut changes, reread, running) = run(&folder);
+    changes.borrow_and_update();
+    let secret = folder.0.path().join("secret");
+    fs::remove_file(&secret).unwrap();
+    pipe(&secret);
+    let problem = "line 4, [[webhook]] 1 \"one\": secret_file ";
+    let found = folder.problem();
+    assert!(found.contains(problem) && found.contains("is not a regular file"), "{found}");
+    let path = folder.0.path().join("webhooks.toml");
+    fs::remove_file(&path).unwrap();
+    pipe(&path);
+    assert!(folder.problem().contains("is not a regular file"));
+    sleep(Duration::from_millis(700)).await;
+    assert!(!changes.has_changed().unwrap());
+    fs::remove_file(&secret).unwrap();
+    folder.write("secret", SECRET);
+    folder.write("webhooks.toml", &format!("{ONE}{TWO}"));
+    reread.request();
+    assert_eq!(next(&mut changes).await.len(), 2);
+    running.abort();
+}
+
+#[test]
+fn debug_output_of_a_table_has_no_url() {
+    let text = ONE.replace("a.example/", "a.example/?key=hush");
+    let text = format!("{text}proxy = \"http://u:hush@proxy.example:3128\"\n");
+    let entries = entries::parse(text.as_bytes(), Path::new("")).unwrap();
+    let text = format!("{entries:?}");
+    assert!(text.contains("one") && !text.contains("hush"), "{text}");
+}
