@@ -1,23 +1,27 @@
 //! Connections to a receiver: to an address that was checked, or through a proxy.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
 use http::Uri;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 
 use super::failure::ConnectError;
+use super::metered::Metered;
 use super::proxy::Proxy;
 use super::resolver::Resolver;
 use super::socket::Socket;
@@ -26,6 +30,9 @@ use crate::relay::receiver::FailureKind;
 
 /// Time to connect, TLS and proxy included. An attempt that waits for it has as long in all.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Time after which the next address of a name is tried too (RFC 8305 section 5).
+const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
 
 /// Connects to the receiver of one webhook, whatever URI is asked for.
 #[derive(Clone)]
@@ -56,6 +63,14 @@ impl Connector {
     }
 }
 
+#[cfg(test)]
+impl Connector {
+    /// Connects to these addresses, as if the host's name had been looked up.
+    pub(super) fn resolve_to(&self, addresses: Vec<SocketAddr>) {
+        self.0.resolver.resolve_to(addresses);
+    }
+}
+
 impl tower::Service<Uri> for Connector {
     type Response = TokioIo<Link>;
     type Error = ConnectError;
@@ -70,9 +85,7 @@ impl tower::Service<Uri> for Connector {
         Box::pin(async move {
             // The client goes on with connecting for later requests when an attempt has found another
             // connection.
-            let deadline = Instant::now() + CONNECT_TIMEOUT;
-            let connecting = timeout_at(deadline, route.connect(deadline)).await;
-            match connecting {
+            match timeout(CONNECT_TIMEOUT, route.connect()).await {
                 Ok(link) => link.map(TokioIo::new),
                 Err(_) => Err(ConnectError::new(FailureKind::Timeout, "could not connect in time")),
             }
@@ -81,13 +94,12 @@ impl tower::Service<Uri> for Connector {
 }
 
 impl Route {
-    async fn connect(&self, deadline: Instant) -> Result<Link, ConnectError> {
+    async fn connect(&self) -> Result<Link, ConnectError> {
         let Some(proxy) = &self.proxy else {
-            let (socket, in_use) = connect(&self.resolver, deadline).await?;
-            return Ok(Link { stream: self.secure(socket).await?, in_use, is_proxied: false });
+            let (socket, in_use) = connect(&self.resolver).await?;
+            return Ok(Link::new(self.secure(socket).await?, in_use, false));
         };
-        let (socket, in_use) =
-            connect(&proxy.resolver, deadline).await.map_err(|error| of_proxy(&error))?;
+        let (socket, in_use) = connect(&proxy.resolver).await.map_err(|error| of_proxy(&error))?;
         let stream: Box<dyn Stream> = match &proxy.tls {
             Some(tls) => {
                 handshake(tls, &proxy.endpoint, socket).await.map_err(|error| of_proxy(&error))?
@@ -96,10 +108,10 @@ impl Route {
         };
         if self.tls.is_none() {
             // An http:// request goes to the proxy itself, with the whole URL.
-            return Ok(Link { stream, in_use, is_proxied: true });
+            return Ok(Link::new(stream, in_use, true));
         }
         let tunnel = proxy.tunnel(stream, &self.endpoint).await?;
-        Ok(Link { stream: self.secure(tunnel).await?, in_use, is_proxied: false })
+        Ok(Link::new(self.secure(tunnel).await?, in_use, false))
     }
 
     async fn secure(&self, stream: impl Stream) -> Result<Box<dyn Stream>, ConnectError> {
@@ -114,31 +126,41 @@ fn of_proxy(error: &ConnectError) -> ConnectError {
     ConnectError::new(error.kind, format!("the proxy: {}", error.detail))
 }
 
-/// Connects to the first address that answers. Each has its share of the time that is left.
-async fn connect(
-    resolver: &Resolver,
-    deadline: Instant,
-) -> Result<(Socket, Arc<AtomicBool>), ConnectError> {
+/// Connects to the address that answers first.
+async fn connect(resolver: &Resolver) -> Result<(Socket, Arc<AtomicBool>), ConnectError> {
     let addresses = resolver.addresses().await?;
+    let stream = first_of(addresses, TcpStream::connect).await?;
+    // A request is written at once, and waits for nothing to follow.
+    let _ = stream.set_nodelay(true);
+    Ok(Socket::new(stream))
+}
+
+/// Dials addresses in their order, each when the one before has failed or has not answered for a while: an
+/// address that is dead delays the others only by that. Returns the first that answers, and drops the others.
+async fn first_of<T, F>(
+    addresses: Vec<SocketAddr>,
+    dial: impl Fn(SocketAddr) -> F,
+) -> Result<T, ConnectError>
+where
+    F: Future<Output = io::Result<T>>,
+{
     let mut problem = ConnectError::new(FailureKind::Connection, "the host has no address");
-    let mut left = u32::try_from(addresses.len()).unwrap_or(u32::MAX);
-    for address in addresses {
-        let now = Instant::now();
-        let share = deadline.saturating_duration_since(now) / left.max(1);
-        left = left.saturating_sub(1);
-        match timeout_at(now + share, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => {
-                // A request is written at once, and waits for nothing to follow.
-                let _ = stream.set_nodelay(true);
-                return Ok(Socket::new(stream));
-            }
-            Ok(Err(error)) => problem = ConnectError::io("could not connect", &error),
-            Err(_) => {
-                problem = ConnectError::new(FailureKind::Timeout, "could not connect in time");
-            }
+    let mut waiting = addresses.into_iter();
+    let mut dialing = FuturesUnordered::new();
+    loop {
+        dialing.extend(waiting.next().map(&dial));
+        if dialing.is_empty() {
+            return Err(problem);
+        }
+        let has_next = waiting.len() > 0;
+        tokio::select! {
+            Some(dialed) = dialing.next() => match dialed {
+                Ok(connected) => return Ok(connected),
+                Err(error) => problem = ConnectError::io("could not connect", &error),
+            },
+            () = sleep(NEXT_ADDRESS_AFTER), if has_next => {}
         }
     }
-    Err(problem)
 }
 
 async fn handshake(
@@ -162,16 +184,22 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for T {}
 
 /// A connection to a receiver, or to a proxy for it.
 pub(super) struct Link {
-    stream: Box<dyn Stream>,
+    stream: Metered<Box<dyn Stream>>,
     /// Set with the first request.
     in_use: Arc<AtomicBool>,
     /// Whether requests have the whole URL in them, for the proxy.
     is_proxied: bool,
 }
 
+impl Link {
+    fn new(stream: Box<dyn Stream>, in_use: Arc<AtomicBool>, is_proxied: bool) -> Self {
+        Self { stream: Metered::new(stream), in_use, is_proxied }
+    }
+}
+
 impl Connection for Link {
     fn connected(&self) -> Connected {
-        Connected::new().proxy(self.is_proxied)
+        Connected::new().proxy(self.is_proxied).extra(self.stream.budget())
     }
 }
 

@@ -6,6 +6,7 @@ use std::io;
 
 use rustls::CertificateError;
 
+use super::metered::size_problem;
 use crate::relay::receiver::{Failure, FailureKind};
 
 /// Why no connection was made.
@@ -51,6 +52,9 @@ pub(super) fn failure_of(error: &(dyn StdError + 'static)) -> Failure {
             return failure(error.kind, error.detail.clone());
         }
         if let Some(error) = error.downcast_ref::<io::Error>() {
+            if let Some(problem) = size_problem(error) {
+                return failure(FailureKind::Response, problem);
+            }
             let ConnectError { kind, detail } = ConnectError::io("the connection broke", error);
             let is_invalid = kind != FailureKind::Tls
                 && matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput);

@@ -4,6 +4,7 @@ mod addresses;
 mod check;
 mod connector;
 mod failure;
+mod metered;
 mod proxy;
 mod resolver;
 mod response;
@@ -55,7 +56,7 @@ const AGENT: HeaderValue =
     HeaderValue::from_static(concat!("markread/", env!("CARGO_PKG_VERSION")));
 
 /// Where a webhook sends to, and how it connects.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Default)]
 pub(super) struct HttpSettings<'a> {
     pub url: &'a str,
     pub proxy: Option<&'a str>,

@@ -17,6 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::connector::Stream;
 use super::failure::{ConnectError, failure_of};
+use super::metered::Metered;
 use super::resolver::Resolver;
 use super::target::{Endpoint, parse_url};
 use super::tls::proxy_config;
@@ -84,6 +85,8 @@ impl Proxy {
         if let Some(authorization) = &self.authorization {
             request.headers_mut().insert(PROXY_AUTHORIZATION, authorization.clone());
         }
+        let stream = Metered::new(stream);
+        let budget = stream.budget();
         let (mut sender, connection) = http1::Builder::new()
             .max_buf_size(HEAD_MAX_BYTES)
             .max_headers(HEADERS_MAX)
@@ -95,6 +98,7 @@ impl Proxy {
         let response = sender.send_request(request).await.map_err(failed)?;
         match response.status() {
             status if status.is_success() => {
+                budget.lift();
                 upgrade::on(response).await.map(TokioIo::new).map_err(failed)
             }
             StatusCode::PROXY_AUTHENTICATION_REQUIRED => {

@@ -60,6 +60,13 @@ impl Resolver {
         }
     }
 
+    /// Sets the result of the look-up, for an hour.
+    #[cfg(test)]
+    pub(super) fn resolve_to(&self, addresses: Vec<SocketAddr>) {
+        let at = Instant::now() + Duration::from_secs(3600);
+        *self.last.try_lock().unwrap() = Some(Answer { at, addresses: Ok(addresses) });
+    }
+
     /// The system's look-up takes a thread and cannot be ended. There is one at a time, however many wait for
     /// it or have given up.
     async fn look_up(&self) -> Result<Vec<SocketAddr>, ConnectError> {

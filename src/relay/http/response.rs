@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::connector::Connector;
 use super::failure::{failure, failure_of};
+use super::metered::ResponseBudget;
 use super::socket::is_closed_while_idle;
 use crate::relay::receiver::{Failure, FailureKind};
 
@@ -40,6 +41,9 @@ pub(super) async fn send(
             Err(_) => return Err(failure(FailureKind::Timeout, "no response in time")),
         }
     };
+    if let Some(budget) = head.extensions.get::<ResponseBudget>() {
+        budget.reset();
+    }
     Ok(Response { status: head.status, retry_after: retry_after(&head.headers), body })
 }
 

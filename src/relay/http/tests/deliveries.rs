@@ -152,6 +152,32 @@ async fn an_endless_response_is_a_failure() {
     }
 }
 
+#[tokio::test]
+async fn interim_responses_without_an_end_are_a_failure_at_once() {
+    let part = "HTTP/1.1 100 Continue\r\n\r\n";
+    let server = endless("", part.repeat(1000).leak(), Duration::ZERO).await;
+    let receiver = server.receiver();
+    let began = Instant::now();
+    let (kind, detail) = failure_at(&receiver).await;
+    assert_eq!((kind, &*detail), (FailureKind::Response, "the response has more than 256 KiB"));
+    let check = receiver.check().await;
+    assert!(matches!(&check, Check::Failed(found) if found.contains("256 KiB")), "{check:?}");
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_connection_carries_any_number_of_large_responses() {
+    let body = "z".repeat(60 * 1024);
+    let interim = "HTTP/1.1 100 Continue\r\n\r\n".repeat(100);
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+    let server = TestServer::answering(format!("{interim}{head}{body}")).await;
+    let receiver = server.receiver();
+    for _ in 0..10 {
+        assert_eq!(receiver.deliver(&delivery()).await, Attempt::Delivered(200));
+    }
+    assert_eq!(server.connections.load(Ordering::SeqCst), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_response_that_is_not_complete_in_10_s_is_a_failure() {
     let second = Duration::from_secs(1);
@@ -200,11 +226,8 @@ async fn a_name_with_an_inner_address_is_refused_in_the_connector() {
     let port = server.address.port();
     for host in ["localhost", "LOCALHOST", "127.0.0.1", "2130706433", "[::ffff:7f00:1]"] {
         let receiver = receiver(&format!("http://{host}:{port}/"));
-        let target = receiver.target.clone();
-        let tls = crate::relay::http::tls::client_config(None, None).unwrap();
-        let connector = Connector::new(&target, tls, None, false);
-        let client = Client::builder(TokioExecutor::new()).build(connector);
-        let receiver = HttpReceiver { client, ..receiver };
+        let connector = connector(&receiver, false);
+        let receiver = with_connector(receiver, connector);
         let (kind, detail) = failure_at(&receiver).await;
         assert_eq!(kind, FailureKind::Address, "{host}: {detail}");
         assert!(detail.contains("loopback"), "{host}: {detail}");
@@ -212,4 +235,80 @@ async fn a_name_with_an_inner_address_is_refused_in_the_connector() {
         assert!(matches!(check, Check::Refused(_)), "{host}: {check:?}");
     }
     assert_eq!(server.connections.load(Ordering::SeqCst), 0);
+}
+
+/// An address at which nobody answers: a listener whose queue is full drops the first packet of a connection.
+struct DeadAddress {
+    address: SocketAddr,
+    _sockets: Vec<socket2::Socket>,
+}
+
+impl DeadAddress {
+    fn new() -> Self {
+        use socket2::{Domain, Socket, Type};
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        listener.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+        listener.listen(0).unwrap();
+        let address = listener.local_addr().unwrap().as_socket().unwrap();
+        let mut sockets = vec![listener];
+        for _ in 0..4 {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            let _ = socket.connect(&address.into());
+            sockets.push(socket);
+        }
+        Self { address, _sockets: sockets }
+    }
+}
+
+#[tokio::test]
+async fn a_dead_address_of_a_name_does_not_keep_the_others_from_being_used() {
+    let dead = DeadAddress::new();
+    let connecting = TcpStream::connect(dead.address);
+    assert!(tokio::time::timeout(Duration::from_millis(400), connecting).await.is_err());
+    let server = TestServer::answering_with(|request| {
+        let Some((_, token)) = request.line.split_once("crc_token=") else { return OK.into() };
+        let token = token.split(' ').next().unwrap().as_bytes();
+        let body = format!(r#"{{"response_token":"{}"}}"#, secrets().twitter(token));
+        format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into()
+    })
+    .await;
+    for (addresses, most) in [
+        (vec![dead.address, server.address], 1000),
+        (vec![dead.address, dead.address, server.address], 1250),
+        // One that refuses is passed at once.
+        (vec!["127.0.0.1:1".parse().unwrap(), server.address], 200),
+    ] {
+        let receiver = receiver("http://receiver.invalid/hook");
+        let connector = connector(&receiver, true);
+        connector.resolve_to(addresses.clone());
+        let receiver = with_connector(receiver, connector);
+        let began = Instant::now();
+        assert_eq!(receiver.check().await, Check::Passed, "{addresses:?}");
+        assert!(began.elapsed() < Duration::from_millis(most), "{:?}", began.elapsed());
+        assert_eq!(receiver.deliver(&delivery()).await, Attempt::Delivered(200));
+    }
+}
+
+#[tokio::test]
+async fn each_address_of_a_name_is_checked_before_one_is_connected_to() {
+    let server = TestServer::answering(OK).await;
+    let receiver = receiver("http://receiver.invalid/hook");
+    let connector = connector(&receiver, false);
+    connector.resolve_to(vec!["1.1.1.1:80".parse().unwrap(), server.address]);
+    let receiver = with_connector(receiver, connector);
+    assert_eq!(failure_at(&receiver).await.0, FailureKind::Address);
+    assert_eq!(server.connections.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_address_that_answers_is_a_timeout() {
+    let receiver = receiver("http://receiver.invalid/hook");
+    let connector = connector(&receiver, true);
+    let dead = DeadAddress::new();
+    connector.resolve_to(vec![dead.address; 3]);
+    let receiver = with_connector(receiver, connector);
+    let began = Instant::now();
+    assert_eq!(failure_at(&receiver).await.0, FailureKind::Timeout);
+    assert_eq!(began.elapsed().as_secs(), 10);
 }

@@ -138,7 +138,22 @@ pub(super) fn receiver(url: &str) -> HttpReceiver {
 }
 
 pub(super) fn of_settings(settings: HttpSettings<'_>) -> HttpReceiver {
-    HttpReceiver::new(settings, Secrets::new(SECRET, None, &[]), ANY).unwrap()
+    HttpReceiver::new(settings, secrets(), ANY).unwrap()
+}
+
+pub(super) fn secrets() -> Secrets {
+    Secrets::new(SECRET, None, &[])
+}
+
+/// Returns a connector to where a receiver sends.
+pub(super) fn connector(receiver: &HttpReceiver, allow_private: bool) -> Connector {
+    let tls = crate::relay::http::tls::client_config(None, None).unwrap();
+    Connector::new(&receiver.target, tls, None, allow_private)
+}
+
+pub(super) fn with_connector(receiver: HttpReceiver, connector: Connector) -> HttpReceiver {
+    let client = Client::builder(TokioExecutor::new()).build(connector);
+    HttpReceiver { client, ..receiver }
 }
 
 pub(super) fn delivery() -> Delivery {
