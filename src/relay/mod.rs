@@ -32,7 +32,7 @@ pub mod webhook;
 mod webhooks_file;
 
 pub use self::body::delivery_body;
-pub use self::checks::after_check;
+pub use self::checks::{CheckBy, MadeCheck, record_check};
 pub use self::process::Relay;
 pub use self::webhooks_file::WebhooksFile;
 

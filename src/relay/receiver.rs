@@ -71,8 +71,11 @@ pub enum FailureKind {
 pub enum Check {
     /// The token was right.
     Passed,
-    /// A wrong token, a redirect or a TLS error: the webhook is paused at once. For people.
+    /// A wrong token or a redirect: the webhook is paused at once. For people.
     Refused(String),
+    /// A TLS error, or an address that is not allowed: the webhook is paused at once by a relay. Another machine
+    /// or other flags may have another result. For people.
+    RefusedHere(String),
     /// Any other failure, which may pass. For people.
     Failed(String),
 }

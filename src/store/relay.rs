@@ -106,12 +106,21 @@ pub struct FeedLag {
 pub struct WebhookState {
     /// The last check that passed.
     pub verified: Option<Verification>,
-    /// Since when checks fail, in milliseconds since 1970, if the last one did.
-    pub failing_since_ms: Option<u64>,
-    /// What the last check failed with.
-    pub failure: Option<String>,
+    /// The checks that fail, if the last one did.
+    pub failing: Option<Failing>,
     /// Whether it is paused.
     pub paused: Option<Pause>,
+}
+
+/// Checks that fail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failing {
+    /// Since when, in milliseconds since 1970.
+    pub since_ms: u64,
+    /// Of which settings, as of [`Verification::settings`].
+    pub settings: String,
+    /// What the last one failed with, for people.
+    pub cause: String,
 }
 
 /// A check that passed.
@@ -268,6 +277,9 @@ pub trait RelayStore: Send + Sync {
 
     /// Takes the right to check a webhook for so long. Returns false if another process has it.
     async fn begin_check(&self, webhook: &WebhookName, ttl: Duration) -> Result<bool, StoreError>;
+
+    /// Ends a check: nobody has the right to another one for so long.
+    async fn end_check(&self, webhook: &WebhookName, pause: Duration) -> Result<(), StoreError>;
 }
 
 /// Operations of `markread webhook`. Errors as of [`RelayStore`].

@@ -45,7 +45,7 @@ impl HttpReceiver {
             Ok(response) => response,
             Err(failure) => {
                 return match failure.kind {
-                    FailureKind::Address | FailureKind::Tls => Check::Refused(failure.detail),
+                    FailureKind::Address | FailureKind::Tls => Check::RefusedHere(failure.detail),
                     _ => Check::Failed(failure.detail),
                 };
             }

@@ -1,7 +1,7 @@
 //! Checks and pauses, over time and over processes.
 
 use super::*;
-use crate::store::relay::{Verification, WebhookState};
+use crate::store::relay::{Failing, Verification, WebhookState};
 
 const DAY_MS: u64 = 24 * 3600 * 1000;
 
@@ -27,7 +27,7 @@ async fn nothing_is_delivered_before_a_check_passed() {
     assert_eq!(process.warnings().len(), 0);
     let state = store.webhook_state("w");
     assert_eq!(state.verified.unwrap().settings, "s");
-    assert_eq!((state.failing_since_ms, state.failure, state.paused), (None, None, None));
+    assert_eq!((state.failing, state.paused), (None, None));
 }
 
 #[tokio::test(start_paused = true)]
@@ -129,4 +129,50 @@ async fn deliveries_go_on_while_the_state_cannot_be_read() {
     sleep(seconds(10)).await;
     let entry = setup.store.publish(0, 1, 2);
     within(ms(10), "it arrives", || setup.receiver.delivered() == [entry]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_that_fails_is_made_by_one_process_until_it_ends() {
+    let (store, receiver) = (FakeStore::new(1), FakeReceiver::default());
+    let webhooks = [receiver.webhook("w", "s")];
+    receiver.delay_checks(ms(3000));
+    receiver.check_results((0..2).map(|_| Check::Failed("no answer".to_owned())));
+    let _processes: Vec<_> = (0..3).map(|_| Process::start(&store, &webhooks)).collect();
+    sleep(ms(2900)).await;
+    assert_eq!(receiver.checks(), 1);
+    // The next one begins at most 1 s and a look after its end.
+    sleep(ms(2200)).await;
+    assert_eq!(receiver.checks(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn checks_of_another_file_say_nothing_of_this_one() {
+    let (store, receiver) = (FakeStore::new(1), FakeReceiver::default());
+    let process = Process::start(&store, &[receiver.webhook("w", "s")]);
+    sleep(seconds(3)).await;
+    assert_eq!(receiver.checks(), 1);
+    let failing =
+        Failing { since_ms: START_MS, settings: "other".to_owned(), cause: "no".to_owned() };
+    let verified = Verification { at_ms: START_MS - 1, settings: "other".to_owned() };
+    let (verified, failing) = (Some(verified), Some(failing));
+    store.put_webhook_state("w", WebhookState { verified, failing, paused: None });
+    sleep(seconds(3)).await;
+    assert_eq!(process.warnings().len(), 0);
+    let entry = store.publish(0, 1, 2);
+    within(seconds(1), "it arrives", || receiver.delivered() == [entry]).await;
+    assert_eq!(receiver.checks(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_of_another_file_do_not_use_up_the_grace() {
+    let (store, receiver) = (FakeStore::new(1), FakeReceiver::default());
+    let failing = Failing { since_ms: 5, settings: "other".to_owned(), cause: "no".to_owned() };
+    store.put_webhook_state("w", WebhookState { failing: Some(failing), ..Default::default() });
+    receiver.check_results((0..100).map(|_| Check::Failed("no answer".to_owned())));
+    let config = RelayConfig { check_grace: seconds(600), ..CONFIG };
+    let _process = Process::start_with(&store, &[receiver.webhook("w", "s")], config);
+    sleep(seconds(400)).await;
+    assert_eq!(store.webhook_state("w").paused, None);
+    sleep(seconds(400)).await;
+    assert_eq!(store.webhook_state("w").paused.unwrap().settings, "s");
 }

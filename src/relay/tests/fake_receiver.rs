@@ -23,6 +23,7 @@ struct State {
     answer: Mutex<Option<Answer>>,
     checks: Mutex<VecDeque<Check>>,
     checked: AtomicUsize,
+    check_delay: Mutex<Duration>,
     attempts: Mutex<Vec<Sent>>,
     delay: Mutex<Duration>,
     held: watch::Sender<bool>,
@@ -76,6 +77,10 @@ impl FakeReceiver {
     /// Sets results of the next checks. Those after them pass.
     pub(super) fn check_results(&self, results: impl IntoIterator<Item = Check>) {
         *self.0.checks.lock().unwrap() = results.into_iter().collect();
+    }
+
+    pub(super) fn delay_checks(&self, delay: Duration) {
+        *self.0.check_delay.lock().unwrap() = delay;
     }
 
     pub(super) fn checks(&self) -> usize {
@@ -153,6 +158,10 @@ impl Receiver for FakeReceiver {
 
     async fn check(&self) -> Check {
         self.0.checked.fetch_add(1, Ordering::Relaxed);
+        let delay = *self.0.check_delay.lock().unwrap();
+        if !delay.is_zero() {
+            sleep(delay).await;
+        }
         self.0.checks.lock().unwrap().pop_front().unwrap_or(Check::Passed)
     }
 }

@@ -422,6 +422,12 @@ impl RelayStore for FakeStore {
         state.checks.insert(webhook.clone(), now + ttl);
         Ok(true)
     }
+
+    async fn end_check(&self, webhook: &WebhookName, pause: Duration) -> Result<(), StoreError> {
+        self.call("end_check").await?;
+        self.lock().checks.insert(webhook.clone(), Instant::now() + pause);
+        Ok(())
+    }
 }
 
 /// The log of a partition of the store.

@@ -141,7 +141,7 @@ pub(crate) const RELAY: &[(&str, &[&str])] = &[
     ("xinfo|groups", &["XINFO GROUPS {stream}"]),
     ("info", &[]),
     ("config|get", &[]),
-    ("pexpire", &["PEXPIRE {lease} 1", "PEXPIRE {processes} 1"]),
+    ("pexpire", &["PEXPIRE {lease} 1", "PEXPIRE {processes} 1", "PEXPIRE {check} 1"]),
     ("sadd", &["SADD {subscriptions} 1"]),
     ("smismember", &["SMISMEMBER {subscriptions} 1"]),
     ("sscan", &["SSCAN {subscriptions} 0"]),

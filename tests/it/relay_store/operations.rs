@@ -78,7 +78,10 @@ pub(crate) async fn pass_of_webhook(store: &dyn WebhookAdmin, webhook: &WebhookN
     store.remove_dead_letters(webhook, &[read[0].at]).await.unwrap();
     assert_eq!(store.count_dead_letters(webhook).await.unwrap(), 0);
 
-    let state = WebhookState { failing_since_ms: Some(5), ..WebhookState::default() };
+    let state = WebhookState {
+        verified: Some(markread::store::relay::Verification { at_ms: 5, settings: "s".to_owned() }),
+        ..WebhookState::default()
+    };
     store.set_state(webhook, &state).await.unwrap();
     assert_eq!(store.state(webhook).await.unwrap(), state);
     store.set_state(webhook, &WebhookState::default()).await.unwrap();

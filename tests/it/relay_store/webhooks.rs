@@ -1,7 +1,7 @@
 //! Subscriptions, state, and the relay's processes.
 
 use super::*;
-use markread::store::relay::{Pause, Verification};
+use markread::store::relay::{Failing, Pause, Verification};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn users_are_subscribed_once_and_listed_in_steps() {
@@ -46,17 +46,16 @@ async fn a_state_comes_back_as_it_was() {
         let (reason, settings) = ("é\n\"x\"".to_owned(), "d e".to_owned());
         Some(Pause { at_ms: u64::MAX, reason, is_passing, settings })
     };
+    let failing = |since_ms, cause: &str| {
+        let (settings, cause) = ("abc=".to_owned(), cause.to_owned());
+        Some(Failing { since_ms, settings, cause })
+    };
     let states = [
         WebhookState::default(),
         WebhookState { verified: verified.clone(), ..WebhookState::default() },
-        WebhookState {
-            verified: verified.clone(),
-            failing_since_ms: Some(0),
-            failure: Some(String::new()),
-            paused: paused(true),
-        },
+        WebhookState { verified: verified.clone(), failing: failing(0, ""), paused: paused(true) },
         WebhookState { paused: paused(false), ..WebhookState::default() },
-        WebhookState { failing_since_ms: Some(7), ..WebhookState::default() },
+        WebhookState { failing: failing(7, "a\n"), ..WebhookState::default() },
         WebhookState::default(),
     ];
     for state in states {
@@ -68,6 +67,10 @@ async fn a_state_comes_back_as_it_was() {
     assert!(error.contains("markread:relay:state:one has an invalid paused_at_ms"), "{error}");
     store.set_state(&webhook, &WebhookState::default()).await.unwrap();
     assert_eq!(store.state(&webhook).await.unwrap(), WebhookState::default());
+    // Without settings, failures are of none.
+    subject.redis().run::<()>("HSET markread:relay:state:one failing_since_ms 5").await;
+    let read = store.state(&webhook).await.unwrap().failing.unwrap();
+    assert_eq!((read.since_ms, &*read.settings, &*read.cause), (5, "", ""));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -80,6 +83,13 @@ async fn one_process_checks_a_webhook_at_a_time() {
     assert!(!store.begin_check(&other, LONG).await.unwrap());
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert!(store.begin_check(&other, LONG).await.unwrap());
+    // After a check there is none for as long as it says.
+    store.end_check(&other, Duration::from_millis(300)).await.unwrap();
+    assert!(!store.begin_check(&other, LONG).await.unwrap());
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    assert!(store.begin_check(&other, LONG).await.unwrap());
+    store.end_check(&"absent".parse().unwrap(), LONG).await.unwrap();
+    assert!(store.begin_check(&"absent".parse().unwrap(), LONG).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::check::{self, Checked};
+use super::check;
 use super::{counted, now_ms, say};
 use crate::cli::commands::interrupt::Interrupt;
 use crate::domain::{DeliveryId, EntryId, Event, Mark, Position, UserId};
@@ -171,11 +171,11 @@ impl<'a> Run<'a> {
             None => format!("{name} was not checked with these settings"),
         };
         let checked = check::check(self.store, self.webhook).await;
-        let Checked { result, before, .. } = checked.map_err(|error| error.to_string())?;
-        if let Some(problem) = check::failure(&result) {
+        let checked = checked.map_err(|error| error.to_string())?;
+        if let Some(problem) = checked.failure(self.webhook) {
             return Err(format!("{why}, and must pass a check first: it {problem}"));
         }
-        say(&check::passed(self.webhook, before.paused.as_ref()));
+        say(&checked.passed(self.webhook));
         Ok(())
     }
 

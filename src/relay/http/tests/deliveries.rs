@@ -232,7 +232,7 @@ async fn a_name_with_an_inner_address_is_refused_in_the_connector() {
         assert_eq!(kind, FailureKind::Address, "{host}: {detail}");
         assert!(detail.contains("loopback"), "{host}: {detail}");
         let check = receiver.check().await;
-        assert!(matches!(check, Check::Refused(_)), "{host}: {check:?}");
+        assert!(matches!(check, Check::RefusedHere(_)), "{host}: {check:?}");
     }
     assert_eq!(server.connections.load(Ordering::SeqCst), 0);
 }

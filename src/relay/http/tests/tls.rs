@@ -69,7 +69,7 @@ async fn the_certificate_is_verified_by_the_urls_host() {
         let failure = failed(attempt);
         assert_eq!(failure.kind, FailureKind::Tls, "{host}: {failure:?}");
         assert!(failure.detail.contains(problem), "{host}: {failure:?}");
-        assert!(matches!(check, Check::Refused(_)), "{host}: {check:?}");
+        assert!(matches!(check, Check::RefusedHere(_)), "{host}: {check:?}");
     }
     let server = tls_server(&ca.issue("other", "DNS:other.example,IP:127.0.0.2").await, None).await;
     for host in ["localhost", "127.0.0.1"] {

@@ -168,6 +168,10 @@ impl RelayStore for RedisStore {
     async fn begin_check(&self, webhook: &WebhookName, ttl: Duration) -> Result<bool, StoreError> {
         in_time(self.take_check(webhook, ttl)).await
     }
+
+    async fn end_check(&self, webhook: &WebhookName, pause: Duration) -> Result<(), StoreError> {
+        in_time(self.give_check_back(webhook, pause)).await
+    }
 }
 
 #[async_trait::async_trait]

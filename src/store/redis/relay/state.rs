@@ -11,11 +11,12 @@ use crate::domain::WebhookName;
 use crate::store::StoreError;
 use crate::store::redis::keys::Keys;
 use crate::store::redis::store::RedisStore;
-use crate::store::relay::{Pause, Verification, WebhookState};
+use crate::store::relay::{Failing, Pause, Verification, WebhookState};
 
 const VERIFIED_AT: &str = "verified_at_ms";
 const VERIFIED_SETTINGS: &str = "verified_settings";
 const FAILING_SINCE: &str = "failing_since_ms";
+const FAILING_SETTINGS: &str = "failing_settings";
 const FAILURE: &str = "failure";
 const PAUSED_AT: &str = "paused_at_ms";
 const PAUSE_REASON: &str = "pause_reason";
@@ -63,16 +64,34 @@ impl RedisStore {
         let taken: Option<String> = self.send_untagged("SET", &key, take).await?;
         Ok(taken.is_some())
     }
+
+    pub(super) async fn give_check_back(
+        &self,
+        webhook: &WebhookName,
+        pause: Duration,
+    ) -> Result<(), StoreError> {
+        let key = Keys::relay_check(webhook);
+        let mut expire = cmd("PEXPIRE");
+        expire.arg(&key).arg(ms(pause));
+        // Where the right has expired, there is nothing to give back.
+        let _is_there: bool = self.send_untagged("PEXPIRE", &key, expire).await?;
+        Ok(())
+    }
 }
 
 fn fields(state: &WebhookState) -> Vec<(&'static str, String)> {
-    let WebhookState { verified, failing_since_ms, failure, paused } = state;
+    let WebhookState { verified, failing, paused } = state;
     let mut fields = Vec::new();
     if let Some(Verification { at_ms, settings }) = verified {
         fields.extend([(VERIFIED_AT, at_ms.to_string()), (VERIFIED_SETTINGS, settings.clone())]);
     }
-    fields.extend(failing_since_ms.map(|ms| (FAILING_SINCE, ms.to_string())));
-    fields.extend(failure.clone().map(|failure| (FAILURE, failure)));
+    if let Some(Failing { since_ms, settings, cause }) = failing {
+        fields.extend([
+            (FAILING_SINCE, since_ms.to_string()),
+            (FAILING_SETTINGS, settings.clone()),
+            (FAILURE, cause.clone()),
+        ]);
+    }
     if let Some(Pause { at_ms, reason, is_passing, settings }) = paused {
         fields.extend([
             (PAUSED_AT, at_ms.to_string()),
@@ -103,8 +122,16 @@ fn parse(fields: &Fields) -> Result<WebhookState, &'static str> {
         }),
         None => None,
     };
-    let (failing_since_ms, failure) = (number(FAILING_SINCE)?, text(FAILURE)?);
-    Ok(WebhookState { verified, failing_since_ms, failure, paused })
+    let failing = match number(FAILING_SINCE)? {
+        Some(since_ms) => Some(Failing {
+            since_ms,
+            // Without them it is of no settings that there are.
+            settings: text(FAILING_SETTINGS)?.unwrap_or_default(),
+            cause: text(FAILURE)?.unwrap_or_default(),
+        }),
+        None => None,
+    };
+    Ok(WebhookState { verified, failing, paused })
 }
 
 fn get<T: FromStr>(fields: &Fields, name: &'static str) -> Result<Option<T>, &'static str> {

@@ -66,6 +66,8 @@ impl Arrival {
 pub enum CheckReply {
     /// As promised.
     Right,
+    /// As promised, after this time.
+    Late(Duration),
     /// By another secret.
     By(Vec<u8>),
     /// With another answer.
@@ -367,6 +369,9 @@ async fn serve(mut stream: impl Stream, shared: &Shared) {
 impl Shared {
     async fn answer(&self, request: &Request, stream: &mut impl Stream) -> std::io::Result<bool> {
         if request.method == "GET" {
+            if let CheckReply::Late(delay) = self.note_check() {
+                sleep(delay).await;
+            }
             return self.answer_check(request).write(stream).await;
         }
         let facts = check_delivery(request, &self.secrets.lock().unwrap());
@@ -398,10 +403,15 @@ impl Shared {
         is_open
     }
 
+    /// Records a check, and returns how it is answered.
+    fn note_check(&self) -> CheckReply {
+        self.record.lock().unwrap().checks.push(Instant::now());
+        self.check.lock().unwrap().clone()
+    }
+
     fn answer_check(&self, request: &Request) -> Reply {
         let token = check_token(request);
         let mut record = self.record.lock().unwrap();
-        record.checks.push(Instant::now());
         let token = match token {
             Ok(token) => token,
             Err(problem) => {
@@ -410,7 +420,9 @@ impl Shared {
             }
         };
         let secret = match self.check.lock().unwrap().clone() {
-            CheckReply::Right => self.secrets.lock().unwrap().consumer[0].clone(),
+            CheckReply::Right | CheckReply::Late(_) => {
+                self.secrets.lock().unwrap().consumer[0].clone()
+            }
             CheckReply::By(secret) => secret,
             CheckReply::Other(reply) => return reply,
         };
