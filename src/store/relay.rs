@@ -310,6 +310,26 @@ pub trait WebhookAdmin: RelayStore {
         limit: usize,
     ) -> Result<Vec<StoredLetter>, StoreError>;
 
+    /// Takes the right to send a webhook's dead letters again, for so long. Returns false if another command
+    /// has it.
+    async fn begin_redelivery(
+        &self,
+        webhook: &WebhookName,
+        token: &str,
+        ttl: Duration,
+    ) -> Result<bool, StoreError>;
+
+    /// Renews this right. Returns false if it was lost.
+    async fn renew_redelivery(
+        &self,
+        webhook: &WebhookName,
+        token: &str,
+        ttl: Duration,
+    ) -> Result<bool, StoreError>;
+
+    /// Gives this right back, if it is still held.
+    async fn end_redelivery(&self, webhook: &WebhookName, token: &str) -> Result<(), StoreError>;
+
     /// Removes dead letters.
     async fn remove_dead_letters(
         &self,

@@ -149,6 +149,11 @@ impl Keys {
     /// What the keys of the rights to check webhooks begin with.
     pub(crate) const RELAY_CHECK_PREFIX: &str = "markread:relay:check:";
 
+    /// The right to send a webhook's dead letters again: a string with an expiry. It belongs to no partition.
+    pub(crate) fn relay_redelivery(webhook: &WebhookName) -> String {
+        format!("markread:relay:redeliver:{webhook}")
+    }
+
     /// The users who are subscribed to a webhook: a set. It belongs to no partition.
     pub(crate) fn subscriptions(webhook: &WebhookName) -> String {
         format!("{}{webhook}", Self::SUBSCRIPTIONS_PREFIX)
@@ -248,6 +253,7 @@ mod tests {
         assert_eq!(Keys::dead_letters(&webhook), "markread:dead_letters:one");
         assert_eq!(Keys::relay_state(&webhook), "markread:relay:state:one");
         assert_eq!(Keys::relay_check(&webhook), "markread:relay:check:one");
+        assert_eq!(Keys::relay_redelivery(&webhook), "markread:relay:redeliver:one");
         assert_eq!(Keys::relay_group(&webhook), "markread-relay:one");
     }
 

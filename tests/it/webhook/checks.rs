@@ -145,5 +145,8 @@ async fn a_pause_that_is_written_during_a_check_stays() {
     let ((status, stdout, _), ()) = tokio::join!(check(&redis, &file), write);
     assert_eq!(status, 0);
     let lines = without_times(&stdout);
-    assert_eq!((&*lines[0], &*lines[2]), ("crm passed the check", "paused since: 1970-01-01T00:00:00Z: 410"));
+    assert_eq!(
+        (&*lines[0], &*lines[2]),
+        ("crm passed the check", "paused since: 1970-01-01T00:00:00Z: 410")
+    );
 }

@@ -1,6 +1,7 @@
 //! `markread webhook redeliver`, beside what `relay::redeliver` has of it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use markread_harness::events::payload;
 use markread_harness::receiver::{CheckReply, Reply};
@@ -29,9 +30,17 @@ async fn add_all(redis: &Redis, letters: &[(u64, u64)]) {
 }
 
 async fn redeliver(redis: &Redis, file: &WebhookFile) -> (i32, String, String) {
+    redeliver_with(redis, file, &[]).await
+}
+
+async fn redeliver_with(
+    redis: &Redis,
+    file: &WebhookFile,
+    flags: &[&str],
+) -> (i32, String, String) {
     let path = file.path();
     let args = ["redeliver", "crm", "--webhooks", path.to_str().unwrap()];
-    webhook(redis, &[&args[..], &TO_LOOPBACK].concat()).await
+    webhook(redis, &[&args[..], &TO_LOOPBACK, flags].concat()).await
 }
 
 /// Lets the first attempt get this answer, and those after it 200.
@@ -73,15 +82,21 @@ async fn it_stops_at_ten_failures_in_a_row() {
     let receiver = Receiver::start().await;
     receiver.answer(Reply::Status(500));
     let file = WebhookFile::of(&[("crm", &receiver, "")]);
-    let letters: Vec<_> = (1..=20).map(|user| (user, 1)).collect();
+    let letters: Vec<_> = (1..=40).map(|user| (user, 1)).collect();
     add_all(&redis, &letters).await;
     let (status, stdout, stderr) = redeliver(&redis, &file).await;
     assert_eq!((status, &*stdout), (1, ""));
     let last = stderr.lines().last().unwrap();
     let expected = "markread: 10 dead letters in a row failed, the last one with: answered 500: \
-                    0 dead letters delivered, 10 failed";
-    assert_eq!(last, expected);
-    assert_eq!((receiver.attempts(), left(&redis).await), (10, 20));
+                    0 dead letters delivered, ";
+    assert!(last.starts_with(expected), "{last}");
+    // Those in flight are waited for.
+    let attempts = receiver.attempts();
+    assert!(
+        (10..=25).contains(&attempts) && last.ends_with(&format!(", {attempts} failed")),
+        "{last}"
+    );
+    assert_eq!(left(&redis).await, 40);
 }
 
 #[tokio::test]
@@ -90,7 +105,11 @@ async fn a_conversation_is_not_overtaken() {
     let receiver = Receiver::start().await;
     let file = WebhookFile::of(&[("crm", &receiver, "")]);
     add_all(&redis, &[(1, 1), (2, 1), (1, 2), (2, 2)]).await;
-    answer_first(&receiver, Reply::Status(500));
+    let is_first = AtomicBool::new(true);
+    receiver.answer_by(move |arrival| {
+        let fails = arrival.lane.for_user == 1 && is_first.swap(false, Ordering::Relaxed);
+        Reply::Status(if fails { 500 } else { 200 })
+    });
     let (status, stdout, stderr) = redeliver(&redis, &file).await;
     assert_eq!((status, &*stdout), (1, ""));
     let expected = "markread: 2 dead letters delivered, 1 failed, 1 not sent, behind one of their \
@@ -111,25 +130,104 @@ async fn gone_ends_it() {
     let receiver = Receiver::start().await;
     receiver.answer(Reply::Status(410));
     let file = WebhookFile::of(&[("crm", &receiver, "")]);
-    add_all(&redis, &[(1, 1), (2, 1)]).await;
+    add_all(&redis, &(1..=40).map(|user| (user, 1)).collect::<Vec<_>>()).await;
     let (status, _, stderr) = redeliver(&redis, &file).await;
     assert_eq!(status, 1);
     let last = stderr.lines().last().unwrap();
-    assert!(last.contains("410") && last.contains("1 failed"), "{last}");
-    assert_eq!((receiver.attempts(), left(&redis).await), (1, 2));
+    let attempts = receiver.attempts();
+    assert!(last.contains("410") && last.ends_with(&format!(", {attempts} failed")), "{last}");
+    assert!((1..=16).contains(&attempts), "{attempts}");
+    assert_eq!(left(&redis).await, 40);
 }
 
 #[tokio::test]
 async fn a_receiver_that_asks_for_less_is_waited_for() {
+    for (answer, seconds, least) in [(429, "1", 1), (500, "1", 1), (503, "2", 2), (429, "0", 1)] {
+        let redis = Redis::start().await;
+        let receiver = Receiver::start().await;
+        let file = WebhookFile::of(&[("crm", &receiver, "")]);
+        add_all(&redis, &[(1, 1), (1, 2)]).await;
+        let retry_after = vec![format!("retry-after: {seconds}")];
+        answer_first(&receiver, Reply::With(answer, retry_after, Vec::new()));
+        let (status, stdout, stderr) = redeliver(&redis, &file).await;
+        assert_eq!((status, &*stdout), (0, "2 dead letters delivered\n"), "{stderr}");
+        let at: Vec<_> = receiver.arrivals().iter().map(|arrival| arrival.at).collect();
+        assert_eq!(at.len(), 3);
+        assert!(at[1] - at[0] >= Duration::from_millis(least * 1000 - 50), "{answer} {seconds}");
+    }
+}
+
+#[tokio::test]
+async fn a_receiver_that_asks_to_wait_for_long_ends_it() {
     let redis = Redis::start().await;
     let receiver = Receiver::start().await;
     let file = WebhookFile::of(&[("crm", &receiver, "")]);
-    add_all(&redis, &[(1, 1), (1, 2)]).await;
-    let retry_after = vec!["retry-after: 1".to_owned()];
-    answer_first(&receiver, Reply::With(429, retry_after, Vec::new()));
+    add_all(&redis, &[(1, 1), (1, 2), (1, 3)]).await;
+    let retry_after = vec!["retry-after: 120".to_owned()];
+    receiver.answer(Reply::With(503, retry_after, Vec::new()));
     let (status, stdout, stderr) = redeliver(&redis, &file).await;
-    assert_eq!((status, &*stdout), (0, "2 dead letters delivered\n"), "{stderr}");
-    assert_eq!(receiver.attempts(), 3);
+    assert_eq!((status, &*stdout), (1, ""));
+    let last = stderr.lines().last().unwrap();
+    assert!(last.starts_with("markread: the receiver asks to wait until 20"), "{last}");
+    assert!(last.contains("Z: 0 dead letters delivered, 1 failed, 2 not sent"), "{last}");
+    assert_eq!((receiver.attempts(), left(&redis).await), (1, 3));
+}
+
+#[tokio::test]
+async fn a_paused_webhook_without_letters_stays_paused() {
+    let redis = Redis::start().await;
+    let receiver = Receiver::start().await;
+    receiver.answer_checks(CheckReply::By(b"another consumer secret".to_vec()));
+    let file = WebhookFile::of(&[("crm", &receiver, "")]);
+    add_all(&redis, &[(1, 1)]).await;
+    assert_eq!(redeliver(&redis, &file).await.0, 1);
+    receiver.answer_checks(CheckReply::Right);
+    let (status, stdout, stderr) = redeliver_with(&redis, &file, &["--user", "2"]).await;
+    assert_eq!((status, &*stdout, &*stderr), (0, "0 dead letters delivered\n", ""));
+    assert_eq!(receiver.checks().len(), 1);
+    let paused: u64 = redis.run("HEXISTS markread:relay:state:crm paused_at_ms").await;
+    assert_eq!(paused, 1);
+}
+
+#[tokio::test]
+async fn an_id_that_is_not_there_is_said() {
+    let redis = Redis::start().await;
+    let receiver = Receiver::start().await;
+    let file = WebhookFile::of(&[("crm", &receiver, "")]);
+    add_all(&redis, &[(1, 1)]).await;
+    let (status, _, stderr) = redeliver_with(&redis, &file, &["--id", "0-9-9-1"]).await;
+    let expected = "markread: no dead letter of crm has the ID 0-9-9-1: 0 dead letters delivered\n";
+    assert_eq!((status, &*stderr), (1, expected));
+    let (status, stdout, _) = redeliver_with(&redis, &file, &["--id", "0-1-0-1"]).await;
+    assert_eq!((status, &*stdout), (0, "1 dead letter delivered\n"));
+}
+
+#[tokio::test]
+async fn conversations_go_at_the_same_time_and_of_two_commands_one_works() {
+    let redis = Redis::start().await;
+    let receiver = Receiver::start().await;
+    let file = WebhookFile::of(&[("crm", &receiver, "")]);
+    let letters: Vec<_> =
+        (1..=3).flat_map(|message| (1..=16).map(move |user| (user, message))).collect();
+    add_all(&redis, &letters).await;
+    let late = Reply::After(Duration::from_millis(500), Box::new(Reply::Status(200)));
+    receiver.answer_by(move |_| late.clone());
+    let second = async {
+        receiver.wait_for_attempts(1, Duration::from_secs(10)).await;
+        redeliver(&redis, &file).await
+    };
+    let began = Instant::now();
+    let ((status, stdout, stderr), second) = tokio::join!(redeliver(&redis, &file), second);
+    assert_eq!((status, &*stdout), (0, "48 dead letters delivered\n"), "{stderr}");
+    // One after the other would take 24 s.
+    assert!(began.elapsed() < Duration::from_secs(12), "{:?}", began.elapsed());
+    assert_eq!(second.0, 1);
+    assert!(second.2.contains("another redelivery of crm is running"), "{}", second.2);
+    assert_eq!((receiver.attempts(), receiver.overlaps()), (48, 0));
+    assert_eq!(receiver.assert_in_order(), 0);
+    // The right is given back at the end.
+    let (status, stdout, _) = redeliver(&redis, &file).await;
+    assert_eq!((status, &*stdout), (0, "0 dead letters delivered\n"));
 }
 
 #[tokio::test]

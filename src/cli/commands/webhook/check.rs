@@ -113,7 +113,7 @@ fn describe(state: &WebhookState, webhook: &Webhook) -> Vec<String> {
 }
 
 /// Formats a time by RFC 3339.
-fn time(ms: u64) -> String {
+pub(super) fn time(ms: u64) -> String {
     let time = UNIX_EPOCH.checked_add(Duration::from_millis(ms.min(TIME_MAX_MS)));
     humantime::format_rfc3339_seconds(time.unwrap_or(UNIX_EPOCH)).to_string()
 }

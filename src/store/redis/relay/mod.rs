@@ -25,6 +25,7 @@ mod feeds;
 mod leases;
 mod letters;
 mod processes;
+mod redelivery;
 mod state;
 mod subscriptions;
 mod untagged;
@@ -203,6 +204,28 @@ impl WebhookAdmin for RedisStore {
         limit: usize,
     ) -> Result<Vec<StoredLetter>, StoreError> {
         in_time(self.read_letters(webhook, after, limit)).await
+    }
+
+    async fn begin_redelivery(
+        &self,
+        webhook: &WebhookName,
+        token: &str,
+        ttl: Duration,
+    ) -> Result<bool, StoreError> {
+        in_time(self.take_redelivery(webhook, token, ttl)).await
+    }
+
+    async fn renew_redelivery(
+        &self,
+        webhook: &WebhookName,
+        token: &str,
+        ttl: Duration,
+    ) -> Result<bool, StoreError> {
+        in_time(self.keep_redelivery(webhook, token, ttl)).await
+    }
+
+    async fn end_redelivery(&self, webhook: &WebhookName, token: &str) -> Result<(), StoreError> {
+        in_time(self.give_redelivery_back(webhook, token)).await
     }
 
     async fn remove_dead_letters(
