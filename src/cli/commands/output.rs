@@ -32,6 +32,8 @@ pub(super) struct Output {
     buffer: String,
     sender: mpsc::Sender<Part>,
     ended: oneshot::Receiver<io::Result<()>>,
+    /// Whether nobody reads it any more, as after `| head`.
+    is_unread: bool,
 }
 
 /// The target of an output.
@@ -62,7 +64,7 @@ impl Output {
         let (sender, receiver) = mpsc::channel(BUFFERS_WAITING);
         let (end, ended) = oneshot::channel();
         thread::spawn(move || end.send(target.write_all(receiver)));
-        Ok(Self { name, buffer: String::new(), sender, ended })
+        Ok(Self { name, buffer: String::new(), sender, ended, is_unread: false })
     }
 
     /// Writes each record as a line.
@@ -81,31 +83,36 @@ impl Output {
         }
     }
 
+    /// Returns whether the last write failed since nobody reads the output any more.
+    pub(super) fn is_unread(&self) -> bool {
+        self.is_unread
+    }
+
     /// Writes what is left, and waits until everything is written.
-    pub(super) async fn finish(mut self) -> Result<(), AdminError> {
+    pub(super) async fn finish(&mut self) -> Result<(), AdminError> {
         let rest = std::mem::take(&mut self.buffer);
         // Where it was not taken, the thread has ended with an error.
         for part in [Part::Lines(rest), Part::End] {
             let _ = self.sender.send(part).await;
         }
-        let Self { name, ended, .. } = self;
-        match ended.await {
+        match (&mut self.ended).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(cannot_write(&name, &error)),
-            Err(_) => Err(AdminError::Failed(format!("{name} cannot be written"))),
+            Ok(Err(error)) => Err(self.cannot_write(&error)),
+            Err(_) => Err(AdminError::Failed(format!("{} cannot be written", self.name))),
         }
     }
 
     async fn problem(&mut self) -> AdminError {
         match (&mut self.ended).await {
-            Ok(Err(error)) => cannot_write(&self.name, &error),
+            Ok(Err(error)) => self.cannot_write(&error),
             _ => AdminError::Failed(format!("{} cannot be written", self.name)),
         }
     }
-}
 
-fn cannot_write(name: &str, error: &io::Error) -> AdminError {
-    AdminError::Failed(format!("{name} cannot be written: {error}"))
+    fn cannot_write(&mut self, error: &io::Error) -> AdminError {
+        self.is_unread = error.kind() == io::ErrorKind::BrokenPipe;
+        AdminError::Failed(format!("{} cannot be written: {error}", self.name))
+    }
 }
 
 impl Target {
@@ -216,8 +223,8 @@ mod tests {
             output.write(&[record()]).await.unwrap();
             outputs.push(output);
         }
-        let later = outputs.pop().unwrap();
-        let refused = outputs.pop().unwrap().finish().await.unwrap_err();
+        let mut later = outputs.pop().unwrap();
+        let refused = outputs.last_mut().unwrap().finish().await.unwrap_err();
         assert!(refused.to_string().contains("another export replaced"), "{refused}");
         assert!(!path.exists());
         later.finish().await.unwrap();

@@ -106,3 +106,19 @@ async fn a_key_of_a_wrong_type_is_an_error() {
         assert!(stderr.contains("WRONGTYPE"), "{stderr}");
     }
 }
+
+#[tokio::test]
+async fn a_reader_that_has_enough_ends_a_list_quietly() {
+    let redis = Redis::start().await;
+    let input = lines_to(100_000);
+    let args = ["subscribe", "crm", "--users-file", "-"];
+    assert_eq!(webhook_with(&redis, &args, &input).await.0, 0);
+    let mut command = markread_harness::binary::command(&["webhook", "list", "crm"]);
+    command.args(["--redis-url", &redis.url()]).kill_on_drop(true);
+    command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let mut process = command.spawn().unwrap();
+    drop(process.stdout.take());
+    let output = process.wait_with_output().await.unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), &*stderr), (Some(0), ""));
+}

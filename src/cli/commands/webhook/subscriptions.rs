@@ -118,7 +118,11 @@ pub(super) async fn list(
     tokio::select! {
         biased;
         () = interrupt.wait() => return Err(AdminError::Failed("interrupted".to_owned())),
-        listed = list => listed?,
+        listed = list => match listed {
+            // As of `list NAME | head`: it has what it wanted.
+            Err(_) if output.is_unread() => return Ok(()),
+            listed => listed?,
+        },
     }
     if users == 0 {
         say(&format!("no user is subscribed to {webhook}"));
