@@ -191,10 +191,10 @@ impl Endpoint {
         if let Some(suppressed) = self.lines.circuit.permit() {
             let webhook = self.name.as_str();
             if change == Change::Opened {
-                let cause = failure.map(|failure| failure.detail.as_str());
+                let cause = failure.map_or("", |failure| failure.detail.as_str());
                 tracing::warn!(
                     webhook,
-                    ?cause,
+                    cause,
                     suppressed,
                     "circuit opened: the receiver is probed"
                 );
