@@ -36,7 +36,8 @@ pub(super) struct Lines {
     store: LogThrottle,
     pub(super) letters: LogThrottle,
     pub(super) missed: LogThrottle,
-    circuit: LogThrottle,
+    circuit_opened: LogThrottle,
+    circuit_closed: LogThrottle,
 }
 
 struct State {
@@ -52,6 +53,8 @@ struct State {
     max_places: usize,
     /// Deliveries since the last place came back.
     credit: usize,
+    /// When the last check passed, in milliseconds since 1970.
+    verified_ms: Option<u64>,
     /// What is to be said on `/readyz`.
     warning: Option<String>,
 }
@@ -67,6 +70,7 @@ impl Endpoint {
             allowed: max_places,
             max_places,
             credit: 0,
+            verified_ms: None,
             warning: None,
         };
         Self {
@@ -88,12 +92,23 @@ impl Endpoint {
 
     /// Replaces the webhook if the file has another one.
     pub(super) fn set_webhook(&self, webhook: &Arc<Webhook>) {
+        let mut state = self.state();
         let old = self.webhook.swap(Arc::clone(webhook));
-        if old.settings != webhook.settings {
-            // It has to be checked before anything is sent to it.
-            self.set_open(false);
-            self.check_now.notify_one();
+        if old.settings == webhook.settings {
+            return;
         }
+        // It has to be checked before anything is sent to it, and nothing is known of it.
+        (state.is_open, state.is_gone) = (false, false);
+        state.circuit.reset();
+        let places = state.max_places - state.allowed;
+        (state.allowed, state.credit) = (state.max_places, 0);
+        // What waited for the old receiver is due soon.
+        state.closings += 1;
+        drop(state);
+        self.metrics.set_circuit_open(false);
+        self.places.add_permits(places);
+        self.wake_feeds();
+        self.check_now.notify_one();
     }
 
     pub(super) fn changes(&self) -> watch::Receiver<u64> {
@@ -111,6 +126,19 @@ impl Endpoint {
         if state.is_open != is_open {
             state.is_open = is_open;
             drop(state);
+            self.wake_feeds();
+        }
+    }
+
+    /// Notes when the last check passed, of whichever process. A new one ends a pause that the receiver asked
+    /// for.
+    pub(super) fn set_verified(&self, at_ms: u64) {
+        self.metrics.set_verified(at_ms);
+        let mut state = self.state();
+        let is_new = state.verified_ms.replace(at_ms).is_some_and(|known| known < at_ms);
+        let has_ended = is_new && state.circuit.end_throttle();
+        drop(state);
+        if has_ended {
             self.wake_feeds();
         }
     }
@@ -136,27 +164,21 @@ impl Endpoint {
         self.state().warning = warning;
     }
 
-    /// Begins an attempt, if the circuit permits one.
+    /// Begins an attempt, if the circuit permits one: of a delivery that was never attempted, or of another.
     pub(super) fn begin(
         self: &Arc<Self>,
         now: Instant,
         place: OwnedSemaphorePermit,
+        is_first: bool,
     ) -> Result<Attempting, NotNow> {
-        match self.state().circuit.permit(now) {
+        match self.state().circuit.permit(now, is_first) {
             Permission::Go(ticket) => {
-                let endpoint = Arc::clone(self);
-                Ok(Attempting { endpoint, ticket, place: Some(place), is_decided: false })
+                let (endpoint, webhook) = (Arc::clone(self), self.webhook());
+                Ok(Attempting { endpoint, webhook, ticket, place: Some(place), is_decided: false })
             }
             Permission::Wait(until) => Err(NotNow(Some(until))),
             Permission::WaitForProbe => Err(NotNow(None)),
         }
-    }
-
-    /// Stops everything until the checks have written down the 410.
-    fn note_gone(&self) {
-        self.state().is_gone = true;
-        self.wake_feeds();
-        self.check_now.notify_one();
     }
 
     pub(super) fn is_gone(&self) -> bool {
@@ -172,7 +194,7 @@ impl Endpoint {
     pub(super) fn log_store_failure(&self, what: &'static str, error: &StoreError) {
         if let Some(suppressed) = self.lines.store.permit() {
             let (webhook, cause) = (self.name.as_str(), error.to_string());
-            tracing::warn!(webhook, ?cause, suppressed, "{what}");
+            tracing::warn!(webhook, cause, suppressed, "{what}");
         }
     }
 
@@ -188,19 +210,15 @@ impl Endpoint {
     }
 
     fn log_circuit(&self, change: Change, failure: Option<&Failure>) {
-        if let Some(suppressed) = self.lines.circuit.permit() {
-            let webhook = self.name.as_str();
-            if change == Change::Opened {
+        let webhook = self.name.as_str();
+        if change == Change::Opened {
+            if let Some(suppressed) = self.lines.circuit_opened.permit() {
                 let cause = failure.map_or("", |failure| failure.detail.as_str());
-                tracing::warn!(
-                    webhook,
-                    cause,
-                    suppressed,
-                    "circuit opened: the receiver is probed"
-                );
-            } else {
-                tracing::info!(webhook, suppressed, "circuit closed: the receiver is back");
+                let what = "circuit opened: the receiver is probed";
+                tracing::warn!(webhook, ?cause, suppressed, "{what}");
             }
+        } else if let Some(suppressed) = self.lines.circuit_closed.permit() {
+            tracing::info!(webhook, suppressed, "circuit closed: the receiver is back");
         }
     }
 
@@ -219,6 +237,9 @@ pub(super) struct NotNow(pub(super) Option<Instant>);
 /// An attempt that the endpoint knows of. Dropped without an outcome, it is as if it never was.
 pub(super) struct Attempting {
     endpoint: Arc<Endpoint>,
+    /// The webhook as it was when the attempt began. If its settings have changed since, the outcome says
+    /// nothing about the receiver that it has now.
+    pub(super) webhook: Arc<Webhook>,
     ticket: Ticket,
     place: Option<OwnedSemaphorePermit>,
     is_decided: bool,
@@ -227,10 +248,13 @@ pub(super) struct Attempting {
 impl Attempting {
     /// Notes a delivery. Places that the receiver did not want come back, one after so many deliveries as
     /// there are places: so its answers to too many are few.
-    pub(super) fn succeed(mut self) {
+    pub(super) fn succeed(mut self, now: Instant) {
         self.is_decided = true;
         let mut state = self.endpoint.state();
-        let change = state.circuit.succeed();
+        if !self.is_current() {
+            return;
+        }
+        let change = state.circuit.succeed(self.ticket, now);
         if change == Change::Closed {
             state.closings += 1;
         }
@@ -253,6 +277,9 @@ impl Attempting {
     pub(super) fn fail(mut self, now: Instant, failure: &Failure) {
         self.is_decided = true;
         let mut state = self.endpoint.state();
+        if !self.is_current() {
+            return;
+        }
         let change = state.circuit.fail(self.ticket, now, failure);
         if failure.kind == FailureKind::Throttled && state.allowed > 1 {
             (state.allowed, state.credit) = (state.allowed - 1, 0);
@@ -264,15 +291,27 @@ impl Attempting {
         self.endpoint.note(change, Some(failure));
     }
 
-    /// Notes a 410.
+    /// Notes a 410: nothing begins until the checks have written it down.
     pub(super) fn stop(self) {
-        self.endpoint.note_gone();
+        let mut state = self.endpoint.state();
+        if self.is_current() {
+            state.is_gone = true;
+            drop(state);
+            self.endpoint.wake_feeds();
+            self.endpoint.check_now.notify_one();
+        }
+    }
+
+    /// Returns whether the webhook's settings are those of the attempt. They change under the state's lock.
+    fn is_current(&self) -> bool {
+        self.endpoint.webhook().settings == self.webhook.settings
     }
 }
 
 impl Drop for Attempting {
     fn drop(&mut self) {
-        if !self.is_decided && self.endpoint.state().circuit.abandon(self.ticket) {
+        let now = Instant::now();
+        if !self.is_decided && self.endpoint.state().circuit.abandon(self.ticket, now) {
             self.endpoint.wake_feeds();
         }
     }
@@ -287,7 +326,7 @@ mod tests {
 
     fn begin(endpoint: &Arc<Endpoint>) -> Attempting {
         let place = Arc::clone(&endpoint.places).try_acquire_owned().unwrap();
-        endpoint.begin(Instant::now(), place).ok().expect("the circuit permits it")
+        endpoint.begin(Instant::now(), place, true).ok().expect("the circuit permits it")
     }
 
     #[tokio::test(start_paused = true)]
@@ -308,9 +347,56 @@ mod tests {
         tokio::time::advance(Duration::from_secs(1)).await;
         for (deliveries, places) in [(1, 2), (2, 3), (3, 4), (30, 8), (100, 8)] {
             for _ in 0..deliveries {
-                begin(&endpoint).succeed();
+                begin(&endpoint).succeed(Instant::now());
             }
             assert_eq!(endpoint.places.available_permits(), places, "{deliveries}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn other_settings_begin_anew_and_old_attempts_say_nothing_about_them() {
+        let receiver = FakeReceiver::default();
+        let endpoint = Arc::new(Endpoint::new(receiver.webhook("w", "old"), 32));
+        let failure = |kind| Failure {
+            kind,
+            status: None,
+            detail: String::new(),
+            retry_after: Some(Duration::from_secs(300)),
+        };
+        let attempts: Vec<_> = (0..32).map(|_| begin(&endpoint)).collect();
+        let mut attempts = attempts.into_iter();
+        for attempt in attempts.by_ref().take(20) {
+            attempt.fail(Instant::now(), &failure(FailureKind::Throttled));
+        }
+        attempts.next().unwrap().stop();
+        assert!(endpoint.is_gone() && endpoint.is_circuit_open());
+        let place = Arc::clone(&endpoint.places).try_acquire_owned().unwrap();
+        assert!(endpoint.begin(Instant::now(), place, true).is_err());
+        endpoint.set_webhook(&receiver.webhook("w", "new"));
+        assert!(!endpoint.is_gone() && !endpoint.is_circuit_open());
+        attempts.next().unwrap().stop();
+        attempts.next().unwrap().fail(Instant::now(), &failure(FailureKind::Throttled));
+        assert!(!endpoint.is_gone());
+        drop(attempts);
+        assert_eq!(endpoint.places.available_permits(), 32);
+        begin(&endpoint).succeed(Instant::now());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_check_that_passes_ends_the_pause_that_the_receiver_asked_for() {
+        let endpoint = Arc::new(Endpoint::new(FakeReceiver::default().webhook("w", "s1"), 8));
+        endpoint.set_verified(5);
+        let throttled = Failure {
+            kind: FailureKind::Throttled,
+            status: Some(429),
+            detail: String::new(),
+            retry_after: Some(Duration::from_secs(300)),
+        };
+        begin(&endpoint).fail(Instant::now(), &throttled);
+        for (verified_ms, may_begin) in [(5, false), (6, true)] {
+            endpoint.set_verified(verified_ms);
+            let place = Arc::clone(&endpoint.places).try_acquire_owned().unwrap();
+            assert_eq!(endpoint.begin(Instant::now(), place, true).is_ok(), may_begin);
         }
     }
 
@@ -328,11 +414,11 @@ mod tests {
         }
         assert!(endpoint.is_circuit_open());
         tokio::time::advance(Duration::from_secs(1)).await;
-        let probe = begin(&endpoint);
-        let place = Arc::clone(&endpoint.places).try_acquire_owned().unwrap();
-        assert!(matches!(endpoint.begin(Instant::now(), place), Err(NotNow(None))));
-        drop(probe);
-        begin(&endpoint).succeed();
+        let mut probes: Vec<_> = (0..8).map(|_| begin(&endpoint)).collect();
+        drop(probes.pop());
+        probes.push(begin(&endpoint));
+        drop(probes);
+        begin(&endpoint).succeed(Instant::now());
         assert!(!endpoint.is_circuit_open());
         assert_eq!(endpoint.closings(), 1);
     }

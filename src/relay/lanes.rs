@@ -36,8 +36,12 @@ pub(super) struct Item {
 #[derive(Debug, Default)]
 pub(super) struct Lanes {
     all: HashMap<LaneKey, Lane>,
-    /// Lanes whose first delivery may begin, the longest-waiting first.
-    ready: VecDeque<LaneKey>,
+    /// Lanes whose first delivery may begin, the longest-waiting first: those in which it was never
+    /// attempted, and the others.
+    fresh: VecDeque<LaneKey>,
+    repeated: VecDeque<LaneKey>,
+    /// Deliveries that began since one of a repeated lane did.
+    fresh_in_a_row: u32,
     /// Lanes whose first delivery is attempted again at a time.
     waiting: BTreeSet<(Instant, LaneKey)>,
 }
@@ -58,14 +62,27 @@ enum LaneState {
     Waiting(Instant),
 }
 
+/// How many fresh lanes go before a repeated one that waits: a backlog does not keep those from their turn.
+const FRESH_IN_A_ROW: u32 = 3;
+
+/// Which ready lane comes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Preference {
+    /// Fresh and repeated ones in turns.
+    Turns,
+    /// A repeated one only if there is no fresh one.
+    Fresh,
+}
+
 impl Lanes {
     /// Adds a delivery at the end of its lane.
     pub(super) fn add(&mut self, key: LaneKey, item: Item) {
         match self.all.entry(key) {
             Entry::Occupied(lane) => lane.into_mut().rest.push_back(item),
             Entry::Vacant(lane) => {
+                let attempts = item.attempts;
                 lane.insert(Lane { first: item, rest: VecDeque::new(), state: LaneState::Ready });
-                self.ready.push_back(key);
+                self.push_ready(key, attempts);
             }
         }
     }
@@ -79,21 +96,38 @@ impl Lanes {
             self.waiting.pop_first();
             if let Some(lane) = self.all.get_mut(&key) {
                 lane.state = LaneState::Ready;
-                self.ready.push_back(key);
+                let attempts = lane.first.attempts;
+                self.push_ready(key, attempts);
             }
         }
         None
     }
 
+    fn push_ready(&mut self, key: LaneKey, attempts: u32) {
+        if attempts == 0 { self.fresh.push_back(key) } else { self.repeated.push_back(key) }
+    }
+
+    fn is_fresh_next(&self, preference: Preference) -> bool {
+        let is_turn = preference == Preference::Fresh || self.fresh_in_a_row < FRESH_IN_A_ROW;
+        !self.fresh.is_empty() && (is_turn || self.repeated.is_empty())
+    }
+
     /// Returns the next delivery that may begin.
-    pub(super) fn next(&self) -> Option<(LaneKey, &Item)> {
-        let key = self.ready.front()?;
+    pub(super) fn next(&self, preference: Preference) -> Option<(LaneKey, &Item)> {
+        let is_fresh = self.is_fresh_next(preference);
+        let key = if is_fresh { self.fresh.front() } else { self.repeated.front() }?;
         self.all.get(key).map(|lane| (*key, &lane.first))
     }
 
     /// Takes the delivery that [`Self::next`] returned. Its lane stands still until it is decided.
-    pub(super) fn begin(&mut self) -> Option<(LaneKey, &Item)> {
-        let key = self.ready.pop_front()?;
+    pub(super) fn begin(&mut self, preference: Preference) -> Option<(LaneKey, &Item)> {
+        let key = if self.is_fresh_next(preference) {
+            self.fresh_in_a_row = self.fresh_in_a_row.saturating_add(1);
+            self.fresh.pop_front()
+        } else {
+            self.fresh_in_a_row = 0;
+            self.repeated.pop_front()
+        }?;
         let lane = self.all.get_mut(&key)?;
         lane.state = LaneState::Busy;
         Some((key, &lane.first))
@@ -110,9 +144,11 @@ impl Lanes {
         let Entry::Occupied(mut lane) = self.all.entry(key) else { return None };
         match lane.get_mut().rest.pop_front() {
             Some(next) => {
-                lane.get_mut().state = LaneState::Ready;
-                self.ready.push_back(key);
-                Some(std::mem::replace(&mut lane.get_mut().first, next))
+                let (attempts, lane) = (next.attempts, lane.get_mut());
+                lane.state = LaneState::Ready;
+                let finished = std::mem::replace(&mut lane.first, next);
+                self.push_ready(key, attempts);
+                Some(finished)
             }
             None => Some(lane.remove().first),
         }
@@ -161,7 +197,8 @@ mod tests {
     }
 
     fn begin_all(lanes: &mut Lanes) -> Vec<u64> {
-        std::iter::from_fn(|| lanes.begin().map(|(_, item)| item.entry.ms)).collect()
+        std::iter::from_fn(|| lanes.begin(Preference::Turns).map(|(_, item)| item.entry.ms))
+            .collect()
     }
 
     #[test]
@@ -188,13 +225,35 @@ mod tests {
         let second = Duration::from_secs(1);
         lanes.add(key(10), item(1));
         lanes.add(key(10), item(2));
-        lanes.begin();
+        lanes.begin(Preference::Turns);
         lanes.current(key(10)).unwrap().attempts += 1;
         lanes.retry(key(10), now + second);
         assert_eq!(lanes.wake(now), Some(now + second));
-        assert!(lanes.next().is_none());
+        assert!(lanes.next(Preference::Turns).is_none());
         assert_eq!(lanes.wake(now + second), None);
-        assert_eq!(lanes.next().map(|(_, item)| (item.entry.ms, item.attempts)), Some((1, 1)));
+        assert_eq!(
+            lanes.next(Preference::Turns).map(|(_, item)| (item.entry.ms, item.attempts)),
+            Some((1, 1))
+        );
+    }
+
+    #[test]
+    fn fresh_lanes_come_first_and_repeated_ones_have_their_turns() {
+        let mut lanes = Lanes::default();
+        for number in 1..=10 {
+            let attempts = u32::from(number <= 3);
+            lanes.add(key(number + 10), Item { attempts, ..item(number) });
+        }
+        assert_eq!(lanes.next(Preference::Fresh).map(|(_, item)| item.entry.ms), Some(4));
+        assert_eq!(begin_all(&mut lanes), [4, 5, 6, 1, 7, 8, 9, 2, 10, 3]);
+        for number in 1..=10 {
+            lanes.current(key(number + 10)).unwrap().attempts += u32::from(number == 10);
+            lanes.retry(key(number + 10), Instant::now());
+        }
+        lanes.wake(Instant::now());
+        let begin = |_| lanes.begin(Preference::Fresh).map(|(_, item)| item.attempts);
+        let attempts: Vec<_> = (0..10).filter_map(begin).collect();
+        assert_eq!(attempts, [0, 0, 0, 0, 0, 0, 1, 1, 1, 1]);
     }
 
     #[test]
@@ -203,7 +262,7 @@ mod tests {
         let seconds = Duration::from_secs;
         for (lane, wait) in [(10, 100), (11, 1), (12, 100)] {
             lanes.add(key(lane), item(lane));
-            lanes.begin();
+            lanes.begin(Preference::Turns);
             lanes.retry(key(lane), now + seconds(wait));
         }
         lanes.hasten(|item| (item.entry.ms != 12).then_some(now + seconds(5)));

@@ -133,7 +133,7 @@ impl Checks {
         self.endpoint.set_open(is_open);
         self.endpoint.metrics.set_paused(pause.is_some());
         if let Some(verified) = self.own.as_ref().filter(|own| own.settings == settings) {
-            self.endpoint.metrics.set_verified(verified.at_ms);
+            self.endpoint.set_verified(verified.at_ms);
         }
         self.endpoint.set_warning(self.warning(state, pause, is_open));
         let reason = pause.map(|pause| pause.reason.clone());

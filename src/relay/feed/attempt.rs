@@ -51,15 +51,14 @@ pub(super) async fn attempt(
     let in_flight = endpoint.metrics.start_attempt();
     let span = span(endpoint.name.as_str(), traceparent);
     let delivery = Delivery { id, body };
-    let webhook = endpoint.webhook();
-    let call = timeout(ATTEMPT_TIMEOUT, webhook.receiver.deliver(&delivery));
+    let call = timeout(ATTEMPT_TIMEOUT, attempting.webhook.receiver.deliver(&delivery));
     let result = if span.is_disabled() { call.await } else { call.instrument(span.clone()).await };
     let result = result.unwrap_or_else(|_| Attempt::Failed(no_result()));
     drop(in_flight);
     endpoint.metrics.count_attempt(outcome(&result), started.elapsed());
     record(&span, &result);
     match &result {
-        Attempt::Delivered(_) => attempting.succeed(),
+        Attempt::Delivered(_) => attempting.succeed(Instant::now()),
         Attempt::Gone => attempting.stop(),
         Attempt::Failed(failure) => attempting.fail(Instant::now(), failure),
     }

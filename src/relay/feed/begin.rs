@@ -11,7 +11,7 @@ use super::{CALL_TIMEOUT, Event, Feed, Letter, NOTE_INTERVAL, READ_BYTES, within
 use crate::domain::DeliveryId;
 use crate::relay::dead_letters::{self, Reason};
 use crate::relay::endpoint::NotNow;
-use crate::relay::lanes::{Item, LaneKey};
+use crate::relay::lanes::{Item, LaneKey, Preference};
 use crate::relay::lease::LEASE_TTL;
 use crate::relay::retry::is_too_old;
 
@@ -130,9 +130,12 @@ impl Feed {
     fn begin_attempts(&mut self, now: Instant) -> Option<Instant> {
         let now_ms = (self.context.clock)();
         let is_open = self.endpoint.is_open();
-        while let Some((_, item)) = self.lanes.next() {
+        let preference =
+            if self.endpoint.is_circuit_open() { Preference::Fresh } else { Preference::Turns };
+        while let Some((_, item)) = self.lanes.next(preference) {
+            let is_first = item.attempts == 0;
             if let Some(reason) = self.expiry(item, now_ms) {
-                if let Some((key, _)) = self.lanes.begin() {
+                if let Some((key, _)) = self.lanes.begin(preference) {
                     self.give_up(key, reason);
                 }
                 continue;
@@ -141,9 +144,9 @@ impl Feed {
                 break;
             }
             let place = self.take_place()?;
-            match self.endpoint.begin(now, place) {
+            match self.endpoint.begin(now, place, is_first) {
                 Ok(attempting) => {
-                    let Some((key, item)) = self.lanes.begin() else { break };
+                    let Some((key, item)) = self.lanes.begin(preference) else { break };
                     let (partition, entry) = (self.lease.feed.partition, item.entry);
                     let parts = AttemptParts {
                         key,

@@ -250,7 +250,10 @@ impl Feed {
             self.closings = closings;
             let (now, max_attempts) = (Instant::now(), self.context.config.max_attempts);
             self.lanes.hasten(|item| {
-                super::retry::may_hasten(item.attempts, max_attempts)
+                // A time that the receiver asked for stays.
+                let is_free =
+                    item.failure.as_ref().is_none_or(|failure| failure.retry_after.is_none());
+                (is_free && super::retry::may_hasten(item.attempts, max_attempts))
                     .then(|| now + Duration::from_secs(1).mul_f64(rand::random()))
             });
         }

@@ -94,6 +94,7 @@ impl Feed {
         self.status.note_failure(&failure.detail);
         let Some(item) = self.lanes.current(key) else { return };
         item.attempts = item.attempts.saturating_add(1);
+        let asked = failure.retry_after.unwrap_or_default();
         item.failure = Some(Box::new(failure));
         let (entry, attempts) = (item.entry, item.attempts);
         self.buffer.note_attempts(entry, attempts);
@@ -101,7 +102,8 @@ impl Feed {
             self.give_up(key, Reason::MaxAttempts);
         } else {
             let pause = delay(attempts, self.endpoint.is_flaky(attempts));
-            self.lanes.retry(key, Instant::now() + jitter(pause, rand::random()));
+            let pause = jitter(pause, rand::random()).max(asked);
+            self.lanes.retry(key, Instant::now() + pause);
         }
     }
 
