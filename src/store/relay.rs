@@ -90,6 +90,8 @@ pub struct NewEntries {
     pub entries: Vec<FeedEntry>,
     /// How many entries were trimmed before the feed read them, as far as Redis can tell.
     pub missed: u64,
+    /// How many entries are pending now, those of this read included.
+    pub pending: u64,
 }
 
 /// How far a feed is behind.
@@ -213,21 +215,29 @@ pub trait RelayStore: Send + Sync {
     /// Gives a lease back, if it is still held.
     async fn release(&self, lease: &Lease) -> Result<(), StoreError>;
 
-    /// Reads entries that were read before and not acknowledged, after an ID. Fewer than `limit` may be
-    /// returned though there are more, since their bytes are bounded too; none if there are no more.
+    /// Reads entries that were read before and not acknowledged, after an ID. It stops at the entry that
+    /// reaches `max_bytes`, of which the store has a bound of its own: fewer than `limit` may be returned
+    /// though there are more; none if there are no more.
     async fn pending(
         &self,
         lease: &Lease,
         after: EntryId,
         limit: usize,
+        max_bytes: usize,
     ) -> Result<Leased<Vec<FeedEntry>>, StoreError>;
 
     /// Reads new entries, which are pending from then on: also if this fails since the answer was lost, or
-    /// is dropped. [`Self::pending`] has them then. Fewer than `limit` may be returned though there are more.
+    /// is dropped. [`Self::pending`] has them then. `after` is the last entry that the feed has read, or an
+    /// earlier one: while the stream has an entry up to it, nothing was missed.
+    ///
+    /// It stops soon after `max_bytes`, of which the store has a bound of its own: fewer than `limit` may be
+    /// returned though there are more, and at least one if there is one.
     async fn new_entries(
         &self,
         lease: &Lease,
+        after: EntryId,
         limit: usize,
+        max_bytes: usize,
     ) -> Result<Leased<NewEntries>, StoreError>;
 
     /// Acknowledges entries.

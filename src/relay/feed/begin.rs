@@ -121,7 +121,9 @@ impl Feed {
             doorbell: Arc::clone(&self.doorbell),
             lease: self.lease.clone(),
             which,
+            position: self.position,
             limit,
+            max_bytes: bytes,
         };
         self.push(async move { Event::Read(which, read.run().await) });
     }

@@ -51,27 +51,34 @@ pub(super) struct Read {
     pub(super) doorbell: Arc<Doorbell>,
     pub(super) lease: Lease,
     pub(super) which: Which,
+    /// The last entry that the feed has read.
+    pub(super) position: EntryId,
     pub(super) limit: usize,
+    pub(super) max_bytes: usize,
 }
 
 impl Read {
     pub(super) async fn run(self) -> Result<Leased<Batch>, StoreError> {
         let store = self.context.store.as_ref();
+        let (lease, limit, max_bytes) = (&self.lease, self.limit, self.max_bytes);
         let mut read_to = None;
         let read = match self.which {
             Which::Pending(after) => {
-                let pending = store.pending(&self.lease, after, self.limit);
-                within(CALL_TIMEOUT, pending)
-                    .await?
-                    .map(|entries| NewEntries { entries, missed: 0 })
+                let pending = store.pending(lease, after, limit, max_bytes);
+                let pending = within(CALL_TIMEOUT, pending).await?;
+                pending.map(|entries| NewEntries { entries, ..NewEntries::default() })
             }
-            Which::New => within(CALL_TIMEOUT, store.new_entries(&self.lease, self.limit)).await?,
+            Which::New => {
+                let read = store.new_entries(lease, self.position, limit, max_bytes);
+                within(CALL_TIMEOUT, read).await?
+            }
             Which::NewAfter(after) => {
                 read_to = timeout(IDLE_MAX, self.doorbell.wait(after)).await.ok();
-                within(CALL_TIMEOUT, store.new_entries(&self.lease, self.limit)).await?
+                let read = store.new_entries(lease, self.position, limit, max_bytes);
+                within(CALL_TIMEOUT, read).await?
             }
         };
-        let NewEntries { entries, missed } = match read {
+        let NewEntries { entries, missed, pending: _ } = match read {
             Leased::Held(read) => read,
             Leased::Lost => return Ok(Leased::Lost),
         };

@@ -284,6 +284,7 @@ impl RelayStore for FakeStore {
         lease: &Lease,
         after: EntryId,
         limit: usize,
+        max_bytes: usize,
     ) -> Result<Leased<Vec<FeedEntry>>, StoreError> {
         self.call("pending").await?;
         let state = self.lock();
@@ -292,18 +293,22 @@ impl RelayStore for FakeStore {
         }
         let Some(group) = state.groups.get(&lease.feed) else { return Ok(Leased::Lost) };
         let pending = group.pending.range(after.after()..).take(limit);
+        let mut left = max_bytes;
         let entry = |(id, attempts): (&EntryId, &u32)| FeedEntry {
             id: *id,
             attempts: *attempts,
             content: state.content(&lease.feed, *id),
         };
-        Ok(Leased::Held(pending.map(entry).collect()))
+        let fits = |entry: &FeedEntry| take_bytes(&mut left, &entry.content);
+        Ok(Leased::Held(pending.map(entry).take_while(fits).collect()))
     }
 
     async fn new_entries(
         &self,
         lease: &Lease,
+        _after: EntryId,
         limit: usize,
+        max_bytes: usize,
     ) -> Result<Leased<NewEntries>, StoreError> {
         self.call("new_entries").await?;
         let mut state = self.lock();
@@ -312,7 +317,9 @@ impl RelayStore for FakeStore {
         }
         let read = state.groups.get(&lease.feed).map(|group| group.read).unwrap_or_default();
         let stream = state.streams[lease.feed.partition].range(read.after()..);
-        let ids: Vec<_> = stream.take(limit).map(|(id, _)| *id).collect();
+        let mut left = max_bytes;
+        let stream = stream.take(limit).take_while(|(_, content)| take_bytes(&mut left, content));
+        let ids: Vec<_> = stream.map(|(id, _)| *id).collect();
         let content = |id: &EntryId| state.content(&lease.feed, *id);
         let entries: Vec<_> =
             ids.iter().map(|id| FeedEntry { id: *id, attempts: 0, content: content(id) }).collect();
@@ -320,11 +327,12 @@ impl RelayStore for FakeStore {
         group.read = ids.last().copied().unwrap_or(read);
         group.pending.extend(ids.into_iter().map(|id| (id, 0)));
         let missed = std::mem::take(&mut group.missed);
+        let pending = u64::try_from(group.pending.len()).unwrap();
         if state.lost_reads > 0 {
             state.lost_reads -= 1;
             return Err(StoreError::unavailable("the answer was lost"));
         }
-        Ok(Leased::Held(NewEntries { entries, missed }))
+        Ok(Leased::Held(NewEntries { entries, missed, pending }))
     }
 
     async fn acknowledge(
@@ -428,6 +436,15 @@ impl RelayStore for FakeStore {
         self.lock().checks.insert(webhook.clone(), Instant::now() + pause);
         Ok(())
     }
+}
+
+/// Takes the bytes of an entry, unless they are used up.
+fn take_bytes(left: &mut usize, content: &EntryContent) -> bool {
+    let fits = *left > 0;
+    if let EntryContent::Stored { payload: Some(payload), .. } = content {
+        *left = left.saturating_sub(payload.len());
+    }
+    fits
 }
 
 /// The log of a partition of the store.

@@ -69,7 +69,7 @@ async fn the_bytes_of_one_read_are_bounded() {
     assert_eq!(read, added);
     let (mut pending, mut after) = (Vec::new(), EntryId::ZERO);
     loop {
-        let step = held(subject.store.pending(&lease, after, 1000).await.unwrap());
+        let step = held(subject.store.pending(&lease, after, 1000, BYTES).await.unwrap());
         assert!(step.len() <= 4, "{}", step.len());
         let Some(last) = step.last() else { break };
         after = last.id;

@@ -16,7 +16,7 @@ async fn a_redis_that_hangs_is_away_after_two_seconds() {
     let feed = feed(0);
     let (renewed, read, state, lag) = tokio::join!(
         subject.store.renew(&lease, LONG),
-        subject.store.new_entries(&lease, 9),
+        subject.store.new_entries(&lease, EntryId::ZERO, 9, BYTES),
         subject.store.state(&lease.feed.webhook),
         subject.store.lag(&feed),
     );
@@ -86,14 +86,17 @@ async fn feeds_go_on_at_the_master_that_sentinels_promote() {
     let master = group.master().await;
     let add = format!("XADD {STREAM} * other 1");
     let added: String = group.node(master).run(&add).await;
-    assert_eq!(held(store.new_entries(&lease, 9).await.unwrap()).entries.len(), 1);
+    assert_eq!(
+        held(store.new_entries(&lease, EntryId::ZERO, 9, BYTES).await.unwrap()).entries.len(),
+        1
+    );
     store.subscribe(&webhook(), &[user(1)]).await.unwrap();
     assert_eq!(group.node(master).run::<u64>("WAIT 1 10000").await, 1);
 
     let lost = group.kill_master().await;
     group.wait_for_failover(lost).await;
     let pending = eventually("the feed goes on", LONG, async || {
-        store.pending(&lease, EntryId::ZERO, 9).await.ok()
+        store.pending(&lease, EntryId::ZERO, 9, BYTES).await.ok()
     })
     .await;
     assert_eq!(ids(&held(pending)), [added.parse().unwrap()]);

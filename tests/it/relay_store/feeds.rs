@@ -28,8 +28,8 @@ async fn whoever_lost_a_lease_does_nothing() {
     // Expired: also before another one has it.
     let others_turn = async || {
         assert_eq!(store.renew(&loser, LONG).await.unwrap(), Leased::Lost);
-        assert_eq!(store.new_entries(&loser, 9).await.unwrap(), Leased::Lost);
-        assert_eq!(store.pending(&loser, EntryId::ZERO, 9).await.unwrap(), Leased::Lost);
+        assert_eq!(store.new_entries(&loser, EntryId::ZERO, 9, BYTES).await.unwrap(), Leased::Lost);
+        assert_eq!(store.pending(&loser, EntryId::ZERO, 9, BYTES).await.unwrap(), Leased::Lost);
         assert_eq!(store.acknowledge(&loser, &added).await.unwrap(), Leased::Lost);
         assert_eq!(store.note_attempts(&loser, &[(added[0], 9)]).await.unwrap(), Leased::Lost);
         store.release(&loser).await.unwrap();
@@ -89,9 +89,9 @@ async fn the_next_holder_inherits_attempts_and_what_is_pending() {
         let of_each: Vec<_> = pending.iter().map(|entry| (entry.id, entry.attempts)).collect();
         assert_eq!(of_each, expected);
     }
-    let of_step = held(subject.store.pending(&after, added[0], 1).await.unwrap());
+    let of_step = held(subject.store.pending(&after, added[0], 1, BYTES).await.unwrap());
     assert_eq!(ids(&of_step), [added[2]]);
-    assert_eq!(held(subject.store.pending(&after, added[3], 9).await.unwrap()), []);
+    assert_eq!(held(subject.store.pending(&after, added[3], 9, BYTES).await.unwrap()), []);
     assert_eq!(ids(&subject.new_entries(&after, 9).await.entries), added[4..]);
 }
 
@@ -105,7 +105,7 @@ async fn thousands_are_acknowledged_and_noted_at_once() {
     assert_eq!(read.len(), 5000);
     let attempts: Vec<_> = read.iter().map(|entry| (entry.id, 3)).collect();
     held(subject.store.note_attempts(&lease, &attempts).await.unwrap());
-    let pending = held(subject.store.pending(&lease, EntryId::ZERO, 9000).await.unwrap());
+    let pending = held(subject.store.pending(&lease, EntryId::ZERO, 9000, BYTES).await.unwrap());
     assert!(pending.len() == 5000 && pending.iter().all(|entry| entry.attempts == 3));
     held(subject.store.acknowledge(&lease, &ids(&read)).await.unwrap());
     assert_eq!(subject.store.lag(&feed(0)).await.unwrap(), FeedLag::default());
@@ -135,8 +135,12 @@ async fn a_group_that_vanished_costs_the_lease_and_is_created_again() {
         let added = subject.add_many(0, 1).await;
         assert_eq!(ids(&subject.new_entries(&lease, 9).await.entries), added, "{vanish}");
         redis.run::<()>(&vanish).await;
-        assert_eq!(store.pending(&lease, EntryId::ZERO, 9).await.unwrap(), Leased::Lost);
-        assert_eq!(store.new_entries(&lease, 9).await.unwrap(), Leased::Lost, "{vanish}");
+        assert_eq!(store.pending(&lease, EntryId::ZERO, 9, BYTES).await.unwrap(), Leased::Lost);
+        assert_eq!(
+            store.new_entries(&lease, EntryId::ZERO, 9, BYTES).await.unwrap(),
+            Leased::Lost,
+            "{vanish}"
+        );
         assert_eq!(store.lag(&feed(0)).await.unwrap(), FeedLag::default());
         // Another one need not wait until it expires.
         let next = subject.acquire(&feed(0), "b").await;

@@ -33,6 +33,9 @@ const STREAM: &str = "direct_message_mark_read_events";
 /// Longer than any test takes.
 const LONG: Duration = Duration::from_secs(60);
 
+/// Most bytes of a read, where it is of no matter.
+const BYTES: usize = usize::MAX;
+
 const SHORT: Duration = Duration::from_millis(100);
 
 /// A store of the relay, with access to the Redis that has it.
@@ -144,11 +147,11 @@ impl Subject {
     }
 
     async fn new_entries(&self, lease: &Lease, limit: usize) -> NewEntries {
-        held(self.store.new_entries(lease, limit).await.unwrap())
+        held(self.store.new_entries(lease, EntryId::ZERO, limit, BYTES).await.unwrap())
     }
 
     async fn pending(&self, lease: &Lease) -> Vec<FeedEntry> {
-        held(self.store.pending(lease, EntryId::ZERO, 1000).await.unwrap())
+        held(self.store.pending(lease, EntryId::ZERO, 1000, BYTES).await.unwrap())
     }
 }
 

@@ -38,17 +38,19 @@ pub(crate) async fn pass_of_feed(store: &dyn RelayStore, feed: &FeedId, added: &
         Leased::Held(EntryId::ZERO)
     );
     assert_eq!(store.renew(&lease, LONG).await.unwrap(), Leased::Held(()));
-    let read = held(store.new_entries(&lease, 100).await.unwrap());
-    assert_eq!((ids(&read.entries), read.missed), (added.to_vec(), 0));
+    let read = held(store.new_entries(&lease, EntryId::ZERO, 100, BYTES).await.unwrap());
+    assert_eq!((ids(&read.entries), read.missed, read.pending), (added.to_vec(), 0, 3));
     assert_eq!(read.entries[0].content, stored(b"0"));
     let lag = FeedLag { entries: 3, oldest: Some(added[0]) };
     assert_eq!(store.lag(feed).await.unwrap(), lag);
     let noted = store.note_attempts(&lease, &[(added[1], 7)]).await.unwrap();
     assert_eq!(noted, Leased::Held(()));
     assert_eq!(store.acknowledge(&lease, &added[..1]).await.unwrap(), Leased::Held(()));
-    let pending = held(store.pending(&lease, EntryId::ZERO, 100).await.unwrap());
+    let pending = held(store.pending(&lease, EntryId::ZERO, 100, BYTES).await.unwrap());
     let of_each: Vec<_> = pending.iter().map(|entry| (entry.id, entry.attempts)).collect();
     assert_eq!(of_each, [(added[1], 7), (added[2], 0)]);
+    let read = held(store.new_entries(&lease, added[2], 100, BYTES).await.unwrap());
+    assert_eq!(read, NewEntries { pending: 2, ..NewEntries::default() });
     assert_eq!(store.acknowledge(&lease, added).await.unwrap(), Leased::Held(()));
     assert_eq!(store.lag(feed).await.unwrap(), FeedLag::default());
     store.release(&lease).await.unwrap();

@@ -11,8 +11,9 @@ use crate::store::relay::{EntryContent, FeedEntry};
 /// Most bytes of one entry: 1 MiB of user objects, and the rest of an event.
 pub(super) const ENTRY_MAX_BYTES: usize = 1024 * 1024 + 64 * 1024;
 
-/// Bytes after which no more entries are read. Up to eight are read at once, so a reply has at most 12.5 MiB.
-pub(super) const READ_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes after which no more entries are read, at most. Up to eight are read at once, so a reply has at most
+/// 12.5 MiB.
+pub(super) const READ_MAX_BYTES: usize = 4 * 1024 * 1024;
 
 pub(super) fn parse_entries(entries: &[Value]) -> Result<Vec<FeedEntry>, StoreError> {
     entries.iter().map(parse_entry).collect()

@@ -2,7 +2,7 @@
 
 use redis::{Cmd, Value};
 
-use super::entries::{ENTRY_MAX_BYTES, READ_BYTES, parse_entries};
+use super::entries::{ENTRY_MAX_BYTES, READ_MAX_BYTES, parse_entries};
 use super::leases::{fill_lease_and_stream, parse_done};
 use crate::domain::EntryId;
 use crate::store::StoreError;
@@ -90,20 +90,25 @@ impl RedisStore {
     pub(super) async fn read_new_entries(
         &self,
         lease: &Lease,
+        after: EntryId,
         limit: usize,
+        max_bytes: usize,
     ) -> Result<Leased<NewEntries>, StoreError> {
         let script = &self.relay.feeds.new_entries;
         let call = FeedCall { name: "relay_new_entries", script, count: 1 };
         let fill = |call: Cmd, keys: &Keys| {
             let mut call = fill_lease_and_stream(call, keys, lease);
-            call.arg(Keys::relay_group(&lease.feed.webhook)).arg(limit);
-            call.arg(ENTRY_MAX_BYTES).arg(READ_BYTES);
+            call.arg(Keys::relay_group(&lease.feed.webhook)).arg(after.to_string()).arg(limit);
+            call.arg(ENTRY_MAX_BYTES).arg(max_bytes.clamp(1, READ_MAX_BYTES));
             call
         };
         self.call_feed(&lease.feed, call, fill, |reply| {
             parse_leased(reply, |rest| {
-                let [missed, entries @ ..] = rest else { return Err(unexpected(reply)) };
-                Ok(NewEntries { entries: parse_entries(entries)?, missed: integer(missed)? })
+                let [missed, pending, entries @ ..] = rest else {
+                    return Err(unexpected(reply));
+                };
+                let (missed, pending) = (integer(missed)?, integer(pending)?);
+                Ok(NewEntries { entries: parse_entries(entries)?, missed, pending })
             })
         })
         .await
@@ -114,13 +119,14 @@ impl RedisStore {
         lease: &Lease,
         after: EntryId,
         limit: usize,
+        max_bytes: usize,
     ) -> Result<Leased<Vec<FeedEntry>>, StoreError> {
         let script = &self.relay.feeds.pending;
         let call = FeedCall { name: "relay_pending", script, count: 1 };
         let fill = |call: Cmd, keys: &Keys| {
             let mut call = fill_lease_and_stream(call, keys, lease);
             call.arg(Keys::relay_group(&lease.feed.webhook)).arg(after.after().to_string());
-            call.arg(limit).arg(ENTRY_MAX_BYTES).arg(READ_BYTES);
+            call.arg(limit).arg(ENTRY_MAX_BYTES).arg(max_bytes.clamp(1, READ_MAX_BYTES));
             call
         };
         self.call_feed(&lease.feed, call, fill, |reply| parse_leased(reply, parse_entries)).await

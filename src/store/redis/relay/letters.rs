@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use redis::{Cmd, Value, cmd};
 
-use super::entries::{ENTRY_MAX_BYTES, READ_BYTES};
+use super::entries::{ENTRY_MAX_BYTES, READ_MAX_BYTES};
 use crate::domain::{DeliveryId, EntryId, WebhookName};
 use crate::store::StoreError;
 use crate::store::redis::errors::unexpected;
@@ -110,7 +110,7 @@ fn fill_fields(add: &mut Cmd, letter: &DeadLetter) {
 /// Adds the key and arguments to a call of `dead_letters.lua`.
 pub(crate) fn fill_letters(mut call: Cmd, key: &str, after: EntryId, limit: usize) -> Cmd {
     call.arg(1).arg(key).arg(after.after().to_string()).arg(limit);
-    call.arg(LETTER_MAX_BYTES).arg(READ_BYTES);
+    call.arg(LETTER_MAX_BYTES).arg(READ_MAX_BYTES);
     call
 }
 

@@ -101,16 +101,19 @@ impl RelayStore for RedisStore {
         lease: &Lease,
         after: EntryId,
         limit: usize,
+        max_bytes: usize,
     ) -> Result<Leased<Vec<FeedEntry>>, StoreError> {
-        in_time(self.pending_entries(lease, after, limit)).await
+        in_time(self.pending_entries(lease, after, limit, max_bytes)).await
     }
 
     async fn new_entries(
         &self,
         lease: &Lease,
+        after: EntryId,
         limit: usize,
+        max_bytes: usize,
     ) -> Result<Leased<NewEntries>, StoreError> {
-        in_time(self.read_new_entries(lease, limit)).await
+        in_time(self.read_new_entries(lease, after, limit, max_bytes)).await
     }
 
     async fn acknowledge(

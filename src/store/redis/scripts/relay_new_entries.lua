@@ -2,16 +2,18 @@
 --
 -- KEYS[1..2]    the lease, the stream
 -- ARGV[1..2]    the token, the group
--- ARGV[3]       how many entries to read at most
--- ARGV[4..5]    most bytes of one entry, and bytes after which no more are read
+-- ARGV[3..4]    the last entry that the feed has read, how many entries to read at most
+-- ARGV[5..6]    most bytes of one entry, and bytes after which no more are read
 --
---   reply                      when
---   'held', missed, entry, …   the lease has the token: how many entries were removed before the
---                              group read them, and entries as of `relay_entry.lua`
---   'lost'                     it has another token or none; or the group vanished. Then the lease
---                              is given back, so that the next acquisition creates the group
+--   reply                                 when
+--   'held', missed, pending, entry, …     the lease has the token: how many entries were removed
+--                                         before the group read them, how many are pending now,
+--                                         and entries as of `relay_entry.lua`
+--   'lost'                                it has another token or none; or the group vanished. Then
+--                                         the lease is given back, so that the next acquisition
+--                                         creates the group
 
--- Entries that are read at a time: what they have more than ARGV[5] allows is bounded by this.
+-- Entries that are read at a time: what they have more than ARGV[6] allows is bounded by this.
 local STEP = 8
 
 -- Returns how many entries were removed before the group read them.
@@ -39,8 +41,8 @@ if not group then
   call('DEL', KEYS[1])
   return {'lost'}
 end
-local left, entry_max, bytes_max = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local reply, bytes = {'held', count_missed(group)}, 0
+local left, entry_max, bytes_max = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local reply, bytes = {'held', count_missed(group), 0}, 0
 while left > 0 and bytes < bytes_max do
   local count = math.min(left, STEP)
   local which = {'GROUP', ARGV[2], 'relay', 'COUNT', count, 'STREAMS', KEYS[2], '>'}
@@ -53,4 +55,5 @@ while left > 0 and bytes < bytes_max do
   end
   left = #entries < count and 0 or left - count
 end
+reply[3] = call('XPENDING', KEYS[2], ARGV[2])[1]
 return reply
