@@ -75,14 +75,18 @@ pub(super) enum Preference {
 }
 
 impl Lanes {
-    /// Adds a delivery at the end of its lane.
-    pub(super) fn add(&mut self, key: LaneKey, item: Item) {
+    /// Adds a delivery at the end of its lane. If the lane is new, it begins at a time, or at once.
+    pub(super) fn add(&mut self, key: LaneKey, item: Item, begin_at: Option<Instant>) {
         match self.all.entry(key) {
             Entry::Occupied(lane) => lane.into_mut().rest.push_back(item),
             Entry::Vacant(lane) => {
                 let attempts = item.attempts;
-                lane.insert(Lane { first: item, rest: VecDeque::new(), state: LaneState::Ready });
-                self.push_ready(key, attempts);
+                let state = begin_at.map_or(LaneState::Ready, LaneState::Waiting);
+                lane.insert(Lane { first: item, rest: VecDeque::new(), state });
+                match begin_at {
+                    Some(at) => drop(self.waiting.insert((at, key))),
+                    None => self.push_ready(key, attempts),
+                }
             }
         }
     }
@@ -205,7 +209,7 @@ mod tests {
     fn a_lane_has_one_delivery_at_a_time_in_order_and_others_go_on() {
         let mut lanes = Lanes::default();
         for number in 1..=6 {
-            lanes.add(key(number % 2 + 10), item(number));
+            lanes.add(key(number % 2 + 10), item(number), None);
         }
         assert_eq!(begin_all(&mut lanes), [1, 2]);
         assert_eq!(lanes.finish(key(11)).map(|item| item.entry.ms), Some(1));
@@ -223,8 +227,8 @@ mod tests {
     fn a_delivery_that_failed_comes_again_before_those_behind_it() {
         let (mut lanes, now) = (Lanes::default(), Instant::now());
         let second = Duration::from_secs(1);
-        lanes.add(key(10), item(1));
-        lanes.add(key(10), item(2));
+        lanes.add(key(10), item(1), None);
+        lanes.add(key(10), item(2), None);
         lanes.begin(Preference::Turns);
         lanes.current(key(10)).unwrap().attempts += 1;
         lanes.retry(key(10), now + second);
@@ -242,7 +246,7 @@ mod tests {
         let mut lanes = Lanes::default();
         for number in 1..=10 {
             let attempts = u32::from(number <= 3);
-            lanes.add(key(number + 10), Item { attempts, ..item(number) });
+            lanes.add(key(number + 10), Item { attempts, ..item(number) }, None);
         }
         assert_eq!(lanes.next(Preference::Fresh).map(|(_, item)| item.entry.ms), Some(4));
         assert_eq!(begin_all(&mut lanes), [4, 5, 6, 1, 7, 8, 9, 2, 10, 3]);
@@ -261,7 +265,7 @@ mod tests {
         let (mut lanes, now) = (Lanes::default(), Instant::now());
         let seconds = Duration::from_secs;
         for (lane, wait) in [(10, 100), (11, 1), (12, 100)] {
-            lanes.add(key(lane), item(lane));
+            lanes.add(key(lane), item(lane), None);
             lanes.begin(Preference::Turns);
             lanes.retry(key(lane), now + seconds(wait));
         }
@@ -270,5 +274,16 @@ mod tests {
         assert_eq!(begin_all(&mut lanes), [11]);
         assert_eq!(lanes.wake(now + seconds(5)), Some(now + seconds(100)));
         assert_eq!(begin_all(&mut lanes), [10]);
+    }
+
+    #[test]
+    fn a_lane_may_begin_with_a_wait() {
+        let (mut lanes, now) = (Lanes::default(), Instant::now());
+        let later = now + Duration::from_secs(1);
+        lanes.add(key(10), item(1), Some(later));
+        lanes.add(key(10), item(2), None);
+        assert_eq!((lanes.wake(now), begin_all(&mut lanes).len()), (Some(later), 0));
+        lanes.wake(later);
+        assert_eq!(begin_all(&mut lanes), [1]);
     }
 }

@@ -61,6 +61,8 @@ struct Context {
     clock: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// Feeds that this process delivers.
     owned: AtomicUsize,
+    /// Bytes of the entries that its feeds hold, or are about to read.
+    held_bytes: Arc<AtomicUsize>,
 }
 
 impl Context {
@@ -70,7 +72,14 @@ impl Context {
         process: String,
         clock: Arc<dyn Fn() -> u64 + Send + Sync>,
     ) -> Self {
-        Self { store, config, process, clock, owned: AtomicUsize::new(0) }
+        Self {
+            store,
+            config,
+            process,
+            clock,
+            owned: AtomicUsize::new(0),
+            held_bytes: Arc::default(),
+        }
     }
 
     fn owned(&self) -> usize {

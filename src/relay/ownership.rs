@@ -15,7 +15,7 @@ use super::assignment::feeds_of;
 use super::checks::Checks;
 use super::doorbell::Doorbell;
 use super::endpoint::Endpoint;
-use super::feed::{Feed, FeedEnd, FeedStatus};
+use super::feed::{Feed, FeedEnd, FeedStart, FeedStatus};
 use super::lease::LEASE_TTL;
 use super::webhook::Webhooks;
 use crate::domain::{EntryId, WebhookName};
@@ -30,6 +30,11 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// How long deliveries under way may finish when a feed goes to another process.
 const HAND_OVER: Duration = Duration::from_secs(10);
+
+/// Entries that are remembered of feeds whose leases were lost, in all, and for how long: Redis is back by then,
+/// or others deliver them.
+const DONE_MAX: usize = 100_000;
+const DONE_AGE_MAX: Duration = Duration::from_secs(600);
 
 /// What this process owns.
 pub(super) struct Ownership {
@@ -46,6 +51,8 @@ pub(super) struct Ownership {
     feeds: BTreeMap<FeedId, OwnedFeed>,
     tasks: JoinSet<FeedEnd>,
     feeds_of_tasks: HashMap<Id, FeedId>,
+    /// Entries that were done when their feed's lease was lost, and could not be acknowledged.
+    done: BTreeMap<FeedId, (Instant, BTreeSet<EntryId>)>,
 }
 
 struct KnownWebhook {
@@ -88,6 +95,7 @@ impl Ownership {
             feeds: BTreeMap::new(),
             tasks: JoinSet::new(),
             feeds_of_tasks: HashMap::new(),
+            done: BTreeMap::new(),
         }
     }
 
@@ -109,6 +117,7 @@ impl Ownership {
         self.processes.clear();
         let endpoints = &self.endpoints;
         self.wanted.retain(|feed| endpoints.contains_key(&feed.webhook));
+        self.done.retain(|feed, _| endpoints.contains_key(&feed.webhook));
         self.hand_over();
     }
 
@@ -169,7 +178,7 @@ impl Ownership {
                 let (task, end) = match ended {
                     Ok((task, end)) => (task, end),
                     // A panic, which is logged.
-                    Err(error) => (error.id(), FeedEnd::Lost),
+                    Err(error) => (error.id(), FeedEnd::default()),
                 };
                 self.ended(task, end);
             }
@@ -204,7 +213,9 @@ impl Ownership {
         };
         tracing::debug!(webhook = id.webhook.as_str(), partition = id.partition, "lease taken");
         let (context, doorbell) = (Arc::clone(&self.context), Arc::clone(doorbell));
-        let feed = Feed::new(context, Arc::clone(&endpoint), doorbell, (lease, sent, position));
+        let done = self.done.remove(&id).map(|(_, done)| done).unwrap_or_default();
+        let start = FeedStart { lease, sent, position, done };
+        let feed = Feed::new(context, Arc::clone(&endpoint), doorbell, start);
         let status = feed.status();
         let (stop, stopped) = watch::channel(None);
         let task = self.tasks.spawn(feed.run(stopped)).id();
@@ -225,9 +236,22 @@ impl Ownership {
         feed.endpoint.metrics.add_leases(-1);
         self.context.set_owned(self.feeds.len());
         let (webhook, partition) = (id.webhook.as_str(), id.partition);
-        match end {
-            FeedEnd::Released => tracing::debug!(webhook, partition, "lease given back"),
-            FeedEnd::Lost => tracing::debug!(webhook, partition, "lease lost"),
+        if end.is_released {
+            tracing::debug!(webhook, partition, "lease given back");
+        } else {
+            tracing::debug!(webhook, partition, "lease lost");
+        }
+        self.remember(id, end.done);
+    }
+
+    /// Remembers what a feed was done with, for the next one of this process.
+    fn remember(&mut self, feed: FeedId, done: BTreeSet<EntryId>) {
+        let now = Instant::now();
+        self.done.retain(|_, (since, _)| now - *since < DONE_AGE_MAX);
+        let known: usize = self.done.values().map(|(_, done)| done.len()).sum();
+        let is_known = self.endpoints.contains_key(&feed.webhook);
+        if is_known && !done.is_empty() && known + done.len() <= DONE_MAX {
+            self.done.insert(feed, (now, done));
         }
     }
 

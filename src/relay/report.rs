@@ -61,24 +61,32 @@ async fn report(context: Arc<Context>, endpoints: Vec<Arc<Endpoint>>, feeds: Vec
             (feed.webhook, lag.ok().and_then(Result::ok))
         }
     });
-    let mut lags = lags.buffer_unordered(CALLS_AT_ONCE);
-    let mut sums: BTreeMap<WebhookName, Option<FeedLag>> = BTreeMap::new();
-    while let Some((webhook, lag)) = lags.next().await {
-        let sum = sums.entry(webhook).or_insert(Some(FeedLag::default()));
-        *sum = sum.zip(lag).map(|(sum, lag)| add(sum, lag));
-    }
+    let lags: Vec<_> = lags.buffer_unordered(CALLS_AT_ONCE).collect().await;
+    let mut sums = sum(lags);
     let now_ms = (context.clock)();
     for endpoint in endpoints {
         let letters = context.store.count_dead_letters(&endpoint.name);
         if let Ok(Ok(letters)) = timeout(CALL_TIMEOUT, letters).await {
             endpoint.metrics.set_dead_letters(letters);
         }
-        // What is not known stays as it was.
+        // If no lag is known, the gauges stay as they were.
         if let Some(lag) = sums.remove(&endpoint.name).unwrap_or(Some(FeedLag::default())) {
             let ms = lag.oldest.map_or(0, |oldest| now_ms.saturating_sub(oldest.ms));
             endpoint.metrics.set_lag(lag.entries, Duration::from_millis(ms));
         }
     }
+}
+
+/// Sums the lags that are known, of each webhook.
+fn sum(lags: Vec<(WebhookName, Option<FeedLag>)>) -> BTreeMap<WebhookName, Option<FeedLag>> {
+    let mut sums: BTreeMap<_, Option<FeedLag>> = BTreeMap::new();
+    for (webhook, lag) in lags {
+        let sum = sums.entry(webhook).or_default();
+        if let Some(lag) = lag {
+            *sum = Some(add(sum.unwrap_or_default(), lag));
+        }
+    }
+    sums
 }
 
 fn add(sum: FeedLag, lag: FeedLag) -> FeedLag {
@@ -103,5 +111,15 @@ mod tests {
         assert_eq!(add(lag(1, Some(5)), lag(2, Some(3))), lag(3, Some(3)));
         assert_eq!(add(lag(0, None), lag(2, Some(3))), lag(2, Some(3)));
         assert_eq!(add(lag(1, Some(1)), lag(0, None)), lag(1, Some(1)));
+    }
+
+    #[test]
+    fn a_partition_that_does_not_answer_leaves_the_lag_of_the_others() {
+        let name = |name: &str| name.parse::<WebhookName>().unwrap();
+        let lag = |entries| Some(FeedLag { entries, oldest: None });
+        let lags =
+            vec![(name("v"), lag(2)), (name("v"), None), (name("v"), lag(3)), (name("w"), None)];
+        let sums = sum(lags);
+        assert_eq!((sums[&name("v")], sums[&name("w")]), (lag(5), None));
     }
 }

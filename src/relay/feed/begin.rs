@@ -6,8 +6,11 @@ use tokio::time::Instant;
 
 use super::attempt::{AttemptParts, attempt};
 use super::buffer::share;
-use super::read::{Read, Which};
-use super::{CALL_TIMEOUT, Event, Feed, Letter, NOTE_INTERVAL, READ_BYTES, within};
+use super::read::Read;
+use super::{
+    CALL_TIMEOUT, Event, Feed, Letter, NOTE_INTERVAL, READ_BYTES, READ_MAX_ENTRIES,
+    UNACKNOWLEDGED_MAX, within,
+};
 use crate::domain::DeliveryId;
 use crate::relay::dead_letters::{self, Reason};
 use crate::relay::endpoint::NotNow;
@@ -105,14 +108,19 @@ impl Feed {
         if !self.reading.may_begin(now) || !self.endpoint.is_open() {
             return;
         }
-        let (limit, feeds) = (self.read_size.entries(), self.context.owned());
-        let bytes = READ_BYTES.min(share(feeds) / 2);
+        let feeds = self.context.owned();
+        let (mut limit, mut bytes) = (READ_MAX_ENTRIES, READ_BYTES.min(share(feeds) / 2));
         if !self.buffer.has_room(limit, bytes, feeds) {
             return;
         }
-        if let Some((_, after)) = self.recheck.take_if(|(at, _)| *at <= now) {
-            self.which = Which::Pending(after);
+        if !self.memory.try_set(self.buffer.bytes() + bytes) {
+            // One that holds something looks again with its next renewal.
+            if self.buffer.len() > 0 {
+                return;
+            }
+            (limit, bytes) = (1, 1);
         }
+        self.reading_bytes = bytes;
         self.reading.is_running = true;
         let which = self.which;
         let read = Read {
@@ -124,6 +132,7 @@ impl Feed {
             position: self.position,
             limit,
             max_bytes: bytes,
+            known: self.buffer.known(),
         };
         self.push(async move { Event::Read(which, read.run().await) });
     }
@@ -131,7 +140,7 @@ impl Feed {
     /// Begins attempts while there are ready lanes and places. Returns when the circuit permits the next.
     fn begin_attempts(&mut self, now: Instant) -> Option<Instant> {
         let now_ms = (self.context.clock)();
-        let is_open = self.endpoint.is_open();
+        let is_open = self.endpoint.is_open() && self.buffer.unacknowledged() < UNACKNOWLEDGED_MAX;
         let preference =
             if self.endpoint.is_circuit_open() { Preference::Fresh } else { Preference::Turns };
         while let Some((_, item)) = self.lanes.next(preference) {

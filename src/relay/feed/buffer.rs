@@ -1,15 +1,16 @@
 //! The entries that a feed holds until they are acknowledged.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::domain::EntryId;
 
 /// Most entries of a feed in memory.
 pub(super) const MAX_ENTRIES: usize = 4096;
 
-/// Bytes of all feeds of a process, and the least share of one.
-const PROCESS_BYTES: usize = 64 * 1024 * 1024;
-const FEED_MIN_BYTES: usize = 256 * 1024;
+/// Bytes of all feeds of a process. A feed that holds nothing may read an entry beyond them.
+pub(super) const PROCESS_BYTES: usize = 64 * 1024 * 1024;
 
 /// What an entry takes besides its payload, approximately.
 const ENTRY_BYTES: usize = 400;
@@ -24,8 +25,10 @@ pub(super) struct Buffer {
     held: HashMap<EntryId, Held>,
     bytes: usize,
     /// Entries to acknowledge, and those of the acknowledgement under way.
-    done: Vec<EntryId>,
-    acknowledging: Vec<EntryId>,
+    done: BTreeSet<EntryId>,
+    acknowledging: BTreeSet<EntryId>,
+    /// Entries that an earlier feed of this process was done with, and could not acknowledge.
+    inherited: BTreeSet<EntryId>,
     /// Attempts that are to be noted.
     notes: HashMap<EntryId, u32>,
 }
@@ -39,7 +42,21 @@ struct Held {
 }
 
 impl Buffer {
-    /// Holds an entry until so many deliveries are decided.
+    /// Creates it with what the process was done with before.
+    pub(super) fn new(inherited: BTreeSet<EntryId>) -> Self {
+        Self { inherited, ..Self::default() }
+    }
+
+    /// Returns whether an entry that was read is to be delivered. One that is here already is not, nor one
+    /// that an earlier feed was done with, which is only acknowledged.
+    pub(super) fn is_new(&mut self, entry: EntryId) -> bool {
+        if self.inherited.remove(&entry) {
+            self.done.insert(entry);
+        }
+        !self.knows(entry)
+    }
+
+    /// Holds a new entry until so many deliveries are decided.
     pub(super) fn hold(
         &mut self,
         entry: EntryId,
@@ -48,7 +65,7 @@ impl Buffer {
         attempts: u32,
     ) {
         if deliveries == 0 {
-            self.done.push(entry);
+            self.done.insert(entry);
             return;
         }
         let bytes = payload + ENTRY_BYTES;
@@ -64,7 +81,7 @@ impl Buffer {
             self.bytes = self.bytes.saturating_sub(held.bytes);
             self.held.remove(&entry);
             self.notes.remove(&entry);
-            self.done.push(entry);
+            self.done.insert(entry);
         }
     }
 
@@ -78,16 +95,16 @@ impl Buffer {
     }
 
     /// Returns whether an entry is here, maybe acknowledged already.
-    pub(super) fn knows(&self, entry: EntryId) -> bool {
+    fn knows(&self, entry: EntryId) -> bool {
         self.held.contains_key(&entry)
             || self.done.contains(&entry)
             || self.acknowledging.contains(&entry)
     }
 
-    /// Returns whether a read of so many entries and bytes fits: always if nothing is held.
+    /// Returns whether a read of so many entries and bytes fits. Any bytes do if nothing is held.
     pub(super) fn has_room(&self, entries: usize, bytes: usize, feeds: usize) -> bool {
-        self.held.is_empty()
-            || (self.held.len() + entries <= MAX_ENTRIES && self.bytes + bytes <= share(feeds))
+        self.known() + entries <= MAX_ENTRIES
+            && (self.held.is_empty() || self.bytes + bytes <= share(feeds))
     }
 
     /// Returns how many entries are held.
@@ -95,14 +112,37 @@ impl Buffer {
         self.held.len()
     }
 
+    /// Returns how many bytes the entries take that are held.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Returns how many entries are here that are pending in the store.
+    pub(super) fn known(&self) -> usize {
+        self.held.len() + self.unacknowledged()
+    }
+
+    /// Returns how many entries are done and not acknowledged.
+    pub(super) fn unacknowledged(&self) -> usize {
+        self.done.len() + self.acknowledging.len()
+    }
+
+    /// Takes the entries that are done and not acknowledged, as far as is known.
+    pub(super) fn take_done(&mut self) -> BTreeSet<EntryId> {
+        let mut done = std::mem::take(&mut self.done);
+        done.append(&mut self.acknowledging);
+        done.append(&mut self.inherited);
+        done
+    }
+
     /// Takes entries to acknowledge, if no acknowledgement is under way.
     pub(super) fn begin_acknowledgement(&mut self) -> Option<Vec<EntryId>> {
         if self.done.is_empty() || !self.acknowledging.is_empty() {
             return None;
         }
-        let from = self.done.len().saturating_sub(ACK_MAX_ENTRIES);
-        self.acknowledging = self.done.split_off(from);
-        Some(self.acknowledging.clone())
+        let first = std::iter::from_fn(|| self.done.pop_first());
+        self.acknowledging = first.take(ACK_MAX_ENTRIES).collect();
+        Some(self.acknowledging.iter().copied().collect())
     }
 
     /// Ends the acknowledgement. If it failed, its entries are acknowledged again.
@@ -139,7 +179,48 @@ impl Buffer {
 
 /// Returns the bytes of one of so many feeds of the process.
 pub(super) fn share(feeds: usize) -> usize {
-    (PROCESS_BYTES / feeds.max(1)).max(FEED_MIN_BYTES)
+    PROCESS_BYTES / feeds.max(1)
+}
+
+/// The bytes that one feed takes of those of the process.
+#[derive(Debug)]
+pub(super) struct Memory {
+    used: Arc<AtomicUsize>,
+    own: usize,
+}
+
+impl Memory {
+    /// Begins with none. `used` is what all feeds of the process take.
+    pub(super) fn new(used: Arc<AtomicUsize>) -> Self {
+        Self { used, own: 0 }
+    }
+
+    /// Takes so many bytes, no more and no less, whether there are any left or not.
+    pub(super) fn set(&mut self, bytes: usize) {
+        if bytes > self.own {
+            self.used.fetch_add(bytes - self.own, Ordering::Relaxed);
+        } else if bytes < self.own {
+            self.used.fetch_sub(self.own - bytes, Ordering::Relaxed);
+        }
+        self.own = bytes;
+    }
+
+    /// Takes so many bytes if the process has them.
+    pub(super) fn try_set(&mut self, bytes: usize) -> bool {
+        let before = self.own;
+        self.set(bytes);
+        let fits = bytes <= before || self.used.load(Ordering::Relaxed) <= PROCESS_BYTES;
+        if !fits {
+            self.set(before);
+        }
+        fits
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        self.set(0);
+    }
 }
 
 #[cfg(test)]
@@ -174,14 +255,46 @@ mod tests {
     #[test]
     fn memory_is_shared_by_the_feeds_and_one_entry_always_fits() {
         let mut buffer = Buffer::default();
-        assert!(buffer.has_room(256, usize::MAX / 2, 10_000));
+        assert!(buffer.has_room(256, usize::MAX / 2, 256));
         buffer.hold(id(1), 1, 200 * 1024, 0);
-        assert!(buffer.has_room(1, 50 * 1024, 10_000));
-        assert!(!buffer.has_room(1, 100 * 1024, 10_000));
+        assert!(buffer.has_room(1, 50 * 1024, 256));
+        assert!(!buffer.has_room(1, 100 * 1024, 256));
         assert!(buffer.has_room(MAX_ENTRIES - 1, 63 * 1024 * 1024, 1));
         assert!(!buffer.has_room(MAX_ENTRIES, 1, 1));
         buffer.decide(id(1));
         assert!(buffer.has_room(1, 100 * 1024 * 1024, 10_000));
+        // What is done counts until it is acknowledged.
+        for entry in 2..=MAX_ENTRIES {
+            buffer.hold(id(u64::try_from(entry).unwrap()), 0, 0, 0);
+        }
+        assert!(!buffer.has_room(1, 1, 1));
+    }
+
+    #[test]
+    fn the_bytes_of_a_process_are_those_of_its_feeds() {
+        let used = Arc::default();
+        let (mut one, mut other) = (Memory::new(Arc::clone(&used)), Memory::new(Arc::clone(&used)));
+        assert!(one.try_set(PROCESS_BYTES - 10));
+        assert!(!other.try_set(11) && other.try_set(10));
+        other.set(500);
+        assert!(!one.try_set(PROCESS_BYTES - 9) && one.try_set(100));
+        drop(one);
+        assert_eq!(used.load(Ordering::Relaxed), 500);
+        drop(other);
+        assert_eq!(used.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn an_entry_that_is_here_or_was_done_is_not_new() {
+        let mut buffer = Buffer::new([id(1), id(7)].into());
+        assert!(!buffer.is_new(id(1)) && buffer.is_new(id(2)));
+        buffer.hold(id(2), 1, 0, 0);
+        assert!(!buffer.is_new(id(2)));
+        assert_eq!((buffer.known(), buffer.unacknowledged()), (2, 1));
+        assert_eq!(buffer.begin_acknowledgement(), Some(vec![id(1)]));
+        assert!(!buffer.is_new(id(1)));
+        buffer.decide(id(2));
+        assert_eq!(buffer.take_done(), [id(1), id(2), id(7)].into());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Everything that is under way is a future of this task, so that dropping it ends all attempts at once. No
 //! entry is acknowledged before each of its deliveries arrived, or its dead letter was written.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use self::buffer::Buffer;
+use self::buffer::{Buffer, Memory};
 use self::read::{Batch, Which};
 use super::Context;
 use super::doorbell::Doorbell;
@@ -23,8 +23,8 @@ use super::lease::Validity;
 use super::receiver::Attempt;
 use super::retry::StorePauses;
 use crate::domain::EntryId;
+use crate::store::StoreError;
 use crate::store::relay::{DeadLetter, Lease, Leased};
-use crate::store::{ReadSize, StoreError};
 
 mod attempt;
 mod begin;
@@ -36,7 +36,7 @@ mod stop;
 
 pub(super) use self::status::FeedStatus;
 
-/// Most entries of one read, and bytes to aim at.
+/// Most entries of one read, and bytes after which it stops.
 const READ_MAX_ENTRIES: usize = 256;
 const READ_BYTES: usize = 512 * 1024;
 
@@ -46,8 +46,12 @@ const READ_SPACING: Duration = Duration::from_millis(2);
 /// Time between two notes of attempts.
 const NOTE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long after a failed read pending entries are read again: Redis may have run it late.
-const RECHECK_AFTER: Duration = Duration::from_secs(60);
+/// Least time between two reads of all pending entries, which are made when the store has others than the feed.
+const RECHECK_SPACING: Duration = Duration::from_secs(5);
+
+/// Entries that are done and not acknowledged at which no attempt begins: so many arrive twice at most if the
+/// store goes away, beside those that are in flight.
+const UNACKNOWLEDGED_MAX: usize = 256;
 
 /// Longest time of one operation of the store.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -55,13 +59,24 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Outcomes that are handled before the feed begins more.
 const OUTCOMES_AT_ONCE: usize = 256;
 
-/// Why a feed is no longer delivered here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum FeedEnd {
-    /// The lease was given back.
-    Released,
-    /// The lease is another's, or may be.
-    Lost,
+/// A feed as its delivery begins.
+pub(super) struct FeedStart {
+    pub(super) lease: Lease,
+    /// When the call was sent that acquired the lease.
+    pub(super) sent: Instant,
+    /// The last entry that was read by an earlier owner.
+    pub(super) position: EntryId,
+    /// Entries that this process was done with before, and could not acknowledge.
+    pub(super) done: BTreeSet<EntryId>,
+}
+
+/// A feed as its delivery has ended.
+#[derive(Debug, Default)]
+pub(super) struct FeedEnd {
+    /// Whether the lease was given back. Otherwise it is another's, or may be.
+    pub(super) is_released: bool,
+    /// Entries that are done, and not acknowledged as far as is known.
+    pub(super) done: BTreeSet<EntryId>,
 }
 
 /// Something that was under way has ended.
@@ -133,9 +148,12 @@ pub(super) struct Feed {
     /// The last entry that was read, as far as it is known.
     position: EntryId,
     which: Which,
-    recheck: Option<(Instant, EntryId)>,
-    read_size: ReadSize,
+    /// When all pending entries may be read again.
+    recheck_at: Instant,
     reading: Operation,
+    /// Bytes that a read under way may add.
+    reading_bytes: usize,
+    memory: Memory,
     buffer: Buffer,
     lanes: Lanes,
     letters: VecDeque<Letter>,
@@ -153,15 +171,16 @@ pub(super) struct Feed {
 }
 
 impl Feed {
-    /// Creates the feed of a lease that was acquired by a call sent at `sent`. `position` is the last entry
-    /// that was read by an earlier owner.
+    /// Creates the feed of a lease that was acquired.
     pub(super) fn new(
         context: Arc<Context>,
         endpoint: Arc<Endpoint>,
         doorbell: Arc<Doorbell>,
-        (lease, sent, position): (Lease, Instant, EntryId),
+        start: FeedStart,
     ) -> Self {
+        let FeedStart { lease, sent, position, done } = start;
         let closings = endpoint.closings();
+        let memory = Memory::new(Arc::clone(&context.held_bytes));
         Self {
             context,
             endpoint,
@@ -172,10 +191,11 @@ impl Feed {
             is_renewing: false,
             position,
             which: Which::Pending(EntryId::ZERO),
-            recheck: None,
-            read_size: ReadSize::new(READ_MAX_ENTRIES, READ_BYTES),
+            recheck_at: Instant::now(),
             reading: Operation::default(),
-            buffer: Buffer::default(),
+            reading_bytes: 0,
+            memory,
+            buffer: Buffer::new(done),
             lanes: Lanes::default(),
             letters: VecDeque::new(),
             writing: Operation::default(),
@@ -201,7 +221,7 @@ impl Feed {
         loop {
             let now = Instant::now();
             if !self.validity.holds(now) {
-                return FeedEnd::Lost;
+                return self.lose();
             }
             let stop_at = *stop.borrow_and_update();
             if stop_at.is_some_and(|at| now >= at || self.is_finished()) {
@@ -212,6 +232,7 @@ impl Feed {
                 timer.as_mut().reset(wake_at);
             }
             self.status.set_held(self.buffer.len());
+            self.memory.set(self.buffer.bytes() + self.reading_bytes);
             let ended = tokio::select! {
                 Some(event) = self.running.next() => self.take(event),
                 place = wait_for_place(&mut self.place_wait) => {
@@ -226,9 +247,13 @@ impl Feed {
                 result = stop.changed() => result.map_err(|_| Lost),
             };
             if ended.is_err() {
-                return FeedEnd::Lost;
+                return self.lose();
             }
         }
+    }
+
+    fn lose(mut self) -> FeedEnd {
+        FeedEnd { is_released: false, done: self.buffer.take_done() }
     }
 
     /// Takes an event, and those that are there already.

@@ -1,17 +1,23 @@
 //! What follows from outcomes.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use super::read::{Batch, Which};
-use super::{Event, Feed, Letter, Lost, NOTE_INTERVAL, READ_SPACING, RECHECK_AFTER};
+use super::{Event, Feed, Letter, Lost, NOTE_INTERVAL, READ_SPACING, RECHECK_SPACING};
 use crate::domain::EntryId;
 use crate::relay::dead_letters::{self, Reason};
 use crate::relay::lanes::{Item, LaneKey};
 use crate::relay::receiver::{Attempt, Failure, FailureKind};
 use crate::relay::retry::{delay, jitter};
 use crate::relay::routing::{Route, RoutedEntry, RoutedEvent};
+use crate::store::StoreError;
 use crate::store::relay::Leased;
-use crate::store::{Entries, StoreError};
+
+/// Attempts by an earlier owner after which an entry waits first, and how long at most.
+const ATTEMPTS_AT_ONCE: u32 = 3;
+const TAKEOVER_DELAY_MAX: Duration = Duration::from_secs(60);
 
 impl Feed {
     pub(super) fn handle(&mut self, event: Event) -> Result<(), Lost> {
@@ -78,7 +84,7 @@ impl Feed {
             Attempt::Delivered(_) => {
                 if let Some(item) = self.lanes.finish(key) {
                     let ms = (self.context.clock)().saturating_sub(item.created_ms);
-                    self.endpoint.metrics.count_delivered(std::time::Duration::from_millis(ms));
+                    self.endpoint.metrics.count_delivered(Duration::from_millis(ms));
                     self.decide(item.entry);
                 }
                 return;
@@ -138,16 +144,16 @@ impl Feed {
         read: Result<Leased<Batch>, StoreError>,
     ) -> Result<(), Lost> {
         let now = Instant::now();
+        self.reading_bytes = 0;
         match read {
             Ok(Leased::Lost) => return Err(Lost),
             Err(error) => {
                 self.endpoint.log_store_failure("cannot read entries", &error);
-                self.read_size.shrink();
                 self.reading.fail(now);
-                // The answer may have been lost: then its entries are pending.
+                // The answer may have been lost: then its entries are pending. If the store runs it later
+                // than the next read, they are unknown at the one after that.
                 if !matches!(which, Which::Pending(_)) {
                     self.which = Which::Pending(self.position);
-                    self.recheck = Some((now + RECHECK_AFTER, self.position));
                 }
             }
             Ok(Leased::Held(batch)) => {
@@ -159,24 +165,31 @@ impl Feed {
     }
 
     fn take_batch(&mut self, which: Which, batch: Batch, now: Instant) {
-        let Batch { entries, count, bytes, last, missed, read_to } = batch;
-        let is_full = count >= self.read_size.entries();
-        self.read_size.adapt(&Entries { count, bytes, ..Entries::default() });
+        let Batch { entries, count, is_full, unknown, last, missed, read_to } = batch;
+        self.count_missed(missed);
+        if unknown > 0 && self.recheck_at <= now {
+            // A failover took acknowledgements back, or the store ran a read whose answer was lost. These
+            // entries are pending too now: they are read again, after older ones.
+            self.recheck_at = now + RECHECK_SPACING;
+            self.which = Which::Pending(EntryId::ZERO);
+            return;
+        }
         let is_pending = matches!(which, Which::Pending(_));
         let read_to = read_to.filter(|_| count == 0);
         self.position = self.position.max(last.or(read_to).unwrap_or_default());
         self.which = match (which, last) {
             (Which::Pending(_), Some(last)) => Which::Pending(last),
-            (Which::Pending(_), None) | (_, Some(_)) => Which::New,
-            (_, None) => Which::NewAfter(self.position),
+            (Which::Pending(_), None) => Which::New,
+            // Under load the next ones are there already.
+            (_, Some(_)) if is_full || count > 1 => Which::New,
+            _ => Which::NewAfter(self.position),
         };
         if !is_pending && count > 0 && !is_full {
             self.reading.not_before = Some(now + READ_SPACING);
         }
-        self.count_missed(missed);
         for entry in entries {
-            // An acknowledgement may be under way, or lost.
-            if !is_pending || !self.buffer.knows(entry.id) {
+            // Pending ones may be here already, and new ones too: after a failover that took a read back.
+            if self.buffer.is_new(entry.id) {
                 self.add(entry);
             }
         }
@@ -219,7 +232,13 @@ impl Feed {
                 attempts,
                 failure: None,
             };
-            self.lanes.add(key, item);
+            // The earlier owner waited too.
+            let has_failed = attempts > ATTEMPTS_AT_ONCE;
+            let begin_at = has_failed.then(|| {
+                let pause = delay(attempts, false).min(TAKEOVER_DELAY_MAX);
+                Instant::now() + jitter(pause, rand::random())
+            });
+            self.lanes.add(key, item, begin_at);
         }
     }
 

@@ -35,7 +35,10 @@ pub(super) enum Which {
 pub(super) struct Batch {
     pub(super) entries: Vec<RoutedEntry>,
     pub(super) count: usize,
-    pub(super) bytes: usize,
+    /// Whether it ended at a bound, so that there may be more.
+    pub(super) is_full: bool,
+    /// Pending entries of the store that the feed did not have, nor has by this read.
+    pub(super) unknown: u64,
     /// The last entry that was read.
     pub(super) last: Option<EntryId>,
     /// How many entries were trimmed before.
@@ -55,6 +58,8 @@ pub(super) struct Read {
     pub(super) position: EntryId,
     pub(super) limit: usize,
     pub(super) max_bytes: usize,
+    /// Entries that the feed has, as far as they are pending.
+    pub(super) known: usize,
 }
 
 impl Read {
@@ -78,15 +83,18 @@ impl Read {
                 within(CALL_TIMEOUT, read).await?
             }
         };
-        let NewEntries { entries, missed, pending: _ } = match read {
+        let NewEntries { entries, missed, pending } = match read {
             Leased::Held(read) => read,
             Leased::Lost => return Ok(Leased::Lost),
         };
         let count = entries.len();
-        let bytes = entries.iter().map(bytes_of).sum();
+        let bytes: usize = entries.iter().map(bytes_of).sum();
+        let is_full = count >= limit || bytes >= max_bytes;
+        let known = u64::try_from(self.known + count).unwrap_or(u64::MAX);
+        let unknown = pending.saturating_sub(known);
         let last = entries.last().map(|entry| entry.id);
         let entries = self.route(entries).await;
-        Ok(Leased::Held(Batch { entries, count, bytes, last, missed, read_to }))
+        Ok(Leased::Held(Batch { entries, count, is_full, unknown, last, missed, read_to }))
     }
 
     /// Finds out for whom the entries are. It does not fail: they were read, and are not read again.

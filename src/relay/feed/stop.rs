@@ -41,7 +41,7 @@ impl Feed {
         // If it fails, the lease expires.
         let released = async || store.release(&lease).await.map(Leased::Held);
         self.last_call(released).await;
-        FeedEnd::Released
+        FeedEnd { is_released: true, done: self.buffer.take_done() }
     }
 
     /// Calls the store, again if it fails. Returns whether it was done.

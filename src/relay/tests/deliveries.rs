@@ -155,6 +155,37 @@ async fn what_a_feed_holds_is_bounded_and_reading_goes_on_when_there_is_room() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn feeds_share_the_bytes_of_their_process() {
+    let (store, receiver) = (FakeStore::new(64), FakeReceiver::default());
+    receiver.answer(|_| failed(500));
+    let _process = Process::start(&store, &[receiver.webhook("w", "s")]);
+    within(seconds(5), "it has all", || store.owners().len() == 64).await;
+    for partition in (0..64).cycle().take(64 * 20) {
+        store.publish_large(partition, 100 * 1024);
+    }
+    sleep(seconds(30)).await;
+    // 1 MiB of each feed.
+    let held = store.pending_entries().len();
+    assert!((64 * 4..=64 * 11).contains(&held), "{held}");
+    receiver.accept();
+    within(seconds(300), "all arrive", || store.acknowledged().len() == 64 * 20).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_single_entry_costs_one_read() {
+    let setup = Setup::new();
+    sleep(seconds(3)).await;
+    let before = setup.store.calls("new_entries");
+    for _ in 0..60 {
+        setup.store.publish(0, 1, 2);
+        sleep(seconds(1)).await;
+    }
+    assert_eq!(setup.store.acknowledged().len(), 60);
+    let reads = setup.store.calls("new_entries") - before;
+    assert!(reads <= 62, "{reads}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn no_more_deliveries_are_in_flight_than_allowed_over_all_feeds() {
     let (store, receiver) = (FakeStore::new(8), FakeReceiver::default());
     receiver.set_delay(ms(100));

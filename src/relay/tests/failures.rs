@@ -124,6 +124,20 @@ async fn the_next_owner_goes_on_counting_attempts() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_next_owner_does_not_attempt_everything_at_once() {
+    let setup = Setup::new();
+    setup.receiver.answer(|_| failed(500));
+    let entry = setup.store.publish(0, 1, 2);
+    within(seconds(60), "8 attempts", || setup.receiver.attempts().len() == 8).await;
+    within(seconds(3), "noted", || setup.store.pending_entries() == [(entry, 8)]).await;
+    setup.process.kill();
+    let _next = Process::start(&setup.store, &[setup.receiver.webhook("w", "s")]);
+    sleep(seconds(40)).await;
+    assert_eq!(setup.receiver.attempts().len(), 8);
+    within(seconds(60), "the next", || setup.receiver.attempts().len() == 9).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_receiver_that_is_down_is_probed_and_gets_everything_when_it_is_back() {
     let setup = Setup::new();
     sleep(seconds(3)).await;

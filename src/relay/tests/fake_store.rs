@@ -93,6 +93,16 @@ impl FakeStore {
         self.add(partition, EntryContent::Stored { payload, traceparent: None })
     }
 
+    /// Adds an event with so many spaces behind it.
+    pub(super) fn publish_large(&self, partition: usize, spaces: usize) {
+        let user = |id: u64| UserId::try_from(id).unwrap();
+        let last_read_event_id = 1.try_into().unwrap();
+        let mark = Mark { reader: user(1), recipient: user(2), last_read_event_id };
+        let payload = event_payload(&mark, self.now_ms(), &Users::default());
+        let payload = Some((payload + &" ".repeat(spaces)).into_bytes().into());
+        self.add(partition, EntryContent::Stored { payload, traceparent: None });
+    }
+
     pub(super) fn add_payload(&self, payload: impl Into<Bytes>) -> u64 {
         self.add(0, EntryContent::Stored { payload: Some(payload.into()), traceparent: None })
     }
@@ -109,6 +119,15 @@ impl FakeStore {
     /// Removes an entry from its stream.
     pub(super) fn remove(&self, partition: usize, ms: u64) {
         self.lock().streams[partition].remove(&EntryId { ms, count: 0 });
+    }
+
+    /// Sets what the group of a feed has read, and what of it is pending, as after a failover.
+    pub(super) fn set_group(&self, feed: &FeedId, read: u64, pending: &[u64]) {
+        let id = |ms| EntryId { ms, count: 0 };
+        let pending = pending.iter().map(|entry| (id(*entry), 0)).collect();
+        let mut state = self.lock();
+        let group = state.groups.entry(feed.clone()).or_default();
+        (group.read, group.pending) = (id(read), pending);
     }
 
     /// Tells the next read of a feed that entries were missed.

@@ -54,6 +54,64 @@ async fn entries_of_a_lost_answer_are_read_as_pending_in_order() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_arrives_while_nothing_can_be_acknowledged_is_bounded_and_arrives_once() {
+    let setup = Setup::new();
+    sleep(seconds(3)).await;
+    setup.store.set_failing("acknowledge", true);
+    for reader in 1..=2000 {
+        setup.store.publish(0, reader, 9999);
+    }
+    sleep(seconds(2)).await;
+    let arrived = setup.receiver.delivered().len();
+    assert!((256..=256 + 64).contains(&arrived), "{arrived}");
+    // The lease is lost, and everything that this process held.
+    setup.store.set_mode(Mode::Fails);
+    sleep(seconds(30)).await;
+    setup.store.set_mode(Mode::Answers);
+    sleep(seconds(10)).await;
+    setup.store.set_failing("acknowledge", false);
+    within(seconds(20), "all are done", || setup.store.acknowledged().len() == 2000).await;
+    assert_eq!(setup.receiver.attempts().len(), 2000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn entries_that_are_read_again_after_a_failover_are_delivered_once() {
+    let setup = Setup::new();
+    sleep(seconds(3)).await;
+    setup.receiver.hold(true);
+    let before = setup.store.now_ms() - 1;
+    let mut entries: Vec<_> = (0..10).map(|n| setup.store.publish(0, 1 + n % 2, 9)).collect();
+    within(ms(10), "they are read", || setup.store.pending_entries().len() == 10).await;
+    sleep(ms(10)).await;
+    setup.store.set_group(&feed("w", 0), before, &[]);
+    entries.push(setup.store.publish(0, 1, 9));
+    within(ms(20), "they are read again", || setup.store.pending_entries().len() == 11).await;
+    setup.receiver.hold(false);
+    within(seconds(1), "all are done", || setup.store.pending_entries().is_empty()).await;
+    assert_eq!(setup.receiver.attempts().len(), 11);
+    let mut delivered = setup.receiver.delivered();
+    delivered.sort_unstable();
+    assert_eq!(delivered, entries);
+}
+
+#[tokio::test(start_paused = true)]
+async fn pending_entries_that_a_feed_does_not_have_are_read() {
+    let setup = Setup::new();
+    sleep(seconds(3)).await;
+    // A read that the store ran after its answer was given up.
+    let late: Vec<_> = (0..2).map(|_| setup.store.publish(0, 1, 9)).collect();
+    setup.store.set_group(&feed("w", 0), late[1], &late);
+    let next = setup.store.publish(0, 1, 9);
+    within(ms(50), "all arrive", || setup.store.acknowledged().len() == 3).await;
+    assert_eq!(setup.receiver.delivered(), [late[0], late[1], next]);
+    // Acknowledgements that a failover took back.
+    setup.store.set_group(&feed("w", 0), next, &late);
+    within(seconds(25), "they are done", || setup.store.pending_entries().is_empty()).await;
+    assert_eq!(setup.receiver.attempts().len(), 5);
+    assert!(setup.store.calls("pending") < 10, "{}", setup.store.calls("pending"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn entries_wait_while_subscriptions_cannot_be_looked_up() {
     let (store, receiver) = (FakeStore::new(1), FakeReceiver::default());
     store.subscribe("w", &[2]);
