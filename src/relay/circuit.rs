@@ -101,7 +101,7 @@ pub(super) struct Ticket {
     began: Instant,
 }
 
-/// What an outcome changed.
+/// Change by an outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
     Nothing,

@@ -1,4 +1,4 @@
-//! What becomes a dead letter, and why.
+//! Dead letters and their reasons.
 
 use bytes::Bytes;
 

@@ -1,4 +1,4 @@
-//! What the feeds of a webhook share in this process.
+//! State that the feeds of a webhook share in this process.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -30,7 +30,7 @@ pub(super) struct Endpoint {
     pub(super) check_now: Notify,
 }
 
-/// What is logged of a webhook's deliveries.
+/// Throttles of the log lines about a webhook's deliveries.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
     store: LogThrottle,
@@ -55,7 +55,7 @@ struct State {
     credit: usize,
     /// When the last check passed, in milliseconds since 1970.
     verified_ms: Option<u64>,
-    /// What is to be said on `/readyz`.
+    /// Text for `/readyz`.
     warning: Option<String>,
 }
 
@@ -170,14 +170,20 @@ impl Endpoint {
         now: Instant,
         place: OwnedSemaphorePermit,
         is_first: bool,
-    ) -> Result<Attempting, NotNow> {
+    ) -> Result<AttemptPermit, RetryAt> {
         match self.state().circuit.permit(now, is_first) {
             Permission::Go(ticket) => {
                 let (endpoint, webhook) = (Arc::clone(self), self.webhook());
-                Ok(Attempting { endpoint, webhook, ticket, place: Some(place), is_decided: false })
+                Ok(AttemptPermit {
+                    endpoint,
+                    webhook,
+                    ticket,
+                    place: Some(place),
+                    is_decided: false,
+                })
             }
-            Permission::Wait(until) => Err(NotNow(Some(until))),
-            Permission::WaitForProbe => Err(NotNow(None)),
+            Permission::Wait(until) => Err(RetryAt(Some(until))),
+            Permission::WaitForProbe => Err(RetryAt(None)),
         }
     }
 
@@ -232,10 +238,10 @@ impl Endpoint {
 }
 
 /// No attempt may begin before this time, or before a change.
-pub(super) struct NotNow(pub(super) Option<Instant>);
+pub(super) struct RetryAt(pub(super) Option<Instant>);
 
 /// An attempt that the endpoint knows of. Dropped without an outcome, it is as if it never was.
-pub(super) struct Attempting {
+pub(super) struct AttemptPermit {
     endpoint: Arc<Endpoint>,
     /// The webhook as it was when the attempt began. If its settings have changed since, the outcome says
     /// nothing about the receiver that it has now.
@@ -245,7 +251,7 @@ pub(super) struct Attempting {
     is_decided: bool,
 }
 
-impl Attempting {
+impl AttemptPermit {
     /// Notes a delivery. Places that the receiver did not want come back, one after so many deliveries as
     /// there are places: so its answers to too many are few.
     pub(super) fn succeed(mut self, now: Instant) {
@@ -308,7 +314,7 @@ impl Attempting {
     }
 }
 
-impl Drop for Attempting {
+impl Drop for AttemptPermit {
     fn drop(&mut self) {
         let now = Instant::now();
         if !self.is_decided && self.endpoint.state().circuit.abandon(self.ticket, now) {
@@ -324,7 +330,7 @@ mod tests {
     use super::*;
     use crate::relay::tests::fake_receiver::FakeReceiver;
 
-    fn begin(endpoint: &Arc<Endpoint>) -> Attempting {
+    fn begin(endpoint: &Arc<Endpoint>) -> AttemptPermit {
         let place = Arc::clone(&endpoint.places).try_acquire_owned().unwrap();
         endpoint.begin(Instant::now(), place, true).ok().expect("the circuit permits it")
     }

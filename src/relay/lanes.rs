@@ -10,7 +10,7 @@ use super::receiver::Failure;
 use crate::domain::{EntryId, UserId};
 use crate::telemetry::Traceparent;
 
-/// What has to stay in order: the events of a conversation for one user.
+/// Key of events that have to stay in order: those of a conversation for one user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct LaneKey {
     pub(super) reader: UserId,

@@ -51,7 +51,7 @@ pub struct RelayConfig {
     pub concurrency: usize,
 }
 
-/// What all parts of a process share.
+/// State that all parts of a process share.
 struct Context {
     store: Arc<dyn RelayStore>,
     config: RelayConfig,

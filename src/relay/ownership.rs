@@ -36,7 +36,7 @@ const HAND_OVER: Duration = Duration::from_secs(10);
 const DONE_MAX: usize = 100_000;
 const DONE_AGE_MAX: Duration = Duration::from_secs(600);
 
-/// What this process owns.
+/// The webhooks and feeds of this process.
 pub(super) struct Ownership {
     context: Arc<Context>,
     doorbells: Vec<Arc<Doorbell>>,
@@ -74,7 +74,7 @@ struct OwnedFeed {
     stop: watch::Sender<Option<Instant>>,
 }
 
-/// What came of trying to acquire a lease, by a call that was sent at a time.
+/// Result of trying to acquire a lease, by a call that was sent at a time.
 struct Acquisition {
     lease: Lease,
     sent: Instant,

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::domain::DeliveryId;
 
-/// What is sent.
+/// A delivery as it is sent.
 #[derive(Clone)]
 pub struct Delivery {
     /// Its ID, the same at every attempt.
@@ -41,7 +41,7 @@ pub struct Failure {
     pub kind: FailureKind,
     /// Status of the response, if there was one.
     pub status: Option<u16>,
-    /// What happened, for people. It quotes nothing of the receiver's.
+    /// Description, for people. It quotes nothing of the receiver's.
     pub detail: String,
     /// The time that the receiver asked to wait, already bounded (`retry-after`).
     pub retry_after: Option<Duration>,

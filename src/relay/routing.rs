@@ -18,7 +18,7 @@ pub(super) struct RoutedEntry {
     pub(super) route: Route,
 }
 
-/// What is to be done with an entry.
+/// Consequence of an entry.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Route {
     /// It is delivered for these users; nobody is subscribed if there are none.

@@ -14,7 +14,7 @@ const CHECK_INTERVAL_MS: u64 = 24 * 60 * 60 * 1000;
 const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(60);
 
-/// What a state means for a webhook with certain settings.
+/// Consequences of a state for a webhook with certain settings.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Judgement {
     /// Whether it may be delivered to.

@@ -10,10 +10,10 @@ use tracing::field::Empty;
 use tracing::{Instrument, Span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-use super::Event;
+use super::Outcome;
 use crate::domain::DeliveryId;
 use crate::relay::body::delivery_body;
-use crate::relay::endpoint::{Attempting, Endpoint};
+use crate::relay::endpoint::{AttemptPermit, Endpoint};
 use crate::relay::lanes::LaneKey;
 use crate::relay::receiver::{Attempt, Delivery, Failure, FailureKind};
 use crate::telemetry::metrics::relay::AttemptOutcome;
@@ -22,7 +22,7 @@ use crate::telemetry::{SPANS, Traceparent};
 /// Longest time of an attempt, whatever the receiver is: it ends by itself after 10 s.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What one attempt needs.
+/// Parameters of one attempt.
 pub(super) struct AttemptParts {
     pub(super) key: LaneKey,
     pub(super) id: DeliveryId,
@@ -35,34 +35,34 @@ pub(super) struct AttemptParts {
 /// Attempts to deliver once.
 pub(super) async fn attempt(
     endpoint: Arc<Endpoint>,
-    attempting: Attempting,
+    permit: AttemptPermit,
     parts: AttemptParts,
-) -> Event {
+) -> Outcome {
     let AttemptParts { key, id, payload, traceparent, valid_until } = parts;
     let started = Instant::now();
     // The process may have been stopped since the attempt was begun.
     if started >= valid_until {
-        return Event::NotAttempted(key);
+        return Outcome::NotAttempted(key);
     }
     let Some(body) = delivery_body(&payload, key.for_user) else {
-        return Event::Undeliverable(key);
+        return Outcome::Undeliverable(key);
     };
     drop(payload);
     let in_flight = endpoint.metrics.start_attempt();
     let span = span(endpoint.name.as_str(), traceparent);
     let delivery = Delivery { id, body };
-    let call = timeout(ATTEMPT_TIMEOUT, attempting.webhook.receiver.deliver(&delivery));
+    let call = timeout(ATTEMPT_TIMEOUT, permit.webhook.receiver.deliver(&delivery));
     let result = if span.is_disabled() { call.await } else { call.instrument(span.clone()).await };
     let result = result.unwrap_or_else(|_| Attempt::Failed(no_result()));
     drop(in_flight);
     endpoint.metrics.count_attempt(outcome(&result), started.elapsed());
     record(&span, &result);
     match &result {
-        Attempt::Delivered(_) => attempting.succeed(Instant::now()),
-        Attempt::Gone => attempting.stop(),
-        Attempt::Failed(failure) => attempting.fail(Instant::now(), failure),
+        Attempt::Delivered(_) => permit.succeed(Instant::now()),
+        Attempt::Gone => permit.stop(),
+        Attempt::Failed(failure) => permit.fail(Instant::now(), failure),
     }
-    Event::Attempted(key, result)
+    Outcome::Attempted(key, result)
 }
 
 fn no_result() -> Failure {

@@ -1,4 +1,4 @@
-//! What a feed begins: renewals, reads, attempts, dead letters, notes and acknowledgements.
+//! Operations that a feed begins: renewals, reads, attempts, dead letters, notes and acknowledgements.
 
 use std::sync::Arc;
 
@@ -8,12 +8,12 @@ use super::attempt::{AttemptParts, attempt};
 use super::buffer::share;
 use super::read::Read;
 use super::{
-    CALL_TIMEOUT, Event, Feed, Letter, NOTE_INTERVAL, READ_BYTES, READ_MAX_ENTRIES,
+    CALL_TIMEOUT, Feed, Letter, NOTE_INTERVAL, Outcome, READ_BYTES, READ_MAX_ENTRIES,
     UNACKNOWLEDGED_MAX, within,
 };
 use crate::domain::DeliveryId;
 use crate::relay::dead_letters::{self, Reason};
-use crate::relay::endpoint::NotNow;
+use crate::relay::endpoint::RetryAt;
 use crate::relay::lanes::{Item, LaneKey, Preference};
 use crate::relay::lease::LEASE_TTL;
 use crate::relay::retry::is_too_old;
@@ -55,7 +55,7 @@ impl Feed {
         self.push(async move {
             let sent = Instant::now();
             let renewed = within(CALL_TIMEOUT, context.store.renew(&lease, LEASE_TTL)).await;
-            Event::Renewed(sent, renewed)
+            Outcome::Renewed(sent, renewed)
         });
     }
 
@@ -68,7 +68,7 @@ impl Feed {
         let (context, lease) = (Arc::clone(&self.context), self.lease.clone());
         self.push(async move {
             let call = context.store.acknowledge(&lease, &entries);
-            Event::Acknowledged(within(CALL_TIMEOUT, call).await)
+            Outcome::Acknowledged(within(CALL_TIMEOUT, call).await)
         });
     }
 
@@ -85,7 +85,7 @@ impl Feed {
         let (context, lease) = (Arc::clone(&self.context), self.lease.clone());
         self.push(async move {
             let call = within(CALL_TIMEOUT, context.store.note_attempts(&lease, &notes)).await;
-            Event::Noted(notes, call)
+            Outcome::Noted(notes, call)
         });
     }
 
@@ -100,7 +100,7 @@ impl Feed {
         self.push(async move {
             let maxlen = context.config.dead_letters_maxlen;
             let call = context.store.add_dead_letter(&webhook, &letter, maxlen);
-            Event::LetterWritten(within(CALL_TIMEOUT, call).await)
+            Outcome::LetterWritten(within(CALL_TIMEOUT, call).await)
         });
     }
 
@@ -122,19 +122,19 @@ impl Feed {
         }
         self.reading_bytes = bytes;
         self.reading.is_running = true;
-        let which = self.which;
+        let read_from = self.read_from;
         let read = Read {
             context: Arc::clone(&self.context),
             endpoint: Arc::clone(&self.endpoint),
             doorbell: Arc::clone(&self.doorbell),
             lease: self.lease.clone(),
-            which,
+            from: read_from,
             position: self.position,
             limit,
             max_bytes: bytes,
             known: self.buffer.known(),
         };
-        self.push(async move { Event::Read(which, read.run().await) });
+        self.push(async move { Outcome::Read(read_from, read.run().await) });
     }
 
     /// Begins attempts while there are ready lanes and places. Returns when the circuit permits the next.
@@ -156,7 +156,7 @@ impl Feed {
             }
             let place = self.take_place()?;
             match self.endpoint.begin(now, place, is_first) {
-                Ok(attempting) => {
+                Ok(permit) => {
                     let Some((key, item)) = self.lanes.begin(preference) else { break };
                     let (partition, entry) = (self.lease.feed.partition, item.entry);
                     let parts = AttemptParts {
@@ -168,9 +168,9 @@ impl Feed {
                     };
                     self.attempts += 1;
                     let endpoint = Arc::clone(&self.endpoint);
-                    self.push(attempt(endpoint, attempting, parts));
+                    self.push(attempt(endpoint, permit, parts));
                 }
-                Err(NotNow(until)) => return until,
+                Err(RetryAt(until)) => return until,
             }
         }
         // A place that is not needed is another feed's.
@@ -212,7 +212,7 @@ impl Feed {
         self.letters.push_back(Letter { entry, lane: Some(key), content, reason });
     }
 
-    fn push(&self, running: impl Future<Output = Event> + Send + 'static) {
+    fn push(&self, running: impl Future<Output = Outcome> + Send + 'static) {
         self.running.push(Box::pin(running));
     }
 }

@@ -12,7 +12,7 @@ pub(super) const MAX_ENTRIES: usize = 4096;
 /// Bytes of all feeds of a process. A feed that holds nothing may read an entry beyond them.
 pub(super) const PROCESS_BYTES: usize = 64 * 1024 * 1024;
 
-/// What an entry takes besides its payload, approximately.
+/// Bytes that an entry takes besides its payload, approximately.
 const ENTRY_BYTES: usize = 400;
 
 /// Most entries of one acknowledgement.

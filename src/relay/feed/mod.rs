@@ -14,7 +14,7 @@ use tokio::sync::{AcquireError, OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use self::buffer::{Buffer, Memory};
-use self::read::{Batch, Which};
+use self::read::{Batch, ReadFrom};
 use super::Context;
 use super::doorbell::Doorbell;
 use super::endpoint::Endpoint;
@@ -80,13 +80,13 @@ pub(super) struct FeedEnd {
 }
 
 /// Something that was under way has ended.
-enum Event {
+enum Outcome {
     Attempted(LaneKey, Attempt),
     /// The lease was over when the attempt was to begin.
     NotAttempted(LaneKey),
     /// No body can be made of its payload.
     Undeliverable(LaneKey),
-    Read(Which, Result<Leased<Batch>, StoreError>),
+    Read(ReadFrom, Result<Leased<Batch>, StoreError>),
     Renewed(Instant, Result<Leased<()>, StoreError>),
     Acknowledged(Result<Leased<()>, StoreError>),
     Noted(Vec<(EntryId, u32)>, Result<Leased<()>, StoreError>),
@@ -147,7 +147,7 @@ pub(super) struct Feed {
     is_renewing: bool,
     /// The last entry that was read, as far as it is known.
     position: EntryId,
-    which: Which,
+    read_from: ReadFrom,
     /// When all pending entries may be read again.
     recheck_at: Instant,
     reading: Operation,
@@ -167,7 +167,7 @@ pub(super) struct Feed {
     place_wait: Option<BoxFuture<'static, Result<OwnedSemaphorePermit, AcquireError>>>,
     /// Closings of the circuit that the lanes have heard of.
     closings: u64,
-    running: FuturesUnordered<BoxFuture<'static, Event>>,
+    running: FuturesUnordered<BoxFuture<'static, Outcome>>,
 }
 
 impl Feed {
@@ -190,7 +190,7 @@ impl Feed {
             validity: Validity::new(sent),
             is_renewing: false,
             position,
-            which: Which::Pending(EntryId::ZERO),
+            read_from: ReadFrom::Pending(EntryId::ZERO),
             recheck_at: Instant::now(),
             reading: Operation::default(),
             reading_bytes: 0,
@@ -234,7 +234,7 @@ impl Feed {
             self.status.set_held(self.buffer.len());
             self.memory.set(self.buffer.bytes() + self.reading_bytes);
             let ended = tokio::select! {
-                Some(event) = self.running.next() => self.take(event),
+                Some(outcome) = self.running.next() => self.take(outcome),
                 place = wait_for_place(&mut self.place_wait) => {
                     (self.place_wait, self.place) = (None, place);
                     Ok(())
@@ -256,12 +256,12 @@ impl Feed {
         FeedEnd { is_released: false, done: self.buffer.take_done() }
     }
 
-    /// Takes an event, and those that are there already.
-    fn take(&mut self, event: Event) -> Result<(), Lost> {
-        self.handle(event)?;
+    /// Takes an outcome, and those that are there already.
+    fn take(&mut self, outcome: Outcome) -> Result<(), Lost> {
+        self.handle(outcome)?;
         for _ in 1..OUTCOMES_AT_ONCE {
             match self.running.next().now_or_never() {
-                Some(Some(event)) => self.handle(event)?,
+                Some(Some(outcome)) => self.handle(outcome)?,
                 _ => break,
             }
         }

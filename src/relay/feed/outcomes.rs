@@ -1,11 +1,11 @@
-//! What follows from outcomes.
+//! Consequences of outcomes.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::read::{Batch, Which};
-use super::{Event, Feed, Letter, Lost, NOTE_INTERVAL, READ_SPACING, RECHECK_SPACING};
+use super::read::{Batch, ReadFrom};
+use super::{Feed, Letter, Lost, NOTE_INTERVAL, Outcome, READ_SPACING, RECHECK_SPACING};
 use crate::domain::EntryId;
 use crate::relay::dead_letters::{self, Reason};
 use crate::relay::lanes::{Item, LaneKey};
@@ -20,23 +20,23 @@ const ATTEMPTS_AT_ONCE: u32 = 3;
 const TAKEOVER_DELAY_MAX: Duration = Duration::from_secs(60);
 
 impl Feed {
-    pub(super) fn handle(&mut self, event: Event) -> Result<(), Lost> {
-        match event {
-            Event::Attempted(key, attempt) => {
+    pub(super) fn handle(&mut self, outcome: Outcome) -> Result<(), Lost> {
+        match outcome {
+            Outcome::Attempted(key, attempt) => {
                 self.attempts -= 1;
                 self.attempted(key, attempt);
             }
-            Event::NotAttempted(key) => {
+            Outcome::NotAttempted(key) => {
                 self.attempts -= 1;
                 self.lanes.retry(key, Instant::now());
             }
-            Event::Undeliverable(key) => {
+            Outcome::Undeliverable(key) => {
                 self.attempts -= 1;
                 self.give_up(key, Reason::InvalidPayload);
             }
-            Event::Read(which, read) => self.was_read(which, read)?,
-            Event::Renewed(sent, renewed) => self.renewed(sent, renewed)?,
-            Event::Acknowledged(acknowledged) => {
+            Outcome::Read(read_from, read) => self.was_read(read_from, read)?,
+            Outcome::Renewed(sent, renewed) => self.renewed(sent, renewed)?,
+            Outcome::Acknowledged(acknowledged) => {
                 self.buffer.end_acknowledgement(acknowledged.is_ok());
                 match acknowledged {
                     Ok(Leased::Held(())) => self.acknowledging.succeed(),
@@ -47,7 +47,7 @@ impl Feed {
                     }
                 }
             }
-            Event::Noted(notes, result) => match result {
+            Outcome::Noted(notes, result) => match result {
                 Ok(Leased::Held(())) => self.noting.succeed(),
                 Ok(Leased::Lost) => return Err(Lost),
                 Err(error) => {
@@ -57,7 +57,7 @@ impl Feed {
                     self.noting.not_before = Some(Instant::now() + NOTE_INTERVAL);
                 }
             },
-            Event::LetterWritten(written) => self.letter_written(written),
+            Outcome::LetterWritten(written) => self.letter_written(written),
         }
         Ok(())
     }
@@ -140,7 +140,7 @@ impl Feed {
 
     fn was_read(
         &mut self,
-        which: Which,
+        read_from: ReadFrom,
         read: Result<Leased<Batch>, StoreError>,
     ) -> Result<(), Lost> {
         let now = Instant::now();
@@ -152,37 +152,37 @@ impl Feed {
                 self.reading.fail(now);
                 // The answer may have been lost: then its entries are pending. If the store runs it later
                 // than the next read, they are unknown at the one after that.
-                if !matches!(which, Which::Pending(_)) {
-                    self.which = Which::Pending(self.position);
+                if !matches!(read_from, ReadFrom::Pending(_)) {
+                    self.read_from = ReadFrom::Pending(self.position);
                 }
             }
             Ok(Leased::Held(batch)) => {
                 self.reading.succeed();
-                self.take_batch(which, batch, now);
+                self.take_batch(read_from, batch, now);
             }
         }
         Ok(())
     }
 
-    fn take_batch(&mut self, which: Which, batch: Batch, now: Instant) {
+    fn take_batch(&mut self, read_from: ReadFrom, batch: Batch, now: Instant) {
         let Batch { entries, count, is_full, unknown, last, missed, read_to } = batch;
         self.count_missed(missed);
         if unknown > 0 && self.recheck_at <= now {
             // A failover took acknowledgements back, or the store ran a read whose answer was lost. These
             // entries are pending too now: they are read again, after older ones.
             self.recheck_at = now + RECHECK_SPACING;
-            self.which = Which::Pending(EntryId::ZERO);
+            self.read_from = ReadFrom::Pending(EntryId::ZERO);
             return;
         }
-        let is_pending = matches!(which, Which::Pending(_));
+        let is_pending = matches!(read_from, ReadFrom::Pending(_));
         let read_to = read_to.filter(|_| count == 0);
         self.position = self.position.max(last.or(read_to).unwrap_or_default());
-        self.which = match (which, last) {
-            (Which::Pending(_), Some(last)) => Which::Pending(last),
-            (Which::Pending(_), None) => Which::New,
+        self.read_from = match (read_from, last) {
+            (ReadFrom::Pending(_), Some(last)) => ReadFrom::Pending(last),
+            (ReadFrom::Pending(_), None) => ReadFrom::New,
             // Under load the next ones are there already.
-            (_, Some(_)) if is_full || count > 1 => Which::New,
-            _ => Which::NewAfter(self.position),
+            (_, Some(_)) if is_full || count > 1 => ReadFrom::New,
+            _ => ReadFrom::NewAfter(self.position),
         };
         if !is_pending && count > 0 && !is_full {
             self.reading.not_before = Some(now + READ_SPACING);

@@ -19,9 +19,9 @@ use crate::store::relay::{EntryContent, FeedEntry, Lease, Leased, NewEntries};
 /// behind what the doorbell knows.
 const IDLE_MAX: Duration = Duration::from_secs(15);
 
-/// Which entries are read.
+/// Where a read begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Which {
+pub(super) enum ReadFrom {
     /// Pending ones after an ID.
     Pending(EntryId),
     /// New ones.
@@ -30,7 +30,7 @@ pub(super) enum Which {
     NewAfter(EntryId),
 }
 
-/// What was read.
+/// Entries that were read.
 #[derive(Debug)]
 pub(super) struct Batch {
     pub(super) entries: Vec<RoutedEntry>,
@@ -53,7 +53,7 @@ pub(super) struct Read {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) doorbell: Arc<Doorbell>,
     pub(super) lease: Lease,
-    pub(super) which: Which,
+    pub(super) from: ReadFrom,
     /// The last entry that the feed has read.
     pub(super) position: EntryId,
     pub(super) limit: usize,
@@ -67,17 +67,17 @@ impl Read {
         let store = self.context.store.as_ref();
         let (lease, limit, max_bytes) = (&self.lease, self.limit, self.max_bytes);
         let mut read_to = None;
-        let read = match self.which {
-            Which::Pending(after) => {
+        let read = match self.from {
+            ReadFrom::Pending(after) => {
                 let pending = store.pending(lease, after, limit, max_bytes);
                 let pending = within(CALL_TIMEOUT, pending).await?;
                 pending.map(|entries| NewEntries { entries, ..NewEntries::default() })
             }
-            Which::New => {
+            ReadFrom::New => {
                 let read = store.new_entries(lease, self.position, limit, max_bytes);
                 within(CALL_TIMEOUT, read).await?
             }
-            Which::NewAfter(after) => {
+            ReadFrom::NewAfter(after) => {
                 read_to = timeout(IDLE_MAX, self.doorbell.wait(after)).await.ok();
                 let read = store.new_entries(lease, self.position, limit, max_bytes);
                 within(CALL_TIMEOUT, read).await?

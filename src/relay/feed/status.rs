@@ -1,4 +1,4 @@
-//! What a feed tells about itself.
+//! Progress of a feed, for warnings.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
