@@ -6,7 +6,7 @@
 store_tests=(admin:: answers::store:: faults::absence:: faults::kills:: faults::layout:: faults::marks::
     harness:: mark_read:: permissions:: placement:: rare_marks:: read_side::batches:: read_side::buckets::
     read_side::pages:: read_side::states:: read_side::stores:: read_side::watch:: redis_access::
-    redis_stats:: stores:: stream_bound:: twins:: users::)
+    redis_stats:: relay_store:: stores:: stream_bound:: twins:: users::)
 
 # What the server of PyPI was built without.
 valkey9_lacks=(redis_access::redis_over_tls_is_verified_and_sees_a_certificate)

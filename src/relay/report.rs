@@ -1,6 +1,7 @@
 //! Gauges that need the store: how far feeds are behind, and how many dead letters there are.
 
 use std::collections::BTreeMap;
+use std::iter::repeat;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,15 +55,21 @@ impl Reports {
 }
 
 async fn report(context: Arc<Context>, endpoints: Vec<Arc<Endpoint>>, feeds: Vec<FeedId>) {
-    let lags = iter(feeds).map(|feed| {
+    let mut partitions: BTreeMap<usize, Vec<WebhookName>> = BTreeMap::new();
+    for FeedId { webhook, partition } in feeds {
+        partitions.entry(partition).or_default().push(webhook);
+    }
+    let lags = iter(partitions).map(|(partition, webhooks)| {
         let context = Arc::clone(&context);
         async move {
-            let lag = timeout(CALL_TIMEOUT, context.store.lag(&feed)).await;
-            (feed.webhook, lag.ok().and_then(Result::ok))
+            let lags = timeout(CALL_TIMEOUT, context.store.lags(partition, &webhooks)).await;
+            let lags = lags.ok().and_then(Result::ok).unwrap_or_default();
+            let lags = lags.into_iter().map(Some).chain(repeat(None));
+            webhooks.into_iter().zip(lags).collect::<Vec<_>>()
         }
     });
     let lags: Vec<_> = lags.buffer_unordered(CALLS_AT_ONCE).collect().await;
-    let mut sums = sum(lags);
+    let mut sums = sum(lags.into_iter().flatten().collect());
     let now_ms = (context.clock)();
     for endpoint in endpoints {
         let letters = context.store.count_dead_letters(&endpoint.name);

@@ -27,6 +27,8 @@ pub(super) enum Route {
     Letter(Reason, Option<Bytes>),
     /// It was removed from the stream.
     Removed,
+    /// It was deleted, so that nobody gets it.
+    Deleted,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -79,6 +81,7 @@ fn parse(entry: FeedEntry, echo: bool) -> RoutedEntry {
     let FeedEntry { id, attempts, content } = entry;
     let route = match content {
         EntryContent::Removed => Route::Removed,
+        EntryContent::Deleted => Route::Deleted,
         EntryContent::TooLarge(_) => Route::Letter(Reason::TooLarge, None),
         EntryContent::Stored { payload: None, .. } => Route::Letter(Reason::NoPayload, None),
         EntryContent::Stored { payload: Some(payload), traceparent } => {

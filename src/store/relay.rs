@@ -79,8 +79,10 @@ pub enum EntryContent {
     },
     /// It is larger than any event, and was not read: its size in bytes.
     TooLarge(u64),
-    /// It was removed from the stream before it was delivered.
+    /// It was removed from the stream before it was delivered: trimmed, as far as the store knows.
     Removed,
+    /// It was deleted from the stream, as `markread admin erase --events` does: it is not to be delivered.
+    Deleted,
 }
 
 /// New entries of a feed.
@@ -228,7 +230,8 @@ pub trait RelayStore: Send + Sync {
 
     /// Reads new entries, which are pending from then on: also if this fails since the answer was lost, or
     /// is dropped. [`Self::pending`] has them then. `after` is the last entry that the feed has read, or an
-    /// earlier one: while the stream has an entry up to it, nothing was missed.
+    /// earlier one: while the stream has an entry up to it, nothing was missed. The store reads it again,
+    /// so it costs as much as its bytes.
     ///
     /// It stops soon after `max_bytes`, of which the store has a bound of its own: fewer than `limit` may be
     /// returned though there are more, and at least one if there is one.
@@ -254,8 +257,13 @@ pub trait RelayStore: Send + Sync {
         attempts: &[(EntryId, u32)],
     ) -> Result<Leased<()>, StoreError>;
 
-    /// Returns how far a feed is behind.
-    async fn lag(&self, feed: &FeedId) -> Result<FeedLag, StoreError>;
+    /// Returns how far the feeds of webhooks are behind, of one partition. Ask for all at once: the store
+    /// looks at each of the partition's feeds for any of them.
+    async fn lags(
+        &self,
+        partition: usize,
+        webhooks: &[WebhookName],
+    ) -> Result<Vec<FeedLag>, StoreError>;
 
     /// Returns whether each of some users is subscribed.
     async fn are_subscribed(

@@ -202,6 +202,7 @@ impl Feed {
                 self.count_missed(1);
                 self.buffer.hold(id, 0, 0, 0);
             }
+            Route::Deleted => self.buffer.hold(id, 0, 0, 0),
             Route::Letter(reason, payload) => {
                 self.buffer.hold(id, 1, payload.as_ref().map_or(0, bytes::Bytes::len), attempts);
                 let partition = self.lease.feed.partition;

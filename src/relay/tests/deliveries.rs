@@ -242,6 +242,17 @@ async fn a_webhook_that_changes_in_the_file_goes_on_with_the_new_receiver() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_deleted_entry_is_acknowledged_and_reaches_nobody() {
+    let setup = Setup::new();
+    let deleted = setup.store.add(0, EntryContent::Deleted);
+    let entry = setup.store.publish(0, 1, 8);
+    within(seconds(10), "both are done", || setup.store.acknowledged().len() == 2).await;
+    assert!(setup.store.acknowledged().contains(&deleted));
+    assert_eq!(setup.receiver.delivered(), [entry]);
+    assert!(setup.store.letters().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn missed_entries_are_told_and_removed_ones_acknowledged() {
     let setup = Setup::new();
     setup.receiver.hold(true);

@@ -390,11 +390,20 @@ impl RelayStore for FakeStore {
         Ok(Leased::Held(()))
     }
 
-    async fn lag(&self, feed: &FeedId) -> Result<FeedLag, StoreError> {
-        self.call("lag").await?;
+    async fn lags(
+        &self,
+        partition: usize,
+        webhooks: &[WebhookName],
+    ) -> Result<Vec<FeedLag>, StoreError> {
+        self.call("lags").await?;
         let state = self.lock();
-        let oldest = state.groups.get(feed).and_then(|group| group.pending.keys().next().copied());
-        Ok(FeedLag { entries: 0, oldest })
+        let lag = |webhook: &WebhookName| {
+            let feed = FeedId { webhook: webhook.clone(), partition };
+            let pending = state.groups.get(&feed).map(|group| &group.pending);
+            let oldest = pending.and_then(|pending| pending.keys().next().copied());
+            FeedLag { entries: 0, oldest }
+        };
+        Ok(webhooks.iter().map(lag).collect())
     }
 
     async fn are_subscribed(

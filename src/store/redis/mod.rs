@@ -164,7 +164,7 @@ impl RedisStore {
         let fill = |cmd, placement: &Placement| {
             reads.fill_states(cmd, &partition.keys, placement, caller, call)
         };
-        let parse = |_: &Placement, reply: &Value| reads.parse_states(call.conversations, reply);
+        let parse = |_: &Placement, reply: Value| reads.parse_states(call.conversations, &reply);
         self.read(partition, &reads.states, fill, parse).await
     }
 
@@ -200,7 +200,7 @@ impl ReadQuotas for RedisStore {
         }
         let (scripts, partition) = (&self.reads, self.partition(watcher));
         let fill = |call, _: &Placement| scripts.fill_take(call, &partition.keys, watcher, reads);
-        let parse = |_: &Placement, reply: &Value| scripts.parse_states(&[], reply);
+        let parse = |_: &Placement, reply: Value| scripts.parse_states(&[], &reply);
         let asked = self.ask_reads();
         let taken = self.read(partition, &scripts.take, fill, parse);
         let taken = self.spans.script("take_reads", 1).record(taken).await;

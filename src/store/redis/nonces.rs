@@ -58,7 +58,7 @@ impl Nonces for RedisStore {
         let sent_at = Instant::now();
         let partition = self.partition(reader);
         let fill = |call, _: &Placement| self.nonces.fill(call, &partition.keys, reader, &nonce);
-        let parse = |_: &Placement, reply: &Value| self.nonces.parse(reply);
+        let parse = |_: &Placement, reply: Value| self.nonces.parse(&reply);
         let used = self.read(partition, &self.nonces.script, fill, parse);
         let used = self.spans.script("use_nonce", 1).record(used).await?;
         if let NonceUse::OverQuota { quota, retry_after } = used {

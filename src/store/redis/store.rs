@@ -157,7 +157,7 @@ impl RedisStore {
         partition: &PartitionStore,
         script: &Script,
         fill: impl Fn(Cmd, &Placement) -> Cmd,
-        parse: impl Fn(&Placement, &Value) -> Result<T, StoreError>,
+        parse: impl Fn(&Placement, Value) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let mut route = self.route(partition).await?;
         loop {
@@ -177,7 +177,7 @@ impl RedisStore {
         partition: &PartitionStore,
         script: &Script,
         fill: &impl Fn(Cmd, &Placement) -> Cmd,
-        parse: &impl Fn(&Placement, &Value) -> Result<T, StoreError>,
+        parse: &impl Fn(&Placement, Value) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let PartitionStore { keys, layout, .. } = partition;
         let _permit = node.permit()?;
@@ -192,7 +192,7 @@ impl RedisStore {
                 }
                 sent => sent,
             };
-            let read = reply.map_err(classify).and_then(|reply| parse(&placement, &reply));
+            let read = reply.map_err(classify).and_then(|reply| parse(&placement, reply));
             let read = read.map_err(|error| script.locate(error));
             if !is_layout_change(&read) || attempts.next().is_none() {
                 return read;
@@ -222,8 +222,8 @@ impl RedisStore {
             let fill = |cmd, placement: &Placement| {
                 reads.fill_list(cmd, keys, placement, &call(placement))
             };
-            let parse = |placement: &Placement, reply: &Value| {
-                reads.parse_page(placement, &call(placement), reply)
+            let parse = |placement: &Placement, reply: Value| {
+                reads.parse_page(placement, &call(placement), &reply)
             };
             self.read(partition, &reads.list, fill, parse).await
         };
@@ -260,7 +260,7 @@ impl RedisStore {
         let keys = &partition.keys;
         let fill =
             |call, placement: &Placement| reads::fill_move(call, keys, placement.version(), reader);
-        let parse = |_: &Placement, reply: &Value| reads::parse_move(reply);
+        let parse = |_: &Placement, reply: Value| reads::parse_move(&reply);
         for _ in 0..MOVES_OF_A_PAGE {
             if !self.read(partition, &self.reads.moves, fill, parse).await?.more {
                 return Ok(true);

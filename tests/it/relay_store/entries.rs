@@ -79,6 +79,35 @@ async fn the_bytes_of_one_read_are_bounded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_read_stops_by_the_bytes_that_are_asked_for() {
+    let subject = Subject::one().await;
+    let lease = subject.acquire(&feed(0), "a").await;
+    let large = vec![b'x'; 100_000];
+    let mut added = Vec::new();
+    for _ in 0..12 {
+        added.push(subject.add(0, &[("payload", &large)]).await);
+    }
+    // At least one, and the one that reaches the bytes.
+    let mut read = 0;
+    let steps =
+        [(0, 1, 1), (1, 1, 1), (100_000, 1, 1), (100_001, 2, 2), (350_000, 4, 4), (BYTES, 3, 12)];
+    for (bytes, count, of_pending) in steps {
+        let step = subject.new_entries_within(&lease, 100, bytes).await;
+        assert_eq!(ids(&step.entries), added[read..read + count], "{bytes}");
+        read += count;
+        assert_eq!(step.pending, u64::try_from(read).unwrap());
+        let pending = subject.store.pending(&lease, EntryId::ZERO, 100, bytes).await.unwrap();
+        assert_eq!(held(pending).len(), of_pending, "{bytes}");
+    }
+    // Eight at a time, however small they are: the next ones may be large.
+    let small: Vec<_> = subject.add_many(0, 9).await;
+    subject.add(0, &[("payload", &large)]).await;
+    let step = subject.new_entries_within(&lease, 100, 10_000).await;
+    assert_eq!(step.entries.len(), 10);
+    assert_eq!(ids(&step.entries)[..9], small);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_limit_is_kept() {
     let subject = Subject::one().await;
     let lease = subject.acquire(&feed(0), "a").await;
@@ -106,8 +135,37 @@ async fn what_was_trimmed_while_it_was_pending_is_told_until_it_is_acknowledged(
     assert_eq!(ids(&pending), added);
     assert!(pending[..3].iter().all(|entry| entry.content == EntryContent::Removed));
     assert_eq!((&pending[3].content, pending[3].attempts), (&stored(b"3"), 3));
-    let lag = subject.store.lag(&feed(0)).await.unwrap();
+    let lag = subject.lag(&feed(0)).await;
     assert_eq!(lag, FeedLag { entries: 4, oldest: Some(added[0]) });
     held(subject.store.acknowledge(&lease, &added[..3]).await.unwrap());
     assert_eq!(ids(&subject.pending(&lease).await), added[3..]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_deleted_while_it_was_pending_is_not_taken_for_trimmed() {
+    let subject = Subject::one().await;
+    let added = subject.add_many(0, 6).await;
+    let lease = subject.acquire(&feed(0), "a").await;
+    subject.new_entries(&lease, 9).await;
+    for id in [added[0], added[2], added[3]] {
+        subject.redis().run::<()>(&format!("XDEL {STREAM} {id}")).await;
+    }
+    // The oldest one may have been trimmed.
+    let pending = subject.pending(&lease).await;
+    let content: Vec<_> = pending.into_iter().map(|entry| entry.content).collect();
+    let gone = [EntryContent::Deleted, EntryContent::Deleted];
+    let [first, second, rest @ ..] = &content[..] else { panic!("{content:?}") };
+    assert_eq!((first, second), (&EntryContent::Removed, &stored(b"1")));
+    assert_eq!((&rest[..2], &rest[2..]), (&gone[..], &[stored(b"4"), stored(b"5")][..]));
+    // Notes of attempts do not keep what was deleted.
+    let attempts: Vec<_> = added.iter().map(|id| (*id, 2)).collect();
+    held(subject.store.note_attempts(&lease, &attempts).await.unwrap());
+    let left = [added[0], added[1], added[4], added[5]];
+    assert_eq!(ids(&subject.pending(&lease).await), left);
+    // Nothing is left.
+    subject.redis().run::<()>(&format!("XTRIM {STREAM} MAXLEN 0")).await;
+    let pending = subject.pending(&lease).await;
+    assert!(pending.iter().all(|entry| entry.content == EntryContent::Removed), "{pending:?}");
+    held(subject.store.note_attempts(&lease, &attempts).await.unwrap());
+    assert_eq!(ids(&subject.pending(&lease).await), left);
 }

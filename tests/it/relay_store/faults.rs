@@ -13,12 +13,12 @@ async fn a_redis_that_hangs_is_away_after_two_seconds() {
     let lease = subject.acquire(&feed(0), "a").await;
     subject.redis().freeze();
     let began = Instant::now();
-    let feed = feed(0);
+    let one = [webhook()];
     let (renewed, read, state, lag) = tokio::join!(
         subject.store.renew(&lease, LONG),
         subject.store.new_entries(&lease, EntryId::ZERO, 9, BYTES),
         subject.store.state(&lease.feed.webhook),
-        subject.store.lag(&feed),
+        subject.store.lags(0, &one),
     );
     let took = began.elapsed();
     assert!(took < Duration::from_secs(4), "{took:?}");
@@ -47,6 +47,20 @@ async fn a_wrong_type_is_an_error_that_names_it() {
         let left: u64 = redis.run(&format!("EXISTS {STREAM} markread:relay:lease:one:0")).await;
         assert_eq!(left, 0, "nothing was written");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_of_a_wrong_type_costs_no_lease() {
+    let subject = Subject::one().await;
+    let (redis, store) = (subject.redis(), &subject.store);
+    let lease = subject.acquire(&feed(0), "a").await;
+    redis.run::<()>(&format!("SET {STREAM} x")).await;
+    let errors = [
+        store.new_entries(&lease, EntryId::ZERO, 9, BYTES).await.unwrap_err(),
+        store.pending(&lease, EntryId::ZERO, 9, BYTES).await.unwrap_err(),
+    ];
+    assert!(errors.iter().all(|error| error.to_string().contains("WRONGTYPE")), "{errors:?}");
+    held(store.renew(&lease, LONG).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]

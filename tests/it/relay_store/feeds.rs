@@ -103,12 +103,17 @@ async fn thousands_are_acknowledged_and_noted_at_once() {
     subject.send::<()>(STREAM, cmd("EVAL").arg(fill).arg(1).arg(STREAM).clone()).await;
     let read = subject.new_entries(&lease, 5000).await.entries;
     assert_eq!(read.len(), 5000);
+    subject.redis().run::<()>("CONFIG RESETSTAT").await;
     let attempts: Vec<_> = read.iter().map(|entry| (entry.id, 3)).collect();
     held(subject.store.note_attempts(&lease, &attempts).await.unwrap());
     let pending = held(subject.store.pending(&lease, EntryId::ZERO, 9000, BYTES).await.unwrap());
     assert!(pending.len() == 5000 && pending.iter().all(|entry| entry.attempts == 3));
+    // In many short calls, which do not read the entries.
+    let calls = subject.calls("evalsha").await;
+    assert!((40..50).contains(&calls), "{calls}");
     held(subject.store.acknowledge(&lease, &ids(&read)).await.unwrap());
-    assert_eq!(subject.store.lag(&feed(0)).await.unwrap(), FeedLag::default());
+    assert_eq!(subject.calls("xack").await, 5);
+    assert_eq!(subject.lag(&feed(0)).await, FeedLag::default());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -141,7 +146,7 @@ async fn a_group_that_vanished_costs_the_lease_and_is_created_again() {
             Leased::Lost,
             "{vanish}"
         );
-        assert_eq!(store.lag(&feed(0)).await.unwrap(), FeedLag::default());
+        assert_eq!(subject.lag(&feed(0)).await, FeedLag::default());
         // Another one need not wait until it expires.
         let next = subject.acquire(&feed(0), "b").await;
         let added = subject.add_many(0, 1).await;
@@ -150,6 +155,30 @@ async fn a_group_that_vanished_costs_the_lease_and_is_created_again() {
         assert_eq!(read.missed, 0);
         store.release(&next).await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_costs_the_same_however_many_webhooks_there_are() {
+    let subject = Subject::one().await;
+    let lease = subject.acquire(&feed(0), "a").await;
+    for n in 0..50 {
+        let other = FeedId { webhook: format!("w{n}").parse().unwrap(), partition: 0 };
+        subject.acquire(&other, "a").await;
+    }
+    let added = subject.add_many(0, 3).await;
+    assert_eq!(ids(&subject.new_entries(&lease, 1).await.entries), added[..1]);
+    subject.redis().run::<()>("CONFIG RESETSTAT").await;
+    for left in [2, 0, 0] {
+        assert_eq!(subject.new_entries(&lease, 9).await.entries.len(), left);
+        assert_eq!(subject.pending(&lease).await.len(), 3);
+    }
+    assert_eq!(subject.calls("xreadgroup").await, 4, "one entry first, then the others");
+    assert_eq!(subject.calls("xinfo|groups").await, 0);
+    // It looks at the groups only where nothing is left of what it has read.
+    subject.add_many(0, 1).await;
+    subject.redis().run::<()>(&format!("XTRIM {STREAM} MAXLEN 1")).await;
+    assert_eq!(subject.new_entries(&lease, 9).await.entries.len(), 1);
+    assert_eq!(subject.calls("xinfo|groups").await, 1);
 }
 
 fn destroy() -> String {

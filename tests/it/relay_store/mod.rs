@@ -1,6 +1,7 @@
 //! What the relay keeps in Redis: every operation against a real Redis, and against a cluster.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -42,6 +43,8 @@ const SHORT: Duration = Duration::from_millis(100);
 pub(crate) struct Subject {
     pub(crate) store: Arc<RedisStore>,
     servers: Servers,
+    /// The last entry of each feed that was read.
+    read: Mutex<HashMap<FeedId, EntryId>>,
 }
 
 enum Servers {
@@ -73,13 +76,17 @@ impl Subject {
 
     async fn on(redis: Redis) -> Self {
         let url = redis.url();
-        Self { store: store_at(&url).await, servers: Servers::One(Box::new(redis)) }
+        Self::of(store_at(&url).await, Servers::One(Box::new(redis)))
     }
 
     async fn cluster() -> Self {
         let cluster = RedisCluster::start(3, 0).await;
         let store = store_of_cluster(&cluster.urls()).await;
-        Self { store, servers: Servers::Cluster(cluster) }
+        Self::of(store, Servers::Cluster(cluster))
+    }
+
+    fn of(store: Arc<RedisStore>, servers: Servers) -> Self {
+        Self { store, servers, read: Mutex::default() }
     }
 
     fn redis(&self) -> &Redis {
@@ -146,8 +153,30 @@ impl Subject {
         lease
     }
 
+    /// Reads after what was read before, as the relay does.
     async fn new_entries(&self, lease: &Lease, limit: usize) -> NewEntries {
-        held(self.store.new_entries(lease, EntryId::ZERO, limit, BYTES).await.unwrap())
+        self.new_entries_within(lease, limit, BYTES).await
+    }
+
+    async fn new_entries_within(&self, lease: &Lease, limit: usize, bytes: usize) -> NewEntries {
+        let after = self.read.lock().unwrap().get(&lease.feed).copied().unwrap_or(EntryId::ZERO);
+        let read = held(self.store.new_entries(lease, after, limit, bytes).await.unwrap());
+        if let Some(last) = read.entries.last() {
+            self.read.lock().unwrap().insert(lease.feed.clone(), last.id);
+        }
+        read
+    }
+
+    /// How often Redis ran a command.
+    async fn calls(&self, command: &str) -> u64 {
+        let stats: String = self.redis().run("INFO commandstats").await;
+        let begin = format!("cmdstat_{command}:calls=");
+        let calls = stats.lines().find_map(|line| line.strip_prefix(&begin));
+        calls.map_or(0, |calls| calls.split(',').next().unwrap().parse().unwrap())
+    }
+
+    async fn lag(&self, feed: &FeedId) -> FeedLag {
+        lag(&*self.store, feed).await
     }
 
     async fn pending(&self, lease: &Lease) -> Vec<FeedEntry> {
@@ -185,6 +214,11 @@ pub(crate) fn held<T>(leased: Leased<T>) -> T {
         Leased::Held(value) => value,
         Leased::Lost => panic!("the lease is lost"),
     }
+}
+
+async fn lag(store: &dyn RelayStore, feed: &FeedId) -> FeedLag {
+    let webhooks = std::slice::from_ref(&feed.webhook);
+    store.lags(feed.partition, webhooks).await.unwrap().remove(0)
 }
 
 fn ids(entries: &[FeedEntry]) -> Vec<EntryId> {

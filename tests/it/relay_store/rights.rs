@@ -39,7 +39,7 @@ async fn the_rule_is_enough_on_one_redis() {
     let redis = Redis::start().await;
     permit(&redis, rule(false)).await;
     let store = store_at(&as_relay(&redis.url())).await;
-    let subject = Subject { store, servers: Servers::One(Box::new(redis)) };
+    let subject = Subject::of(store, Servers::One(Box::new(redis)));
     let added = subject.add_many(0, 3).await;
     pass_of_feed(&*subject.store, &feed(0), &added).await;
     pass_of_webhook(&*subject.store, &webhook()).await;
@@ -71,7 +71,7 @@ async fn the_rule_is_enough_on_a_cluster() {
     }
     let urls: Vec<_> = cluster.urls().iter().map(|url| as_relay(url)).collect();
     let store = store_of_cluster(&urls).await;
-    let subject = Subject { store, servers: Servers::Cluster(cluster) };
+    let subject = Subject::of(store, Servers::Cluster(cluster));
     for partition in [0, 30, 63] {
         let added = subject.add_many(partition, 3).await;
         pass_of_feed(&*subject.store, &feed(partition), &added).await;

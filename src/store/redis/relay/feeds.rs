@@ -2,9 +2,9 @@
 
 use redis::{Cmd, Value};
 
-use super::entries::{ENTRY_MAX_BYTES, READ_MAX_BYTES, parse_entries};
+use super::entries::{ENTRY_MAX_BYTES, READ_MAX_BYTES, parse_entries, too_short};
 use super::leases::{fill_lease_and_stream, parse_done};
-use crate::domain::EntryId;
+use crate::domain::{EntryId, WebhookName};
 use crate::store::StoreError;
 use crate::store::redis::errors::unexpected;
 use crate::store::redis::keys::Keys;
@@ -12,7 +12,7 @@ use crate::store::redis::partitions::PartitionStore;
 use crate::store::redis::placement::Placement;
 use crate::store::redis::scripts::{Script, integer, text};
 use crate::store::redis::store::RedisStore;
-use crate::store::relay::{FeedEntry, FeedId, FeedLag, Lease, Leased, NewEntries};
+use crate::store::relay::{FeedEntry, FeedLag, Lease, Leased, NewEntries};
 
 /// The scripts of feeds.
 #[derive(Debug)]
@@ -66,24 +66,23 @@ pub(super) struct FeedCall<'a> {
 }
 
 impl RedisStore {
-    /// Sends it to the node that has the feed's partition.
+    /// Sends it to the node that has the partition.
     pub(super) async fn call_feed<T>(
         &self,
-        feed: &FeedId,
+        partition: usize,
         FeedCall { name, script, count }: FeedCall<'_>,
         fill: impl Fn(Cmd, &Keys) -> Cmd,
-        parse: impl Fn(&Value) -> Result<T, StoreError>,
+        parse: impl Fn(Value) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let partition = self.feed_partition(feed)?;
+        let partition = self.feed_partition(partition)?;
         let fill = |call, _: &Placement| fill(call, &partition.keys);
         let called = self.read(partition, script, fill, |_, reply| parse(reply));
         self.spans.script(name, count).record(called).await
     }
 
-    fn feed_partition(&self, feed: &FeedId) -> Result<&PartitionStore, StoreError> {
-        let partition = self.shared.partitions.all().get(feed.partition);
+    fn feed_partition(&self, number: usize) -> Result<&PartitionStore, StoreError> {
+        let partition = self.shared.partitions.all().get(number);
         let partition = partition.map(AsRef::as_ref);
-        let number = feed.partition;
         partition.ok_or_else(|| StoreError::corrupt(format!("there is no partition {number}")))
     }
 
@@ -102,13 +101,12 @@ impl RedisStore {
             call.arg(ENTRY_MAX_BYTES).arg(max_bytes.clamp(1, READ_MAX_BYTES));
             call
         };
-        self.call_feed(&lease.feed, call, fill, |reply| {
-            parse_leased(reply, |rest| {
-                let [missed, pending, entries @ ..] = rest else {
-                    return Err(unexpected(reply));
-                };
-                let (missed, pending) = (integer(missed)?, integer(pending)?);
-                Ok(NewEntries { entries: parse_entries(entries)?, missed, pending })
+        self.call_feed(lease.feed.partition, call, fill, |reply| {
+            parse_leased(reply, |mut rest| {
+                let missed = rest.next().ok_or_else(too_short)?;
+                let pending = rest.next().ok_or_else(too_short)?;
+                let (missed, pending) = (integer(&missed)?, integer(&pending)?);
+                Ok(NewEntries { entries: parse_entries(rest)?, missed, pending })
             })
         })
         .await
@@ -129,7 +127,8 @@ impl RedisStore {
             call.arg(limit).arg(ENTRY_MAX_BYTES).arg(max_bytes.clamp(1, READ_MAX_BYTES));
             call
         };
-        self.call_feed(&lease.feed, call, fill, |reply| parse_leased(reply, parse_entries)).await
+        self.call_feed(lease.feed.partition, call, fill, |reply| parse_leased(reply, parse_entries))
+            .await
     }
 
     pub(super) async fn acknowledge_entries(
@@ -147,7 +146,7 @@ impl RedisStore {
             }
             call
         };
-        self.call_feed(&lease.feed, call, fill, parse_done).await
+        self.call_feed(lease.feed.partition, call, fill, parse_done).await
     }
 
     pub(super) async fn note_attempts_of(
@@ -166,37 +165,55 @@ impl RedisStore {
             }
             call
         };
-        self.call_feed(&lease.feed, call, fill, parse_done).await
+        self.call_feed(lease.feed.partition, call, fill, parse_done).await
     }
 
-    pub(super) async fn feed_lag(&self, feed: &FeedId) -> Result<FeedLag, StoreError> {
-        let call = FeedCall { name: "relay_lag", script: &self.relay.feeds.lag, count: 1 };
+    pub(super) async fn feed_lags(
+        &self,
+        partition: usize,
+        webhooks: &[WebhookName],
+    ) -> Result<Vec<FeedLag>, StoreError> {
+        let count = webhooks.len();
+        let call = FeedCall { name: "relay_lag", script: &self.relay.feeds.lag, count };
         let fill = |mut call: Cmd, keys: &Keys| {
-            call.arg(1).arg(keys.stream()).arg(Keys::relay_group(&feed.webhook));
+            call.arg(1).arg(keys.stream());
+            for webhook in webhooks {
+                call.arg(Keys::relay_group(webhook));
+            }
             call
         };
-        self.call_feed(feed, call, fill, |reply| {
-            let Value::Array(fields) = reply else { return Err(unexpected(reply)) };
-            let [entries, oldest] = &fields[..] else { return Err(unexpected(reply)) };
-            let oldest = match text(oldest)? {
-                "" => None,
-                id => Some(id.parse().map_err(StoreError::corrupt)?),
-            };
-            Ok(FeedLag { entries: integer(entries)?, oldest })
+        self.call_feed(partition, call, fill, |reply| match reply {
+            Value::Array(fields) if fields.len() == 2 * count => {
+                fields.chunks_exact(2).map(parse_lag).collect()
+            }
+            _ => Err(unexpected(&reply)),
         })
         .await
     }
 }
 
+fn parse_lag(fields: &[Value]) -> Result<FeedLag, StoreError> {
+    let [entries, oldest] = fields else { return Err(too_short()) };
+    let oldest = match text(oldest)? {
+        "" => None,
+        id => Some(id.parse().map_err(StoreError::corrupt)?),
+    };
+    Ok(FeedLag { entries: integer(entries)?, oldest })
+}
+
 /// Parses the reply of a script that compares the token.
 pub(super) fn parse_leased<T>(
-    reply: &Value,
-    parse: impl FnOnce(&[Value]) -> Result<T, StoreError>,
+    reply: Value,
+    parse: impl FnOnce(std::vec::IntoIter<Value>) -> Result<T, StoreError>,
 ) -> Result<Leased<T>, StoreError> {
-    let Value::Array(fields) = reply else { return Err(unexpected(reply)) };
+    let Value::Array(fields) = reply else { return Err(unexpected(&reply)) };
     match &fields[..] {
         [Value::BulkString(word)] if word == b"lost" => Ok(Leased::Lost),
-        [Value::BulkString(word), rest @ ..] if word == b"held" => parse(rest).map(Leased::Held),
-        _ => Err(unexpected(reply)),
+        [Value::BulkString(word), ..] if word == b"held" => {
+            let mut rest = fields.into_iter();
+            rest.next();
+            parse(rest).map(Leased::Held)
+        }
+        _ => Err(unexpected(&Value::Array(fields))),
     }
 }

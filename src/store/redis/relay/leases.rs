@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use redis::{Cmd, Value};
 
+use super::entries::too_short;
 use super::feeds::{FeedCall, parse_leased};
 use super::ms;
 use crate::domain::EntryId;
@@ -27,10 +28,10 @@ impl RedisStore {
             call.arg(ms(ttl)).arg(Keys::relay_group(&lease.feed.webhook)).arg(begin.to_string());
             call
         };
-        self.call_feed(&lease.feed, call, fill, |reply| {
-            parse_leased(reply, |rest| match rest {
-                [last] => text(last)?.parse().map_err(StoreError::corrupt),
-                _ => Err(unexpected(reply)),
+        self.call_feed(lease.feed.partition, call, fill, |reply| {
+            parse_leased(reply, |mut rest| match (rest.next(), rest.next()) {
+                (Some(last), None) => text(&last)?.parse().map_err(StoreError::corrupt),
+                _ => Err(too_short()),
             })
         })
         .await
@@ -47,13 +48,13 @@ impl RedisStore {
             call.arg(ms(ttl));
             call
         };
-        self.call_feed(&lease.feed, call, fill, parse_done).await
+        self.call_feed(lease.feed.partition, call, fill, parse_done).await
     }
 
     pub(super) async fn release_lease(&self, lease: &Lease) -> Result<(), StoreError> {
         let call = FeedCall { name: "relay_release", script: &self.relay.feeds.release, count: 1 };
         let fill = |call: Cmd, keys: &Keys| fill_lease(call, keys, lease);
-        match self.call_feed(&lease.feed, call, fill, parse_done).await? {
+        match self.call_feed(lease.feed.partition, call, fill, parse_done).await? {
             Leased::Held(()) | Leased::Lost => Ok(()),
         }
     }
@@ -71,6 +72,6 @@ pub(super) fn fill_lease_and_stream(mut call: Cmd, keys: &Keys, lease: &Lease) -
 }
 
 /// Parses the reply of a script that says only whether the lease is held.
-pub(super) fn parse_done(reply: &Value) -> Result<Leased<()>, StoreError> {
-    parse_leased(reply, |rest| if rest.is_empty() { Ok(()) } else { Err(unexpected(reply)) })
+pub(super) fn parse_done(reply: Value) -> Result<Leased<()>, StoreError> {
+    parse_leased(reply, |mut rest| rest.next().map_or(Ok(()), |more| Err(unexpected(&more))))
 }

@@ -16,7 +16,7 @@ use super::store::RedisStore;
 use crate::domain::{EntryId, UserId, WebhookName};
 use crate::store::StoreError;
 use crate::store::relay::{
-    DeadLetter, FeedEntry, FeedId, FeedLag, Lease, Leased, NewEntries, RelayProcess, RelayStore,
+    DeadLetter, FeedEntry, FeedLag, Lease, Leased, NewEntries, RelayProcess, RelayStore,
     StoredLetter, WebhookAdmin, WebhookState,
 };
 
@@ -34,6 +34,10 @@ pub(crate) use self::letters::{fill_letters, parse_letters};
 
 /// Longest time of a call: a Redis that hangs is away.
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Most entries of one call: each takes less than a millisecond of Redis's time.
+const ACKNOWLEDGED_AT_ONCE: usize = 1000;
+const NOTED_AT_ONCE: usize = 128;
 
 /// The scripts.
 #[derive(Debug)]
@@ -121,7 +125,13 @@ impl RelayStore for RedisStore {
         lease: &Lease,
         entries: &[EntryId],
     ) -> Result<Leased<()>, StoreError> {
-        in_time(self.acknowledge_entries(lease, entries)).await
+        for entries in entries.chunks(ACKNOWLEDGED_AT_ONCE) {
+            match in_time(self.acknowledge_entries(lease, entries)).await? {
+                Leased::Held(()) => {}
+                Leased::Lost => return Ok(Leased::Lost),
+            }
+        }
+        Ok(Leased::Held(()))
     }
 
     async fn note_attempts(
@@ -129,11 +139,21 @@ impl RelayStore for RedisStore {
         lease: &Lease,
         attempts: &[(EntryId, u32)],
     ) -> Result<Leased<()>, StoreError> {
-        in_time(self.note_attempts_of(lease, attempts)).await
+        for attempts in attempts.chunks(NOTED_AT_ONCE) {
+            match in_time(self.note_attempts_of(lease, attempts)).await? {
+                Leased::Held(()) => {}
+                Leased::Lost => return Ok(Leased::Lost),
+            }
+        }
+        Ok(Leased::Held(()))
     }
 
-    async fn lag(&self, feed: &FeedId) -> Result<FeedLag, StoreError> {
-        in_time(self.feed_lag(feed)).await
+    async fn lags(
+        &self,
+        partition: usize,
+        webhooks: &[WebhookName],
+    ) -> Result<Vec<FeedLag>, StoreError> {
+        in_time(self.feed_lags(partition, webhooks)).await
     }
 
     async fn are_subscribed(

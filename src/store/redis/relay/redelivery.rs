@@ -23,8 +23,8 @@ impl RedisStore {
         let mut take = cmd("SET");
         take.arg(&key).arg(token).arg("NX").arg("PX").arg(ms(ttl));
         // Absent if somebody has it.
-        let taken: Option<String> = self.send_untagged("SET", &key, take).await?;
-        Ok(taken.is_some())
+        let reply: Option<String> = self.send_untagged("SET", &key, take).await?;
+        Ok(reply.is_some())
     }
 
     pub(super) async fn keep_redelivery(
@@ -37,7 +37,7 @@ impl RedisStore {
         let mut renew = self.relay.feeds.renew.by_source();
         renew.arg(1).arg(&key).arg(token).arg(ms(ttl));
         let reply: Value = self.send_untagged("EVAL", &key, renew).await?;
-        Ok(parse_done(&reply)? == Leased::Held(()))
+        Ok(parse_done(reply)? == Leased::Held(()))
     }
 
     pub(super) async fn give_redelivery_back(
@@ -49,7 +49,7 @@ impl RedisStore {
         let mut release = self.relay.feeds.release.by_source();
         release.arg(1).arg(&key).arg(token);
         let reply: Value = self.send_untagged("EVAL", &key, release).await?;
-        match parse_done(&reply)? {
+        match parse_done(reply)? {
             Leased::Held(()) | Leased::Lost => Ok(()),
         }
     }

@@ -135,7 +135,13 @@ impl Script {
 
     /// Creates the script that acquires a lease of the relay.
     pub(crate) fn relay_acquire() -> Self {
-        join!("relay_call.lua", "relay_group.lua", "relay_order.lua", "relay_acquire.lua")
+        join!(
+            "relay_call.lua",
+            "relay_table.lua",
+            "relay_group.lua",
+            "relay_order.lua",
+            "relay_acquire.lua"
+        )
     }
 
     /// Creates the script that extends a lease.
@@ -153,7 +159,9 @@ impl Script {
         join!(
             "relay_call.lua",
             "relay_lease.lua",
+            "relay_table.lua",
             "relay_group.lua",
+            "relay_try.lua",
             "relay_order.lua",
             "relay_entry.lua",
             "relay_new_entries.lua"
@@ -165,7 +173,8 @@ impl Script {
         join!(
             "relay_call.lua",
             "relay_lease.lua",
-            "relay_group.lua",
+            "relay_try.lua",
+            "relay_order.lua",
             "relay_entry.lua",
             "relay_pending.lua"
         )
@@ -178,12 +187,12 @@ impl Script {
 
     /// Creates the script that notes attempts to deliver entries of a feed.
     pub(crate) fn relay_note_attempts() -> Self {
-        join!("relay_call.lua", "relay_lease.lua", "relay_note_attempts.lua")
+        join!("relay_call.lua", "relay_lease.lua", "relay_order.lua", "relay_note_attempts.lua")
     }
 
-    /// Creates the script that reads how far a feed is behind.
+    /// Creates the script that reads how far feeds of a partition are behind.
     pub(crate) fn relay_lag() -> Self {
-        join!("relay_call.lua", "relay_group.lua", "relay_lag.lua")
+        join!("relay_call.lua", "relay_table.lua", "relay_lag.lua")
     }
 
     /// Creates the script that announces a process of the relay.

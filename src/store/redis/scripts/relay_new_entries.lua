@@ -18,13 +18,21 @@ local STEP = 8
 
 -- Returns how many entries were removed before the group read them.
 --
--- While Redis says that fewer entries than the stream has are unread, none was. Otherwise it is the
--- difference of two counters: how many entries were removed, and how many the group has read. Redis
--- does not know the second after an unread entry was deleted (XDEL), until the group has read the
--- newest entry. What was missed is noted there, since only later versions than 7.0 do so.
-local function count_missed(group)
-  local read, lag, length = group['entries-read'], group['lag'], call('XLEN', KEYS[2])
-  if not read or lag and lag < length then return 0 end
+-- Entries are trimmed from the oldest on: while one is left that the feed has read, no other was.
+-- The newest of them is asked for, since its bytes were read before; the stream's oldest may have
+-- any.
+--
+-- Where none is left, it is the difference of two counters: how many entries were removed, and
+-- how many the group has read. Redis does not know the second after an unread entry was deleted
+-- (XDEL), until the group has read the newest entry. What was missed is noted there, since only
+-- later versions than 7.0 do so: it is told once, and not again if this reply is lost.
+local function count_missed()
+  if call('XREVRANGE', KEYS[2], ARGV[3], '-', 'COUNT', 1)[1] then return 0 end
+  local group = find_group(KEYS[2], ARGV[2])
+  local read = group and group['entries-read']
+  if not read then return 0 end
+  local lag, length = group['lag'], call('XLEN', KEYS[2])
+  if lag and lag < length then return 0 end
   local stream = to_table(call('XINFO', 'STREAM', KEYS[2]))
   local last, first = group['last-delivered-id'], stream['first-entry']
   if first and not is_before(last, first[1]) then return 0 end
@@ -36,24 +44,24 @@ local function count_missed(group)
 end
 
 if not is_held() then return {'lost'} end
-local group = find_group(KEYS[2], ARGV[2])
-if not group then
-  call('DEL', KEYS[1])
-  return {'lost'}
-end
 local left, entry_max, bytes_max = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-local reply, bytes = {'held', count_missed(group), 0}, 0
+local reply, bytes, largest, count = {'held', count_missed(), 0}, 0, 1, 1
 while left > 0 and bytes < bytes_max do
-  local count = math.min(left, STEP)
   local which = {'GROUP', ARGV[2], 'relay', 'COUNT', count, 'STREAMS', KEYS[2], '>'}
-  local read = call('XREADGROUP', unpack(which))
+  local read, is_there = try('XREADGROUP', unpack(which))
+  if not is_there then
+    call('DEL', KEYS[1])
+    return {'lost'}
+  end
   local entries = read and read[1][2] or {}
   for _, entry in ipairs(entries) do
     local shaped, size = shape(entry[1], entry[2], 1, entry_max)
     reply[#reply + 1] = shaped
-    bytes = bytes + size
+    bytes, largest = bytes + size, math.max(largest, size)
   end
   left = #entries < count and 0 or left - count
+  -- The next ones are as large as those so far, most likely.
+  count = math.min(left, STEP, math.max(1, math.floor((bytes_max - bytes) / largest)))
 end
 reply[3] = call('XPENDING', KEYS[2], ARGV[2])[1]
 return reply

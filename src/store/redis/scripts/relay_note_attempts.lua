@@ -7,11 +7,12 @@
 -- Reply: 'held', or 'lost' if the lease has another token or none: then nothing is done.
 
 if not is_held() then return {'lost'} end
+local oldest = call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1]
 for i = 3, #ARGV, 2 do
   local id = ARGV[i]
-  -- XCLAIM forgets a pending entry that the stream does not have any more: it would never be told
-  -- that it was removed.
-  if #call('XRANGE', KEYS[2], id, id) > 0 then
+  -- XCLAIM forgets a pending entry that the stream does not have any more: one that was trimmed
+  -- would never be told. What was deleted (XDEL) need not be.
+  if oldest and not is_before(id, oldest[1]) then
     call('XCLAIM', KEYS[2], ARGV[2], 'relay', 0, id, 'RETRYCOUNT', ARGV[i + 1], 'JUSTID')
   end
 end
