@@ -46,7 +46,7 @@ pub(super) async fn relay(settings: RelaySettings, count: WorkerCount) -> Result
     let (store_health, mut first_health) = (store.health(), store.health());
     let logs = Arc::clone(&store).logs();
     let relay = Relay::new(store, logs, webhooks.watch(), config);
-    let (health, combine) = with_warnings(store_health, relay.warnings());
+    let (health, combine) = with_warnings(store_health, [relay.warnings(), webhooks.warnings()]);
     tokio::spawn(combine);
     // There are no callers, and so no keys.
     let (_keys, keys) = watch::channel(KeysState::Available);

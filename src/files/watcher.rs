@@ -46,19 +46,20 @@ impl FileWatcher {
     pub async fn run(self, reread: &Reread, apply: impl Fn(&[Vec<u8>]) -> Result<(), String>) {
         let files = format!("{:?}", self.paths);
         let (paths, apply) = (self.paths, |contents: &Vec<Vec<u8>>| apply(contents));
-        watch_contents(files, self.applied, reread, || read(paths.clone()), apply).await;
+        watch_contents(files, self.applied, reread, || read(paths.clone()), apply, |_| {}).await;
     }
 }
 
 /// Calls `apply` with the result of `read` each time that it changes, for ever, beginning with a change
 /// of `applied`. What cannot be read and what is refused is logged once, and what was before stays in use.
-/// `files` are for the log.
+/// `files` are for the log. `note` is called with what is wrong each time, or that nothing is any more.
 pub async fn watch_contents<T, F>(
     files: String,
     mut applied: Result<T, String>,
     reread: &Reread,
     read: impl Fn() -> F,
     apply: impl Fn(&T) -> Result<(), String>,
+    note: impl Fn(Option<&str>),
 ) where
     T: Clone + PartialEq,
     F: Future<Output = Result<T, String>>,
@@ -71,8 +72,12 @@ pub async fn watch_contents<T, F>(
         let contents = read().await;
         if (is_requested || contents == last) && contents != applied {
             match contents.as_ref().map_err(Clone::clone).and_then(&apply) {
-                Ok(()) => tracing::info!(files, "changed files are in use"),
+                Ok(()) => {
+                    note(None);
+                    tracing::info!(files, "changed files are in use");
+                }
                 Err(problem) => {
+                    note(Some(&problem));
                     tracing::warn!(files, problem, "changed files are not used");
                 }
             }

@@ -92,23 +92,26 @@ async fn run(reporter: HealthReporter, mut sources: Sources) {
 /// Returns the health of a store with warnings of its user, and the future that keeps it up to date.
 pub fn with_warnings(
     mut store: HealthReceiver,
-    mut warnings: watch::Receiver<Vec<String>>,
+    [mut some, mut others]: [watch::Receiver<Vec<String>>; 2],
 ) -> (HealthReceiver, impl Future<Output = ()> + use<>) {
-    let combined = |store: &HealthReceiver, warnings: &watch::Receiver<Vec<String>>| {
+    let combined = |store: &HealthReceiver, warnings: [&watch::Receiver<Vec<String>>; 2]| {
         let mut health = store.borrow().clone();
         if let StoreHealth::Ready { warnings: all } = &mut health {
-            all.extend(warnings.borrow().iter().cloned().map(Cow::Owned));
+            for warnings in warnings {
+                all.extend(warnings.borrow().iter().cloned().map(Cow::Owned));
+            }
         }
         health
     };
-    let (sender, receiver) = watch::channel(combined(&store, &warnings));
+    let (sender, receiver) = watch::channel(combined(&store, [&some, &others]));
     let run = async move {
         loop {
             metrics::set_store_up(matches!(&*store.borrow(), StoreHealth::Ready { .. }));
-            sender.send_replace(combined(&store, &warnings));
+            sender.send_replace(combined(&store, [&some, &others]));
             tokio::select! {
                 Ok(()) = store.changed() => {}
-                Ok(()) = warnings.changed() => {}
+                Ok(()) = some.changed() => {}
+                Ok(()) = others.changed() => {}
                 else => return,
             }
         }

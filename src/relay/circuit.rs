@@ -219,7 +219,8 @@ impl Circuit {
     /// Delays all attempts if the receiver is overloaded. Failures of one pause lengthen it once. Another
     /// failure with `retry-after` says nothing about other deliveries.
     fn note_throttle(&mut self, ticket: Ticket, now: Instant, failure: &Failure) -> bool {
-        if failure.kind != FailureKind::Throttled {
+        let is_unavailable = failure.status == Some(503) && failure.retry_after.is_some();
+        if failure.kind != FailureKind::Throttled && !is_unavailable {
             return false;
         }
         let earlier = self.throttle.take().filter(|throttle| throttle.until > now);

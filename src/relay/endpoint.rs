@@ -34,6 +34,8 @@ pub(super) struct Endpoint {
 #[derive(Debug, Default)]
 pub(super) struct Lines {
     store: LogThrottle,
+    pub(super) attempts: LogThrottle,
+    pub(super) checks: LogThrottle,
     pub(super) letters: LogThrottle,
     pub(super) missed: LogThrottle,
     circuit_opened: LogThrottle,

@@ -47,7 +47,12 @@ pub(super) fn may_hasten(attempts: u32, max_attempts: u32) -> bool {
 
 /// Returns whether an event has the age at which it becomes a dead letter.
 pub(super) fn is_too_old(entry_ms: u64, now_ms: u64, max_age: Duration) -> bool {
-    u128::from(now_ms.saturating_sub(entry_ms)) >= max_age.as_millis()
+    age_left(entry_ms, now_ms, max_age).is_zero()
+}
+
+/// Returns the time until an event has that age.
+pub(super) fn age_left(entry_ms: u64, now_ms: u64, max_age: Duration) -> Duration {
+    max_age.saturating_sub(Duration::from_millis(now_ms.saturating_sub(entry_ms)))
 }
 
 /// Pauses between attempts to reach the store.

@@ -104,6 +104,12 @@ impl Checks {
             Check::Refused(_) | Check::RefusedHere(_) => CheckOutcome::Refused,
             Check::Failed(_) => CheckOutcome::Failed,
         });
+        if let Check::Refused(cause) | Check::RefusedHere(cause) | Check::Failed(cause) = &check
+            && let Some(suppressed) = self.endpoint.lines.checks.permit()
+        {
+            let (webhook, cause) = (webhook.name.as_str(), cause.as_str());
+            tracing::warn!(webhook, cause, suppressed, "a check failed");
+        }
         let made = MadeCheck {
             result: &check,
             settings: &webhook.settings,

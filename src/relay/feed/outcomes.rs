@@ -10,7 +10,7 @@ use crate::domain::EntryId;
 use crate::relay::dead_letters::{self, Reason};
 use crate::relay::lanes::{Item, LaneKey};
 use crate::relay::receiver::{Attempt, Failure, FailureKind};
-use crate::relay::retry::{delay, jitter};
+use crate::relay::retry::{age_left, delay, jitter};
 use crate::relay::routing::{Route, RoutedEntry, RoutedEvent};
 use crate::store::StoreError;
 use crate::store::relay::Leased;
@@ -98,6 +98,10 @@ impl Feed {
             Attempt::Failed(failure) => failure,
         };
         self.status.note_failure(&failure.detail);
+        if let Some(suppressed) = self.endpoint.lines.attempts.permit() {
+            let (webhook, cause) = (self.endpoint.name.as_str(), failure.detail.as_str());
+            tracing::warn!(webhook, cause, suppressed, "an attempt to deliver failed");
+        }
         let Some(item) = self.lanes.current(key) else { return };
         item.attempts = item.attempts.saturating_add(1);
         let asked = failure.retry_after.unwrap_or_default();
@@ -109,7 +113,8 @@ impl Feed {
         } else {
             let pause = delay(attempts, self.endpoint.is_flaky(attempts));
             let pause = jitter(pause, rand::random()).max(asked);
-            self.lanes.retry(key, Instant::now() + pause);
+            let age_left = age_left(entry.ms, (self.context.clock)(), self.context.config.max_age);
+            self.lanes.retry(key, Instant::now() + pause.min(age_left));
         }
     }
 

@@ -28,6 +28,7 @@ pub struct WebhooksFile {
     contents: Contents,
     defined: Vec<(Definition, Arc<Webhook>)>,
     webhooks: watch::Sender<Webhooks>,
+    warnings: watch::Sender<Vec<String>>,
 }
 
 /// The file's contents, and those of the files that it names.
@@ -47,7 +48,8 @@ impl WebhooksFile {
         let contents = Contents::read(path).map_err(|what| problem(FLAG, path, &what))?;
         let defined = define(path, &contents, targets, &[])?;
         let webhooks = watch::Sender::new(webhooks(&defined));
-        Ok(Self { path: path.to_owned(), targets, contents, defined, webhooks })
+        let warnings = watch::Sender::default();
+        Ok(Self { path: path.to_owned(), targets, contents, defined, webhooks, warnings })
     }
 
     /// Returns the webhooks, as they change.
@@ -55,10 +57,15 @@ impl WebhooksFile {
         self.webhooks.subscribe()
     }
 
+    /// Returns what is wrong with the files as they are now, for `/readyz`.
+    pub fn warnings(&self) -> watch::Receiver<Vec<String>> {
+        self.warnings.subscribe()
+    }
+
     /// Reads the files again when they change, for ever. A mistake is logged once, and the webhooks stay as
     /// they are.
     pub async fn run(self, reread: &Reread) {
-        let Self { path, targets, contents, defined, webhooks: sender } = self;
+        let Self { path, targets, contents, defined, webhooks: sender, warnings } = self;
         let defined = Mutex::new(defined);
         let apply = |contents: &Contents| {
             let mut defined = defined.lock().unwrap_or_else(PoisonError::into_inner);
@@ -80,7 +87,11 @@ impl WebhooksFile {
             reading.unwrap_or_else(|error| Err(error.to_string()))
         };
         let files = format!("{:?}", [&path]);
-        watch_contents(files, Ok(contents), reread, read, apply).await;
+        let note = |problem: Option<&str>| {
+            let warning = |problem| format!("the last good webhooks are in use: {problem}");
+            warnings.send_replace(problem.map(warning).into_iter().collect());
+        };
+        watch_contents(files, Ok(contents), reread, read, apply, note).await;
     }
 }
 

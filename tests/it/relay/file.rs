@@ -134,6 +134,8 @@ async fn a_mistake_keeps_the_last_good_file_and_names_the_line() {
         assert!(line.contains("webhooks.toml") || line.contains("absent"), "{line}");
         publish(&redis, &[payload(1, 2, event)]).await;
         receiver.wait_for(event as usize, SOON).await;
+        let (status, page) = relay.get("/readyz").await;
+        assert!(status == 200 && page.contains("the last good webhooks are in use"), "{page}");
     }
     // The right one again.
     let other = Receiver::start().await;
@@ -141,6 +143,8 @@ async fn a_mistake_keeps_the_last_good_file_and_names_the_line() {
     relay.signal(Signal::SIGHUP);
     other.wait_for(8, SOON).await;
     wait_until_done(&redis, "other").await;
+    let (_, page) = relay.get("/readyz").await;
+    assert!(!page.contains("the last good webhooks are in use"), "{page}");
 }
 
 #[tokio::test]
