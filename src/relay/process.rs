@@ -1,7 +1,7 @@
 //! A process of the relay: announces itself, and delivers the feeds that are assigned to it.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -15,7 +15,7 @@ use super::report::Reports;
 use super::webhook::Webhooks;
 use super::{Context, RelayConfig};
 use crate::store::relay::{RelayProcess, RelayStore};
-use crate::store::{EventLog, StoreError};
+use crate::store::{EventLog, StoreError, now_ms};
 use crate::telemetry::LogThrottle;
 use crate::telemetry::metrics::relay::begin_relay;
 
@@ -47,7 +47,7 @@ impl Relay {
         webhooks: watch::Receiver<Webhooks>,
         config: RelayConfig,
     ) -> Self {
-        Self::with_clock(store, logs, webhooks, config, Arc::new(system_ms))
+        Self::with_clock(store, logs, webhooks, config, Arc::new(now_ms))
     }
 
     /// Creates it with another clock, in milliseconds since 1970.
@@ -155,9 +155,4 @@ fn log_failure(failures: &LogThrottle, error: &StoreError) {
         let cause = error.to_string();
         tracing::warn!(?cause, suppressed, "cannot announce this process to the others");
     }
-}
-
-fn system_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

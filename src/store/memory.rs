@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout_at;
 
 use super::{
     Cursors, Entries, EventLog, EventLogs, HealthReceiver, LogBounds, MarkResult, Marks,
-    NONCE_KEPT_MS, NonceUse, Nonces, ReadQuotas, StoreError, StoreHealth,
+    NONCE_KEPT_MS, NonceUse, Nonces, ReadQuotas, StoreError, StoreHealth, now_ms,
 };
 use crate::domain::{
     Conversation, CursorPage, EntryId, ListOrder, ListPosition, Mark, Nonce, Outcome, Position,
@@ -407,11 +407,6 @@ impl State {
             self.trimmed = true;
         }
     }
-}
-
-fn now_ms() -> u64 {
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

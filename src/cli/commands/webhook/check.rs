@@ -2,12 +2,12 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use super::now_ms;
 use crate::cli::commands::interrupt::Interrupt;
 use crate::domain::TIME_MAX_MS;
 use crate::relay::receiver::Check;
 use crate::relay::webhook::Webhook;
 use crate::relay::{CheckBy, MadeCheck, record_check};
+use crate::store::now_ms;
 use crate::store::redis::{AdminError, printable};
 use crate::store::relay::{Failing, Pause, RelayStore, Verification, WebhookState};
 

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::time::timeout;
 
@@ -102,10 +102,4 @@ async fn open(config: RedisConfig) -> Result<Arc<RedisStore>, AdminError> {
             _ => Ok(Arc::clone(&store)),
         },
     }
-}
-
-/// Returns the time in milliseconds since 1970.
-fn now_ms() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }

@@ -10,10 +10,11 @@ use tokio::time::{Instant, sleep_until};
 use super::filter::LetterFilter;
 use super::letters::{Counts, Lane, delivery};
 use crate::cli::commands::say;
-use crate::cli::commands::webhook::{check, now_ms};
+use crate::cli::commands::webhook::check;
 use crate::domain::EntryId;
 use crate::relay::receiver::{Attempt, Delivery, Failure, FailureKind};
 use crate::relay::webhook::Webhook;
+use crate::store::now_ms;
 use crate::store::redis::printable;
 use crate::store::relay::{StoredLetter, WebhookAdmin};
 
