@@ -28,6 +28,8 @@ use crate::telemetry::{self, LogFormat, Traces, TracesConfig};
 mod args;
 mod commands;
 pub mod config;
+#[doc(hidden)]
+pub mod fuzzing;
 mod relay;
 pub mod serve;
 mod signals;

@@ -5,6 +5,8 @@ mod cgroup;
 pub mod cpus;
 pub(crate) mod date;
 mod first_bytes;
+#[doc(hidden)]
+pub mod fuzzing;
 mod head_timeout;
 mod http1;
 mod http2;

@@ -16,6 +16,8 @@ pub mod dev_receiver;
 mod doorbell;
 mod endpoint;
 mod feed;
+#[doc(hidden)]
+pub mod fuzzing;
 mod http;
 mod lanes;
 mod lease;

@@ -69,29 +69,29 @@ impl fmt::Display for InputSource {
 
 /// The lines of an input, of which it holds one at a time.
 #[derive(Debug)]
-pub(super) struct Lines<R> {
+pub(in crate::cli) struct Lines<R> {
     input: R,
     /// The line, up to one byte more than the longest.
-    pub(super) line: Vec<u8>,
+    pub(in crate::cli) line: Vec<u8>,
     /// Its number, from 1.
-    pub(super) number: u64,
+    pub(in crate::cli) number: u64,
     /// The position behind it, in bytes.
     pub(super) position: u64,
 }
 
 impl<R: BufRead> Lines<R> {
     /// Creates it at the beginning of an input.
-    pub(super) fn new(input: R) -> Self {
+    pub(in crate::cli) fn new(input: R) -> Self {
         Self { input, line: Vec::new(), number: 0, position: 0 }
     }
 
     /// Returns whether the line is longer than it may be, and only its beginning is held.
-    pub(super) fn is_too_long(&self) -> bool {
+    pub(in crate::cli) fn is_too_long(&self) -> bool {
         self.line.len() > LINE_MAX_BYTES
     }
 
     /// Reads the next line. Returns whether there is one.
-    pub(super) fn next(&mut self) -> io::Result<bool> {
+    pub(in crate::cli) fn next(&mut self) -> io::Result<bool> {
         self.line.clear();
         let mut is_any = false;
         loop {

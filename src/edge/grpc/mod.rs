@@ -17,6 +17,8 @@ use crate::edge::request_bytes::HeldBytes;
 use crate::net::body::RequestBody;
 use crate::proto::codec::SmallBuffers;
 
+#[doc(hidden)]
+pub mod fuzzing;
 pub(super) mod marks;
 mod one_message;
 mod page_token;

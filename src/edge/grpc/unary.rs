@@ -80,7 +80,7 @@ async fn next(mut body: Pin<&mut OneMessage<RequestBody>>) -> Result<Option<Byte
     }
 }
 
-fn decode<M: Message + Default>(frame: &[u8]) -> Result<M, Status> {
+pub(super) fn decode<M: Message + Default>(frame: &[u8]) -> Result<M, Status> {
     match payload(frame, MESSAGE_MAX_BYTES) {
         Ok(payload) => M::decode(payload).map_err(|error| Status::internal(error.to_string())),
         Err(Refusal::MessageTooLarge { .. }) => Err(Status::out_of_range("too large")),

@@ -167,19 +167,19 @@ impl State {
 
 /// Frames in bytes that were read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Found {
-    frames: u32,
+pub(in crate::net) struct Found {
+    pub(in crate::net) frames: u32,
     /// Those of `frames` that the budget is for.
-    control: u32,
+    pub(in crate::net) control: u32,
     /// Whether the client's SETTINGS are complete.
-    settings: bool,
+    pub(in crate::net) settings: bool,
     /// Streams that the client resets.
-    reset: Vec<u32>,
+    pub(in crate::net) reset: Vec<u32>,
 }
 
 /// Follows the frames in a connection's bytes, however they are cut.
 #[derive(Debug)]
-struct FrameCursor {
+pub(in crate::net) struct FrameCursor {
     /// The head of the current frame, or as much of the next one's as has arrived.
     head: [u8; FRAME_HEAD_BYTES],
     head_bytes: usize,
@@ -198,7 +198,7 @@ enum Piece {
 
 impl FrameCursor {
     /// Begins before a frame, or so many bytes earlier.
-    fn new(missing_bytes: usize) -> Self {
+    pub(in crate::net) fn new(missing_bytes: usize) -> Self {
         Self { head: [0; FRAME_HEAD_BYTES], head_bytes: 0, missing_bytes }
     }
 
@@ -249,7 +249,7 @@ impl FrameCursor {
     }
 
     /// Counts the frames in bytes that were read.
-    fn count(&mut self, mut bytes: &[u8]) -> Found {
+    pub(in crate::net) fn count(&mut self, mut bytes: &[u8]) -> Found {
         let mut found = Found::default();
         while let Some(piece) = self.next(&mut bytes) {
             if piece == Piece::Head {

@@ -30,7 +30,7 @@ use super::pressure::Pressure;
 use super::service::HttpService;
 use crate::telemetry::metrics::{Bound, count_refused};
 
-mod frames;
+pub(super) mod frames;
 mod lifetime;
 mod outbox;
 mod pipe;

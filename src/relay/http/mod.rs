@@ -5,11 +5,11 @@ mod check;
 mod connector;
 mod failure;
 mod metered;
-mod proxy;
+pub(super) mod proxy;
 mod resolver;
-mod response;
+pub(super) mod response;
 mod socket;
-mod target;
+pub(super) mod target;
 #[cfg(test)]
 mod tests;
 mod tls;

@@ -25,9 +25,9 @@ use super::{HEAD_MAX_BYTES, HEADERS_MAX};
 use crate::relay::receiver::FailureKind;
 
 /// A proxy. Its address is the operator's choice, and is not checked.
-pub(super) struct Proxy {
-    pub endpoint: Endpoint,
-    pub resolver: Resolver,
+pub(in crate::relay) struct Proxy {
+    pub(super) endpoint: Endpoint,
+    pub(super) resolver: Resolver,
     /// For an `https://` proxy.
     pub tls: Option<Arc<ClientConfig>>,
     /// Value of `proxy-authorization`.
@@ -40,7 +40,7 @@ impl Proxy {
     /// # Errors
     ///
     /// What is wrong with it, after the member's name. The URL is not quoted: it may contain a password.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub(in crate::relay) fn parse(text: &str) -> Result<Self, String> {
         let url = parse_url(text, &["http", "https"])?;
         if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
             return Err("must have nothing after the host and the port".to_owned());

@@ -11,13 +11,13 @@ use crate::relay::webhook::Targets;
 
 /// A URL that requests are sent to.
 #[derive(Clone)]
-pub(super) struct Target {
+pub(in crate::relay) struct Target {
     /// For requests.
     pub uri: Uri,
     /// Whether it is `https://`.
     pub is_https: bool,
     /// Where its connections go to.
-    pub endpoint: Endpoint,
+    pub(super) endpoint: Endpoint,
     url: Url,
 }
 
@@ -36,7 +36,7 @@ impl Target {
     /// # Errors
     ///
     /// What is wrong with it, after the member's name. The URL is not quoted: it may contain a secret.
-    pub(super) fn parse(text: &str, targets: Targets) -> Result<Self, String> {
+    pub(in crate::relay) fn parse(text: &str, targets: Targets) -> Result<Self, String> {
         let url = parse_url(text, if targets.allow_http { &["https", "http"] } else { &["https"] })
             .map_err(|problem| {
                 let is_http = text.get(..5).is_some_and(|text| text.eq_ignore_ascii_case("http:"));
@@ -60,7 +60,7 @@ impl Target {
     }
 
     /// Returns the URL with one more parameter, whose value needs no escaping.
-    pub(super) fn uri_with(&self, name: &str, value: &str) -> Option<Uri> {
+    pub(in crate::relay) fn uri_with(&self, name: &str, value: &str) -> Option<Uri> {
         let separator = match self.url.query() {
             None => "?",
             Some("") => "",
@@ -70,7 +70,7 @@ impl Target {
     }
 
     /// Returns the URL in its one spelling.
-    pub(super) fn as_str(&self) -> &str {
+    pub(in crate::relay) fn as_str(&self) -> &str {
         self.url.as_str()
     }
 }

@@ -18,7 +18,7 @@ const WEBHOOKS_MAX: usize = 100;
 const QUOTED_MAX_CHARS: usize = 40;
 
 /// A webhook's table.
-pub(super) struct Entry {
+pub(in crate::relay) struct Entry {
     /// Its place in the file, from 1.
     pub number: usize,
     pub name: WebhookName,
@@ -67,7 +67,7 @@ const FILES: [&str; 6] = [
 /// # Errors
 ///
 /// The line and the problem, as the end of a sentence. It quotes no value.
-pub(super) fn parse(contents: &[u8], folder: &Path) -> Result<Vec<Entry>, String> {
+pub(in crate::relay) fn parse(contents: &[u8], folder: &Path) -> Result<Vec<Entry>, String> {
     // A file is empty for a moment while it is rewritten. A comment alone means no webhooks.
     if contents.is_empty() {
         return Err("is empty".to_owned());

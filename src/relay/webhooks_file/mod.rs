@@ -2,7 +2,7 @@
 //! file that it names changes.
 
 mod definition;
-mod entries;
+pub(super) mod entries;
 #[cfg(test)]
 mod tests;
 

@@ -18,6 +18,8 @@ mod cluster;
 mod connection;
 mod denials;
 mod errors;
+#[doc(hidden)]
+pub mod fuzzing;
 mod keys;
 mod marks;
 mod node;

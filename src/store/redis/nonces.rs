@@ -31,7 +31,7 @@ impl NonceScript {
         call
     }
 
-    fn parse(&self, reply: &Value) -> Result<NonceUse, StoreError> {
+    pub(super) fn parse(&self, reply: &Value) -> Result<NonceUse, StoreError> {
         let Value::Array(fields) = reply else { return Err(unexpected(reply)) };
         match &fields[..] {
             [Value::BulkString(outcome)] if outcome == b"first" => Ok(NonceUse::First),

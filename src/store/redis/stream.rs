@@ -171,7 +171,10 @@ pub(crate) async fn span(
 }
 
 /// Parses the reply of [`SPAN`], which is short if there is no stream.
-fn parse_span(reply: &Value, entries: &[EntryId]) -> Result<(Span, Vec<EntryId>), StoreError> {
+pub(super) fn parse_span(
+    reply: &Value,
+    entries: &[EntryId],
+) -> Result<(Span, Vec<EntryId>), StoreError> {
     let Value::Array(parts) = reply else { return Err(unexpected(reply)) };
     let [gap_before, seconds, micros, of_stream @ ..] = &parts[..] else {
         return Err(unexpected(reply));
@@ -246,7 +249,7 @@ impl<'a> Entry<'a> {
     }
 }
 
-fn parse(entries: &[Value]) -> Result<Entries, StoreError> {
+pub(super) fn parse(entries: &[Value]) -> Result<Entries, StoreError> {
     let entries: Vec<Entry<'_>> = entries.iter().map(Entry::parse).collect::<Result<_, _>>()?;
     let bytes = entries.iter().map(|entry| entry.bytes).sum();
     let parsed = Entries::parse(entries.into_iter().map(|entry| (entry.id, entry.payload)));

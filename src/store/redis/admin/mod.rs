@@ -16,7 +16,7 @@ mod events;
 mod layout_change;
 mod letters;
 mod migration;
-mod put;
+pub(super) mod put;
 mod store;
 
 pub use self::cursors::{CursorAdmin, ReaderProblem};

@@ -109,7 +109,10 @@ impl CursorAdmin {
     }
 }
 
-fn parse(reply: &Value, expected: usize) -> Result<PutReply, StoreError> {
+pub(in crate::store::redis) fn parse(
+    reply: &Value,
+    expected: usize,
+) -> Result<PutReply, StoreError> {
     let Value::Array(values) = reply else { return Err(unexpected(reply)) };
     let [unmoved, values @ ..] = &values[..] else { return Err(unexpected(reply)) };
     if values.len() != 2 * expected {

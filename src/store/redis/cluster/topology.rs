@@ -26,7 +26,7 @@ impl Address {
     }
 
     /// Parses an address in an error: `127.0.0.1:7001`, `::1:7001` or `host:7001`. The host may be empty.
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    pub(in crate::store::redis) fn parse(text: &str) -> Option<Self> {
         let (host, port) = text.rsplit_once(':').filter(|(host, _)| is_host(host))?;
         Some(Self { host: host.to_owned(), port: port.parse().ok()? })
     }
@@ -49,11 +49,11 @@ pub(crate) fn is_host(text: &str) -> bool {
 
 /// A master.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Master {
+pub(in crate::store::redis) struct Master {
     /// The ID that it keeps, whatever its address is.
     pub(super) id: String,
     /// The address that it announces.
-    pub(super) address: Address,
+    pub(in crate::store::redis) address: Address,
     /// All by which other nodes may name it.
     pub(super) names: Vec<Address>,
     /// Of two that claim a slot the one with the greater epoch has it.
@@ -64,7 +64,7 @@ pub(super) struct Master {
 
 /// The cluster as one node sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct View {
+pub(in crate::store::redis) struct View {
     /// The ID of the node that was asked.
     asked: String,
     masters: Vec<Master>,
@@ -88,7 +88,11 @@ impl View {
         Self::parse(&nodes, &slots, asked)
     }
 
-    fn parse(nodes: &str, slots: &Value, asked: &Address) -> Result<Self, StoreError> {
+    pub(in crate::store::redis) fn parse(
+        nodes: &str,
+        slots: &Value,
+        asked: &Address,
+    ) -> Result<Self, StoreError> {
         let announced = announced(slots, asked)?;
         let lines = nodes.lines().map(NodeLine::parse).collect::<Option<Vec<_>>>();
         let malformed = || StoreError::corrupt("a line of CLUSTER NODES is malformed");
@@ -131,7 +135,7 @@ impl View {
     }
 
     /// Returns the slots that are on their way to the node that was asked, or from it.
-    pub(super) fn moving(&self) -> &BTreeSet<u16> {
+    pub(in crate::store::redis) fn moving(&self) -> &BTreeSet<u16> {
         &self.moving
     }
 
@@ -234,15 +238,15 @@ fn announced(slots: &Value, asked: &Address) -> Result<HashMap<String, Address>,
 
 /// All masters, and which of them has each slot, by the views of several nodes.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Topology {
+pub(in crate::store::redis) struct Topology {
     /// By ID.
     masters: BTreeMap<String, Master>,
     /// The IDs of all nodes, replicas included.
-    pub(super) nodes: BTreeSet<String>,
+    pub(in crate::store::redis) nodes: BTreeSet<String>,
 }
 
 impl Topology {
-    pub(super) fn new(views: Vec<View>) -> Self {
+    pub(in crate::store::redis) fn new(views: Vec<View>) -> Self {
         Self::merge(Self::default(), views)
     }
 
@@ -274,7 +278,7 @@ impl Topology {
     }
 
     /// Returns the master of each slot.
-    pub(super) fn owners(&self) -> Vec<Option<&Master>> {
+    pub(in crate::store::redis) fn owners(&self) -> Vec<Option<&Master>> {
         let mut owners = vec![None; usize::from(SLOTS)];
         let mut by_epoch: Vec<_> = self.masters().collect();
         by_epoch.sort_by_key(|master| master.epoch);

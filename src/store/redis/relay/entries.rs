@@ -15,7 +15,7 @@ pub(super) const ENTRY_MAX_BYTES: usize = 1024 * 1024 + 64 * 1024;
 /// 12.5 MiB.
 pub(super) const READ_MAX_BYTES: usize = 4 * 1024 * 1024;
 
-pub(super) fn parse_entries(
+pub(in crate::store::redis) fn parse_entries(
     entries: impl Iterator<Item = Value>,
 ) -> Result<Vec<FeedEntry>, StoreError> {
     entries.map(parse_entry).collect()

@@ -72,6 +72,6 @@ pub(super) fn fill_lease_and_stream(mut call: Cmd, keys: &Keys, lease: &Lease) -
 }
 
 /// Parses the reply of a script that says only whether the lease is held.
-pub(super) fn parse_done(reply: Value) -> Result<Leased<()>, StoreError> {
+pub(in crate::store::redis) fn parse_done(reply: Value) -> Result<Leased<()>, StoreError> {
     parse_leased(reply, |mut rest| rest.next().map_or(Ok(()), |more| Err(unexpected(&more))))
 }

@@ -20,13 +20,13 @@ use crate::store::relay::{
     StoredLetter, WebhookAdmin, WebhookState,
 };
 
-mod entries;
+pub(super) mod entries;
 mod feeds;
-mod leases;
+pub(super) mod leases;
 mod letters;
-mod processes;
+pub(super) mod processes;
 mod redelivery;
-mod state;
+pub(super) mod state;
 mod subscriptions;
 mod untagged;
 

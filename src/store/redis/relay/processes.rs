@@ -43,7 +43,7 @@ impl RedisStore {
 }
 
 /// Parses a process. One that another program put there is left out, as are names that are not a webhook's.
-fn parse(pair: &[Vec<u8>]) -> Option<RelayProcess> {
+pub(in crate::store::redis) fn parse(pair: &[Vec<u8>]) -> Option<RelayProcess> {
     let [id, stored] = pair else { return None };
     let id = String::from_utf8(id.clone()).ok()?;
     let StoredProcess { webhooks } = serde_json::from_slice(stored).ok()?;

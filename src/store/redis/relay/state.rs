@@ -24,7 +24,7 @@ const PAUSE_IS_PASSING: &str = "pause_is_passing";
 const PAUSE_SETTINGS: &str = "pause_settings";
 
 /// The fields of a state, as they are stored.
-type Fields = HashMap<String, Vec<u8>>;
+pub(in crate::store::redis) type Fields = HashMap<String, Vec<u8>>;
 
 impl RedisStore {
     pub(super) async fn read_state(
@@ -79,7 +79,7 @@ impl RedisStore {
     }
 }
 
-fn fields(state: &WebhookState) -> Vec<(&'static str, String)> {
+pub(in crate::store::redis) fn fields(state: &WebhookState) -> Vec<(&'static str, String)> {
     let WebhookState { verified, failing, paused } = state;
     let mut fields = Vec::new();
     if let Some(Verification { at_ms, settings }) = verified {
@@ -104,7 +104,7 @@ fn fields(state: &WebhookState) -> Vec<(&'static str, String)> {
 }
 
 /// Parses a state. The error is the name of a field that another program has put there.
-fn parse(fields: &Fields) -> Result<WebhookState, &'static str> {
+pub(in crate::store::redis) fn parse(fields: &Fields) -> Result<WebhookState, &'static str> {
     let text = |name| get::<String>(fields, name);
     let number = |name| get::<u64>(fields, name);
     let verified = match number(VERIFIED_AT)? {

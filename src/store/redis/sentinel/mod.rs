@@ -79,7 +79,7 @@ async fn ask(connection: &mut MultiplexedConnection, name: &str) -> Result<Claim
 }
 
 /// Parses what a Sentinel names. The text comes into messages.
-fn parse(host: String, port: &str) -> Option<Address> {
+pub(super) fn parse(host: String, port: &str) -> Option<Address> {
     let port = port.parse().ok().filter(|port| *port != 0)?;
     (!host.is_empty() && is_host(&host)).then_some(Address { host, port })
 }
