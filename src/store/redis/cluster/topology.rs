@@ -198,7 +198,7 @@ impl<'a> NodeLine<'a> {
     /// The host name that it announces, if it does.
     fn host_name(&self) -> Option<&'a str> {
         // The address, the host name, and more.
-        self.address.split(',').nth(1).filter(|name| !name.is_empty())
+        self.address.split(',').nth(1).filter(|name| !name.is_empty() && is_host(name))
     }
 
     /// Its IP address and port, by which `CLUSTER SLOTS` may not name it.
