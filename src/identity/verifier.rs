@@ -39,7 +39,8 @@ impl Verifier {
             (DecodingKey::from_ed_pem, Algorithm::EdDSA),
         ];
         // Which of several is meant cannot be known, and one of them may be private.
-        let blocks = pem::parse_many(pem).unwrap_or_default();
+        let blocks = pem::parse_many(pem)
+            .map_err(|_| "contains malformed PEM: it must contain one public key")?;
         let keys = blocks.iter().filter(|block| block.tag().ends_with("KEY")).count();
         if keys > 1 {
             return Err(format!("contains {keys} PEM keys: it must contain one public key"));
