@@ -116,8 +116,7 @@ fn mutated(target: &Target, inputs: &[Vec<u8>]) -> Option<String> {
     None
 }
 
-/// Panics with what a target of this name fails on. The panics of the target itself are not printed: the
-/// report has their text.
+/// Panics with what a target of this name fails on.
 fn check(name: &str) {
     let target = TARGETS.iter().find(|target| target.name == name).unwrap();
     if let Some(failure) = failure(target) {

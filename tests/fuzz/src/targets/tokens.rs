@@ -66,24 +66,13 @@ pub(super) fn claims(data: &[u8]) {
     if let Some(user) = user {
         assert!(is_valid(&head, &claims, user), "accepted as {user}: {head} {claims}");
     }
-    let id = claims["sub"].as_str().and_then(|sub| sub.parse::<UserId>().ok());
-    // Members that are not known are ignored, but numbers have rules of their own, and repeated ones fail.
-    let plain = [("alg", &head), ("sub", &claims)].iter().all(|(_, part)| {
-        part.as_object().is_some_and(|members| members.values().all(Value::is_string))
-            || part["exp"].is_u64()
-    });
-    let lasts = claims["exp"].as_u64().is_some_and(|exp| exp > 4_000_000_000 && exp < 1 << 40);
-    let members = claims.as_object().map_or(0, serde_json::Map::len);
-    let is_bare = head.as_object().is_some_and(|head| head.len() == 1) && members == 3;
-    let is_ours = head["alg"] == "HS256" && claims["iss"] == "https://issuer.example";
-    let repeats = data.windows(6).filter(|window| *window == b"\"exp\":").count() > 1;
-    if plain && lasts && is_bare && is_ours && !repeats && data.is_ascii() && !data.contains(&b'\\')
-    {
-        let keys = ["\"sub\"", "\"iss\"", "\"exp\"", "\"alg\""];
-        let text = std::str::from_utf8(data).unwrap();
-        if keys.iter().all(|key| text.matches(key).count() == 1) {
-            assert_eq!(user, id, "{head} {claims}");
-        }
+    // The plainest token is accepted.
+    let (sub, exp) = (&claims["sub"], &claims["exp"]);
+    let plain = format!(r#"{{"sub":{sub},"exp":{exp},"iss":"https://issuer.example"}}"#);
+    let lasts = exp.as_u64().is_some_and(|exp| (4_000_000_000..1 << 40).contains(&exp));
+    if data == [br#"{"alg":"HS256"}"#, &b"\n---\n"[..], plain.as_bytes()].concat() && lasts {
+        let id = sub.as_str().and_then(|sub| sub.parse::<UserId>().ok());
+        assert_eq!(user, id, "{plain}");
     }
 }
 
