@@ -23,6 +23,9 @@ pub(crate) struct Case {
     pub(crate) p50_times: f64,
     /// What the attack may add to the server's anonymous memory, in MiB.
     pub(crate) memory_mib: u64,
+    /// What the server may use of CPU, in cores: one for its worker, and half of one for what accepts, measures
+    /// memory and answers operators.
+    pub(crate) cpu_cores: f64,
     /// How many of the neighbour's calls may be refused.
     pub(crate) refusals: usize,
     /// Whether the server has [`LIMIT_MIB`](crate::report::LIMIT_MIB) of memory. Then it may slow the
@@ -42,6 +45,7 @@ impl Case {
             neighbour: true,
             p50_times: 3.0,
             memory_mib: 128,
+            cpu_cores: 1.5,
             refusals: 0,
             is_limited: false,
             _files: None,

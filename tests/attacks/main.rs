@@ -39,9 +39,11 @@ mod neighbour;
 mod nonces;
 mod operators;
 mod process;
+mod random;
 mod reader;
 mod reflection;
 mod report;
+mod slow;
 mod stage;
 mod unread;
 mod users;
@@ -142,6 +144,8 @@ async fn all() -> Vec<Case> {
     cases.extend(operators::cases());
     cases.extend(logs::cases().await);
     cases.extend(h2_bounds::cases());
+    cases.extend(slow::cases());
+    cases.extend(random::cases());
     cases
 }
 

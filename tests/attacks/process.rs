@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -21,15 +21,35 @@ pub(crate) fn anonymous_bytes(process: u32) -> Option<u64> {
     Some(1024 * line.split_whitespace().nth(1)?.parse::<u64>().ok()?)
 }
 
-/// CPU time in seconds, of all running threads.
+/// CPU time in seconds, of all running threads; 0 when the process has ended.
 pub(crate) fn cpu_seconds(process: u32) -> f64 {
-    let threads = fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    let Ok(threads) = fs::read_dir(format!("/proc/{process}/task")) else { return 0.0 };
     let ns: u64 = threads
         // A thread may end in the meantime.
         .filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("schedstat")).ok())
         .map(|times| times.split(' ').next().unwrap().parse::<u64>().unwrap())
         .sum();
     ns as f64 / 1e9
+}
+
+/// Follows CPU time, in cores.
+pub(crate) struct CpuWatch {
+    process: u32,
+    began: Instant,
+    seconds: f64,
+}
+
+impl CpuWatch {
+    pub(crate) fn start(process: u32) -> Self {
+        Self { process, began: Instant::now(), seconds: cpu_seconds(process) }
+    }
+
+    /// The cores that were busy since the start, or the last call; 0 if the process has ended.
+    pub(crate) fn take_cores(&mut self) -> f64 {
+        let before = std::mem::replace(self, Self::start(self.process));
+        let used = (self.seconds - before.seconds).max(0.0);
+        used / before.began.elapsed().as_secs_f64()
+    }
 }
 
 #[derive(Default)]

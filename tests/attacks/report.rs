@@ -10,13 +10,16 @@ const P50_LEAST_MS: f64 = 5.0;
 /// What a server may use that is given 512 MiB.
 pub(crate) const LIMIT_MIB: u64 = 512;
 
+/// What an attack may leave to be done, in cores, when it is over.
+const CORES_LEFT: f64 = 0.5;
+
 const MIB: u64 = 1 << 20;
 
 /// Prints the head of the table.
 pub(crate) fn head() {
     println!(
-        "{:<50} {:>9} {:>9} {:>9} {:>9} {:>8} {:>8}  verdict",
-        "attack", "p50 alone", "p50", "p99", "p50 after", "refused", "RSS MiB"
+        "{:<50} {:>9} {:>9} {:>9} {:>9} {:>8} {:>8} {:>5}  verdict",
+        "attack", "p50 alone", "p50", "p99", "p50 after", "refused", "RSS MiB", "cores"
     );
 }
 
@@ -45,7 +48,7 @@ pub(crate) fn row(case: &Case, outcome: &Outcome) -> Verdict {
         _ => Verdict::Broken,
     };
     println!(
-        "{:<50} {:>9} {:>9} {:>9} {:>9} {:>8} {:>8}  {}",
+        "{:<50} {:>9} {:>9} {:>9} {:>9} {:>8} {:>8} {:>5.2}  {}",
         case.name,
         ms(&outcome.alone, 0.5),
         ms(&outcome.attack, 0.5),
@@ -53,6 +56,7 @@ pub(crate) fn row(case: &Case, outcome: &Outcome) -> Verdict {
         ms(&outcome.after, 0.5),
         outcome.attack.refused(),
         outcome.peaks[1] / MIB,
+        outcome.cores[1],
         if verdict == Verdict::Ok { "ok" } else { "BROKEN" },
     );
     for finding in &broken {
@@ -67,16 +71,23 @@ pub(crate) fn row(case: &Case, outcome: &Outcome) -> Verdict {
 
 fn limits(case: &Case, outcome: &Outcome) -> Vec<Finding> {
     let [before, during] = outcome.peaks;
+    let [cores_alone, cores, cores_after] = outcome.cores;
+    let what = format!("it uses at most {:.1} cores, got {cores:.2}", case.cpu_cores);
+    let cpu = Finding::new(cores <= case.cpu_cores, what);
     if case.is_limited {
         let holds = during <= LIMIT_MIB * MIB;
-        return vec![Finding::final_one(holds, format!("at most {LIMIT_MIB} MiB are used"))];
+        let memory = Finding::final_one(holds, format!("at most {LIMIT_MIB} MiB are used"));
+        return vec![memory, cpu];
     }
     let grown = during.saturating_sub(before) / MIB;
     let what = format!("it adds at most {} MiB, got {grown}", case.memory_mib);
-    let mut limits = vec![Finding::final_one(grown <= case.memory_mib, what)];
+    let mut limits = vec![Finding::final_one(grown <= case.memory_mib, what), cpu];
     if !case.neighbour {
         return limits;
     }
+    let most = cores_alone + CORES_LEFT;
+    let what = format!("after it at most {most:.2} cores are busy, got {cores_after:.2}");
+    limits.push(Finding::new(cores_after <= most, what));
     let alone = outcome.alone.quantile_ms(0.5).unwrap_or(f64::NAN);
     let limit = case.p50_times * alone.max(P50_LEAST_MS);
     for (when, figures) in [("during", &outcome.attack), ("after", &outcome.after)] {

@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::case::Case;
 use crate::neighbour::{Figures, Neighbour, Phase};
-use crate::process::MemoryWatch;
+use crate::process::{CpuWatch, MemoryWatch};
 
 /// How long the neighbour is measured before and after an attack.
 const ALONE: Duration = Duration::from_millis(1200);
@@ -88,6 +88,8 @@ pub(crate) struct Stage {
     neighbour: Option<Neighbour>,
     memory: MemoryWatch,
     peaks: Mutex<[u64; 2]>,
+    cpu: Mutex<CpuWatch>,
+    cores: Mutex<[f64; 2]>,
     findings: Mutex<Vec<Finding>>,
     _secret: TempDir,
 }
@@ -99,6 +101,8 @@ pub(crate) struct Outcome {
     pub(crate) after: Figures,
     /// The most anonymous memory before and during the attack.
     pub(crate) peaks: [u64; 2],
+    /// The server's CPU before, during and after the attack, in cores.
+    pub(crate) cores: [f64; 3],
     pub(crate) findings: Vec<Finding>,
 }
 
@@ -115,8 +119,9 @@ impl Stage {
         server.wait_until_ready().await;
         let neighbour = case.neighbour.then(|| Neighbour::new(&server));
         let memory = MemoryWatch::start(server.id());
-        let (peaks, findings) = Default::default();
-        Self { redis, server, neighbour, memory, peaks, findings, _secret: secret }
+        let cpu = Mutex::new(CpuWatch::start(server.id()));
+        let (peaks, cores, findings) = Default::default();
+        Self { redis, server, neighbour, memory, peaks, cpu, cores, findings, _secret: secret }
     }
 
     /// The address of gRPC and HTTP.
@@ -128,6 +133,10 @@ impl Stage {
         if let Some(neighbour) = &self.neighbour {
             neighbour.enter(phase);
         }
+    }
+
+    fn take_cores(&self) -> f64 {
+        self.cpu.lock().unwrap().take_cores()
     }
 
     /// How many marks of the neighbour were served so far.
@@ -148,13 +157,16 @@ impl Stage {
             // The first calls connect.
             sleep(SETTLE).await;
             self.enter(Phase::Alone);
+            self.take_cores();
             sleep(ALONE).await;
         }
         self.peaks.lock().unwrap()[0] = self.memory.take_peak();
+        self.cores.lock().unwrap()[0] = self.take_cores();
         self.enter(Phase::Attack);
         let attacked = timeout(ATTACK_MAX, attack).await.ok();
         self.check(attacked.is_some(), format!("the attack is over within {ATTACK_MAX:?}"));
         self.peaks.lock().unwrap()[1] = self.memory.take_peak();
+        self.cores.lock().unwrap()[1] = self.take_cores();
         self.enter(Phase::Pause);
         attacked
     }
@@ -164,14 +176,18 @@ impl Stage {
         if self.neighbour.is_some() {
             sleep(if case.is_limited { SETTLE_LIMITED } else { SETTLE }).await;
             self.enter(Phase::After);
+            self.take_cores();
             sleep(AFTER).await;
         }
+        let cores_after = self.take_cores();
         let [_, alone, attack, after] = self.neighbour.map(Neighbour::stop).unwrap_or_default();
         let mut findings = self.findings.into_inner().unwrap();
         let lives = self.server.is_running();
         let killed = self.memory.has_killed();
         let how = if killed { ", killed at 3 GiB" } else { "" };
         findings.push(Finding::final_one(lives, format!("the process lives{how}")));
+        let panicked = self.server.log().iter().filter(|line| line.contains("panicked")).count();
+        findings.push(Finding::final_one(panicked == 0, format!("nothing panics, got {panicked}")));
         if case.neighbour {
             let served = after.refused() == 0 && after.served() > 0;
             findings.push(Finding::new(served, "everybody is served after it"));
@@ -180,7 +196,9 @@ impl Stage {
         // Its payloads are not looked at: there may be hundreds of thousands.
         self.redis.kill().await;
         let peaks = self.peaks.into_inner().unwrap();
-        Outcome { alone, attack, after, peaks, findings }
+        let [cores_alone, cores] = self.cores.into_inner().unwrap();
+        let cores = [cores_alone, cores, cores_after];
+        Outcome { alone, attack, after, peaks, cores, findings }
     }
 }
 
