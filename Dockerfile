@@ -3,7 +3,8 @@
 #   docker build --build-arg MARKREAD_REVISION="$(git rev-parse --short=12 HEAD)" -t markread .
 #
 # Both base images are arguments (docs/production.md). The build image needs cargo and a C compiler;
-# the runtime image needs the same glibc or a newer one, libgcc_s and CA certificates.
+# the runtime image needs the same glibc or a newer one, libgcc_s and CA certificates. For a release name
+# both by digest (docs/supply-chain.md).
 ARG BUILD_IMAGE=docker.io/library/rust:1.95-bookworm
 ARG RUNTIME_IMAGE=gcr.io/distroless/cc-debian12:nonroot
 
@@ -14,7 +15,7 @@ ENV CARGO_HOME=/cache/cargo CARGO_TARGET_DIR=/cache/target
 COPY . .
 ARG MARKREAD_REVISION=unknown
 RUN --mount=type=cache,id=markread,target=/cache,sharing=locked \
-    cargo build --locked --release --bin markread && cp /cache/target/release/markread /markread
+    tests/supply/release && cp /cache/target/reproducible/release/markread /markread
 
 FROM ${RUNTIME_IMAGE} AS runtime
 ARG MARKREAD_REVISION=unknown

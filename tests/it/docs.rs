@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 mod answers;
 mod flags;
+mod image;
 mod links;
 mod metrics;
 mod proto;
