@@ -69,7 +69,7 @@ impl fmt::Display for CursorRecord {
 
 /// A mistyped member would be lost without a word, so others are refused.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a JSON object")]
 struct Members {
     reader_id: Integer,
     recipient_id: Integer,
@@ -165,7 +165,8 @@ mod tests {
             ("x", "not a JSON object: expected value at character 1"),
             ("[]", "not a JSON object but an array"),
             (" [\"1\",\"2\",\"3\",4]", "not a JSON object but an array"),
-            ("1", "invalid type: integer"),
+            ("1", "invalid type: integer `1`, expected a JSON object"),
+            ("null", "invalid type: null, expected a JSON object"),
             ("{}", "missing field `reader_id`"),
             (&LINE.replace("2244994945", "0"), "reader_id is zero"),
             (&LINE.replace("2244994945", "02"), "reader_id is not a number"),

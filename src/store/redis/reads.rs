@@ -1,6 +1,8 @@
 //! Reads of cursors: calls of `read_states.lua`, `list_cursors.lua` and `take_reads.lua`, and their replies.
 
 use std::collections::HashMap;
+use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use redis::{Cmd, Value};
@@ -75,7 +77,7 @@ impl ReadScripts {
                 [] => Ok(None),
                 [message, read_at_ms] => Ok(Some(ReadCursor {
                     recipient: conversation.recipient,
-                    last_read_event_id: text(message)?.parse().map_err(StoreError::corrupt)?,
+                    last_read_event_id: parse_id("a cursor", text(message)?)?,
                     read_at_ms: integer(read_at_ms)?,
                 })),
                 _ => Err(StoreError::corrupt("a cursor in the reply is malformed")),
@@ -273,6 +275,11 @@ fn parse_part(
     Ok(Some(HashPart { buckets: number(buckets)?, scan: number(scan)?, until }))
 }
 
+/// Parses an ID. What it is the ID of begins the text of an error, whose rest says what is wrong.
+fn parse_id<T: FromStr<Err: fmt::Display>>(what: &str, text: &str) -> Result<T, StoreError> {
+    text.parse().map_err(|problem| StoreError::corrupt(format!("{what} {problem}")))
+}
+
 /// Parses the cursors of one hash: fields `<recipient>` and `-<recipient>`, in any order.
 fn parse_cursors(hash: &Value) -> Result<Vec<ReadCursor>, StoreError> {
     let Value::Array(fields) = hash else { return Err(unexpected(hash)) };
@@ -288,9 +295,11 @@ fn parse_cursors(hash: &Value) -> Result<Vec<ReadCursor>, StoreError> {
     let cursor = |(recipient, message): (&str, &str)| {
         let time = times.get(recipient).ok_or_else(|| StoreError::corrupt("a cursor has no time"));
         Ok(ReadCursor {
-            recipient: recipient.parse().map_err(StoreError::corrupt)?,
-            last_read_event_id: message.parse().map_err(StoreError::corrupt)?,
-            read_at_ms: time?.parse().map_err(StoreError::corrupt)?,
+            recipient: parse_id("a recipient", recipient)?,
+            last_read_event_id: parse_id("a cursor", message)?,
+            read_at_ms: time?
+                .parse()
+                .map_err(|_| StoreError::corrupt("a cursor's time is not a number"))?,
         })
     };
     messages.into_iter().map(cursor).collect()
