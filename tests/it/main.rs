@@ -11,6 +11,7 @@ mod addresses;
 mod admin;
 mod answers;
 mod bad_input;
+mod bad_inputs;
 mod bounds;
 mod bounds_edge;
 mod clients;

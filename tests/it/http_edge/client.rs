@@ -19,16 +19,16 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 /// A version of HTTP.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Version {
+pub(crate) enum Version {
     Http1,
     Http2,
 }
 
-pub(super) const BOTH: [Version; 2] = [Version::Http1, Version::Http2];
+pub(crate) const BOTH: [Version; 2] = [Version::Http1, Version::Http2];
 
 /// A request in either version of HTTP.
 #[derive(Clone, Debug)]
-pub(super) struct HttpRequest {
+pub(crate) struct HttpRequest {
     method: String,
     target: String,
     headers: Vec<(String, String)>,
@@ -37,52 +37,52 @@ pub(super) struct HttpRequest {
 
 impl HttpRequest {
     /// A POST without headers, body and credentials.
-    pub(super) fn post(target: &str) -> Self {
+    pub(crate) fn post(target: &str) -> Self {
         let (method, target) = ("POST".to_owned(), target.to_owned());
         Self { method, target, headers: Vec::new(), body: Bytes::new() }
     }
 
     /// The reader's request with parameters in the body.
-    pub(super) fn form(body: impl Into<Bytes>) -> Self {
+    pub(crate) fn form(body: impl Into<Bytes>) -> Self {
         Self::post(PATH).header("content-type", FORM).body(body).of(READER)
     }
 
     /// The reader's request with parameters in the query.
-    pub(super) fn query(query: &str) -> Self {
+    pub(crate) fn query(query: &str) -> Self {
         Self::post(&format!("{PATH}?{query}")).of(READER)
     }
 
-    pub(super) fn method(self, method: &str) -> Self {
+    pub(crate) fn method(self, method: &str) -> Self {
         Self { method: method.to_owned(), ..self }
     }
 
-    pub(super) fn target(self, target: &str) -> Self {
+    pub(crate) fn target(self, target: &str) -> Self {
         Self { target: target.to_owned(), ..self }
     }
 
-    pub(super) fn body(self, body: impl Into<Bytes>) -> Self {
+    pub(crate) fn body(self, body: impl Into<Bytes>) -> Self {
         Self { body: body.into(), ..self }
     }
 
     /// Sets a header, in place of those with the same name.
-    pub(super) fn header(mut self, name: &str, value: &str) -> Self {
+    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.retain(|(known, _)| known != name);
         self.headers.push((name.to_owned(), value.to_owned()));
         self
     }
 
     /// Adds a header, beside those with the same name.
-    pub(super) fn and_header(mut self, name: &str, value: &str) -> Self {
+    pub(crate) fn and_header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    pub(super) fn without(mut self, name: &str) -> Self {
+    pub(crate) fn without(mut self, name: &str) -> Self {
         self.headers.retain(|(known, _)| known != name);
         self
     }
 
-    pub(super) fn by(self, credentials: &Credentials) -> Self {
+    pub(crate) fn by(self, credentials: &Credentials) -> Self {
         let request = self.without("authorization").without("x-user-id");
         match credentials {
             Credentials::Nothing => request,
@@ -92,12 +92,12 @@ impl HttpRequest {
     }
 
     /// Sets a token of this user.
-    pub(super) fn of(self, user: u64) -> Self {
+    pub(crate) fn of(self, user: u64) -> Self {
         self.by(&Credentials::token_of(user))
     }
 
     /// The request's bytes in HTTP/1.1, with a `content-length` unless a header frames the body.
-    pub(super) fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut head =
             format!("{} {} HTTP/1.1\r\nhost: markread.test\r\n", self.method, self.target);
         for (name, value) in &self.headers {
@@ -112,7 +112,7 @@ impl HttpRequest {
     }
 
     /// Sends the request on its own connection, and returns the answer.
-    pub(super) async fn over(&self, version: Version, server: &Server) -> RawAnswer {
+    pub(crate) async fn over(&self, version: Version, server: &Server) -> RawAnswer {
         match version {
             Version::Http1 => {
                 let mut connection = Http1::to(server).await;
@@ -124,12 +124,12 @@ impl HttpRequest {
     }
 
     /// Sends the request on an open HTTP/2 connection.
-    pub(super) async fn on(&self, raw: &Raw) -> Result<RawAnswer, h2::Error> {
+    pub(crate) async fn on(&self, raw: &Raw) -> Result<RawAnswer, h2::Error> {
         raw.send(self.head_on(raw), self.body.clone()).await
     }
 
     /// Sends the head alone on an open HTTP/2 connection.
-    pub(super) async fn begin_on(&self, raw: &Raw) -> Result<OpenCall, h2::Error> {
+    pub(crate) async fn begin_on(&self, raw: &Raw) -> Result<OpenCall, h2::Error> {
         raw.begin(self.head_on(raw)).await
     }
 
@@ -140,29 +140,29 @@ impl HttpRequest {
 }
 
 /// An HTTP/1.1 connection that is kept open.
-pub(super) struct Http1 {
+pub(crate) struct Http1 {
     stream: TcpStream,
     received: BytesMut,
 }
 
 impl Http1 {
-    pub(super) async fn to(server: &Server) -> Self {
+    pub(crate) async fn to(server: &Server) -> Self {
         let stream = TcpStream::connect(&server.address).await.unwrap();
         Self { stream, received: BytesMut::new() }
     }
 
-    pub(super) async fn write(&mut self, bytes: &[u8]) {
+    pub(crate) async fn write(&mut self, bytes: &[u8]) {
         // If the server has closed already, reading shows it.
         let _ = self.stream.write_all(bytes).await;
     }
 
-    pub(super) async fn send(&mut self, request: &HttpRequest) -> RawAnswer {
+    pub(crate) async fn send(&mut self, request: &HttpRequest) -> RawAnswer {
         self.write(&request.bytes()).await;
         self.answer().await.expect("an answer")
     }
 
     /// Reads the next answer, or returns `None` where the server has closed.
-    pub(super) async fn answer(&mut self) -> Option<RawAnswer> {
+    pub(crate) async fn answer(&mut self) -> Option<RawAnswer> {
         let (status, head) = self.head().await?;
         let length = match head.get("content-length") {
             Some(length) => length.to_str().unwrap().parse().unwrap(),
@@ -177,20 +177,20 @@ impl Http1 {
     }
 
     /// Reads the next answer, whose body ends when the server closes.
-    pub(super) async fn last_answer(mut self) -> Option<RawAnswer> {
+    pub(crate) async fn last_answer(mut self) -> Option<RawAnswer> {
         let (status, head) = self.head().await?;
         while self.read().await > 0 {}
         Some(RawAnswer { status, head, body: self.received.freeze(), trailers: HeaderMap::new() })
     }
 
     /// The connection itself; everything received has been read.
-    pub(super) fn into_stream(self) -> TcpStream {
+    pub(crate) fn into_stream(self) -> TcpStream {
         assert!(self.received.is_empty(), "{:?}", self.received);
         self.stream
     }
 
     /// Whether the server closes without sending more.
-    pub(super) async fn is_closed(&mut self) -> bool {
+    pub(crate) async fn is_closed(&mut self) -> bool {
         self.received.is_empty() && self.read().await == 0
     }
 

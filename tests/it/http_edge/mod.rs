@@ -15,7 +15,7 @@ mod bad_lengths;
 mod bad_parameters;
 mod bad_sizes;
 mod bodies;
-mod client;
+pub(crate) mod client;
 mod identity;
 mod logs;
 mod order;
@@ -24,12 +24,12 @@ mod quota;
 mod slow;
 mod spellings;
 
-const PATH: &str = "/1.1/direct_messages/mark_read.json";
+pub(crate) const PATH: &str = "/1.1/direct_messages/mark_read.json";
 
-const FORM: &str = "application/x-www-form-urlencoded";
+pub(crate) const FORM: &str = "application/x-www-form-urlencoded";
 
 /// Twitter's example: `MESSAGE` and `RECIPIENT`.
-const EXAMPLE: &str = "last_read_event_id=8754578330382663743&recipient_id=3805104374";
+pub(crate) const EXAMPLE: &str = "last_read_event_id=8754578330382663743&recipient_id=3805104374";
 
 /// Twitter's example, as most clients send it and as tweepy does.
 fn examples() -> [HttpRequest; 2] {

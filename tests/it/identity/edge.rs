@@ -5,32 +5,32 @@ use markread_harness::raw::error_codes;
 use markread_harness::server::http1;
 use markread_harness::{MESSAGE, RECIPIENT};
 
-pub(super) const PATH: &str = "/1.1/direct_messages/mark_read.json";
+pub(crate) const PATH: &str = "/1.1/direct_messages/mark_read.json";
 
-pub(super) const FORM: &str = "application/x-www-form-urlencoded";
+pub(crate) const FORM: &str = "application/x-www-form-urlencoded";
 
 /// A request in HTTP/1.1.
 #[derive(Clone, Debug)]
-pub(super) struct Post {
+pub(crate) struct Post {
     /// Path and query.
-    pub(super) target: String,
-    pub(super) host: String,
+    pub(crate) target: String,
+    pub(crate) host: String,
     /// `name: value`
-    pub(super) headers: Vec<String>,
-    pub(super) body: String,
+    pub(crate) headers: Vec<String>,
+    pub(crate) body: String,
 }
 
 /// An answer, reduced to what `docs/contract.md` promises.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     head: String,
-    pub(super) body: String,
+    pub(crate) body: String,
 }
 
 impl Post {
     /// Twitter's example, with these headers.
-    pub(super) fn example(headers: &[String]) -> Self {
+    pub(crate) fn example(headers: &[String]) -> Self {
         let form = format!("content-type: {FORM}");
         Self {
             target: PATH.to_owned(),
@@ -41,7 +41,7 @@ impl Post {
     }
 
     /// Twitter's example, with a gRPC caller's credentials.
-    pub(super) fn by(credentials: &Credentials) -> Self {
+    pub(crate) fn by(credentials: &Credentials) -> Self {
         match credentials {
             Credentials::Nothing => Self::example(&[]),
             Credentials::UserId(user) => Self::example(&[format!("x-user-id: {user}")]),
@@ -51,7 +51,7 @@ impl Post {
         }
     }
 
-    pub(super) fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let Self { target, host, headers, body } = self;
         let headers: String = headers.iter().flat_map(|header| [header, "\r\n"]).collect();
         let length = body.len();
@@ -61,7 +61,7 @@ impl Post {
         )
     }
 
-    pub(super) async fn send(&self, address: &str) -> Answer {
+    pub(crate) async fn send(&self, address: &str) -> Answer {
         Answer::from(http1(address, &self.text()).await)
     }
 }
@@ -80,19 +80,19 @@ impl Answer {
     }
 
     #[track_caller]
-    pub(super) fn assert_served(&self, what: &str) {
+    pub(crate) fn assert_served(&self, what: &str) {
         assert_eq!((self.status, self.body.as_str()), (204, ""), "{what}: {self:?}");
     }
 
     /// Asserts this status and one error with this code; a 401 says how to authenticate.
     #[track_caller]
-    pub(super) fn assert_refused(&self, status: u16, code: u64, what: &str) {
+    pub(crate) fn assert_refused(&self, status: u16, code: u64, what: &str) {
         self.assert_refused_as_one_of(status, &[code], what);
     }
 
     /// The same where `docs/contract.md` allows several codes.
     #[track_caller]
-    pub(super) fn assert_refused_as_one_of(&self, status: u16, codes: &[u64], what: &str) {
+    pub(crate) fn assert_refused_as_one_of(&self, status: u16, codes: &[u64], what: &str) {
         assert_eq!(self.status, status, "{what}: {self:?}");
         let [code] = error_codes(&self.body)[..] else {
             panic!("{what}: not one error in {self:?}")

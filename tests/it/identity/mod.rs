@@ -1,9 +1,9 @@
 //! Who calls, and how they prove it: "Identity" and "HTTP" in `docs/contract.md`.
 
 mod claims;
-mod edge;
+pub(crate) mod edge;
 mod flags;
-mod jwks;
+pub(crate) mod jwks;
 mod key_files;
 pub(crate) mod oauth1;
 mod tls;

@@ -14,7 +14,7 @@ mod absence;
 mod choice;
 mod forgeries;
 mod rotation;
-mod source;
+pub(crate) mod source;
 mod tokens;
 mod trash;
 mod unknown_keys;
@@ -23,22 +23,22 @@ mod unusable;
 use source::Source;
 
 /// A key pair with its ID and algorithm.
-struct Key {
+pub(crate) struct Key {
     id: String,
     algorithm: Algorithm,
     pair: KeyPair,
 }
 
 impl Key {
-    async fn rsa(id: &str) -> Self {
+    pub(crate) async fn rsa(id: &str) -> Self {
         Self { id: id.to_owned(), algorithm: Algorithm::RS256, pair: KeyPair::rsa().await }
     }
 
-    async fn p256(id: &str) -> Self {
+    pub(crate) async fn p256(id: &str) -> Self {
         Self { id: id.to_owned(), algorithm: Algorithm::ES256, pair: KeyPair::p256().await }
     }
 
-    async fn ed25519(id: &str) -> Self {
+    pub(crate) async fn ed25519(id: &str) -> Self {
         Self { id: id.to_owned(), algorithm: Algorithm::EdDSA, pair: KeyPair::ed25519().await }
     }
 
@@ -47,7 +47,7 @@ impl Key {
     }
 
     /// The public key as an issuer publishes it.
-    fn jwk(&self) -> Value {
+    pub(crate) fn jwk(&self) -> Value {
         let jwk = Jwk::from_encoding_key(&self.private(), self.algorithm).unwrap();
         let mut jwk = serde_json::to_value(jwk).unwrap();
         jwk["kid"] = json!(self.id);
@@ -56,7 +56,7 @@ impl Key {
     }
 
     /// The same with changes; a member that is null is left out.
-    fn jwk_with(&self, changes: Value) -> Value {
+    pub(crate) fn jwk_with(&self, changes: Value) -> Value {
         let Value::Object(changes) = changes else { panic!("members are an object") };
         let mut jwk = self.jwk();
         jwk.as_object_mut().unwrap().extend(changes);
@@ -65,7 +65,7 @@ impl Key {
     }
 
     /// A token of the reader.
-    fn token(&self) -> Credentials {
+    pub(crate) fn token(&self) -> Credentials {
         self.token_with(json!({}))
     }
 
@@ -90,11 +90,11 @@ fn from_base64url(text: &str) -> Vec<u8> {
 }
 
 /// A key set of these keys.
-fn set(keys: &[&Key]) -> Value {
+pub(crate) fn set(keys: &[&Key]) -> Value {
     set_of(&keys.iter().map(|key| key.jwk()).collect::<Vec<_>>())
 }
 
-fn set_of(keys: &[Value]) -> Value {
+pub(crate) fn set_of(keys: &[Value]) -> Value {
     json!({ "keys": keys })
 }
 
@@ -105,7 +105,7 @@ async fn serve(redis: &Redis, source: &Source, flags: &[&str]) -> Server {
     server
 }
 
-async fn serve_unready(redis: &Redis, source: &Source, flags: &[&str]) -> Server {
+pub(crate) async fn serve_unready(redis: &Redis, source: &Source, flags: &[&str]) -> Server {
     let own = ["--redis-url", &redis.url(), "--jwt-jwks-url", &source.url()];
     Server::spawn(&[&own, flags].concat(), false).await
 }

@@ -14,7 +14,7 @@ use tokio_rustls::TlsAcceptor;
 
 /// The answer to a fetch.
 #[derive(Clone)]
-pub(super) struct Reply {
+pub(crate) struct Reply {
     /// Status line and headers.
     head: String,
     body: Vec<u8>,
@@ -25,26 +25,26 @@ pub(super) struct Reply {
 }
 
 impl Reply {
-    pub(super) fn set(keys: &Value) -> Self {
+    pub(crate) fn set(keys: &Value) -> Self {
         Self::json(keys.to_string())
     }
 
     /// A 200 with this body, which should be JSON.
-    pub(super) fn json(body: impl Into<Vec<u8>>) -> Self {
+    pub(crate) fn json(body: impl Into<Vec<u8>>) -> Self {
         Self::new("200 OK\r\ncontent-type: application/json", body)
     }
 
     /// A status line with any headers, and a body.
-    pub(super) fn new(head: &str, body: impl Into<Vec<u8>>) -> Self {
+    pub(crate) fn new(head: &str, body: impl Into<Vec<u8>>) -> Self {
         Self { head: head.to_owned(), body: body.into(), delay: Duration::ZERO, rest: None }
     }
 
-    pub(super) fn after(self, delay: Duration) -> Self {
+    pub(crate) fn after(self, delay: Duration) -> Self {
         Self { delay, ..self }
     }
 
     /// A 200 with a body that repeats this chunk and never ends.
-    pub(super) fn endless(chunk: &[u8], pause: Duration) -> Self {
+    pub(crate) fn endless(chunk: &[u8], pause: Duration) -> Self {
         Self { rest: Some((chunk.to_vec(), pause)), ..Self::json("") }
     }
 
@@ -65,7 +65,7 @@ impl Reply {
     }
 }
 
-pub(super) struct Source {
+pub(crate) struct Source {
     port: u16,
     shared: Arc<Shared>,
     tls: Option<TlsAcceptor>,
@@ -82,14 +82,14 @@ struct Shared {
 
 impl Source {
     /// Starts a source with these keys.
-    pub(super) async fn of(keys: &Value) -> Self {
+    pub(crate) async fn of(keys: &Value) -> Self {
         let mut source = Self::down(Reply::set(keys));
         source.start().await;
         source
     }
 
     /// A source that has not been started.
-    pub(super) fn down(reply: Reply) -> Self {
+    pub(crate) fn down(reply: Reply) -> Self {
         let counters = || AtomicUsize::new(0);
         let reply = Mutex::new(reply);
         let shared = Arc::new(Shared { reply, fetches: counters(), strays: counters() });
@@ -97,12 +97,12 @@ impl Source {
     }
 
     /// Makes it serve over TLS.
-    pub(super) fn over(self, tls: TlsAcceptor) -> Self {
+    pub(crate) fn over(self, tls: TlsAcceptor) -> Self {
         Self { tls: Some(tls), ..self }
     }
 
     /// Starts it on its port.
-    pub(super) async fn start(&mut self) {
+    pub(crate) async fn start(&mut self) {
         assert!(self.listening.is_none(), "it runs already");
         let listener = TcpListener::bind(("127.0.0.1", self.port)).await.unwrap();
         let mut listening = JoinSet::new();
@@ -111,11 +111,11 @@ impl Source {
     }
 
     /// Stops it, and drops its connections.
-    pub(super) async fn stop(&mut self) {
+    pub(crate) async fn stop(&mut self) {
         self.listening.take().expect("it runs").shutdown().await;
     }
 
-    pub(super) fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         match self.tls {
             None => format!("http://127.0.0.1:{}/keys", self.port),
             Some(_) => format!("https://localhost:{}/keys", self.port),
@@ -123,22 +123,22 @@ impl Source {
     }
 
     /// Sets the answer from now on.
-    pub(super) fn replies(&self, reply: Reply) {
+    pub(crate) fn replies(&self, reply: Reply) {
         *self.shared.reply.lock().unwrap() = reply;
     }
 
     /// Sets the keys from now on.
-    pub(super) fn publishes(&self, keys: &Value) {
+    pub(crate) fn publishes(&self, keys: &Value) {
         self.replies(Reply::set(keys));
     }
 
     /// How often its keys were fetched so far.
-    pub(super) fn fetches(&self) -> usize {
+    pub(crate) fn fetches(&self) -> usize {
         self.shared.fetches.load(Ordering::SeqCst)
     }
 
     /// How often another path was requested.
-    pub(super) fn strays(&self) -> usize {
+    pub(crate) fn strays(&self) -> usize {
         self.shared.strays.load(Ordering::SeqCst)
     }
 }

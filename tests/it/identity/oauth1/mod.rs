@@ -12,13 +12,13 @@ mod credentials_file;
 mod nonces;
 mod origins;
 mod refused;
-mod signer;
+pub(crate) mod signer;
 mod store;
 
 use signer::Client;
 
 /// A client with its own consumer and token.
-fn client(name: &str, user: u64) -> Client {
+pub(crate) fn client(name: &str, user: u64) -> Client {
     Client {
         consumer_key: format!("consumer-{name}"),
         consumer_secret: format!("consumer-secret-of-{name}"),
@@ -29,7 +29,7 @@ fn client(name: &str, user: u64) -> Client {
 }
 
 /// The client of the reader in Twitter's example.
-fn reader() -> Client {
+pub(crate) fn reader() -> Client {
     client("reader", READER)
 }
 
@@ -37,7 +37,7 @@ fn reader() -> Client {
 pub(crate) struct CredentialsFile(TempDir);
 
 impl CredentialsFile {
-    fn of(clients: &[&Client]) -> Self {
+    pub(crate) fn of(clients: &[&Client]) -> Self {
         let file = Self(tempfile::tempdir().unwrap());
         std::fs::write(file.path(), toml(clients)).unwrap();
         file
@@ -52,7 +52,7 @@ impl CredentialsFile {
     }
 
     /// Starts a server that accepts these clients' signatures and no other credentials.
-    async fn serve(&self, redis: &Redis, flags: &[&str]) -> Server {
+    pub(crate) async fn serve(&self, redis: &Redis, flags: &[&str]) -> Server {
         self.serve_in(redis, flags, &[]).await
     }
 

@@ -13,67 +13,67 @@ use crate::identity::edge::{Answer, FORM, PATH, Post};
 /// All but the unreserved characters: RFC 5849, 3.6.
 const RESERVED: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-pub(super) fn encode(text: &str) -> String {
+pub(crate) fn encode(text: &str) -> String {
     utf8_percent_encode(text, &RESERVED).to_string()
 }
 
 /// Names and values, decoded.
-pub(super) type Pairs = Vec<(String, String)>;
+pub(crate) type Pairs = Vec<(String, String)>;
 
-pub(super) fn pairs(pairs: &[(&str, &str)]) -> Pairs {
+pub(crate) fn pairs(pairs: &[(&str, &str)]) -> Pairs {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
 /// Twitter's example.
-pub(super) fn example() -> Pairs {
+pub(crate) fn example() -> Pairs {
     let [message, recipient] = [MESSAGE, RECIPIENT].map(|id| id.to_string());
     pairs(&[("last_read_event_id", &message), ("recipient_id", &recipient)])
 }
 
-pub(super) fn unix_seconds() -> u64 {
+pub(crate) fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
 /// The consumer and token that sign.
 #[derive(Clone, Debug)]
-pub(super) struct Client {
-    pub(super) consumer_key: String,
-    pub(super) consumer_secret: String,
-    pub(super) token: String,
-    pub(super) token_secret: String,
+pub(crate) struct Client {
+    pub(crate) consumer_key: String,
+    pub(crate) consumer_secret: String,
+    pub(crate) token: String,
+    pub(crate) token_secret: String,
     /// The token's user.
-    pub(super) user: u64,
+    pub(crate) user: u64,
 }
 
 /// A call to sign and send. Its parts may be changed before.
 #[derive(Clone, Debug)]
-pub(super) struct Call {
+pub(crate) struct Call {
     /// Scheme, authority and path to sign.
-    pub(super) uri: String,
-    pub(super) query: Pairs,
-    pub(super) body: Pairs,
+    pub(crate) uri: String,
+    pub(crate) query: Pairs,
+    pub(crate) body: Pairs,
     /// The `oauth_*` parameters without the signature, in the order of the header.
-    pub(super) oauth: Pairs,
+    pub(crate) oauth: Pairs,
     /// The secrets of consumer and token.
-    pub(super) secrets: [String; 2],
-    pub(super) hash: hmac::Algorithm,
-    pub(super) address: String,
+    pub(crate) secrets: [String; 2],
+    pub(crate) hash: hmac::Algorithm,
+    pub(crate) address: String,
 }
 
 /// A signed call. The signature does not cover later changes.
 #[derive(Clone, Debug)]
-pub(super) struct Signed {
-    pub(super) post: Post,
+pub(crate) struct Signed {
+    pub(crate) post: Post,
     /// The parameters of the `authorization` header, encoded.
-    pub(super) header: Vec<(String, String)>,
+    pub(crate) header: Vec<(String, String)>,
     /// The prefix of the header, with the scheme.
-    pub(super) scheme: String,
-    pub(super) address: String,
+    pub(crate) scheme: String,
+    pub(crate) address: String,
 }
 
 impl Client {
     /// Twitter's example with its parameters in the body, for a server.
-    pub(super) fn call(&self, address: &str) -> Call {
+    pub(crate) fn call(&self, address: &str) -> Call {
         let timestamp = unix_seconds().to_string();
         let nonce = format!("{:032x}", rand::random::<u128>());
         Call {
@@ -97,36 +97,36 @@ impl Client {
 
 impl Call {
     /// Replaces the value of an `oauth_*` parameter.
-    pub(super) fn with(mut self, name: &str, value: &str) -> Self {
+    pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
         let pair = self.oauth.iter_mut().find(|(known, _)| known == name);
         value.clone_into(&mut pair.expect(name).1);
         self
     }
 
     /// Adds an `oauth_*` parameter.
-    pub(super) fn and(mut self, name: &str, value: &str) -> Self {
+    pub(crate) fn and(mut self, name: &str, value: &str) -> Self {
         self.oauth.push((name.to_owned(), value.to_owned()));
         self
     }
 
     /// Removes an `oauth_*` parameter.
-    pub(super) fn without(mut self, name: &str) -> Self {
+    pub(crate) fn without(mut self, name: &str) -> Self {
         self.oauth.retain(|(known, _)| known != name);
         self
     }
 
-    pub(super) fn value(&self, name: &str) -> &str {
+    pub(crate) fn value(&self, name: &str) -> &str {
         &self.oauth.iter().find(|(known, _)| known == name).expect(name).1
     }
 
     /// Sets a timestamp this many seconds from now.
-    pub(super) fn at(self, seconds: i64) -> Self {
+    pub(crate) fn at(self, seconds: i64) -> Self {
         let timestamp = unix_seconds().checked_add_signed(seconds).unwrap().to_string();
         self.with("oauth_timestamp", &timestamp)
     }
 
     /// Signs for another scheme and authority.
-    pub(super) fn to(self, origin: &str) -> Self {
+    pub(crate) fn to(self, origin: &str) -> Self {
         Self { uri: format!("{origin}{PATH}"), ..self }
     }
 
@@ -139,13 +139,13 @@ impl Call {
         format!("POST&{}&{}", encode(&self.uri), encode(&all.join("&")))
     }
 
-    pub(super) fn signature(&self) -> String {
+    pub(crate) fn signature(&self) -> String {
         let [consumer, token] = self.secrets.each_ref().map(|secret| encode(secret));
         let key = hmac::Key::new(self.hash, format!("{consumer}&{token}").as_bytes());
         BASE64_STANDARD.encode(hmac::sign(&key, self.base_string().as_bytes()))
     }
 
-    pub(super) fn sign(&self) -> Signed {
+    pub(crate) fn sign(&self) -> Signed {
         let signature = ("oauth_signature".to_owned(), self.signature());
         let header = self.oauth.iter().chain([&signature]);
         let header = header.map(|(name, value)| (encode(name), encode(value))).collect();
@@ -161,44 +161,44 @@ impl Call {
         Signed { post, header, scheme: "OAuth ".to_owned(), address: self.address.clone() }
     }
 
-    pub(super) async fn send(&self) -> Answer {
+    pub(crate) async fn send(&self) -> Answer {
         self.sign().send().await
     }
 }
 
 impl Signed {
     /// The value of the `authorization` header.
-    pub(super) fn authorization(&self) -> String {
+    pub(crate) fn authorization(&self) -> String {
         let header = self.header.iter().map(|(name, value)| format!(r#"{name}="{value}""#));
         format!("{}{}", self.scheme, header.collect::<Vec<_>>().join(", "))
     }
 
     /// Replaces a value in the header, without encoding it.
-    pub(super) fn with(mut self, name: &str, value: &str) -> Self {
+    pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
         let pair = self.header.iter_mut().find(|(known, _)| known == name);
         value.clone_into(&mut pair.expect(name).1);
         self
     }
 
     /// The request to send.
-    pub(super) fn post(&self) -> Post {
+    pub(crate) fn post(&self) -> Post {
         let mut post = self.post.clone();
         post.headers.push(format!("authorization: {}", self.authorization()));
         post
     }
 
-    pub(super) async fn send(&self) -> Answer {
+    pub(crate) async fn send(&self) -> Answer {
         self.send_to(&self.address).await
     }
 
     /// Sends the same bytes to another server.
-    pub(super) async fn send_to(&self, address: &str) -> Answer {
+    pub(crate) async fn send_to(&self, address: &str) -> Answer {
         self.post().send(address).await
     }
 }
 
 /// Encodes a form as most clients do: `+` for a space.
-pub(super) fn form(pairs: &Pairs) -> String {
+pub(crate) fn form(pairs: &Pairs) -> String {
     form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish()
 }
 
