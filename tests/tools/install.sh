@@ -127,14 +127,19 @@ install_node() {
     install "$1" "$2" "$3"/package-lock.json -- build_node "$1" "$3"
 }
 
-# build_cargo_deny VERSION: builds cargo-deny without optimizations, in half of the time.
-build_cargo_deny() {
-    cargo install --quiet --locked --debug --root "$tools/cargo-deny" "cargo-deny@$1"
-}
+# build_cargo NAME VERSION: builds a command of cargo without optimizations, in half of the time.
+build_cargo() { cargo install --quiet --locked --debug --root "$tools/$1" "$1@$2"; }
 
 # Installs cargo-deny.
 install_cargo_deny() {
     local version=0.20.2
-    install cargo-deny "to check licenses, duplicates and sources of dependencies (2 min)" \
-        "$version" -- build_cargo_deny "$version"
+    install cargo-deny "to check advisories, licenses, duplicates and sources of dependencies (2 min)" \
+        "$version" -- build_cargo cargo-deny "$version"
+}
+
+# Installs cargo-cyclonedx.
+install_cargo_cyclonedx() {
+    local version=0.5.9
+    install cargo-cyclonedx "which writes the SBOM (1 min)" \
+        "$version" -- build_cargo cargo-cyclonedx "$version"
 }
