@@ -44,6 +44,7 @@ mod rooms;
 mod sentinel;
 mod stores;
 mod stream_bound;
+mod threat_model;
 mod traces;
 mod twins;
 mod users;

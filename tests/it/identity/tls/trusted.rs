@@ -101,6 +101,28 @@ async fn a_trusted_client_without_a_user_has_no_user_context() {
     }
 }
 
+/// Trust replaces a user's credentials, not the user's bounds.
+#[tokio::test]
+async fn a_trusted_client_has_the_quota_of_each_user_that_it_names() {
+    let scene = Scene::with(&["--rate-limit", "2"]).await;
+    let gateway = scene.gateway().await;
+    let mark = async |user: u64| {
+        let caller = gateway.caller(scene.address(), Credentials::UserId(user));
+        caller.mark(RECIPIENT, MESSAGE).await
+    };
+    for user in [1, 2] {
+        mark(user).await.unwrap();
+        mark(user).await.unwrap();
+        let denied = mark(user).await.unwrap_err();
+        assert_denied(&denied, Code::ResourceExhausted, "RATE_LIMIT_EXCEEDED");
+    }
+    // A token of the same user is the same user.
+    let caller = gateway.caller(scene.address(), Credentials::token_of(1));
+    let denied = caller.mark(RECIPIENT, MESSAGE).await.unwrap_err();
+    assert_denied(&denied, Code::ResourceExhausted, "RATE_LIMIT_EXCEEDED");
+    assert_eq!(scene.redis.used(1).await, Some(2));
+}
+
 #[tokio::test]
 async fn an_untrusted_client_cannot_name_the_reader() {
     let scene = Scene::new().await;
