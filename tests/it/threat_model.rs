@@ -1,6 +1,7 @@
 //! What `SECURITY.md` says that a role cannot do, where no other test holds it.
 
 use std::collections::HashMap;
+use std::fmt::Write;
 
 use markread_harness::caller::Credentials;
 use markread_harness::events::{STREAM, payload, publish};
@@ -31,7 +32,7 @@ async fn everything(redis: &Redis) -> String {
             read.arg(*word);
         });
         let value: redis::Value = read.query_async(&mut connection).await.unwrap();
-        text += &format!("{key} {value:?}\n");
+        writeln!(text, "{key} {value:?}").unwrap();
     }
     let clients: String = redis.run("CLIENT LIST").await;
     text + &clients

@@ -176,7 +176,7 @@ fn lines() -> String {
     let text = String::from_utf8(request).unwrap();
     let (head, _) = text.split_once("\r\n\r\n").unwrap();
     let lines = head.split("\r\n").skip(1).filter(|line| !line.starts_with("content-length"));
-    lines.map(|line| format!("{line}\r\n")).collect()
+    lines.flat_map(|line| [line, "\r\n"]).collect()
 }
 
 fn malformed() -> Vec<(String, String)> {

@@ -79,7 +79,9 @@ impl Section {
     }
 
     fn line(&mut self, cells: &[&str]) {
-        self.text += &format!("| {} |\n", cells.join(" | "));
+        self.text += "| ";
+        self.text += &cells.join(" | ");
+        self.text += " |\n";
     }
 
     /// Compares the section with the page, or writes it there.
@@ -109,7 +111,8 @@ fn wrapped(text: &str) -> String {
         if line.is_empty() {
             line.push_str(word);
         } else if line.chars().count() + 1 + word.chars().count() <= WIDTH {
-            *line += &format!(" {word}");
+            line.push(' ');
+            line.push_str(word);
         } else {
             lines.push(word.to_owned());
         }
@@ -197,10 +200,10 @@ fn grpc(answer: &Result<RawAnswer, h2::Error>) -> String {
         return "OK".to_owned();
     }
     let refusal = answer.refusal();
-    let mut text = format!("`{}`", code_name(status.code()));
-    if !refusal.reason.is_empty() {
-        text += &format!(" `{}`", refusal.reason);
-    }
+    let text = match refusal.reason.as_str() {
+        "" => format!("`{}`", code_name(status.code())),
+        reason => format!("`{}` `{reason}`", code_name(status.code())),
+    };
     let violations = refusal.details.bad_request().map(|it| &it.field_violations[..]);
     let fields: Vec<_> =
         violations.unwrap_or_default().iter().map(|it| format!("`{}`", it.field)).collect();
