@@ -24,6 +24,8 @@ pub mod domain;
 pub mod proto;
 
 #[cfg(feature = "server")]
+mod chance;
+#[cfg(feature = "server")]
 #[doc(hidden)]
 pub mod cli;
 #[cfg(feature = "server")]
@@ -47,6 +49,8 @@ pub mod relay;
 #[cfg(feature = "server")]
 #[doc(hidden)]
 pub mod service;
+#[cfg(all(test, feature = "server"))]
+mod simulation;
 #[cfg(feature = "server")]
 #[doc(hidden)]
 pub mod store;

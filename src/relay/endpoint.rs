@@ -3,13 +3,14 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use super::circuit::{Change, Circuit, Permission, Ticket};
 use super::dead_letters::Reason;
 use super::receiver::{Failure, FailureKind};
 use super::webhook::Webhook;
+use crate::chance::watch;
 use crate::domain::WebhookName;
 use crate::store::StoreError;
 use crate::telemetry::LogThrottle;

@@ -18,6 +18,7 @@ use super::endpoint::Endpoint;
 use super::feed::{Feed, FeedEnd, FeedStart, FeedStatus};
 use super::lease::LEASE_TTL;
 use super::webhook::Webhooks;
+use crate::chance::random;
 use crate::domain::{EntryId, WebhookName};
 use crate::store::StoreError;
 use crate::store::relay::{FeedId, Lease, Leased, RelayProcess};
@@ -173,6 +174,7 @@ impl Ownership {
     /// Waits for the next end of an acquisition or of a feed, and follows it.
     pub(super) async fn advance(&mut self) {
         tokio::select! {
+            biased;
             Some(acquisition) = self.acquiring.next() => self.acquired(acquisition),
             Some(ended) = self.tasks.join_next_with_id() => {
                 let (task, end) = match ended {
@@ -311,7 +313,7 @@ impl OwnedFeed {
 }
 
 async fn acquire(context: Arc<Context>, feed: FeedId) -> Acquisition {
-    let token = format!("{}:{:016x}", context.process, rand::random::<u64>());
+    let token = format!("{}:{:016x}", context.process, random::<u64>());
     let lease = Lease { feed, token: token.into() };
     let max_age_ms = u64::try_from(context.config.max_age.as_millis()).unwrap_or(u64::MAX);
     let begin_ms = (context.clock)().saturating_sub(max_age_ms);

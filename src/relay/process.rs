@@ -14,6 +14,7 @@ use super::ownership::Ownership;
 use super::report::Reports;
 use super::webhook::Webhooks;
 use super::{Context, RelayConfig};
+use crate::chance::random;
 use crate::store::relay::{RelayProcess, RelayStore};
 use crate::store::{EventLog, StoreError, now_ms};
 use crate::telemetry::LogThrottle;
@@ -58,7 +59,7 @@ impl Relay {
         config: RelayConfig,
         clock: Arc<dyn Fn() -> u64 + Send + Sync>,
     ) -> Self {
-        let process = format!("{:032x}", rand::random::<u128>());
+        let process = format!("{:032x}", random::<u128>());
         let context = Arc::new(Context::new(store, config, process, clock));
         let doorbells = logs.into_iter().enumerate();
         let doorbells = doorbells.map(|(index, log)| Arc::new(Doorbell::new(index, log))).collect();
@@ -98,6 +99,7 @@ impl Relay {
         let (failures, mut are_webhooks_followed) = (LogThrottle::default(), true);
         loop {
             tokio::select! {
+                biased;
                 () = &mut shutdown => return,
                 _ = tick.tick() => {
                     announcement.get_or_insert_with(|| self.announce(ownership));

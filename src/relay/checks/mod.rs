@@ -60,6 +60,7 @@ impl Checks {
                 self.endpoint.log_store_failure("cannot read the state of a webhook", &error);
             }
             tokio::select! {
+                biased;
                 () = sleep(POLL_INTERVAL) => {}
                 () = self.endpoint.check_now.notified() => {}
             }

@@ -22,6 +22,7 @@ use super::lanes::{LaneKey, Lanes};
 use super::lease::Validity;
 use super::receiver::Attempt;
 use super::retry::StorePauses;
+use crate::chance::random;
 use crate::domain::EntryId;
 use crate::store::StoreError;
 use crate::store::relay::{DeadLetter, Lease, Leased};
@@ -234,17 +235,18 @@ impl Feed {
             self.status.set_held(self.buffer.len());
             self.memory.set(self.buffer.bytes() + self.reading_bytes);
             let ended = tokio::select! {
-                Some(outcome) = self.running.next() => self.take(outcome),
-                place = wait_for_place(&mut self.place_wait) => {
-                    (self.place_wait, self.place) = (None, place);
-                    Ok(())
-                }
-                () = &mut timer => Ok(()),
+                biased;
+                result = stop.changed() => result.map_err(|_| Lost),
                 _ = changes.changed() => {
                     self.hear_of_changes();
                     Ok(())
                 }
-                result = stop.changed() => result.map_err(|_| Lost),
+                place = wait_for_place(&mut self.place_wait) => {
+                    (self.place_wait, self.place) = (None, place);
+                    Ok(())
+                }
+                Some(outcome) = self.running.next() => self.take(outcome),
+                () = &mut timer => Ok(()),
             };
             if ended.is_err() {
                 return self.lose();
@@ -279,7 +281,7 @@ impl Feed {
                 let is_free =
                     item.failure.as_ref().is_none_or(|failure| failure.retry_after.is_none());
                 (is_free && super::retry::may_hasten(item.attempts, max_attempts))
-                    .then(|| now + Duration::from_secs(1).mul_f64(rand::random()))
+                    .then(|| now + Duration::from_secs(1).mul_f64(random()))
             });
         }
     }

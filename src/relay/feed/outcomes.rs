@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::read::{Batch, ReadFrom};
 use super::{Feed, Letter, Lost, NOTE_INTERVAL, Outcome, READ_SPACING, RECHECK_SPACING};
+use crate::chance::random;
 use crate::domain::EntryId;
 use crate::relay::dead_letters::{self, Reason};
 use crate::relay::lanes::{Item, LaneKey};
@@ -112,7 +113,7 @@ impl Feed {
             self.give_up(key, Reason::MaxAttempts);
         } else {
             let pause = delay(attempts, self.endpoint.is_flaky(attempts));
-            let pause = jitter(pause, rand::random()).max(asked);
+            let pause = jitter(pause, random()).max(asked);
             let age_left = age_left(entry.ms, (self.context.clock)(), self.context.config.max_age);
             self.lanes.retry(key, Instant::now() + pause.min(age_left));
         }
@@ -242,7 +243,7 @@ impl Feed {
             let has_failed = attempts > ATTEMPTS_AT_ONCE;
             let begin_at = has_failed.then(|| {
                 let pause = delay(attempts, false).min(TAKEOVER_DELAY_MAX);
-                Instant::now() + jitter(pause, rand::random())
+                Instant::now() + jitter(pause, random())
             });
             self.lanes.add(key, item, begin_at);
         }

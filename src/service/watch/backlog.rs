@@ -143,6 +143,7 @@ impl Backlog {
             let mut read = pin!(self.read_after(start, pace.limit(crowd)).instrument(span));
             let read = loop {
                 tokio::select! {
+                    biased;
                     read = &mut read => break Some(read),
                     // A store that hangs does not hold up those who come when all others have left.
                     () = self.all_have_left(start) => break None,

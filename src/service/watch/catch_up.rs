@@ -74,8 +74,9 @@ impl CatchUp {
         loop {
             if let Some(updates) = self.watcher.as_ref().map(|watcher| watcher.updates.clone()) {
                 let ended = tokio::select! {
-                    ended = self.catch_up(&updates) => ended.map(|()| true),
+                    biased;
                     () = updates.closed() => Ok(false),
+                    ended = self.catch_up(&updates) => ended.map(|()| true),
                 };
                 match ended {
                     Ok(true) => {}

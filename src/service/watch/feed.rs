@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Mutex, Semaphore, watch};
+use tokio::sync::{Mutex, Semaphore};
 use tokio::time::{sleep, timeout};
 
 use super::backlog::Backlog;
 use super::join_all::join_all;
 use super::lag::{Absence, Origin, Place};
 use super::{BOUNDS_TIMEOUT, Hub, WatchError, within};
+use crate::chance::watch;
 use crate::domain::{AHEAD_MAX_SECONDS, Start};
 use crate::store::{EventLog, LogBounds, Resumption, StoreError};
 

@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::Update;
 use super::lag::Absence;
 use super::log_state::{LogState, View};
+use crate::chance::{RandomState, watch};
 use crate::domain::{Event, UserId, WatchPosition};
 use crate::store::{Entries, LogBounds, Loss};
 use crate::telemetry::metrics::{self, Bound};
@@ -30,7 +31,7 @@ pub(super) struct State {
     unwatched_since: Option<Instant>,
     /// True while there are watchers.
     pub(super) is_watched: watch::Sender<bool>,
-    pub(super) watchers: HashMap<UserId, Vec<Watcher>>,
+    pub(super) watchers: HashMap<UserId, Vec<Watcher>, RandomState>,
     pub(super) logs: Box<[LogState]>,
     last_id: u64,
 }
@@ -302,7 +303,7 @@ fn position(logs: &[LogState], absences: &[Absence]) -> WatchPosition {
 
 /// Ends some of a user's watches.
 fn end(
-    all: &mut HashMap<UserId, Vec<Watcher>>,
+    all: &mut HashMap<UserId, Vec<Watcher>, RandomState>,
     user: UserId,
     bound: Bound,
     is_ended: impl FnMut(&mut Watcher) -> bool,

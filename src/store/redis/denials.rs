@@ -2,9 +2,10 @@
 //! "Quota").
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use quick_cache::sync::Cache;
+use tokio::time::Instant;
 
 use crate::domain::{Quota, UserId};
 
@@ -80,7 +81,12 @@ impl Denials {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+    use std::sync::{Arc, Mutex};
+    use std::thread;
+
     use super::*;
+    use crate::simulation::{self, Simulation};
 
     fn reader() -> UserId {
         7.try_into().unwrap()
@@ -113,5 +119,128 @@ mod tests {
         assert_eq!(denials.get(reader()), None);
         denials.insert(reader(), QUOTA, until, before);
         assert_eq!(denials.get(reader()), None);
+    }
+
+    /// Calls of a window, and how long it is.
+    const LIMIT: u64 = 3;
+    const WINDOW: Duration = Duration::from_millis(300);
+
+    /// A Redis that counts calls, and is flushed.
+    #[derive(Default)]
+    struct Model {
+        windows: HashMap<UserId, (u64, Instant)>,
+        /// Flushes that the server has not noticed yet.
+        unnoticed: usize,
+    }
+
+    impl Model {
+        /// Counts a call. Returns how long it is denied, if it is.
+        fn call(&mut self, reader: UserId) -> Option<Duration> {
+            let now = Instant::now();
+            let window = self.windows.entry(reader).or_insert((0, now + WINDOW));
+            if window.1 <= now {
+                *window = (0, now + WINDOW);
+            }
+            let (used, end) = window;
+            *used += 1;
+            (*used > LIMIT).then(|| *end - now)
+        }
+
+        fn denies_until(&self, reader: UserId) -> Option<Instant> {
+            let (used, end) = self.windows.get(&reader)?;
+            (*used >= LIMIT && *end > Instant::now()).then_some(*end)
+        }
+    }
+
+    /// Calls Redis where no denial is remembered, which may be late both ways.
+    async fn call(simulation: Simulation, denials: Arc<Denials>, model: Arc<Mutex<Model>>) {
+        for _ in 0..100 {
+            simulation.pause(20).await;
+            let reader = simulation.number(1..=3).try_into().unwrap();
+            if let Some((_, left)) = denials.get(reader) {
+                let model = model.lock().unwrap();
+                let denied = model.denies_until(reader);
+                simulation.note(format!("{reader:?} is denied for {left:?}"));
+                let holds = denied.is_some_and(|until| Instant::now() + left <= until);
+                simulation.require(holds || model.unnoticed > 0, || {
+                    format!("{reader:?} is denied for {left:?}, by Redis until {denied:?}")
+                });
+                continue;
+            }
+            let (generation, sent_at) = (denials.generation(), Instant::now());
+            simulation.pause(50).await;
+            let denied = model.lock().unwrap().call(reader);
+            simulation.pause(50).await;
+            simulation.note(format!("{reader:?} calls: {denied:?}"));
+            if let Some(left) = denied {
+                denials.insert(reader, QUOTA, sent_at.checked_add(left), generation);
+            }
+        }
+    }
+
+    async fn simulate(simulation: Simulation) {
+        let (denials, model) = (Arc::new(Denials::new()), Arc::<Mutex<Model>>::default());
+        let calls: Vec<_> = (0..4)
+            .map(|_| tokio::spawn(call(simulation.clone(), denials.clone(), model.clone())))
+            .collect();
+        while calls.iter().any(|call| !call.is_finished()) {
+            simulation.pause(400).await;
+            simulation.note("Redis is flushed");
+            {
+                let mut model = model.lock().unwrap();
+                model.windows.clear();
+                model.unnoticed += 1;
+            }
+            simulation.pause(100).await;
+            simulation.note("the flush is noticed");
+            denials.clear();
+            model.lock().unwrap().unnoticed = 0;
+        }
+    }
+
+    #[test]
+    fn nobody_is_denied_longer_than_redis_denies() {
+        simulation::run(100, simulate);
+    }
+
+    /// Threads that race as the machine lets them. The cache and its generation are shared without a lock that a
+    /// simulation of threads could replace, so each thread yields at points that a seed decides.
+    #[test]
+    fn no_thread_sees_a_denial_of_before_a_clear() {
+        let denials = Denials::new();
+        // Flushes of Redis, and those after which the denials were cleared.
+        let (flushed, cleared) = (AtomicU64::new(0), AtomicU64::new(0));
+        let until = Instant::now().checked_add(Duration::from_secs(3600));
+        let pause = |n: u64| {
+            for _ in 0..n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 62 {
+                thread::yield_now();
+            }
+        };
+        thread::scope(|scope| {
+            for thread in 0..3_u64 {
+                let (denials, flushed, cleared) = (&denials, &flushed, &cleared);
+                scope.spawn(move || {
+                    for n in 0..5_000 {
+                        let generation = denials.generation();
+                        pause(n + thread);
+                        let reset_at_ms = flushed.load(Ordering::SeqCst);
+                        let quota = Quota { limit: 1, remaining: 0, reset_at_ms };
+                        pause(n * 3 + thread);
+                        denials.insert(reader(), quota, until, generation);
+                        let least = cleared.load(Ordering::SeqCst);
+                        let seen = denials.get(reader()).map(|(quota, _)| quota.reset_at_ms);
+                        assert!(seen.is_none_or(|seen| seen >= least), "{seen:?} after {least}");
+                    }
+                });
+            }
+            scope.spawn(|| {
+                for n in 1..=5_000 {
+                    flushed.store(n, Ordering::SeqCst);
+                    pause(n);
+                    denials.clear();
+                    cleared.store(n, Ordering::SeqCst);
+                }
+            });
+        });
     }
 }

@@ -1,10 +1,10 @@
 //! The store on Redis.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
 
 use futures_util::future::join_all;
 use redis::Value;
+use tokio::time::Instant;
 
 use self::denials::Generation;
 use self::partitions::PartitionStore;

@@ -1,8 +1,9 @@
 //! Nonces of signatures: calls of `use_nonce.lua`, and their replies.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use redis::{Cmd, Value, cmd};
+use tokio::time::Instant;
 
 use super::errors::{classify, unexpected};
 use super::keys::Keys;

@@ -15,6 +15,7 @@ use super::marks::acks::Way;
 use super::node::Node;
 use super::partitions::PartitionStore;
 use super::store::RedisStore;
+use crate::chance::random_range;
 use crate::store::StoreError;
 
 /// The first pause before a call is sent again, and the longest. Each is twice the one before.
@@ -30,7 +31,7 @@ struct Pauses(Duration);
 impl Pauses {
     async fn next(&mut self) {
         // At random, so that calls of many servers do not come together.
-        let pause = self.0.mul_f64(rand::random_range(0.5..1.0));
+        let pause = self.0.mul_f64(random_range(0.5..1.0));
         self.0 = (2 * self.0).min(PAUSE_MAX);
         sleep(pause).await;
     }

@@ -1,7 +1,7 @@
 //! The masters of a cluster: one [`Node`] each, and partition to slot to node in one table, renewed when a
 //! node says that a slot is elsewhere, when a connection is lost, and every few seconds.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,6 +25,7 @@ use super::connection::mode::ClusterSeeds;
 use super::errors::classify;
 use super::node::{Node, NodeMaker};
 use super::parts::Shared;
+use crate::chance::{random_range, rng};
 use crate::store::{HealthReceiver, StoreError, StoreHealth};
 
 pub(crate) mod count;
@@ -59,7 +60,7 @@ pub(crate) struct Cluster {
     settings: ClusterSeeds,
     maker: NodeMaker,
     shared: Arc<Shared>,
-    nodes: Mutex<HashMap<NodeKey, RunningNode>>,
+    nodes: Mutex<BTreeMap<NodeKey, RunningNode>>,
     /// The IDs of all nodes at the last look. Who knows none of them is of another cluster.
     members: Mutex<BTreeSet<String>>,
     /// Whether the store is known to have as many partitions as the settings say, and whether the key that
@@ -125,6 +126,7 @@ impl Cluster {
         let followed = Arc::clone(&cluster);
         let follow = async move {
             tokio::select! {
+                biased;
                 mismatch = followed.follow() => mismatch,
                 never = followed.report_health() => match never {},
             }
@@ -179,9 +181,10 @@ impl Cluster {
             }
             sleep(pause).await;
             let interval = if self.is_served() { QUIET_INTERVAL } else { UNSERVED_INTERVAL };
-            let interval = interval.mul_f64(rand::random_range(0.8..1.2));
+            let interval = interval.mul_f64(random_range(0.8..1.2));
             let Some(changes) = &self.shared.changes else { continue };
             tokio::select! {
+                biased;
                 () = changes.nodes.notified() => {}
                 () = sleep(interval) => {}
                 Some(Ok(mismatch)) = supervisors.join_next() => return mismatch,
@@ -195,7 +198,7 @@ impl Cluster {
             let nodes = self.nodes();
             let living = nodes.iter().filter(|(_, one)| one.node.connections().are_living());
             let living = living.map(|((_, address), one)| (address.clone(), Arc::clone(&one.node)));
-            living.choose_multiple(&mut rand::rng(), ASKED_NODES)
+            living.choose_multiple(&mut rng(), ASKED_NODES)
         };
         let views = known.iter().map(|(address, node)| async move {
             let mut connection = node.connections().calls()?;
@@ -365,7 +368,7 @@ impl Cluster {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn nodes(&self) -> MutexGuard<'_, HashMap<NodeKey, RunningNode>> {
+    fn nodes(&self) -> MutexGuard<'_, BTreeMap<NodeKey, RunningNode>> {
         // A poisoned lock is safe to use: nothing that holds it panics.
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, ProtocolVersion, RedisConnectionInfo, RedisError};
+use redis::{
+    AsyncConnectionConfig, ProtocolVersion, RedisConnectionInfo, RedisError,
+};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, DuplexStream, ReadHalf};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep};
@@ -162,13 +164,15 @@ impl FakeRedis {
         }
     }
 
-    /// Opens the connections that serve calls, and puts them to use.
-    pub(crate) async fn connect_calls(&self, parts: &NodeParts) {
+    /// Opens the connections that serve calls, and puts them to use. Returns how many they are.
+    pub(crate) async fn connect_calls(&self, parts: &NodeParts) -> usize {
         let config = AsyncConnectionConfig::new().set_response_timeout(None);
-        for role in parts.connections.roles().filter(|role| role.serves_calls()) {
+        let roles: Vec<_> = parts.connections.roles().filter(|role| role.serves_calls()).collect();
+        for role in &roles {
             let calls = self.open(&config).await;
-            parts.connections.put_to_use(role, Link::unwatched(calls));
+            parts.connections.put_to_use(*role, Link::unwatched(calls));
         }
+        roles.len()
     }
 
     async fn open(&self, config: &AsyncConnectionConfig) -> MultiplexedConnection {
@@ -182,8 +186,9 @@ impl FakeRedis {
         let redis = self.clone();
         tokio::spawn(async move {
             tokio::select! {
-                () = redis.serve(number, far) => {}
+                biased;
                 () = closed.cancelled() => {}
+                () = redis.serve(number, far) => {}
             }
         });
         let info = RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP3);
@@ -219,6 +224,7 @@ impl FakeRedis {
             }
         };
         tokio::select! {
+            biased;
             () = read => {}
             () = write => {}
         }

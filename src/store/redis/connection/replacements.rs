@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::failure::Failure;
 use super::link::{Connect, Link, Role, runtime_of};
 use super::supervisor::{CONNECT_TIMEOUT, RECONNECT_MS, connecting_timed_out};
+use crate::chance::random_range;
 use crate::net::workers::Workers;
 use crate::store::redis::parts::NodeParts;
 use crate::telemetry::LogThrottle;
@@ -61,7 +62,7 @@ impl<C: Connect> Replacements<C> {
         }
         let is_first = !progress.has_failed;
         let begin = progress.not_before.unwrap_or_else(Instant::now).max(Instant::now());
-        let pause = Duration::from_millis(rand::random_range(RECONNECT_MS));
+        let pause = Duration::from_millis(random_range(RECONNECT_MS));
         progress.not_before = Some(begin + pause);
         let (connect, losses) = (Arc::clone(&self.connect), Arc::clone(&self.losses));
         let tracked = self.parts.tracked_by(role);

@@ -17,6 +17,7 @@ use super::layout::LayoutMismatch;
 use super::link::{Connect, Link, Role, runtime_of};
 use super::partition_check::{self, Pace};
 use super::replacements::Replacements;
+use crate::chance::random_range;
 use crate::net::workers::Workers;
 use crate::store::StoreHealth;
 use crate::store::redis::parts::NodeParts;
@@ -109,6 +110,7 @@ impl<C: Connect> Supervisor<C> {
         loop {
             let failure = match timeout(CONNECT_TIMEOUT, self.open()).await {
                 Ok(Ok(opened)) => tokio::select! {
+                    biased;
                     cause = connect.moved() => Failure::Moved(cause),
                     failure = self.supervise(opened) => failure,
                 },
@@ -126,7 +128,7 @@ impl<C: Connect> Supervisor<C> {
                 Failure::NoAnswer(cause) => self.note_failure(cause),
                 Failure::Refused(cause) => self.note_refusal(cause),
             }
-            sleep(Duration::from_millis(rand::random_range(RECONNECT_MS))).await;
+            sleep(Duration::from_millis(random_range(RECONNECT_MS))).await;
         }
     }
 

@@ -49,6 +49,7 @@ impl GroupCommit {
                 groups.iter_mut().map(|group| (&group.sent, &mut group.replies)).unzip();
             let call = self.run_across_slots(&shared);
             tokio::select! {
+                biased;
                 replies = call => replies,
                 () = all_closed_of(&mut replies) => return,
             }

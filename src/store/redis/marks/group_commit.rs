@@ -7,11 +7,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use futures_util::future::join_all;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::domain::{CALL_USER_OBJECTS_MAX_BYTES, Mark, Outcome, Users};
 use crate::store::redis::errors::{classify, is_layout_change, lost_script};
@@ -270,8 +270,7 @@ impl GroupCommit {
         Err(receiver)
     }
 
-    /// Takes the next group from the queue for a slot that became free. Frees the slot if no mark
-    /// waits.
+    /// Takes the next group from the queue for a slot that became free. Frees the slot if no mark waits.
     fn next_group(&self) -> Option<Group> {
         let mut slots = self.slots();
         let mut group = Group::default();
@@ -327,6 +326,7 @@ impl GroupCommit {
 
     async fn send_partition(&self, mut group: Group) {
         let first = tokio::select! {
+            biased;
             first = self.run_first(Way::Plain, &group.sent.marks, &group.sent.users) => first,
             // A hanging Redis does not hold the slot longer than any caller waits.
             () = all_closed(&mut group.replies) => return,
@@ -353,6 +353,7 @@ impl GroupCommit {
             return;
         }
         let results = tokio::select! {
+            biased;
             results = Box::pin(self.run_rare(Way::Plain, &marks, &users, &rare)) => results,
             () = all_closed(&mut open) => return,
         };

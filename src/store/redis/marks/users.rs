@@ -1,12 +1,13 @@
 //! User objects, read from Redis and cached for a moment (`docs/contract.md`, "The event").
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use redis::aio::MultiplexedConnection;
 use redis::{RedisResult, Value, pipe};
+use tokio::time::Instant;
 
 use crate::domain::{Mark, UserId, UserObject, Users, distinct_users};
 use crate::store::StoreError;
@@ -200,3 +201,6 @@ impl UserCache {
 fn unreadable(error: redis::RedisError) -> StoreError {
     StoreError::unavailable(classify(error).to_string())
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::claims::{Claim, Claims, Move};
 use super::lookup::{Sentinels, lock};
 use super::{ANSWER_MAX, ask, connect, no_answer};
+use crate::chance::random_range;
 use crate::store::redis::cluster::topology::Address;
 use crate::store::redis::connection::mode::connect_to_master;
 
@@ -113,7 +114,7 @@ impl Sentinels {
             if began.elapsed() > RETRY_MAX {
                 pause = RETRY_MIN;
             }
-            sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+            sleep(pause.mul_f64(random_range(0.5..1.0))).await;
             pause = (pause * 2).min(RETRY_MAX);
         }
     }

@@ -185,7 +185,7 @@ impl Setup {
     }
 
     fn deny(&self) {
-        let until = std::time::Instant::now() + Duration::from_secs(3600);
+        let until = Instant::now() + Duration::from_secs(3600);
         let (quota, denials) = (RATE_LIMIT.quota(100, 0), &self.parts.shared.denials);
         denials.insert(reader(), quota, Some(until), denials.generation());
     }
@@ -564,7 +564,7 @@ async fn denied_reads_are_compared_with_redis_too() {
     settle().await;
     let denials = &setup.parts.shared.read_denials;
     let deny = || {
-        let until = std::time::Instant::now() + Duration::from_secs(3600);
+        let until = Instant::now() + Duration::from_secs(3600);
         denials.insert(reader(), RATE_LIMIT.quota(100, 0), Some(until), denials.generation());
     };
     setup.state().quota = Some(RATE_LIMIT.calls);

@@ -1,5 +1,7 @@
 //! Marks against a simulated Redis, on a paused clock.
 
+mod simulation;
+
 use std::time::Duration;
 
 use tokio::sync::mpsc;
