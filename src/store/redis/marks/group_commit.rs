@@ -300,14 +300,19 @@ impl GroupCommit {
     }
 
     /// Uses a slot as long as marks wait.
-    async fn run_slot(self: Arc<Self>, mut group: Group) {
-        loop {
+    async fn run_slot(self: Arc<Self>) {
+        // A group is taken right before it is sent: so marks arrive in the order in which they came.
+        while let Some(group) = self.next_group() {
             self.send_group(group).await;
-            match self.next_group() {
-                Some(next) => group = next,
-                None => return,
-            }
         }
+    }
+
+    /// Frees a slot if no mark waits. Returns whether it did.
+    fn free_slot(&self) -> bool {
+        let mut slots = self.slots();
+        let is_free = slots.queue.is_empty();
+        slots.taken -= usize::from(is_free);
+        is_free
     }
 
     /// Sends the marks of a group: of one partition in one call; of several in one, where Redis allows that,
@@ -388,10 +393,10 @@ impl Group {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        if let Some(group) = self.0.next_group()
+        if !self.0.free_slot()
             && let Ok(runtime) = Handle::try_current()
         {
-            runtime.spawn(Arc::clone(&self.0).run_slot(group));
+            runtime.spawn(Arc::clone(&self.0).run_slot());
         }
     }
 }
