@@ -20,7 +20,9 @@ mod deliveries;
 mod failures;
 pub(super) mod fake_receiver;
 mod fake_store;
+mod far_store;
 mod leases;
+mod simulation;
 mod store_errors;
 
 const CONFIG: RelayConfig = RelayConfig {
