@@ -4,6 +4,7 @@ mod backlog;
 mod fake_log;
 mod losses;
 mod partitions;
+mod simulation;
 
 use std::task::{Context, Waker};
 

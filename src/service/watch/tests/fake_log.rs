@@ -9,6 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{position, user};
 use crate::domain::{EntryId, Event, Mark, Position, Quota, ReadOutcome, UserId};
+use crate::simulation::Simulation;
 use crate::store::{Entries, EventLog, LogBounds, ReadQuotas, StoreError};
 
 /// A log of which a test decides what it holds, and when its reads return or fail. Its entries are
@@ -21,6 +22,8 @@ pub(super) struct FakeLog {
     pub(super) held: watch::Sender<bool>,
     /// Lets reads of the bounds go on that wait with what they have read.
     bounds_releases: Notify,
+    /// Decides how late reads and their answers are.
+    delays: Option<Simulation>,
 }
 
 #[derive(Default)]
@@ -66,7 +69,15 @@ const ENTRY_BYTES: usize = 370;
 /// Most entries of one read.
 const READ_MAX_ENTRIES: usize = 1000;
 
+/// Longest delay of a read, and of its answer.
+const DELAY_MAX_MS: u64 = 30;
+
 impl FakeLog {
+    /// Creates a log whose reads and answers are late.
+    pub(super) fn late(simulation: &Simulation) -> Self {
+        Self { delays: Some(simulation.clone()), ..Self::default() }
+    }
+
     fn state(&self) -> MutexGuard<'_, LogState> {
         self.state.lock().unwrap()
     }
@@ -91,6 +102,13 @@ impl FakeLog {
         let removed = state.events.len() - kept;
         state.events.drain(..removed);
         state.trimmed = true;
+    }
+
+    /// Removes the oldest entries if there are more than so many, as the stream's limit does.
+    pub(super) fn limit(&self, most: usize) {
+        if self.state().events.len() > most {
+            self.trim(most);
+        }
     }
 
     /// Removes an entry that is not the oldest.
@@ -189,7 +207,14 @@ impl FakeLog {
         self.state().reads.push((read, Instant::now()));
     }
 
+    async fn delay(&self) {
+        if let Some(simulation) = &self.delays {
+            simulation.pause(DELAY_MAX_MS).await;
+        }
+    }
+
     async fn answer(&self) -> Result<(), StoreError> {
+        self.delay().await;
         let mode = self.state().mode;
         match mode {
             Mode::Answers => Ok(()),
@@ -230,6 +255,7 @@ impl EventLog for FakeLog {
             let entries = self.after(after, limit);
             let changed = timeout_at(until, self.changed.notified());
             if entries.span.is_some() || changed.await.is_err() {
+                self.delay().await;
                 return Ok(entries);
             }
         }
@@ -241,15 +267,20 @@ impl EventLog for FakeLog {
         self.answer().await?;
         let entries = self.after(after, limit);
         let _ = self.held.subscribe().wait_for(|held| !held).await;
+        self.delay().await;
         Ok(entries)
     }
 
     async fn newest_entries(&self, limit: usize) -> Result<Entries, StoreError> {
         self.note(Read::Newest);
         self.answer().await?;
-        let state = self.state();
-        let first = state.events.len().saturating_sub(limit);
-        Ok(entries(state.events.range(first..)))
+        let newest = {
+            let state = self.state();
+            let first = state.events.len().saturating_sub(limit);
+            entries(state.events.range(first..))
+        };
+        self.delay().await;
+        Ok(newest)
     }
 
     async fn bounds(&self) -> Result<LogBounds, StoreError> {
@@ -262,6 +293,7 @@ impl EventLog for FakeLog {
         if is_held {
             self.bounds_releases.notified().await;
         }
+        self.delay().await;
         Ok(bounds)
     }
 }
