@@ -631,3 +631,4 @@ async fn warnings_stay_while_info_is_refused() {
 }
 
 mod losses;
+mod simulation;
