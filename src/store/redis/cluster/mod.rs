@@ -1,7 +1,7 @@
 //! The masters of a cluster: one [`Node`] each, and partition to slot to node in one table, renewed when a
 //! node says that a slot is elsewhere, when a connection is lost, and every few seconds.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -61,8 +61,8 @@ pub(crate) struct Cluster {
     maker: NodeMaker,
     shared: Arc<Shared>,
     nodes: Mutex<BTreeMap<NodeKey, RunningNode>>,
-    /// The IDs of all nodes at the last look. Who knows none of them is of another cluster.
-    members: Mutex<BTreeSet<String>>,
+    /// What was found at the last look. Who knows none of its nodes is of another cluster.
+    last: Mutex<Topology>,
     /// Whether the store is known to have as many partitions as the settings say, and whether the key that
     /// has the number says so.
     is_counted: AtomicBool,
@@ -110,14 +110,14 @@ impl Cluster {
     ) -> (Arc<Self>, impl Future<Output = LayoutMismatch> + use<>) {
         let shared = Arc::clone(&maker.shared);
         let health = watch::Sender::new(StoreHealth::Away("not connected yet".to_owned()));
-        let (nodes, members, table) = Default::default();
+        let (nodes, last, table) = Default::default();
         let (is_counted, count_was_read) = Default::default();
         let cluster = Arc::new(Self {
             settings,
             maker,
             shared,
             nodes,
-            members,
+            last,
             is_counted,
             count_was_read,
             table,
@@ -223,14 +223,16 @@ impl Cluster {
                 Err(_) => {}
             }
         }
-        self.members().clone_from(&topology.nodes);
+        let mut last = self.last();
+        topology.remember(&last);
+        last.clone_from(&topology);
         Ok(topology)
     }
 
     /// Leaves out the views of nodes that are not, or no more, of this cluster.
     fn of_this_cluster(&self, views: Vec<View>) -> Vec<View> {
-        let members = self.members();
-        views.into_iter().filter(|view| view.is_of(&members)).collect()
+        let last = self.last();
+        views.into_iter().filter(|view| view.is_of(&last.nodes)).collect()
     }
 
     /// Connects to new masters, leaves those that are gone, and gives each partition its node. Returns whether
@@ -363,9 +365,9 @@ impl Cluster {
         self.shared.note_health_change();
     }
 
-    fn members(&self) -> MutexGuard<'_, BTreeSet<String>> {
+    fn last(&self) -> MutexGuard<'_, Topology> {
         // A poisoned lock is safe to use: nothing that holds it panics.
-        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn nodes(&self) -> MutexGuard<'_, BTreeMap<NodeKey, RunningNode>> {

@@ -243,6 +243,8 @@ pub(in crate::store::redis) struct Topology {
     masters: BTreeMap<String, Master>,
     /// The IDs of all nodes, replicas included.
     pub(in crate::store::redis) nodes: BTreeSet<String>,
+    /// The IDs of those that were asked.
+    asked: BTreeSet<String>,
 }
 
 impl Topology {
@@ -263,8 +265,37 @@ impl Topology {
                     all.masters.insert(master.id.clone(), master);
                 }
             }
+            all.asked.insert(asked);
         }
         all
+    }
+
+    /// Takes over claims that were known before, and that nodes which were not asked themselves have given up for
+    /// no greater epoch: those that were asked hear of a change late, or are cut off, and see the past.
+    pub(super) fn remember(&mut self, before: &Self) {
+        let others = before.masters.iter().filter(|(id, _)| !self.asked.contains(*id));
+        let mut absent = Vec::new();
+        for (id, known) in others {
+            match self.masters.get_mut(id) {
+                Some(seen) if seen.epoch <= known.epoch => {
+                    (seen.epoch, seen.slots) = (known.epoch, known.slots.clone());
+                }
+                None if self.nodes.contains(id) => absent.push(known),
+                _ => {}
+            }
+        }
+        // One that is no master any more has been succeeded, by a greater epoch, in all of its slots.
+        let owners = self.owners();
+        let is_lost = |slot: u16| {
+            let owner = owners.get(usize::from(slot)).copied().flatten();
+            move |known: &Master| owner.is_none_or(|owner| owner.epoch < known.epoch)
+        };
+        absent.retain(|known| {
+            let mut slots = known.slots.iter().flat_map(|(first, last)| *first..=*last);
+            slots.any(|slot| is_lost(slot)(known))
+        });
+        let absent: Vec<Master> = absent.into_iter().cloned().collect();
+        self.masters.extend(absent.into_iter().map(|known| (known.id.clone(), known)));
     }
 
     /// Returns all masters.
@@ -361,6 +392,59 @@ e 10.0.0.5:7000@17000 myself,master - 0 0 4 connected 0-5460
             let topology = Topology::new(views);
             assert_eq!(owner_of(&topology, 1).unwrap(), "10.0.0.5");
             assert_eq!(owner_of(&topology, 9000).unwrap(), "one.example");
+        }
+    }
+
+    #[test]
+    fn what_is_known_of_a_greater_epoch_is_not_forgotten() {
+        let view = |asked: &str, nodes: &[(&str, &str)]| {
+            let line = |(id, rest): &(&str, &str)| {
+                let flags = if *id == asked { "myself," } else { "" };
+                format!("{id} {id}:7000@17000 {flags}{rest}\n")
+            };
+            let nodes: String = nodes.iter().map(line).collect();
+            View::parse(
+                &nodes,
+                &Value::Array(vec![]),
+                &Address { host: asked.to_owned(), port: 7000 },
+            )
+            .unwrap()
+        };
+        let all = "master - 0 0 3 connected 0-16383";
+        let (none, gone) = ("master - 0 0 3 connected", "slave b 0 0 4 connected");
+        let (waits, took) = ("slave a 0 0 3 connected", "master - 0 0 4 connected 0-16383");
+        let took_later = "master - 0 0 5 connected 0-16383";
+        for (name, before, now, expected) in [
+            ("a promotion", [("a", gone), ("b", took)], ("c", [("a", all), ("b", waits)]), "b"),
+            (
+                "it gave up itself",
+                [("a", gone), ("b", took)],
+                ("b", [("a", none), ("b", waits)]),
+                "",
+            ),
+            (
+                "a later one",
+                [("a", gone), ("b", took)],
+                ("c", [("a", took_later), ("b", waits)]),
+                "a",
+            ),
+            (
+                "at the same epoch",
+                [("a", all), ("b", waits)],
+                ("c", [("a", none), ("b", waits)]),
+                "a",
+            ),
+        ] {
+            let of_c = [("c", "master - 0 0 1 connected")];
+            let before = Topology::new(vec![view("a", &[&before[..], &of_c].concat())]);
+            let mut topology = Topology::new(vec![view(now.0, &[&now.1[..], &of_c].concat())]);
+            topology.remember(&before);
+            assert_eq!(owner_of(&topology, 1).unwrap_or_default(), expected, "{name}");
+            // A node that nobody knows any more is forgotten.
+            topology.nodes.remove("a");
+            let mut without = Topology { masters: BTreeMap::new(), ..topology };
+            without.remember(&before);
+            assert!(!without.masters.contains_key("a"), "{name}");
         }
     }
 
