@@ -33,6 +33,8 @@ mod health;
 pub(crate) mod masters;
 mod node_address;
 pub(crate) mod redirect;
+#[cfg(test)]
+mod simulation;
 pub(crate) mod tags;
 pub(crate) mod topology;
 

@@ -245,6 +245,12 @@ impl Connect for RedisAddress {
         client: &Client,
         config: &AsyncConnectionConfig,
     ) -> Result<MultiplexedConnection, Failure> {
+        #[cfg(test)]
+        if let Some(simulated) =
+            super::fake::connect_to(client.get_connection_info().addr(), config).await
+        {
+            return simulated;
+        }
         let connected = client.get_multiplexed_async_connection_with_config(config).await;
         let database = client.get_connection_info().redis_settings().db();
         Ok(connected.map_err(|error| name_missing_database(error, database))?)

@@ -1,6 +1,8 @@
 //! A simulated Redis for unit tests. It speaks RESP over streams in memory, so that a function of the
 //! test decides what it answers, and when on a paused clock.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::future::pending;
 use std::io;
 use std::pin::Pin;
@@ -9,7 +11,7 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, ProtocolVersion, RedisConnectionInfo, RedisError,
+    AsyncConnectionConfig, ConnectionAddr, ProtocolVersion, RedisConnectionInfo, RedisError,
 };
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, DuplexStream, ReadHalf};
 use tokio::sync::{mpsc, oneshot};
@@ -255,6 +257,26 @@ impl Connect for FakeRedis {
     }
 }
 
+thread_local! {
+    /// The simulated Redis at each address, if the test has such a network.
+    static NETWORK: RefCell<HashMap<(String, u16), FakeRedis>> = RefCell::default();
+}
+
+/// Makes all addresses of this thread's test those of simulated ones.
+pub(crate) fn set_network(network: HashMap<(String, u16), FakeRedis>) {
+    NETWORK.set(network);
+}
+
+/// Connects to the simulated Redis at an address. Returns `None` if there is none.
+pub(super) async fn connect_to(
+    address: &ConnectionAddr,
+    config: &AsyncConnectionConfig,
+) -> Option<Result<MultiplexedConnection, Failure>> {
+    let ConnectionAddr::Tcp(host, port) = address else { return None };
+    let redis = NETWORK.with_borrow(|network| network.get(&(host.clone(), *port)).cloned())?;
+    Some(FakeRedis::connect(&redis, config).await)
+}
+
 async fn read_words(
     reader: &mut BufReader<ReadHalf<DuplexStream>>,
 ) -> Result<Vec<String>, io::Error> {
@@ -284,7 +306,8 @@ pub(crate) fn parts_of(workers: usize, ack: Option<Ack>) -> NodeParts {
     NodeParts::new("", Connections::new(workers, ack), served, Arc::new(shared))
 }
 
-fn config(ack: Option<Ack>) -> RedisConfig {
+/// The settings of a server on one Redis.
+pub(crate) fn config(ack: Option<Ack>) -> RedisConfig {
     let address = RedisAddress::new("redis://127.0.0.1:1", None, RedisFiles::default());
     RedisConfig {
         mode: RedisMode::Standalone(address.unwrap()),
