@@ -154,8 +154,8 @@ impl CatchUp {
             let has_sent = self.send(updates, is_uneven).await;
             self.give_up(failed);
             if is_waiting && !has_sent {
-                // Until it has taken what came before.
-                let _ = updates.reserve_many(TAIL_READ_ENTRIES).await;
+                // Until it has taken what came before, and there is the room that [`Self::join`] needs.
+                let _ = updates.reserve_many(TAIL_READ_ENTRIES + 1).await;
             }
         }
     }
