@@ -102,6 +102,10 @@ pub struct Watch {
 pub struct Deliveries {
     /// The webhook's name.
     pub webhook: String,
+    /// Whose events it is owed: those of the subscribed users, or everyone's where it is `None`.
+    pub users: Option<Vec<u64>>,
+    /// Whether readers get their own events too, if they are among `users`.
+    pub echo: bool,
     /// Events by the user that they were delivered for.
     pub accepted: Vec<(Moment, u64, Event)>,
     /// The events among its dead letters.

@@ -141,6 +141,11 @@ impl Redis {
         self.process.is_some() && !self.frozen.load(Ordering::Relaxed)
     }
 
+    /// Whether it was started and not killed; it may be frozen.
+    pub fn has_process(&self) -> bool {
+        self.process.is_some()
+    }
+
     /// Stops the process with SIGSTOP: connections stay open, and nothing is answered.
     pub fn freeze(&self) {
         self.frozen.store(true, Ordering::Relaxed);
@@ -316,6 +321,18 @@ impl Redis {
         let entries: Vec<(String, Vec<(String, String)>)> =
             self.run("XRANGE direct_message_mark_read_events - +").await;
         entries.into_iter().map(|(_, fields)| fields).collect()
+    }
+
+    /// The entries of a stream by its key, oldest first: the ID and the fields of each.
+    pub async fn stream(&self, key: &str) -> Vec<((u64, u64), HashMap<String, String>)> {
+        let entries: Vec<(String, HashMap<String, String>)> =
+            self.run(&format!("XRANGE {key} - +")).await;
+        let number = |text: &str| text.parse().unwrap();
+        let with_id = entries.into_iter().map(|(id, fields)| {
+            let (ms, sequence) = id.split_once('-').unwrap();
+            ((number(ms), number(sequence)), fields)
+        });
+        with_id.collect()
     }
 
     /// Reader, recipient and message of each event in the stream, oldest first.

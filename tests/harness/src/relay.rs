@@ -1,6 +1,6 @@
 //! A real `markread relay` process, and the file with its webhooks.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -12,10 +12,10 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
-use crate::binary::command;
+use crate::binary::{command, command_of, path};
 use crate::receiver::CONSUMER_SECRET;
 use crate::sentinels::MASTER_NAME;
-use crate::server::http1;
+use crate::server::get;
 use crate::{Receiver, Redis, RedisCluster, Sentinels, eventually, free_port};
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -127,8 +127,19 @@ impl Relay {
 
     /// Starts a relay with these flags only, without waiting for anything.
     pub fn spawn(flags: &[&str], file: &WebhookFile, variables: &[(&str, &str)]) -> Self {
+        Self::of_binary(&path(), flags, file, variables)
+    }
+
+    /// The same as [`Relay::spawn`], with another binary.
+    pub fn of_binary(
+        binary: &Path,
+        flags: &[&str],
+        file: &WebhookFile,
+        variables: &[(&str, &str)],
+    ) -> Self {
         let ops = format!("127.0.0.1:{}", free_port());
-        let mut process = command(&["relay", "--log-format", "json", "--ops-listen", &ops]);
+        let own = ["relay", "--log-format", "json", "--ops-listen", &ops];
+        let mut process = command_of(binary, &own);
         process.arg("--webhooks").arg(file.path()).args(flags);
         process.envs(variables.iter().copied()).stderr(Stdio::piped());
         let mut process = process.spawn().unwrap();
@@ -146,7 +157,7 @@ impl Relay {
     /// Waits until `/readyz` says that it is ready.
     pub async fn wait_until_ready(&self) {
         let began = Instant::now();
-        while self.try_get("/readyz").await.is_none_or(|(status, _)| status != 200) {
+        while get(&self.ops, "/readyz").await.is_none_or(|(status, _)| status != 200) {
             let log = || self.log().join("\n");
             assert!(began.elapsed() < LIMIT, "the relay is not ready: {}", log());
             sleep(Duration::from_millis(20)).await;
@@ -167,15 +178,9 @@ impl Relay {
         .await
     }
 
-    async fn try_get(&self, path: &str) -> Option<(u16, String)> {
-        let request = format!("GET {path} HTTP/1.1\r\nhost: ops\r\nconnection: close\r\n\r\n");
-        let (head, body) = http1(&self.ops, &request).await?;
-        Some((head.split(' ').nth(1)?.parse().ok()?, body))
-    }
-
     /// Status and body of a page on the operators' port.
     pub async fn get(&self, path: &str) -> (u16, String) {
-        self.try_get(path).await.expect("the operators' port answers")
+        get(&self.ops, path).await.expect("the operators' port answers")
     }
 
     /// The sum of all series of a metric whose labels contain these words, and how many those are.

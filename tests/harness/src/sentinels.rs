@@ -119,6 +119,11 @@ impl Sentinels {
         &mut self.sentinels[index]
     }
 
+    /// All processes, the Sentinels last, for changing them.
+    pub fn processes_mut(&mut self) -> impl Iterator<Item = &mut Redis> {
+        self.nodes.iter_mut().chain(&mut self.sentinels)
+    }
+
     /// The master that all Sentinels which run name, and that says so itself, or `None` while there is none.
     pub async fn try_master(&self) -> Option<usize> {
         let ask = format!("SENTINEL GET-MASTER-ADDR-BY-NAME {MASTER_NAME}");

@@ -87,10 +87,15 @@ impl Server {
     /// The same as [`Server::at`], with a command that runs a `markread` binary with the arguments
     /// that are added to it.
     pub async fn at_by(command: Command, url: &str, flags: &[&str]) -> Self {
+        Self::with_secret(command, &[&["--redis-url", url], flags].concat()).await
+    }
+
+    /// The same as [`Server::started_by`], taking tokens signed with [`SECRET`].
+    pub async fn with_secret(command: Command, flags: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let secret = dir.path().join("secret");
         std::fs::write(&secret, SECRET).unwrap();
-        let own = ["--redis-url", url, "--jwt-secret-file", secret.to_str().unwrap()];
+        let own = ["--jwt-secret-file", secret.to_str().unwrap()];
         let server = Self::started_by(command, &[&own, flags].concat(), false).await;
         Self { files: Some(dir), ..server }
     }
@@ -135,13 +140,17 @@ impl Server {
     }
 
     /// The same as [`Server::spawn`], with a command that runs a `markread` binary with the arguments
-    /// that are added to it. It has one worker thread, unless its flags or variables say otherwise.
+    /// that are added to it. It has one worker thread, unless its flags or variables say otherwise, and listens
+    /// on a port that the system chooses, unless its flags have a `--listen`.
     pub async fn started_by(mut command: Command, flags: &[&str], dev: bool) -> Self {
         if !command.as_std().get_envs().any(|(name, _)| name == WORKER_THREADS) {
             command.env(WORKER_THREADS, "1");
         }
+        let listen: &[_] =
+            if flags.contains(&"--listen") { &[] } else { &["--listen", "127.0.0.1:0"] };
         let mut process = command
-            .args(["serve", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"])
+            .args(["serve", "--ops-listen", "127.0.0.1:0"])
+            .args(listen)
             .args(["--log-format", "json"])
             .args(flags)
             .stderr(Stdio::piped())
@@ -192,13 +201,7 @@ impl Server {
 
     /// Status and body of a page on the operators' port.
     pub async fn get(&self, path: &str) -> (u16, String) {
-        let (head, body) = http1(
-            &self.ops,
-            &format!("GET {path} HTTP/1.1\r\nhost: ops\r\nconnection: close\r\n\r\n"),
-        )
-        .await
-        .expect("the operators' port answers");
-        (head.split(' ').nth(1).unwrap().parse().unwrap(), body)
+        get(&self.ops, path).await.expect("the operators' port answers")
     }
 
     /// The value of a series in `/metrics`, by its name and labels as printed there.
@@ -236,6 +239,11 @@ impl Server {
         kill(Pid::from_raw(self.id().try_into().unwrap()), signal).unwrap();
     }
 
+    /// `kill -9`.
+    pub async fn kill(&mut self) {
+        self.process.kill().await.unwrap();
+    }
+
     /// Whether the process has not ended.
     pub fn is_running(&mut self) -> bool {
         self.process.try_wait().unwrap().is_none()
@@ -245,6 +253,13 @@ impl Server {
     pub async fn exit(&mut self, limit: Duration) -> ExitStatus {
         timeout(limit, self.process.wait()).await.expect("it exits in time").unwrap()
     }
+}
+
+/// Status and body of a page, or `None` where it was not answered.
+pub async fn get(address: &str, path: &str) -> Option<(u16, String)> {
+    let request = format!("GET {path} HTTP/1.1\r\nhost: ops\r\nconnection: close\r\n\r\n");
+    let (head, body) = http1(address, &request).await?;
+    Some((head.split(' ').nth(1)?.parse().ok()?, body))
 }
 
 /// Sends a request as it is, and returns head and body of the answer, or `None` where the server

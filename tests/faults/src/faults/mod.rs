@@ -19,7 +19,11 @@ pub struct Kind {
 
 /// Injects a fault, waits as long as it is to last, and ends it: the cause is gone when this returns. What
 /// may have been lost by it is returned; servers that were killed are started again.
-pub async fn inject(kind: &Kind, world: &mut World, random: &mut StdRng) -> Result<Vec<Loss>, NotRun> {
+pub async fn inject(
+    kind: &Kind,
+    world: &mut World,
+    random: &mut StdRng,
+) -> Result<Vec<Loss>, NotRun> {
     let _ = (world, random);
     Err(NotRun(format!("{} is not known", kind.name)))
 }

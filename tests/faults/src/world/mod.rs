@@ -1,12 +1,28 @@
 //! The processes of a run: Redis in one of its modes, servers, relays, receivers, and the proxies between
 //! them.
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::ValueEnum;
-use markread_harness::{Receiver, Redis, RedisCluster, Relay, Sentinels, Server, WebhookFile};
+use markread_harness::{
+    Receiver, Redis, RedisCluster, Relay, Sentinels, Server, WebhookFile, free_port,
+};
 
 use crate::history::Moment;
+
+mod contents;
+mod processes;
+mod settings;
+mod whole;
+
+pub use self::settings::{FIRST_USER, PARTITIONS, Webhook, webhooks};
+
+/// How many servers there are.
+pub const SERVERS: usize = 3;
+
+/// How many relays there are.
+pub const RELAYS: usize = 2;
 
 /// How the servers reach Redis.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -34,6 +50,17 @@ pub enum Durability {
     AlwaysReplica,
 }
 
+/// What a world is started with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How the servers reach Redis.
+    pub mode: Mode,
+    /// What Redis keeps.
+    pub durability: Durability,
+    /// The `markread` binary.
+    pub binary: PathBuf,
+}
+
 /// The Redis processes.
 #[allow(clippy::large_enum_variant, reason = "there is one in a run")]
 pub enum Store {
@@ -45,29 +72,80 @@ pub enum Store {
     Cluster(RedisCluster),
 }
 
-/// Everything that runs.
+/// Everything that runs. All of it is killed when it is dropped.
 pub struct World {
-    /// How the servers reach Redis.
-    pub mode: Mode,
-    /// What Redis keeps.
-    pub durability: Durability,
+    /// What it was started with.
+    pub options: Options,
     /// The Redis processes.
     pub store: Store,
     /// The servers. One that was killed is `None` until it is started again.
     pub servers: Vec<Option<Server>>,
-    /// The relays, in the same way.
+    /// Where each server listens, also while it is dead.
+    pub server_addresses: Vec<String>,
+    /// Where clients reach each server.
+    pub client_addresses: Vec<String>,
+    /// The relays, in the same way as the servers.
     pub relays: Vec<Option<Relay>>,
     /// The webhooks file of the relays.
-    pub webhooks: WebhookFile,
-    /// The receivers of the webhooks, by name.
-    pub receivers: Vec<(String, Receiver)>,
+    pub webhook_file: WebhookFile,
+    /// The receivers, in the order of [`webhooks`].
+    pub receivers: Vec<Receiver>,
+    /// How many partitions the readers are divided among.
+    pub partitions: u16,
     /// When the run began.
     pub began: Instant,
 }
 
 impl World {
+    /// Starts everything, and waits until it is whole.
+    pub async fn start(options: &Options) -> Self {
+        let store = settings::store(options).await;
+        let addresses = [(); SERVERS].map(|()| format!("127.0.0.1:{}", free_port()));
+        let webhook_file = WebhookFile::new("");
+        let mut receivers = Vec::new();
+        let mut entries = String::new();
+        for webhook in webhooks() {
+            let receiver = Receiver::start().await;
+            entries += &webhook_file.entry(webhook.name, &receiver.url(), webhook.settings);
+            receivers.push(receiver);
+        }
+        webhook_file.write(&entries);
+        let mut world = Self {
+            options: options.clone(),
+            store,
+            servers: (0..SERVERS).map(|_| None).collect(),
+            server_addresses: addresses.to_vec(),
+            client_addresses: addresses.to_vec(),
+            relays: (0..RELAYS).map(|_| None).collect(),
+            webhook_file,
+            receivers,
+            partitions: if options.mode == Mode::Cluster { PARTITIONS } else { 1 },
+            began: Instant::now(),
+        };
+        world.subscribe().await;
+        for server in 0..SERVERS {
+            world.start_server(server, &[]).await;
+        }
+        for relay in 0..RELAYS {
+            world.start_relay(relay).await;
+        }
+        world.wait_until_whole().await;
+        world.began = Instant::now();
+        world
+    }
+
     /// The time since the run began.
     pub fn now(&self) -> Moment {
         self.began.elapsed()
+    }
+
+    /// How the servers reach Redis.
+    pub fn mode(&self) -> Mode {
+        self.options.mode
+    }
+
+    /// What Redis keeps.
+    pub fn durability(&self) -> Durability {
+        self.options.durability
     }
 }

@@ -212,6 +212,11 @@ impl RedisCluster {
         &self.nodes
     }
 
+    /// The same as [`RedisCluster::nodes`], for changing them.
+    pub fn nodes_mut(&mut self) -> &mut [Redis] {
+        &mut self.nodes
+    }
+
     /// The master of a slot, as a majority of the nodes that run sees it.
     pub async fn owner(&self, slot: u16) -> usize {
         eventually("a slot has one master", PROMOTION_LIMIT, async || self.try_owner(slot).await)
