@@ -24,4 +24,5 @@
 
 pub mod faults;
 pub mod history;
+pub mod load;
 pub mod world;

@@ -7,11 +7,12 @@ use markread::proto::mark_read_service_client::MarkReadServiceClient;
 use markread::proto::{
     BatchGetReadStatesRequest, BatchGetReadStatesResponse, BatchMarkReadRequest,
     BatchMarkReadResponse, GetReadStateRequest, GetReadStateResponse, ListReadCursorsRequest,
-    ListReadCursorsResponse, MarkReadRequest, ReadCursor,
+    ListReadCursorsResponse, MarkReadRequest, ReadCursor, WatchMarkReadEventsRequest,
+    WatchMarkReadEventsResponse,
 };
 use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::server::SECRET;
@@ -144,6 +145,16 @@ impl Caller {
         let recipient_ids = recipient_ids.to_vec();
         let request = self.authenticated(BatchGetReadStatesRequest { recipient_ids });
         self.client.clone().batch_get_read_states(request).await.map_err(Refusal::from)
+    }
+
+    /// Opens a watch, after a place or from now on.
+    pub async fn watch(
+        &self,
+        after: &str,
+    ) -> Result<Streaming<WatchMarkReadEventsResponse>, Refusal> {
+        let request = self.authenticated(WatchMarkReadEventsRequest { after: after.to_owned() });
+        let answer = self.client.clone().watch_mark_read_events(request).await;
+        Ok(answer.map_err(Refusal::from)?.into_inner())
     }
 
     /// Lists a page of the caller's cursors.

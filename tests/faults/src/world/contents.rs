@@ -3,15 +3,18 @@
 use std::collections::{HashMap, HashSet};
 
 use markread_harness::Redis;
-use markread_harness::cluster::tags;
+use markread_harness::cluster::{partition_of, tags};
 use markread_harness::events::STREAM;
 
-use super::settings::PARTITIONS;
+use super::settings::{PARTITIONS, RATE_LIMIT};
 use super::{Store, World};
 use crate::history::{Conversation, Event};
 
-/// Keys and fields in one round trip.
+/// Keys in one round trip.
 const BATCH: usize = 1000;
+
+/// The rate window by default.
+const WINDOW_MS: u64 = 15 * 60 * 1000;
 
 impl World {
     /// The key of each partition's stream.
@@ -60,6 +63,20 @@ impl World {
             Some(event(fields.get("partition")?.parse().ok()?, entry, fields.get("payload")?))
         });
         with_event.collect()
+    }
+
+    /// Leaves so many marks of a reader's quota.
+    pub async fn leave_of_quota(&self, reader: u64, left: u64) {
+        let key = match &self.store {
+            Store::Cluster(_) => {
+                let tag = &tags(PARTITIONS)[partition_of(reader, PARTITIONS)];
+                format!("markread:{{{tag}}}:quota:{reader}")
+            }
+            _ => format!("markread:quota:{reader}"),
+        };
+        let used = RATE_LIMIT - left;
+        let set = format!("SET {key} {used} PX {WINDOW_MS}");
+        self.master_of(&key).await.run::<()>(&set).await;
     }
 
     /// How many entries the relays say that a webhook has missed.

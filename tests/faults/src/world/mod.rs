@@ -122,7 +122,6 @@ impl World {
             partitions: if options.mode == Mode::Cluster { PARTITIONS } else { 1 },
             began: Instant::now(),
         };
-        world.subscribe().await;
         for server in 0..SERVERS {
             world.start_server(server, &[]).await;
         }

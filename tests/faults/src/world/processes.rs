@@ -8,7 +8,7 @@ use markread_harness::sentinels::MASTER_NAME;
 use markread_harness::{Relay, Server};
 use nix::sys::signal::Signal;
 
-use super::settings::{PARTITIONS, server_flags, webhooks};
+use super::settings::{PARTITIONS, server_flags};
 use super::{Store, World};
 
 /// The longest time of a drain, after which the process must be gone.
@@ -42,7 +42,7 @@ impl World {
         let mut flags = self.redis_flags();
         let own = ["--listen", &self.server_addresses[server]].map(str::to_owned);
         flags.extend(own);
-        flags.extend(server_flags(self.options.durability).into_iter().map(str::to_owned));
+        flags.extend(server_flags(self.options.durability));
         self.servers[server] = Some(Server::with_secret(command, &words(&flags)).await);
     }
 
@@ -99,17 +99,6 @@ impl World {
         }
         for redis in self.redis_processes() {
             redis.kill().await;
-        }
-    }
-
-    /// Writes who is subscribed.
-    pub(super) async fn subscribe(&self) {
-        for webhook in webhooks() {
-            let key = format!("markread:subscriptions:{}", webhook.name);
-            let master = self.master_of(&key).await;
-            for user in webhook.users.into_iter().flatten() {
-                master.run::<()>(&format!("SADD {key} {user}")).await;
-            }
         }
     }
 }
