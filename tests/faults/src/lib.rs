@@ -25,4 +25,5 @@
 pub mod faults;
 pub mod history;
 pub mod load;
+pub mod plan;
 pub mod world;

@@ -77,7 +77,8 @@ async fn are_delivered(world: &World, events: &[Event]) -> bool {
         let is_done = |event: &Event| {
             let Event { partition, entry: (ms, sequence), conversation, .. } = event;
             let has = |user| accepted.contains(&format!("{partition}-{ms}-{sequence}-{user}"));
-            let has_all = has(conversation.recipient) && (!webhook.echo || has(conversation.reader));
+            let has_all =
+                has(conversation.recipient) && (!webhook.echo || has(conversation.reader));
             has_all || dead.contains(event)
         };
         if !events.iter().all(is_done) {
@@ -91,10 +92,8 @@ async fn are_delivered(world: &World, events: &[Event]) -> bool {
 fn accepted(world: &World, index: usize) -> Vec<(Duration, u64, Event)> {
     let arrivals = world.receivers[index].accepted().into_iter();
     let events = arrivals.map(|arrival| {
-        let conversation = Conversation {
-            reader: arrival.lane.reader,
-            recipient: arrival.lane.recipient,
-        };
+        let conversation =
+            Conversation { reader: arrival.lane.reader, recipient: arrival.lane.recipient };
         let event = Event {
             partition: arrival.partition,
             entry: arrival.entry,

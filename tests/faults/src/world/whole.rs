@@ -1,10 +1,11 @@
 //! Whether everything runs, and knows of everything else.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use markread_harness::Redis;
 use markread_harness::cluster::slot_of;
 use markread_harness::server::get;
-use markread_harness::{Redis, eventually};
+use tokio::time::{sleep, timeout};
 
 use super::{Store, World};
 
@@ -12,25 +13,46 @@ use super::{Store, World};
 /// vain tries again after seconds, and so does a cluster's replica.
 const WHOLE_LIMIT: Duration = Duration::from_secs(60);
 
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+const PAGE_LIMIT: Duration = Duration::from_secs(2);
+
 impl World {
-    /// Waits until all processes run, Redis answers with its replicas in sync, and servers and relays are ready.
+    /// Waits until all processes run, Redis answers with its replicas in sync, and servers and relays are
+    /// ready.
     pub async fn wait_until_whole(&self) {
-        eventually("Redis is whole", WHOLE_LIMIT, async || {
-            self.is_store_whole().await.then_some(())
-        })
-        .await;
-        let servers = self.servers.iter().flatten().map(|server| ("server", &server.ops));
-        let relays = self.relays.iter().flatten().map(|relay| ("relay", &relay.ops));
-        for (what, ops) in servers.chain(relays) {
-            eventually(&format!("a {what} is ready"), WHOLE_LIMIT, async || {
-                let (status, page) = get(ops, "/readyz").await?;
-                let is_short = ["are not served", "replica", "paused", "not checked"]
-                    .iter()
-                    .any(|words| page.contains(words));
-                (status == 200 && !is_short).then_some(())
-            })
-            .await;
+        self.try_wait_until_whole().await.unwrap();
+    }
+
+    /// The same as [`World::wait_until_whole`]. Returns what is missing if it takes too long.
+    pub async fn try_wait_until_whole(&self) -> Result<(), String> {
+        let began = Instant::now();
+        loop {
+            let Some(missing) = self.missing().await else { return Ok(()) };
+            if began.elapsed() > WHOLE_LIMIT {
+                return Err(format!("{missing}, for {WHOLE_LIMIT:?}"));
+            }
+            sleep(POLL_INTERVAL).await;
         }
+    }
+
+    /// What is missing for the world to be whole.
+    async fn missing(&self) -> Option<String> {
+        if !self.is_store_whole().await {
+            return Some("Redis is not whole".to_owned());
+        }
+        let servers = self.servers.iter().map(|server| server.as_ref().map(|server| &server.ops));
+        let relays = self.relays.iter().map(|relay| relay.as_ref().map(|relay| &relay.ops));
+        for (number, ops) in servers.enumerate() {
+            if let Some(problem) = problem_at(ops).await {
+                return Some(format!("server {number} {problem}"));
+            }
+        }
+        for (number, ops) in relays.enumerate() {
+            if let Some(problem) = problem_at(ops).await {
+                return Some(format!("relay {number} {problem}"));
+            }
+        }
+        None
     }
 
     async fn is_store_whole(&self) -> bool {
@@ -107,4 +129,15 @@ impl World {
             _ => self.masters().await[0],
         }
     }
+}
+
+/// What `/readyz` says is wrong. Warnings about settings of Redis are not.
+async fn problem_at(ops: Option<&String>) -> Option<String> {
+    let Some(ops) = ops else { return Some("is dead".to_owned()) };
+    let Some((status, page)) = timeout(PAGE_LIMIT, get(ops, "/readyz")).await.ok().flatten() else {
+        return Some("does not answer".to_owned());
+    };
+    let problems = ["are not served", "replica", "paused", "not checked"];
+    let is_whole = status == 200 && !problems.iter().any(|problem| page.contains(problem));
+    (!is_whole).then(|| format!("says {}", page.trim()))
 }

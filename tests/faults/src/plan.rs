@@ -1,0 +1,115 @@
+//! Which faults a run injects, and when: chosen by its seed.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use crate::faults::{KINDS, Kind, NotRun, inject};
+use crate::history::Injected;
+use crate::world::{Mode, World};
+
+/// The time without a fault before each one.
+const PAUSE_MS: Range<u64> = 300..2000;
+
+/// The kinds of a run, across its epochs.
+pub struct Plan {
+    kinds: Vec<&'static Kind>,
+    /// How often each kind is to be injected, where the run is not bounded by time.
+    count: Option<u32>,
+    injected: BTreeMap<&'static str, u32>,
+    not_run: BTreeMap<&'static str, String>,
+}
+
+impl Plan {
+    /// A plan for all kinds that the mode has, or for those of these names. Returns the name that is not
+    /// known.
+    pub fn new(mode: Mode, names: &[String], count: Option<u32>) -> Result<Self, String> {
+        if let Some(unknown) =
+            names.iter().find(|name| KINDS.iter().all(|kind| kind.name != **name))
+        {
+            let known: Vec<_> = KINDS.iter().map(|kind| kind.name).collect();
+            return Err(format!("{unknown} is not a fault, but these are: {}", known.join(", ")));
+        }
+        let chosen = |kind: &&Kind| {
+            kind.modes.contains(&mode)
+                && (names.is_empty() || names.iter().any(|name| name == kind.name))
+        };
+        Ok(Self {
+            kinds: KINDS.iter().filter(chosen).collect(),
+            count,
+            injected: BTreeMap::new(),
+            not_run: BTreeMap::new(),
+        })
+    }
+
+    /// The kinds that could not be injected, and why.
+    pub fn not_run(&self) -> Vec<(String, String)> {
+        self.not_run.iter().map(|(name, why)| ((*name).to_owned(), why.clone())).collect()
+    }
+
+    /// Whether nothing is left to inject.
+    pub fn is_done(&self) -> bool {
+        self.left().is_empty()
+    }
+
+    /// The kinds to inject next, each once.
+    fn left(&self) -> Vec<&'static Kind> {
+        let is_left = |kind: &&&'static Kind| {
+            let injected = self.injected.get(kind.name).copied().unwrap_or_default();
+            !self.not_run.contains_key(kind.name) && self.count.is_none_or(|count| injected < count)
+        };
+        self.kinds.iter().filter(is_left).copied().collect()
+    }
+
+    /// Injects faults until this moment, until none is left or until the run is to end. Each kind comes once
+    /// before one comes again. Returns what was injected, or what was wrong with the world after the last.
+    pub async fn run(
+        &mut self,
+        world: &mut World,
+        seed: u64,
+        until: Instant,
+        mut is_over: watch::Receiver<bool>,
+    ) -> (Vec<Injected>, Result<(), String>) {
+        let mut random = StdRng::seed_from_u64(seed);
+        let (mut deck, mut done) = (Vec::new(), Vec::new());
+        while !*is_over.borrow() && Instant::now() < until {
+            let pause = Duration::from_millis(random.random_range(PAUSE_MS));
+            // An error is the end of the time.
+            let _ = timeout(pause, is_over.wait_for(|is_over| *is_over)).await;
+            if deck.is_empty() {
+                deck = self.left();
+                deck.shuffle(&mut random);
+            }
+            let Some(kind) = deck.pop() else {
+                if self.count.is_some() {
+                    break;
+                }
+                sleep(pause).await;
+                continue;
+            };
+            let from = world.now();
+            println!("{:8.3} {}", from.as_secs_f64(), kind.name);
+            match inject(kind, world, &mut random).await {
+                Ok(losses) => {
+                    *self.injected.entry(kind.name).or_default() += 1;
+                    let kind = kind.name.to_owned();
+                    done.push(Injected { kind, from, to: world.now(), losses });
+                }
+                Err(NotRun(why)) => {
+                    println!("NOT RUN: {}: {why}", kind.name);
+                    self.not_run.insert(kind.name, why);
+                }
+            }
+            if let Err(problem) = world.try_wait_until_whole().await {
+                return (done, Err(format!("after {}: {problem}", kind.name)));
+            }
+        }
+        (done, Ok(()))
+    }
+}
