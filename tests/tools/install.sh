@@ -79,6 +79,14 @@ install_h2spec() {
         build_go tests/tools/h2spec h2spec/h2spec=github.com/summerwind/h2spec/cmd/h2spec
 }
 
+# Installs the toxiproxy of tests/tools/toxiproxy/go.mod.
+install_toxiproxy() {
+    need go "Go 1.24 or later, to build toxiproxy"
+    install toxiproxy "a proxy that delays, cuts and goes silent, for faults (30 s)" \
+        tests/tools/toxiproxy/go.mod tests/tools/toxiproxy/go.sum -- \
+        build_go tests/tools/toxiproxy toxiproxy/toxiproxy=github.com/Shopify/toxiproxy/v2/cmd/server
+}
+
 # Installs both helms and helm-docs of tests/tools/helm/go.mod.
 install_helm() {
     need go "Go 1.26 or later, to build helm"

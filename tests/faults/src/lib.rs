@@ -7,7 +7,8 @@
 //! main       one run: the world is started, loaded, broken, settled, read and judged
 //! faults     the kinds of faults, and the plan that a seed chooses
 //! load       what clients call, and what watchers hear
-//! world      the processes: Redis in each mode, servers, relays, receivers, proxies
+//! world      the processes: Redis in each mode, servers, relays, receivers
+//! proxies    toxiproxy, between them and in front of them
 //! rules      what must hold of a history: the checker
 //! account    the counts that are printed
 //! history    what happened, as all of the above record and read it
@@ -26,4 +27,5 @@ pub mod faults;
 pub mod history;
 pub mod load;
 pub mod plan;
+pub mod proxies;
 pub mod world;
