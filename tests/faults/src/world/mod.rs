@@ -10,7 +10,6 @@ use markread_harness::{
 };
 
 use crate::history::Moment;
-use crate::proxies::Proxies;
 
 mod contents;
 mod processes;
@@ -60,8 +59,6 @@ pub struct Options {
     pub durability: Durability,
     /// The `markread` binary.
     pub binary: PathBuf,
-    /// Of what the processes choose by chance.
-    pub seed: u64,
 }
 
 /// The Redis processes.
@@ -87,11 +84,6 @@ pub struct World {
     pub server_addresses: Vec<String>,
     /// Where clients reach each server.
     pub client_addresses: Vec<String>,
-    /// How each server reaches a Redis that stands alone.
-    store_urls: Vec<String>,
-    /// The proxies `client-0` and so on, in front of the servers, and `store-0` and so on, between a server and a
-    /// Redis that stands alone. `None` where there is no toxiproxy.
-    pub proxies: Option<Proxies>,
     /// The relays, in the same way as the servers.
     pub relays: Vec<Option<Relay>>,
     /// The webhooks file of the relays.
@@ -124,15 +116,12 @@ impl World {
             servers: (0..SERVERS).map(|_| None).collect(),
             server_addresses: addresses.to_vec(),
             client_addresses: addresses.to_vec(),
-            store_urls: Vec::new(),
-            proxies: Proxies::start(options.seed).await,
             relays: (0..RELAYS).map(|_| None).collect(),
             webhook_file,
             receivers,
             partitions: if options.mode == Mode::Cluster { PARTITIONS } else { 1 },
             began: Instant::now(),
         };
-        world.put_proxies().await;
         for server in 0..SERVERS {
             world.start_server(server, &[]).await;
         }
@@ -142,28 +131,6 @@ impl World {
         world.wait_until_whole().await;
         world.began = Instant::now();
         world
-    }
-
-    /// Puts the proxies in between.
-    async fn put_proxies(&mut self) {
-        let redis = match &self.store {
-            Store::Standalone(redis) => Some(redis.port),
-            _ => None,
-        };
-        self.store_urls =
-            vec![
-                redis.map_or_else(String::new, |port| format!("redis://127.0.0.1:{port}"));
-                SERVERS
-            ];
-        let Some(proxies) = &mut self.proxies else { return };
-        for (number, address) in self.server_addresses.iter().enumerate() {
-            self.client_addresses[number] = proxies.to(&format!("client-{number}"), address).await;
-            if let Some(port) = redis {
-                let upstream = format!("127.0.0.1:{port}");
-                let address = proxies.to(&format!("store-{number}"), &upstream).await;
-                self.store_urls[number] = format!("redis://{address}");
-            }
-        }
     }
 
     /// The time since the run began.

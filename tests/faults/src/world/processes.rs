@@ -15,14 +15,11 @@ use super::{Store, World};
 const DRAIN_LIMIT: Duration = Duration::from_secs(30);
 
 impl World {
-    /// The flags by which a process reaches Redis: a server through its proxy, if there is one.
-    fn redis_flags(&self, server: Option<usize>) -> Vec<String> {
+    /// The flags by which a process reaches Redis.
+    fn redis_flags(&self) -> Vec<String> {
         let partitions = PARTITIONS.to_string();
         match &self.store {
-            Store::Standalone(redis) => {
-                let url = server.map_or_else(|| redis.url(), |it| self.store_urls[it].clone());
-                vec!["--redis-url".to_owned(), url]
-            }
+            Store::Standalone(redis) => vec!["--redis-url".to_owned(), redis.url()],
             Store::Sentinel(group) => {
                 let mode = ["--redis-mode", "sentinel", "--redis-sentinel-master", MASTER_NAME];
                 let url = ["--redis-url", &group.url()].map(str::to_owned);
@@ -42,7 +39,7 @@ impl World {
         assert!(self.servers[server].is_none(), "it runs already");
         let mut command = command_of(&self.options.binary, &[]);
         command.envs(variables.iter().copied());
-        let mut flags = self.redis_flags(Some(server));
+        let mut flags = self.redis_flags();
         let own = ["--listen", &self.server_addresses[server]].map(str::to_owned);
         flags.extend(own);
         flags.extend(server_flags(self.options.durability));
@@ -74,7 +71,7 @@ impl World {
     /// Starts a relay that is dead, and waits until it is ready.
     pub async fn start_relay(&mut self, relay: usize) {
         assert!(self.relays[relay].is_none(), "it runs already");
-        let redis = self.redis_flags(None);
+        let redis = self.redis_flags();
         let mut flags = words(&redis);
         flags.extend(TO_LOOPBACK);
         let started = Relay::of_binary(&self.options.binary, &flags, &self.webhook_file, &[]);
