@@ -10,6 +10,7 @@ use markread_harness::{
 };
 
 use crate::history::Moment;
+use crate::proxies::Proxies;
 
 mod contents;
 mod processes;
@@ -82,8 +83,13 @@ pub struct World {
     pub servers: Vec<Option<Server>>,
     /// Where each server listens, also while it is dead.
     pub server_addresses: Vec<String>,
-    /// Where clients reach each server.
+    /// Where clients reach each server: the proxy `client-0` and so on, if there are proxies.
     pub client_addresses: Vec<String>,
+    /// Where each server reaches the only Redis: the proxy `store-0` and so on, if there are proxies. Sentinels
+    /// and clusters announce addresses themselves.
+    store_urls: Vec<String>,
+    /// The proxies, if toxiproxy is installed.
+    pub proxies: Option<Proxies>,
     /// The relays, in the same way as the servers.
     pub relays: Vec<Option<Relay>>,
     /// The webhooks file of the relays.
@@ -101,6 +107,17 @@ impl World {
     pub async fn start(options: &Options) -> Self {
         let store = settings::store(options).await;
         let addresses = [(); SERVERS].map(|()| format!("127.0.0.1:{}", free_port()));
+        let mut proxies = Proxies::start().await;
+        let mut client_addresses = addresses.to_vec();
+        let mut store_urls = Vec::new();
+        for (server, address) in client_addresses.iter_mut().enumerate() {
+            if let Some(proxies) = &mut proxies {
+                *address = proxies.to(&format!("client-{server}"), address).await;
+            }
+            if let Store::Standalone(redis) = &store {
+                store_urls.push(through(proxies.as_mut(), server, redis).await);
+            }
+        }
         let webhook_file = WebhookFile::new("");
         let mut receivers = Vec::new();
         let mut entries = String::new();
@@ -115,7 +132,9 @@ impl World {
             store,
             servers: (0..SERVERS).map(|_| None).collect(),
             server_addresses: addresses.to_vec(),
-            client_addresses: addresses.to_vec(),
+            client_addresses,
+            store_urls,
+            proxies,
             relays: (0..RELAYS).map(|_| None).collect(),
             webhook_file,
             receivers,
@@ -147,4 +166,11 @@ impl World {
     pub fn durability(&self) -> Durability {
         self.options.durability
     }
+}
+
+/// The URL of a Redis, for one of the servers.
+async fn through(proxies: Option<&mut Proxies>, server: usize, redis: &Redis) -> String {
+    let Some(proxies) = proxies else { return redis.url() };
+    let address = format!("127.0.0.1:{}", redis.port);
+    format!("redis://{}", proxies.to(&format!("store-{server}"), &address).await)
 }

@@ -15,7 +15,7 @@ use super::{Store, World};
 const DRAIN_LIMIT: Duration = Duration::from_secs(30);
 
 impl World {
-    /// The flags by which a process reaches Redis.
+    /// The flags by which a process reaches Redis without a proxy.
     fn redis_flags(&self) -> Vec<String> {
         let partitions = PARTITIONS.to_string();
         match &self.store {
@@ -39,7 +39,10 @@ impl World {
         assert!(self.servers[server].is_none(), "it runs already");
         let mut command = command_of(&self.options.binary, &[]);
         command.envs(variables.iter().copied());
-        let mut flags = self.redis_flags();
+        let mut flags = match self.store_urls.get(server) {
+            Some(url) => vec!["--redis-url".to_owned(), url.clone()],
+            None => self.redis_flags(),
+        };
         let own = ["--listen", &self.server_addresses[server]].map(str::to_owned);
         flags.extend(own);
         flags.extend(server_flags(self.options.durability));
