@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -23,6 +23,9 @@ use crate::{eventually, free_port, schema};
 const START_LIMIT: Duration = Duration::from_secs(10);
 const PING_LIMIT: Duration = Duration::from_millis(250);
 
+/// A master waits for its replicas for 10 s by default before it exits.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(20);
+
 /// A Redis process, or the port and directory that one will use.
 pub struct Redis {
     dir: TempDir,
@@ -31,7 +34,10 @@ pub struct Redis {
     /// The program, which takes the arguments of `redis-server`.
     server: OsString,
     settings: Vec<String>,
+    /// The variables of its environment that it is started with besides those of the test.
+    pub variables: Vec<(String, String)>,
     is_sentinel: bool,
+    has_file: bool,
     process: Option<Child>,
     frozen: AtomicBool,
 }
@@ -66,10 +72,34 @@ impl Redis {
             port: free_port(),
             server: server.into(),
             settings: settings.iter().map(ToString::to_string).collect(),
+            variables: Vec::new(),
             is_sentinel: false,
+            has_file: false,
             process: None,
             frozen: AtomicBool::new(false),
         }
+    }
+
+    /// One that has not been started, of the same program and with the same settings as another.
+    pub fn like(other: &Self) -> Self {
+        let settings: Vec<_> = other.settings.iter().map(String::as_str).collect();
+        Self::of_server(&other.server, &settings)
+    }
+
+    /// Gives it a configuration file with these lines, to which its settings are added and which it rewrites
+    /// when it is told to: so a server that Sentinels have promoted or demoted starts in that role again.
+    pub fn write_file(&mut self, lines: &str) {
+        std::fs::write(self.file(), lines).unwrap();
+        self.has_file = true;
+    }
+
+    fn file(&self) -> PathBuf {
+        self.dir.path().join("redis.conf")
+    }
+
+    /// Its directory.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     /// A Sentinel, whose configuration is the file at [`Redis::sentinel_file`].
@@ -104,9 +134,11 @@ impl Redis {
         if self.is_sentinel {
             command.arg(self.sentinel_file()).arg("--sentinel");
         } else {
+            command.args(self.has_file.then(|| self.file()));
             command.args(["--save", "", "--enable-debug-command", "yes"]);
         }
         let process = command
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"])
             .args(["--dir", self.dir.path().to_str().unwrap()])
             .args(&self.settings)
@@ -134,6 +166,25 @@ impl Redis {
         let mut process = self.process.take().expect("it runs");
         process.kill().await.unwrap();
         self.frozen = AtomicBool::new(false);
+    }
+
+    /// Ends it by SHUTDOWN: it saves what it is to keep, and waits for its replicas.
+    pub async fn shut_down(&mut self) {
+        let mut connection = self.connection().await;
+        // The connection is closed without an answer.
+        let _ = cmd("SHUTDOWN").query_async::<()>(&mut connection).await;
+        let mut process = self.process.take().expect("it runs");
+        timeout(SHUTDOWN_LIMIT, process.wait()).await.expect("it exits in time").unwrap();
+    }
+
+    /// Whether it has ended by itself. It can be started again then.
+    pub fn has_exited(&mut self) -> bool {
+        let process = self.process.as_mut().expect("it was started");
+        let has_exited = process.try_wait().unwrap().is_some();
+        if has_exited {
+            self.process = None;
+        }
+        has_exited
     }
 
     /// Whether it runs, and is not frozen.

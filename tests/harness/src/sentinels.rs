@@ -46,10 +46,11 @@ impl Sentinels {
         let fast = ["--repl-diskless-sync-delay", "0"];
         let mut nodes = vec![Redis::of_server(&server, &[&fast, settings].concat())];
         let master_port = nodes[0].port;
-        let of_master = format!("127.0.0.1 {master_port}");
+        nodes[0].write_file("");
         for _ in 0..replicas {
-            let own = ["--replicaof", &of_master];
-            nodes.push(Redis::of_server(&server, &[&fast, &own[..], settings].concat()));
+            let mut replica = Redis::of_server(&server, &[&fast, settings].concat());
+            replica.write_file(&format!("replicaof 127.0.0.1 {master_port}\n"));
+            nodes.push(replica);
         }
         for node in &mut nodes {
             node.restart().await;
