@@ -93,23 +93,39 @@ impl Plan {
                 sleep(pause).await;
                 continue;
             };
-            let from = world.now();
-            println!("{:8.3} {}", from.as_secs_f64(), kind.name);
-            match inject(kind, world, &mut random).await {
-                Ok(losses) => {
-                    *self.injected.entry(kind.name).or_default() += 1;
-                    let kind = kind.name.to_owned();
-                    done.push(Injected { kind, from, to: world.now(), losses });
-                }
-                Err(NotRun(why)) => {
-                    println!("NOT RUN: {}: {why}", kind.name);
-                    self.not_run.insert(kind.name, why);
-                }
-            }
-            if let Err(problem) = world.try_wait_until_whole().await {
+            if let Err(problem) = self.inject(kind, world, &mut random, &mut done).await {
                 return (done, Err(format!("after {}: {problem}", kind.name)));
             }
         }
         (done, Ok(()))
+    }
+
+    /// Injects a fault, and waits until the world is whole again. Returns what is missing if it never is.
+    async fn inject(
+        &mut self,
+        kind: &'static Kind,
+        world: &mut World,
+        random: &mut StdRng,
+        done: &mut Vec<Injected>,
+    ) -> Result<(), String> {
+        let from = world.now();
+        match inject(kind, world, random).await {
+            Ok(losses) => {
+                *self.injected.entry(kind.name).or_default() += 1;
+                done.push(Injected { kind: kind.name.to_owned(), from, to: world.now(), losses });
+            }
+            Err(NotRun(why)) => {
+                println!("NOT RUN: {}: {why}", kind.name);
+                self.not_run.insert(kind.name, why);
+                return Ok(());
+            }
+        }
+        let to = world.now();
+        let last = world.try_wait_until_whole().await?;
+        let [at, lasted, whole] =
+            [from, to - from, world.now() - to].map(|time| format!("{:.1}", time.as_secs_f64()));
+        let last = last.map(|last| format!(": {last}")).unwrap_or_default();
+        println!("{at:>7} s  {:20} for {lasted} s, whole after {whole} s{last}", kind.name);
+        Ok(())
     }
 }

@@ -23,22 +23,25 @@ impl World {
         self.try_wait_until_whole().await.unwrap();
     }
 
-    /// The same as [`World::wait_until_whole`]. Returns what is missing if it takes too long.
-    pub async fn try_wait_until_whole(&self) -> Result<(), String> {
+    /// The same as [`World::wait_until_whole`]. Returns what was missing last, if anything was, or what is
+    /// missing still if it takes too long.
+    pub async fn try_wait_until_whole(&self) -> Result<Option<String>, String> {
         let began = Instant::now();
+        let mut last = None;
         loop {
-            let Some(missing) = self.missing().await else { return Ok(()) };
+            let Some(missing) = self.missing().await else { return Ok(last) };
             if began.elapsed() > WHOLE_LIMIT {
                 return Err(format!("{missing}, for {WHOLE_LIMIT:?}"));
             }
+            last = Some(missing);
             sleep(POLL_INTERVAL).await;
         }
     }
 
     /// What is missing for the world to be whole.
     async fn missing(&self) -> Option<String> {
-        if !self.is_store_whole().await {
-            return Some("Redis is not whole".to_owned());
+        if let Some(problem) = self.problem_of_store().await {
+            return Some(problem);
         }
         let servers = self.servers.iter().map(|server| server.as_ref().map(|server| &server.ops));
         let relays = self.relays.iter().map(|relay| relay.as_ref().map(|relay| &relay.ops));
@@ -55,36 +58,42 @@ impl World {
         None
     }
 
-    async fn is_store_whole(&self) -> bool {
+    /// What keeps Redis from being whole: each master has its replica, and everyone knows the masters.
+    async fn problem_of_store(&self) -> Option<String> {
         let mut masters = 0;
         let nodes = self.nodes();
-        for node in &nodes {
-            let Some(info) = node.try_run::<String>("INFO replication").await else { return false };
+        for (number, node) in nodes.iter().enumerate() {
+            let Some(info) = node.try_run::<String>("INFO replication").await else {
+                return Some(format!("Redis {number} does not answer"));
+            };
             let has = |line: &str| info.lines().any(|known| known == line);
             if has("role:master") {
                 masters += 1;
-                if nodes.len() > 1 && !(has("connected_slaves:1") && info.contains("state=online"))
-                {
-                    return false;
+                let has_replica = has("connected_slaves:1") && info.contains("state=online");
+                if nodes.len() > 1 && !has_replica {
+                    return Some(format!("the master {number} has no replica in sync"));
                 }
             } else if !has("master_link_status:up") {
-                return false;
+                return Some(format!("the replica {number} is not in sync"));
             }
         }
         match &self.store {
-            Store::Standalone(_) => true,
-            Store::Sentinel(group) => masters == 1 && group.try_master().await.is_some(),
+            Store::Standalone(_) => None,
+            Store::Sentinel(group) => {
+                let is_known = masters == 1 && group.try_master().await.is_some();
+                (!is_known).then(|| "the Sentinels do not agree on the master".to_owned())
+            }
             Store::Cluster(_) => {
-                for node in nodes {
+                for (number, node) in nodes.into_iter().enumerate() {
                     let info: Option<String> = node.try_run("CLUSTER INFO").await;
                     let is_ok = info.is_some_and(|info| {
                         info.contains("cluster_state:ok") && info.contains("cluster_slots_ok:16384")
                     });
                     if !is_ok {
-                        return false;
+                        return Some(format!("not all slots are served, says Redis {number}"));
                     }
                 }
-                masters == 3
+                (masters != 3).then(|| format!("there are {masters} masters"))
             }
         }
     }
