@@ -51,9 +51,6 @@ pub struct Kind {
     run: for<'a> fn(&'a mut World, &'a mut StdRng) -> Injection<'a>,
 }
 
-/// All kinds.
-pub const KINDS: &[Kind] = &[];
-
 /// Injects a fault, waits as long as it is to last, and ends it: the cause is gone when this returns. What
 /// may have been lost by it is returned; servers that were killed are started again.
 pub async fn inject(
