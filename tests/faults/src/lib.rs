@@ -23,9 +23,11 @@
     reason = "a run that cannot go on panics, and prints its account"
 )]
 
+pub mod account;
 pub mod faults;
 pub mod history;
 pub mod load;
 pub mod plan;
 pub mod proxies;
+pub mod rules;
 pub mod world;
