@@ -21,6 +21,8 @@ mod lines;
 mod register;
 mod setbacks;
 mod shortest;
+#[cfg(test)]
+mod simulation;
 mod watches;
 
 pub use shortest::shortest;
