@@ -30,4 +30,5 @@ pub mod load;
 pub mod plan;
 pub mod proxies;
 pub mod rules;
+pub mod run;
 pub mod world;

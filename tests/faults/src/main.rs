@@ -1,7 +1,6 @@
-//! One run of the fault harness: `tests/faults/run --help` has the command line.
+//! The command line of the fault harness: `tests/faults/run`.
 
 #![allow(
-    clippy::expect_used,
     clippy::print_stderr,
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -11,26 +10,22 @@
 use std::env::current_exe;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
-use markread_faults::load::{Load, settle};
+use clap::{CommandFactory, Parser, ValueEnum, error::ErrorKind};
+use markread_faults::account::Account;
 use markread_faults::plan::Plan;
-use markread_faults::world::{Durability, Mode, Options, World};
-use rand::{Rng, SeedableRng, rngs::StdRng};
+use markread_faults::run::Run;
+use markread_faults::world::{Durability, Mode, Options};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-
-/// The longest time of a world, after which its history is judged and a new one begins: so memory is bounded,
-/// and a seed that fails takes no longer to fail again.
-const EPOCH: Duration = Duration::from_secs(120);
 
 /// Injects faults under load, and accounts for every acknowledged mark.
 #[derive(Parser)]
 #[command(name = "tests/faults/run")]
 struct Arguments {
     /// How long faults are injected, in each mode.
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, value_name = "M")]
     minutes: f64,
     /// Chooses the load, the faults and their order. By default a random one, which is printed.
     #[arg(long)]
@@ -64,63 +59,91 @@ enum Modes {
     All,
 }
 
+impl Modes {
+    fn each(self) -> &'static [(Mode, &'static str)] {
+        let all = &[
+            (Mode::Standalone, "standalone"),
+            (Mode::Sentinel, "sentinel"),
+            (Mode::Cluster, "cluster"),
+        ];
+        match self {
+            Self::Standalone => &all[..1],
+            Self::Sentinel => &all[1..2],
+            Self::Cluster => &all[2..],
+            Self::All => all,
+        }
+    }
+}
+
+impl Arguments {
+    /// What a run in this mode begins with, or which arguments are wrong.
+    fn run(&self, mode: Mode, seed: u64) -> Result<(Run, Plan), String> {
+        let by_default = match mode {
+            Mode::Standalone => Durability::Always,
+            Mode::Sentinel | Mode::Cluster => Durability::AlwaysReplica,
+        };
+        let durability = self.durability.unwrap_or(by_default);
+        if durability == Durability::AlwaysReplica && mode == Mode::Standalone {
+            return Err("--durability always-replica needs --mode sentinel or cluster".to_owned());
+        }
+        if !(0.0..=100_000.0).contains(&self.minutes) {
+            return Err("--minutes must be from 0 to 100000".to_owned());
+        }
+        let beside = || current_exe().unwrap().with_file_name("markread");
+        let binary = self.binary.clone().unwrap_or_else(beside);
+        if !binary.is_file() {
+            return Err(format!("{} is not a file: --binary names another", binary.display()));
+        }
+        let run = Run {
+            options: Options { mode, durability, binary },
+            seed,
+            time: Duration::from_secs_f64(60.0 * self.minutes),
+            count: self.count,
+            kinds: self.faults.clone(),
+            history: self.history.clone(),
+        };
+        Ok((run, Plan::new(mode, &self.faults, self.count)?))
+    }
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let seed = arguments.seed.unwrap_or_else(rand::random);
-    let is_over = ended_by_signals();
-    let mode = Mode::Standalone;
-    let durability = Durability::Always;
-    let options = Options {
-        mode,
-        durability,
-        binary: arguments
-            .binary
-            .clone()
-            .unwrap_or_else(|| current_exe().unwrap().with_file_name("markread")),
-    };
-    let _ = (EPOCH, StdRng::seed_from_u64(1).random::<u64>());
-    let mut plan = Plan::new(mode, &arguments.faults, arguments.count).unwrap();
-    let began = Instant::now();
-    let mut world = World::start(&options).await;
-    println!("world {:?}", began.elapsed());
-    let load = Load::start(&world, seed).await;
-    println!("load {:?}", began.elapsed());
-    let until = Instant::now() + Duration::from_secs_f64(60.0 * arguments.minutes);
-    let (faults, whole) = plan.run(&mut world, seed, until, is_over).await;
-    println!("{faults:?} {whole:?}");
-    let mut history = settle(&world, load).await;
-    println!("settled {:?}", began.elapsed());
-    history.faults = faults;
-    world.end().await;
-    println!(
-        "ops {} cursors {} events {} watches {:?} deliveries {:?}",
-        history.operations.len(),
-        history.cursors.len(),
-        history.events.len(),
-        history.watches.iter().map(|w| w.updates.len()).collect::<Vec<_>>(),
-        history
-            .deliveries
-            .iter()
-            .map(|w| (w.accepted.len(), w.dead.len(), w.missed))
-            .collect::<Vec<_>>()
-    );
-    let mut counts = std::collections::BTreeMap::new();
-    for op in &history.operations {
-        let key = match &op.outcome {
-            markread_faults::history::Outcome::Marked { advanced, .. } => {
-                format!("marked {advanced}")
+    let mut runs = Vec::new();
+    for (mode, name) in arguments.mode.each() {
+        match arguments.run(*mode, seed) {
+            Ok(run) => runs.push((run, name)),
+            Err(problem) => {
+                let mut command = Arguments::command();
+                command.error(ErrorKind::ValueValidation, problem).exit();
             }
-            markread_faults::history::Outcome::Read(r) => format!("read {}", r.is_some()),
-            o => format!("{o:?}"),
-        };
-        *counts.entry(key).or_insert(0) += 1;
+        }
     }
-    println!("{counts:?}");
-    ExitCode::SUCCESS
+    let is_over = ended_by_signals();
+    let mut total: Option<Account> = None;
+    let (mut is_good, is_one) = (true, runs.len() == 1);
+    for ((run, mut plan), name) in runs {
+        let ended = run.run(&mut plan, &is_over).await;
+        println!("\n{name}:");
+        ended.account.print();
+        println!("{}", ended.account.totals_line(name, seed, ended.is_good));
+        is_good &= ended.is_good;
+        match &mut total {
+            Some(total) => total.add(ended.account),
+            None => total = Some(ended.account),
+        }
+        if *is_over.borrow() {
+            break;
+        }
+    }
+    if let Some(total) = total.filter(|_| !is_one) {
+        println!("{}", total.totals_line("all", seed, is_good));
+    }
+    if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Becomes true with SIGINT or SIGTERM: the run stops, and is judged.
+/// Becomes true with SIGINT or SIGTERM: the run ends, and is judged.
 fn ended_by_signals() -> watch::Receiver<bool> {
     let (sender, is_over) = watch::channel(false);
     let [mut interrupt, mut terminate] =

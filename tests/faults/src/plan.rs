@@ -33,8 +33,12 @@ impl Plan {
         if let Some(unknown) =
             names.iter().find(|name| KINDS.iter().all(|kind| kind.name != **name))
         {
-            let known: Vec<_> = KINDS.iter().map(|kind| kind.name).collect();
-            return Err(format!("{unknown} is not a fault, but these are: {}", known.join(", ")));
+            let line = |kind: &Kind| format!("  {:22} {}", kind.name, kind.does);
+            let known: Vec<_> = KINDS.iter().map(line).collect();
+            return Err(format!(
+                "{unknown} is not a kind of fault. These are:\n{}",
+                known.join("\n")
+            ));
         }
         let chosen = |kind: &&Kind| {
             kind.modes.contains(&mode)

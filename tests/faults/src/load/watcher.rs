@@ -85,11 +85,11 @@ async fn run(
         let opened = timeout(OPEN_LIMIT, caller.watch(&after)).await;
         match opened {
             Ok(Ok(mut stream)) => {
+                shared.lock().unwrap().is_resumed = !after.is_empty();
                 while let Ok(Some(update)) = stream.message().await {
                     let sent = update.update.expect("a message has an update");
                     shared.lock().unwrap().note(sent, clock);
                 }
-                shared.lock().unwrap().is_resumed = !after.is_empty();
             }
             Ok(Err(refusal)) => assert_may_resume(&refusal, &after),
             Err(_) => {}
