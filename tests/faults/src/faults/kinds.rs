@@ -87,7 +87,7 @@ pub const KINDS: &[Kind] = &[
 
     kind("client-slow", ALL, Risk::Nothing, "between clients and a server: 50 to 300 ms of delay",
         |world, random| Box::pin(network::trouble(world, random, "client", Slow))),
-    kind("client-narrow", ALL, Risk::Nothing, "between clients and a server: 2 to 20 KB/s",
+    kind("client-narrow", ALL, Risk::Nothing, "between clients and a server: 1 to 10 KB/s",
         |world, random| Box::pin(network::trouble(world, random, "client", Narrow))),
     kind("client-cut", ALL, Risk::Nothing, "between clients and a server: cut in the middle of a reply",
         |world, random| Box::pin(network::trouble(world, random, "client", Cut))),
@@ -95,7 +95,7 @@ pub const KINDS: &[Kind] = &[
         |world, random| Box::pin(network::trouble(world, random, "client", Silent))),
     kind("store-slow", &[Standalone], Risk::Nothing, "between a server and Redis: 50 to 300 ms of delay",
         |world, random| Box::pin(network::trouble(world, random, "store", Slow))),
-    kind("store-narrow", &[Standalone], Risk::Nothing, "between a server and Redis: 2 to 20 KB/s",
+    kind("store-narrow", &[Standalone], Risk::Nothing, "between a server and Redis: 1 to 10 KB/s",
         |world, random| Box::pin(network::trouble(world, random, "store", Narrow))),
     kind("store-cut", &[Standalone], Risk::Nothing, "between a server and Redis: cut in the middle of a reply",
         |world, random| Box::pin(network::trouble(world, random, "store", Cut))),

@@ -48,12 +48,12 @@ fn toxics(random: &mut StdRng, trouble: Trouble) -> Vec<(Stream, &'static str, V
     match trouble {
         Trouble::Slow => {
             let latency: u64 = random.random_range(50..=300);
-            let delay = json!({"latency": latency, "jitter": random.random_range(0..=latency)});
+            let delay = json!({"latency": latency, "jitter": random.random_range(0..=latency / 2)});
             vec![(either, "latency", delay)]
         }
         Trouble::Narrow => {
-            // In KB/s: about half of what the load of a server needs, and less.
-            let rate = json!({"rate": random.random_range(2..=20)});
+            // In KB/s: less than the load of a server needs.
+            let rate = json!({"rate": random.random_range(1..=10)});
             vec![(Stream::Up, "bandwidth", rate.clone()), (Stream::Down, "bandwidth", rate)]
         }
         Trouble::Cut if random.random_bool(0.5) => {
@@ -61,7 +61,7 @@ fn toxics(random: &mut StdRng, trouble: Trouble) -> Vec<(Stream, &'static str, V
             vec![(either, "reset_peer", reset)]
         }
         Trouble::Cut => {
-            let limit = json!({"bytes": random.random_range(1..=2000)});
+            let limit = json!({"bytes": random.random_range(1..=400)});
             vec![(Stream::Down, "limit_data", limit)]
         }
         Trouble::Silent => vec![(either, "timeout", json!({"timeout": 0}))],
