@@ -37,9 +37,6 @@ pub struct Promise {
     /// Whether a failover may undo what no acknowledgement has covered, though reads and watchers have
     /// seen it: reads wait for no replica.
     pub undoes_unacknowledged: bool,
-    /// Whether a watcher that resumes may hear again what it heard before: in a cluster all partitions but
-    /// one are resumed 60 s earlier.
-    pub repeats_on_resume: bool,
     /// The kinds of faults that may cause a gap though nothing was lost. Those with a loss always may.
     pub gaps: Gaps,
     /// How long after a fault its consequences may still appear: failovers, gaps.
@@ -70,7 +67,6 @@ impl Promise {
             partitions,
             partial_losses: !keeps,
             undoes_unacknowledged: is_replicated,
-            repeats_on_resume: mode == Mode::Cluster,
             gaps: if is_replicated { Gaps::Any } else { Gaps::Of(Vec::new()) },
             settling: Duration::from_secs(10),
             redelivery: Duration::from_secs(35),

@@ -2,7 +2,7 @@
 //!
 //! A watcher has to hear an event if every mark that may have published it began after the watch did. A gap excuses
 //! what is missing between what was heard before it and what was heard after it, in a partition. After a gap a watcher
-//! hears everything that is left, also what it heard before; so it may, in a cluster, after it has resumed.
+//! hears everything that is left, also what it heard before; so it may after it has resumed.
 
 use std::collections::{HashMap, HashSet};
 
@@ -18,7 +18,7 @@ pub(super) fn judge(history: &History, promise: &Promise) -> Vec<Violation> {
     let setbacks = setbacks::of_all(history, promise);
     let judged = history.watches.iter().enumerate().map(|(index, watch)| {
         let heard = Heard { watch, who: lines::watcher(index, watch) };
-        let mut violations = heard.in_order(promise);
+        let mut violations = heard.in_order();
         violations.extend(heard.published(history, promise, &setbacks));
         violations.extend(heard.missing(history, &marks));
         violations.extend(heard.needless_gaps(history, promise));
@@ -53,21 +53,16 @@ impl Heard<'_> {
     }
 
     /// Nothing is heard twice, and entries of a partition rise.
-    fn in_order(&self, promise: &Promise) -> Vec<Violation> {
+    fn in_order(&self) -> Vec<Violation> {
         let mut known: HashSet<(usize, (u64, u64))> = HashSet::new();
         let mut last: HashMap<usize, (u64, u64)> = HashMap::new();
         let mut violations = Vec::new();
         for (at, update) in &self.watch.updates {
             let event = match update {
                 Update::Event(event) => event,
-                Update::Gap => {
+                // A server that is behind the one before it sends again what comes after its own place.
+                Update::Gap | Update::Resumed => {
                     last.clear();
-                    continue;
-                }
-                Update::Resumed => {
-                    if promise.repeats_on_resume {
-                        last.clear();
-                    }
                     continue;
                 }
             };
