@@ -111,7 +111,8 @@ impl Simulation {
             let mut now = self.random.random_range(0..20);
             let mut message = 1;
             while now < RUN {
-                let (wait, rest) = (self.random.random_range(0..30), self.random.random_range(0..30));
+                let (wait, rest) =
+                    (self.random.random_range(0..30), self.random.random_range(0..30));
                 let conversations = conversations();
                 let conversation = conversations[self.random.random_range(0..3)];
                 message += self.random.random_range(0..3);

@@ -5,7 +5,11 @@ use super::*;
 
 /// Plants something in the histories of many seeds, and returns the shortest histories of what is found. Where there
 /// is nothing to plant it in, the seed is left out.
-fn found(losses: Losses, rule: Rule, plant: impl Fn(&mut History) -> Option<()>) -> Vec<Vec<String>> {
+fn found(
+    losses: Losses,
+    rule: Rule,
+    plant: impl Fn(&mut History) -> Option<()>,
+) -> Vec<Vec<String>> {
     let promise = losses.promise();
     let mut planted = Vec::new();
     for seed in 0..200 {
@@ -49,7 +53,8 @@ fn an_event_that_is_dropped() {
         let shortest = found(losses, Rule::MissingEvent, |history| {
             let mark = history.operations[last_advance(history)?].clone();
             let is_its = |event: &Event| {
-                event.conversation == mark.conversation && mark.request == Request::Mark(event.message)
+                event.conversation == mark.conversation
+                    && mark.request == Request::Mark(event.message)
             };
             history.events.retain(|event| !is_its(event));
             Some(())
@@ -184,7 +189,8 @@ fn deliveries_out_of_order() {
         let accepted = &mut history.deliveries[0].accepted;
         let last = accepted.last()?.2.conversation;
         let before = accepted.iter().rposition(|(.., event)| event.conversation == last)?;
-        let before = accepted[..before].iter().rposition(|(.., event)| event.conversation == last)?;
+        let before =
+            accepted[..before].iter().rposition(|(.., event)| event.conversation == last)?;
         let end = accepted.len() - 1;
         accepted.swap(before, end);
         Some(())

@@ -37,7 +37,10 @@ fn losses_are_seen_where_there_are_some() {
     let count = |losses: Losses| {
         let promise = losses.promise();
         let taken = (0..50).map(|seed| taken(&simulate(seed, losses), &promise));
-        taken.map(|taken| (taken.marks, taken.events)).reduce(|a, b| (a.0 + b.0, a.1 + b.1)).unwrap()
+        taken
+            .map(|taken| (taken.marks, taken.events))
+            .reduce(|a, b| (a.0 + b.0, a.1 + b.1))
+            .unwrap()
     };
     assert_eq!(count(Losses::None), (0, 0));
     assert_eq!(count(Losses::Unacknowledged), (0, 0));
@@ -51,6 +54,7 @@ fn losses_are_seen_where_there_are_some() {
 #[test]
 fn losses_that_are_not_promised_are_found() {
     let promise = Losses::None.promise();
-    let found = (0..100).filter(|&seed| !judge(&simulate(seed, Losses::Partial), &promise).is_empty());
+    let found =
+        (0..100).filter(|&seed| !judge(&simulate(seed, Losses::Partial), &promise).is_empty());
     assert!(found.count() > 50);
 }
