@@ -76,8 +76,8 @@ pub(super) fn taken(history: &History, promise: &Promise) -> usize {
         let partition = setbacks::partition(key.0, promise.partitions);
         let lost = marks.advanced.iter();
         let lost = lost.filter(|mark| may_be_lost(&setbacks[partition], mark.began)).count();
-        // Of several, one has the event that is left.
-        lost.saturating_sub(left.get(key).copied().unwrap_or(0))
+        // One that came after the loss may have the event that is left.
+        marks.advanced.len().saturating_sub(left.get(key).copied().unwrap_or(0)).min(lost)
     });
     gone.sum()
 }
@@ -340,6 +340,9 @@ mod tests {
         history.events.pop();
         assert_eq!(taken(&history, &promise), 0);
         history.faults.push(fault(2, 4, false));
+        assert_eq!(taken(&history, &promise), 1);
+        history.operations.push(advanced(8, 9));
+        history.events.push(event(8, 9));
         assert_eq!(taken(&history, &promise), 1);
     }
 }
