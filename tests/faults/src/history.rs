@@ -38,9 +38,9 @@ pub enum Outcome {
     /// The cursor that was read, or `None` where the conversation has none.
     Read(Option<u64>),
     /// The call was refused by a status after which it provably did not run, and never will:
-    /// RESOURCE_EXHAUSTED, INVALID_ARGUMENT, UNAUTHENTICATED and others that the contract names.
+    /// `RESOURCE_EXHAUSTED`, `INVALID_ARGUMENT`, UNAUTHENTICATED and others that the contract names.
     Refused(Code),
-    /// Nobody knows whether it ran, or will run after this moment: UNAVAILABLE, DEADLINE_EXCEEDED, a broken
+    /// Nobody knows whether it ran, or will run after this moment: UNAVAILABLE, `DEADLINE_EXCEEDED`, a broken
     /// connection.
     Unknown(Code),
 }

@@ -151,8 +151,9 @@ impl Run {
 fn logs(world: &World) -> String {
     let servers = world.servers.iter().flatten().map(|server| ("server", server.log()));
     let relays = world.relays.iter().flatten().map(|relay| ("relay", relay.log()));
+    let stores = world.redis_logs().into_iter().map(|log| ("Redis", log));
     let mut text = String::new();
-    for (what, log) in servers.chain(relays) {
+    for (what, log) in servers.chain(relays).chain(stores) {
         let lines = &log[log.len().saturating_sub(LOG_LINES)..];
         text += &format!("The last lines of a {what}:\n{}\n", lines.join("\n"));
     }

@@ -6,7 +6,7 @@ use tonic::Code;
 use crate::history::Outcome;
 
 /// Reasons of refusals before the store was asked, or by the store without effect. UNAVAILABLE and
-/// DEADLINE_EXCEEDED are not among them, whatever their reason: a mark may have been done, or be done later.
+/// `DEADLINE_EXCEEDED` are not among them, whatever their reason: a mark may have been done, or be done later.
 const BEFORE_EFFECT: [&str; 10] = [
     "INVALID_PARAMETER",
     "MESSAGE_TOO_LARGE",

@@ -6,7 +6,7 @@ use markread_harness::Redis;
 use markread_harness::cluster::{partition_of, tags};
 use markread_harness::events::STREAM;
 
-use super::settings::{PARTITIONS, RATE_LIMIT};
+use super::settings::{PARTITIONS, RATE_LIMIT, REDIS_LOG};
 use super::{Store, World};
 use crate::history::{Conversation, Event};
 
@@ -63,6 +63,13 @@ impl World {
             Some(event(fields.get("partition")?.parse().ok()?, entry, fields.get("payload")?))
         });
         with_event.collect()
+    }
+
+    /// The lines of the log of each Redis that holds data.
+    pub fn redis_logs(&self) -> Vec<Vec<String>> {
+        let read = |node: &Redis| std::fs::read_to_string(node.dir().join(REDIS_LOG));
+        let lines = |text: String| text.lines().map(str::to_owned).collect();
+        self.nodes().into_iter().map(|node| lines(read(node).unwrap_or_default())).collect()
     }
 
     /// Leaves so many marks of a reader's quota.

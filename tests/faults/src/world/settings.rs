@@ -14,6 +14,9 @@ pub const FIRST_USER: u64 = 3_805_104_374;
 /// The quotas: never used up, but by readers whose count is set near them.
 pub(super) const RATE_LIMIT: u64 = 1_000_000;
 
+/// Each Redis's log, in its directory.
+pub(super) const REDIS_LOG: &str = "redis.log";
+
 /// A webhook, and whose events it is owed.
 pub struct Webhook {
     /// Its name.
@@ -36,7 +39,8 @@ pub fn webhooks() -> Vec<Webhook> {
 
 /// Starts Redis.
 pub(super) async fn store(options: &Options) -> Store {
-    let settings = redis_settings(options.durability);
+    let settings = [redis_settings(options.durability), &["--logfile", REDIS_LOG]].concat();
+    let settings = &settings[..];
     match options.mode {
         Mode::Standalone => Store::Standalone(Redis::with(settings).await),
         Mode::Sentinel => {
