@@ -86,6 +86,11 @@ impl Redis {
         Self::of_server(&other.server, &settings)
     }
 
+    /// Makes its next start one of another program, with the data that it has. Returns the program of now.
+    pub fn run_as(&mut self, server: impl Into<OsString>) -> OsString {
+        std::mem::replace(&mut self.server, server.into())
+    }
+
     /// Gives it a configuration file with these lines, to which its settings are added and which it rewrites
     /// when it is told to: so a server that Sentinels have promoted or demoted starts in that role again.
     pub fn write_file(&mut self, lines: &str) {

@@ -14,6 +14,9 @@ use crate::world::World;
 /// The variable with the path of libfaketime, where it is not where Debian's package `libfaketime` has it.
 const LIBRARY: &str = "MARKREAD_TEST_LIBFAKETIME";
 
+/// The variables with paths of Valkey, as `tests/tools/servers.sh` sets them.
+const VALKEYS: [&str; 2] = ["MARKREAD_TEST_VALKEY9", "MARKREAD_TEST_VALKEY8"];
+
 /// The longest jump: tokens of the load stay valid for longer.
 const JUMP_S: i64 = 1800;
 
@@ -95,24 +98,41 @@ pub(super) async fn of_server(world: &mut World, random: &mut StdRng) -> Result<
     Ok(None)
 }
 
-/// A master is started again with a clock that jumps, and after a while with the system's.
+/// Redis is started again with a clock that jumps, and after a while with the system's. Since Redis hangs under
+/// libfaketime, a Valkey takes its place for that time, if it is not one: with an append-only file, to which it
+/// adds nothing that Redis does not know.
 pub(super) async fn of_store(world: &mut World, random: &mut StdRng) -> Result<Reach, NotRun> {
     let clock = Clock::new()?;
-    let node = world.a_master(random).await;
-    let partitions = world.partitions_of(node).await;
-    if !is_valkey(world.node(node)).await {
-        return Err(NotRun("Redis hangs under libfaketime, only Valkey does not".to_owned()));
-    }
-    world.node_mut(node).shut_down().await;
-    world.node_mut(node).variables = clock.variables();
-    world.node_mut(node).restart().await;
+    let is_valkey = is_valkey(world.node(0)).await;
+    let redis = world.node_mut(0);
+    let valkey = if is_valkey { None } else { Some(valkey(redis)?) };
+    redis.shut_down().await;
+    let before = valkey.map(|valkey| redis.run_as(valkey));
+    redis.variables = clock.variables();
+    redis.restart().await;
     clock.jump(random).await;
-    world.node_mut(node).shut_down().await;
-    world.node_mut(node).variables = Vec::new();
-    world.node_mut(node).restart().await;
-    Ok(partitions)
+    redis.shut_down().await;
+    redis.variables = Vec::new();
+    if let Some(before) = before {
+        redis.run_as(before);
+    }
+    redis.restart().await;
+    Ok(None)
 }
 
 async fn is_valkey(redis: &Redis) -> bool {
     redis.info("INFO server").await.contains_key("valkey_version")
+}
+
+/// A Valkey that can take the place of a Redis.
+fn valkey(redis: &Redis) -> Result<PathBuf, NotRun> {
+    if redis.setting("--appendonly") != Some("yes") {
+        return Err(NotRun("Redis could not read a Valkey's snapshot".to_owned()));
+    }
+    let installed = VALKEYS.iter().filter_map(std::env::var_os).map(PathBuf::from);
+    let valkey = installed.into_iter().find(|valkey| valkey.exists());
+    valkey.ok_or_else(|| {
+        let either = VALKEYS.join(" nor ");
+        NotRun(format!("Redis hangs under libfaketime, and neither {either} names a Valkey"))
+    })
 }
