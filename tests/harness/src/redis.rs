@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use crate::tools::tool;
 use crate::{eventually, free_port, schema};
 
-const START_LIMIT: Duration = Duration::from_secs(10);
+const START_LIMIT: Duration = Duration::from_secs(30);
 const PING_LIMIT: Duration = Duration::from_millis(250);
 
 /// A master waits for its replicas for 10 s by default before it exits.
