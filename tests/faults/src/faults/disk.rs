@@ -17,7 +17,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 const SIGXFSZ: u64 = 1 << 24;
 
 /// A master's append-only file cannot grow by more than a few bytes: a write ends in the middle of a command,
-/// and the next one fails, as on a full disk. (The limit is that of the process, RLIMIT_FSIZE: the error is
+/// and the next one fails, as on a full disk. (The limit is that of the process, `RLIMIT_FSIZE`: the error is
 /// EFBIG in place of ENOSPC, which Redis treats alike, and nobody needs to mount a disk of its own.) A Redis
 /// that syncs before each answer ends itself then, and is started again once there is space.
 pub(super) async fn full(world: &mut World, random: &mut StdRng) -> Result<Reach, NotRun> {

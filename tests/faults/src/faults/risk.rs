@@ -32,6 +32,7 @@ const TWICE: &[bool] = &[false, false];
 
 impl Risk {
     /// What may be lost, one after another: each time everything (`true`), or the newest part (`false`).
+    #[allow(clippy::match_same_arms, reason = "each line has a reason of its own")]
     pub fn losses(self, mode: Mode, durability: Durability) -> &'static [bool] {
         use Durability::{Always, AlwaysReplica, Everysec, None, Snapshots};
         let has_replicas = mode != Mode::Standalone;

@@ -14,7 +14,7 @@ use markread_faults::faults::{KINDS, Kind, NotRun, inject};
 use markread_faults::world::{Durability, Mode, Options, World};
 use markread_harness::caller::{Caller, Credentials};
 use markread_harness::cluster::tags;
-use markread_harness::{RECIPIENT, eventually};
+use markread_harness::{RECIPIENT, Receiver, eventually};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::time::sleep;
@@ -63,7 +63,7 @@ async fn look(world: &World) -> Marks {
     for master in world.masters().await {
         scripts += unknown_scripts(master).await;
     }
-    let arrivals = world.receivers.iter().flat_map(|receiver| receiver.arrivals());
+    let arrivals = world.receivers.iter().flat_map(Receiver::arrivals);
     let refused = arrivals.filter(|arrival| !arrival.is_accepted()).count();
     Marks { canaries: found, unknown_scripts: scripts, masters, refused_deliveries: refused }
 }
