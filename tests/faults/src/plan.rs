@@ -126,8 +126,9 @@ impl Plan {
         }
         let to = world.now();
         let last = world.try_wait_until_whole().await?;
+        let whole = world.now().saturating_sub(to);
         let [at, lasted, whole] =
-            [from, to - from, world.now() - to].map(|time| format!("{:.1}", time.as_secs_f64()));
+            [from, to.saturating_sub(from), whole].map(|time| format!("{:.1}", time.as_secs_f64()));
         let last = last.map(|last| format!(": {last}")).unwrap_or_default();
         println!("{at:>7} s  {:20} for {lasted} s, whole after {whole} s{last}", kind.name);
         Ok(())

@@ -1,6 +1,5 @@
 //! A run in one mode: worlds one after the other, each loaded, broken, settled and judged.
 
-use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -133,17 +132,17 @@ impl Run {
         };
         let mode = name(&|| self.options.mode.to_possible_value());
         let durability = name(&|| self.options.durability.to_possible_value());
-        let mut line =
-            format!("tests/faults/run --mode {mode} --durability {durability} --seed {seed}");
-        match self.count {
-            Some(count) => write!(line, " --count {count}"),
-            None => write!(line, " --minutes {}", self.time.min(EPOCH).as_secs_f64() / 60.0),
+        let extent = match self.count {
+            Some(count) => format!("--count {count}"),
+            None => format!("--minutes {}", self.time.min(EPOCH).as_secs_f64() / 60.0),
+        };
+        let line = format!(
+            "tests/faults/run --mode {mode} --durability {durability} --seed {seed} {extent}"
+        );
+        match &*self.kinds {
+            [] => line,
+            kinds => format!("{line} --faults {}", kinds.join(",")),
         }
-        .expect("a string takes everything");
-        if !self.kinds.is_empty() {
-            line += &format!(" --faults {}", self.kinds.join(","));
-        }
-        line
     }
 }
 
@@ -152,22 +151,23 @@ fn logs(world: &World) -> String {
     let servers = world.servers.iter().flatten().map(|server| ("server", server.log()));
     let relays = world.relays.iter().flatten().map(|relay| ("relay", relay.log()));
     let stores = world.redis_logs().into_iter().map(|log| ("Redis", log));
-    let mut text = String::new();
-    for (what, log) in servers.chain(relays).chain(stores) {
+    let tails = servers.chain(relays).chain(stores).map(|(what, log)| {
         let lines = &log[log.len().saturating_sub(LOG_LINES)..];
-        text += &format!("The last lines of a {what}:\n{}\n", lines.join("\n"));
-    }
-    text
+        format!("The last lines of a {what}:\n{}\n", lines.join("\n"))
+    });
+    tails.collect()
 }
 
 /// Writes everything that happened, a line each.
 fn write_history(path: &Path, history: &History) -> std::io::Result<()> {
-    let mut text = String::new();
+    let mut lines = Vec::new();
     let mut operations: Vec<_> = history.operations.iter().collect();
     operations.sort_by_key(|operation| operation.began);
-    let mut put = |line: &dyn std::fmt::Debug| text += &format!("{line:?}\n");
+    let mut put = |line: &dyn std::fmt::Debug| lines.push(format!("{line:?}"));
     history.faults.iter().for_each(|fault: &Injected| put(fault));
-    operations.iter().for_each(|operation| put(operation));
+    for operation in operations {
+        put(operation);
+    }
     history.events.iter().for_each(|event| put(event));
     for watch in &history.watches {
         put(&("watch", watch.user, watch.from));
@@ -178,5 +178,5 @@ fn write_history(path: &Path, history: &History) -> std::io::Result<()> {
         deliveries.accepted.iter().for_each(|delivery| put(&(&deliveries.webhook, delivery)));
     }
     history.cursors.iter().for_each(|cursor| put(cursor));
-    std::fs::write(path, text)
+    std::fs::write(path, lines.join("\n"))
 }

@@ -148,7 +148,7 @@ impl Client {
         let caller = self.caller(of.reader);
         let (answer, times) = self.timed(caller.state(of.recipient)).await;
         let state = answer.map(|answer| answer.into_inner().state.expect("an answer has a state"));
-        self.record_states(of.reader, &[of.recipient], state.map(|state| vec![state]), times)
+        self.record_states(of.reader, &[of.recipient], &state.map(|state| vec![state]), times)
     }
 
     async fn read_batch(&mut self) -> bool {
@@ -160,7 +160,7 @@ impl Client {
         let caller = self.caller(reader);
         let (answer, times) = self.timed(caller.states(&recipients)).await;
         let states = answer.map(|answer| answer.into_inner().states);
-        self.record_states(reader, &recipients, states, times)
+        self.record_states(reader, &recipients, &states, times)
     }
 
     /// Records both cursors of each state: how far the caller has read, and how far the other user has.
@@ -168,12 +168,12 @@ impl Client {
         &mut self,
         reader: u64,
         recipients: &[u64],
-        states: Result<Vec<ReadState>, Outcome>,
+        states: &Result<Vec<ReadState>, Outcome>,
         times: Times,
     ) -> bool {
-        let is_answered = is_answered(&states);
+        let is_answered = is_answered(states);
         for (index, &recipient) in recipients.iter().enumerate() {
-            let [mine, theirs] = match &states {
+            let [mine, theirs] = match states {
                 Ok(states) => {
                     let state = &states[index];
                     [&state.mine, &state.theirs].map(|cursor| {

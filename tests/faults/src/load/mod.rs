@@ -44,7 +44,7 @@ impl Load {
             let random = StdRng::seed_from_u64(random.random());
             Connection::new(&world.client_addresses, random)
         };
-        let watched = population.watched();
+        let watched = Population::watched();
         let watchers: Vec<_> = watched
             .into_iter()
             .map(|user| Watcher::start(user, connection(), world.began, &population))

@@ -94,7 +94,7 @@ impl Population {
         for reader in (0..READERS).chain(limited.clone()) {
             let count = match reader {
                 0..BUSY_READERS => BUSY_CONVERSATIONS,
-                0..READERS => CONVERSATIONS,
+                BUSY_READERS..READERS => CONVERSATIONS,
                 _ => LIMITED_CONVERSATIONS,
             };
             let recipients = (0..count).filter(|recipient| !HOT.contains(&(reader, *recipient)));
@@ -114,7 +114,7 @@ impl Population {
     }
 
     /// The users that are watched.
-    pub(super) fn watched(&self) -> [u64; 8] {
+    pub(super) fn watched() -> [u64; 8] {
         WATCHED.map(|user| FIRST_USER + user)
     }
 

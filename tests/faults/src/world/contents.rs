@@ -107,9 +107,9 @@ async fn cursors_at(master: &Redis) -> Vec<(Conversation, u64)> {
     for keys in keys.chunks(BATCH) {
         // Each in a call of its own: their slots differ in a cluster.
         let mut pipe = redis::pipe();
-        keys.iter().for_each(|key| {
+        for key in keys {
             pipe.cmd("HGETALL").arg(key);
-        });
+        }
         let hashes: Vec<HashMap<String, String>> =
             pipe.query_async(&mut connection).await.expect("hashes of cursors");
         for (key, hash) in keys.iter().zip(hashes) {
