@@ -82,6 +82,11 @@ pub(super) enum Begin {
 }
 
 impl Past {
+    /// Returns the same without what was acknowledged, which allows more.
+    pub(super) fn forgetful(&self) -> Self {
+        Self { acknowledged: 0, used: self.used.clone() }
+    }
+
     /// Whether an era can be explained after the earlier ones; if so, adds it to them.
     pub(super) fn add(&mut self, register: &Register, era: Era<'_>) -> Option<Begin> {
         let values = values(era.seen)?;

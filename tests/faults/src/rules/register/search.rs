@@ -18,7 +18,7 @@ use super::{Register, Seen, Sight};
 const LOOKS: usize = 100_000;
 
 /// How many operations may be under way at a setback.
-const UNDER_WAY: usize = 16;
+const UNDER_WAY: usize = 24;
 
 /// What the search found.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -109,7 +109,11 @@ impl Search<'_> {
                 return None;
             }
             // What ended before this moment did so before all later ones.
-            self.look(era, &step, Moment::MAX, &division.settled(), &[])?;
+            let settled = division.settled();
+            self.look(era, &step, Moment::MAX, &settled, &[])?;
+            if !self.can_follow(era, &step, at, &division) {
+                continue;
+            }
             for choice in choices(division.under_way.len()) {
                 if let Some(eras) = self.divide(era, &step, at, division.choose(choice)) {
                     return Some(eras);
@@ -120,6 +124,24 @@ impl Search<'_> {
             }
         }
         None
+    }
+
+    /// Whether the next era can be explained, as far as it is the same however this moment divides what is under
+    /// way. If not, those divisions need not be tried.
+    fn can_follow(&mut self, era: usize, step: &Step, at: Moment, division: &Division) -> bool {
+        self.looks += 1;
+        let until = self.setbacks.get(era + 1).map(|next| next.from);
+        let is_settled = |seen: &&Seen| until.is_none_or(|until| seen.ended < until);
+        let to_come = &self.register.seen[step.begun..];
+        let to_come = &to_come
+            [..to_come.partition_point(|seen| until.is_none_or(|until| seen.began <= until))];
+        let later = || division.after.iter().chain(to_come);
+        let open = division.under_way.iter().chain(later().filter(|seen| !is_settled(seen)));
+        let seen = unexplained(later().filter(is_settled), open);
+        // Whatever is not in this era counts as earlier: so a setback may restore it.
+        let (reach, begun) = (self.setbacks[era].reach, self.register.seen.len());
+        let bounds = Era { from: at, to: Moment::MAX, reach, seen: &seen, later: &[], begun };
+        step.past.forgetful().add(self.register, bounds).is_some()
     }
 
     /// Explains an era, and what is left after it.
@@ -214,11 +236,7 @@ impl Division {
 
     /// What is before the setback at this moment or a later one, and explained by nothing that may be after it.
     fn settled(&self) -> Vec<Seen> {
-        let advances = |seen: &&Seen| matches!(seen.sight, Sight::Advanced(_));
-        let open = self.under_way.iter().chain(&self.after).filter(advances);
-        let open: HashSet<_> = open.map(|seen| seen.sight.cursor()).collect();
-        let settled = self.before.iter();
-        settled.filter(|seen| !open.contains(&seen.sight.cursor())).copied().collect()
+        unexplained(self.before.iter(), self.under_way.iter().chain(&self.after))
     }
 
     /// Those whose bit is set come after the setback.
@@ -235,16 +253,25 @@ impl Division {
     }
 }
 
+/// What was seen of cursors to which nothing of `open` advanced.
+fn unexplained<'a>(
+    seen: impl Iterator<Item = &'a Seen>,
+    open: impl Iterator<Item = &'a Seen>,
+) -> Vec<Seen> {
+    let advances = open.filter(|seen| matches!(seen.sight, Sight::Advanced(_)));
+    let advances: HashSet<_> = advances.map(|seen| seen.sight.cursor()).collect();
+    seen.filter(|seen| !advances.contains(&seen.sight.cursor())).copied().collect()
+}
+
 /// All ways to divide so many operations, likely ones first: if nothing was lost, those with the greatest cursors
 /// come after the setback; if something was, those with the least.
 fn choices(count: usize) -> impl Iterator<Item = u32> {
     let all = (1_u32 << count) - 1;
     let greatest = (0..=count).map(move |before| all >> before << before);
     let least = (0..count).map(move |after| (1 << after) - 1);
-    let mut likely: Vec<_> = greatest.chain(least).collect();
-    let rest: Vec<_> = (0..=all).filter(|choice| !likely.contains(choice)).collect();
-    likely.extend(rest);
-    likely.into_iter()
+    let likely: Vec<_> = greatest.chain(least).collect();
+    let tried: HashSet<_> = likely.iter().copied().collect();
+    likely.into_iter().chain((0..=all).filter(move |choice| !tried.contains(choice)))
 }
 
 fn key(era: usize, past: &Past, left: &[Seen]) -> u64 {
