@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 mod health;
+mod rolling_restart;
 mod webhooks;
 
 /// How many marks the reader has.
