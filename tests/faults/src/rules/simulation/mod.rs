@@ -236,7 +236,7 @@ impl Simulation {
             self.history.watches[0].updates.push((at(now), Update::Gap));
             // It hears all that is left, but what was before it began.
             let from = self.history.watches[0].from;
-            let left: Vec<_> = self.state.events.iter().cloned().collect();
+            let left = self.state.events.clone();
             for event in left.iter().filter(|event| at(event.entry.0) >= from) {
                 self.hear(event, now);
             }
