@@ -15,7 +15,7 @@ use super::era::{Begin, Era, Past};
 use super::{Register, Seen, Sight};
 
 /// How many eras are looked at before the search is given up.
-const LOOKS: usize = 100_000;
+const LOOKS: usize = 1_000_000;
 
 /// How many operations may be under way at a setback.
 const UNDER_WAY: usize = 24;
