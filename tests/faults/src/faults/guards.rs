@@ -82,3 +82,58 @@ impl Drop for Setting {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::thread::sleep;
+
+    use super::super::descriptors::Limit;
+    use super::*;
+
+    /// The first field of a line of a file in a process's folder in /proc.
+    fn field(redis: &Redis, file: &str, line: &str) -> String {
+        let text = std::fs::read_to_string(format!("/proc/{}/{file}", redis.id())).unwrap();
+        let rest = text.lines().find_map(|known| known.strip_prefix(line)).unwrap();
+        rest.split_whitespace().next().unwrap().to_owned()
+    }
+
+    /// Waits until a process is stopped: a signal takes a moment.
+    fn wait_until_stopped(redis: &Redis) {
+        let is_stopped = || field(redis, "status", "State:") == "T";
+        let stopped = (0..1000).any(|_| {
+            is_stopped() || {
+                sleep(LIMIT / 1000);
+                false
+            }
+        });
+        assert!(stopped, "it is not stopped");
+    }
+
+    #[tokio::test]
+    async fn a_fault_that_panics_leaves_nothing_behind() {
+        let redis = Redis::start().await;
+        let open = "Max open files";
+        let before = field(&redis, "limits", open);
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            let _setting = Setting::new(&redis, "maxmemory", "1");
+            let _limit = Limit::new(redis.id(), "nofile", open, 20).unwrap();
+            let _frozen = Frozen::new(&redis);
+            assert_eq!(field(&redis, "limits", open), "20");
+            wait_until_stopped(&redis);
+            assert!(!redis.is_running());
+            panic!("in the middle of a fault");
+        }));
+        let problem = panicked.unwrap_err();
+        assert_eq!(problem.downcast_ref(), Some(&"in the middle of a fault"));
+        assert_eq!(field(&redis, "limits", open), before);
+        assert!(redis.is_running());
+        let (_, limit): (String, u64) = redis.run("CONFIG GET maxmemory").await;
+        assert_eq!(limit, 0);
+        {
+            let _stopped = Stopped::new(redis.id());
+            wait_until_stopped(&redis);
+        }
+        redis.run::<()>("PING").await;
+    }
+}
