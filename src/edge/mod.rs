@@ -212,7 +212,7 @@ impl Edge {
                 grpc::unary(body, async |message| {
                     let _place = place().await.map_err(|refusal| {
                         marks = MarkOutcomes::One(answer::table::row(&refusal).outcome);
-                        answer::grpc::status(refusal)
+                        refusal
                     })?;
                     grpc::marks::mark_read(service, arrival, caller, message, &mut marks).await
                 })
@@ -220,7 +220,7 @@ impl Edge {
             }
             Rpc::GetReadState => {
                 grpc::unary(body, async |message| {
-                    let _place = place().await.map_err(answer::grpc::status)?;
+                    let _place = place().await?;
                     grpc::reads::get_read_state(service, arrival, caller, message).await
                 })
                 .await

@@ -13,6 +13,7 @@ use crate::domain::{
     Quota, ReadOutcome, ReadState, Refusal, UserId, WatchPosition,
 };
 use crate::store::{NonceUse, Store, StoreError, StoreErrorKind};
+use crate::telemetry::metrics::{Bound, count_refused};
 use crate::telemetry::{LogThrottle, Traceparent, in_call};
 
 pub mod readers;
@@ -40,15 +41,16 @@ pub struct Service {
     /// Calls that the store has served, not denied: denials may come from memory.
     store_answers: AtomicU64,
     unavailable_log: LogThrottle,
+    overloaded_log: LogThrottle,
     corrupt_log: LogThrottle,
 }
 
 impl Service {
     /// Creates a service on a store, with a hub that reads the store's event log.
     pub fn new(store: Arc<dyn Store>, hub: Arc<Hub>) -> Self {
-        let (store_answers, unavailable_log, corrupt_log) = Default::default();
+        let (store_answers, unavailable_log, overloaded_log, corrupt_log) = Default::default();
         let opening = Semaphore::new(OPENING_MAX);
-        Self { store, hub, opening, store_answers, unavailable_log, corrupt_log }
+        Self { store, hub, opening, store_answers, unavailable_log, overloaded_log, corrupt_log }
     }
 
     /// Marks a message as read. The trace is stored beside its event.
@@ -211,6 +213,13 @@ impl Service {
                     in_call(|| tracing::warn!(?cause, suppressed, "a call failed"));
                 }
                 Refusal::StoreUnavailable
+            }
+            StoreErrorKind::Overloaded => {
+                count_refused(Bound::Overload);
+                if let Some(suppressed) = self.overloaded_log.permit() {
+                    in_call(|| tracing::warn!(suppressed, "overloaded: calls are refused"));
+                }
+                Refusal::Overloaded
             }
             StoreErrorKind::Corrupt => {
                 if let Some(suppressed) = self.corrupt_log.permit() {

@@ -17,6 +17,8 @@ pub struct StoreError {
 pub enum StoreErrorKind {
     /// Away, slow, loading, failing over, full, too few replicas. A retry is safe.
     Unavailable,
+    /// More calls came than were served. It was not sent.
+    Overloaded,
     /// Unexpected data: a key of a wrong type, a reply that cannot be parsed. A retry does not help.
     Corrupt,
 }
@@ -53,6 +55,11 @@ impl StoreError {
         }
     }
 
+    /// More calls came than are served, and this one was not sent.
+    pub(super) fn overloaded() -> Self {
+        Self { kind: StoreErrorKind::Overloaded, source: Arc::new(Overloaded) }
+    }
+
     /// The reply to a list of marks has no result for one of them.
     pub(super) fn missing_result() -> Self {
         Self::corrupt("the reply has no result for a mark")
@@ -63,6 +70,7 @@ impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind {
             StoreErrorKind::Unavailable => write!(f, "the store is unavailable: {}", self.source),
+            StoreErrorKind::Overloaded => write!(f, "the store is overloaded: {}", self.source),
             StoreErrorKind::Corrupt => {
                 write!(f, "the store contains an invalid value: {}", self.source)
             }
@@ -75,3 +83,15 @@ impl Error for StoreError {
         Some(self.source.as_ref())
     }
 }
+
+/// The source of [`StoreErrorKind::Overloaded`]. It has no text of its own: such errors come in floods.
+#[derive(Clone, Copy, Debug)]
+struct Overloaded;
+
+impl fmt::Display for Overloaded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("more calls wait than are served")
+    }
+}
+
+impl Error for Overloaded {}

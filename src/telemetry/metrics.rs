@@ -99,6 +99,7 @@ pub enum Bound {
     SendTimeout,
     ControlFrames,
     Memory,
+    Overload,
     RequestBytes,
     EdgeRate,
     HealthRate,
@@ -110,7 +111,7 @@ pub enum Bound {
 
 impl Bound {
     /// All bounds with their labels, in the order of the enum.
-    pub const ALL: [(Self, &str); 14] = [
+    pub const ALL: [(Self, &str); 15] = [
         (Self::Connections, "connections"),
         (Self::ConnectionsPerPeer, "connections_per_peer"),
         (Self::ConnectionAge, "connection_age"),
@@ -118,6 +119,7 @@ impl Bound {
         (Self::SendTimeout, "send_timeout"),
         (Self::ControlFrames, "control_frames"),
         (Self::Memory, "memory"),
+        (Self::Overload, "overload"),
         (Self::RequestBytes, "request_bytes"),
         (Self::EdgeRate, "edge_rate"),
         (Self::HealthRate, "health_rate"),

@@ -4,6 +4,7 @@ use std::any::Any;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use crate::cgroup::CpuShare;
 use crate::stage::Stage;
 
 type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -31,6 +32,8 @@ pub(crate) struct Case {
     /// Whether the server has [`LIMIT_MIB`](crate::report::LIMIT_MIB) of memory. Then it may slow the
     /// neighbour down and refuse it, to live.
     pub(crate) is_limited: bool,
+    /// The share of a CPU that Redis has.
+    pub(crate) redis_in: Option<Arc<CpuShare>>,
     /// Files that the flags name.
     _files: Option<Arc<dyn Any + Send + Sync>>,
 }
@@ -48,6 +51,7 @@ impl Case {
             cpu_cores: 1.5,
             refusals: 0,
             is_limited: false,
+            redis_in: None,
             _files: None,
         }
     }
@@ -79,6 +83,11 @@ impl Case {
 
     pub(crate) fn refusals(self, refusals: usize) -> Self {
         Self { refusals, ..self }
+    }
+
+    /// Gives Redis a share of a CPU.
+    pub(crate) fn redis_in(self, share: &Arc<CpuShare>) -> Self {
+        Self { redis_in: Some(Arc::clone(share)), ..self }
     }
 
     /// Keeps files until the case has run.

@@ -28,6 +28,7 @@ mod case;
 mod cgroup;
 mod connections;
 mod control_frames;
+mod crowd;
 mod frame_heads;
 mod frames;
 mod guard;
@@ -38,6 +39,7 @@ mod logs;
 mod neighbour;
 mod nonces;
 mod operators;
+mod overload;
 mod process;
 mod random;
 mod reader;
@@ -56,7 +58,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use case::Case;
-use cgroup::Cgroup;
+use cgroup::{Cgroup, CpuShare};
 use report::Verdict;
 use stage::{Binary, Stage};
 
@@ -81,6 +83,9 @@ async fn run(words: &[String]) -> ExitCode {
     let filters: Vec<&String> = words.iter().filter(|word| !word.starts_with('-')).collect();
     let (mut cases, cgroup) = (all().await, Cgroup::with_limit(report::LIMIT_MIB));
     cases.extend(in_512_mib(&cases, cgroup.as_ref()));
+    let shares = [("store", 1000, 20_000), ("server", 2000, 10_000)];
+    let [store, server] = shares.map(|(name, us, period_us)| CpuShare::of(name, us, period_us));
+    cases.extend(overload::cases([&store, &server]));
     cases.retain(|case| {
         filters.is_empty() || filters.iter().any(|filter| case.name.contains(*filter))
     });
@@ -110,6 +115,9 @@ async fn run(words: &[String]) -> ExitCode {
     println!("\n{} attacks in {} s", cases.len(), began.elapsed().as_secs());
     if let Err(reason) = &cgroup {
         println!("SKIPPED: attacks in a cgroup of 512 MiB: {reason}");
+    }
+    if let Err(reason) = store.and(server) {
+        println!("SKIPPED: overload of a store or server with a share of a CPU: {reason}");
     }
     if broken.is_empty() {
         return ExitCode::SUCCESS;

@@ -27,7 +27,7 @@ const SETTLE: Duration = Duration::from_millis(400);
 const SETTLE_LIMITED: Duration = Duration::from_secs(2);
 
 /// An attack that is not over by then has failed.
-const ATTACK_MAX: Duration = Duration::from_secs(40);
+const ATTACK_MAX: Duration = Duration::from_secs(60);
 
 /// Redis's memory, so that what is added to it without a bound ends there.
 const REDIS_MAX: [&str; 2] = ["--maxmemory", "1gb"];
@@ -109,6 +109,9 @@ pub(crate) struct Outcome {
 impl Stage {
     pub(crate) async fn set(binary: &Binary, case: &Case) -> Self {
         let redis = Redis::with(&REDIS_MAX).await;
+        if let Some(share) = &case.redis_in {
+            share.take(redis.id());
+        }
         let secret = tempfile::tempdir().unwrap();
         let file = secret.path().join("secret");
         std::fs::write(&file, SECRET).unwrap();

@@ -26,8 +26,10 @@ const ACCEPT_ENCODING: &str = "grpc-accept-encoding";
 /// details are encoded three times: as messages, as base64, and as headers.
 static EDGE_LIMITED: [OnceLock<HeaderMap>; 4] = [const { OnceLock::new() }; 4];
 
-/// Encoded answers while memory is nearly used up. Each has a delay of its own, to keep callers apart.
+/// Encoded answers while memory is nearly used up, or more calls come than are served, and while the store is
+/// away. Each has a delay of its own, to keep callers apart.
 static OVERLOADED: [OnceLock<HeaderMap>; 16] = [const { OnceLock::new() }; 16];
+static STORE_UNAVAILABLE: [OnceLock<HeaderMap>; 16] = [const { OnceLock::new() }; 16];
 
 /// Returns the answer to a refused call. Refusals that come in floods are encoded once.
 pub fn response(refusal: Refusal) -> Response<Body> {
@@ -35,7 +37,8 @@ pub fn response(refusal: Refusal) -> Response<Body> {
         Refusal::EdgeLimited(delay) if delay.subsec_nanos() == 0 => {
             usize::try_from(delay.as_secs()).ok().and_then(|seconds| EDGE_LIMITED.get(seconds))
         }
-        Refusal::Overloaded => OVERLOADED.get(rand::random_range(0..OVERLOADED.len())),
+        Refusal::Overloaded => any(&OVERLOADED),
+        Refusal::StoreUnavailable => any(&STORE_UNAVAILABLE),
         _ => None,
     };
     let Some(encoded) = encoded else { return status(refusal).into_http() };
@@ -46,6 +49,10 @@ pub fn response(refusal: Refusal) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     headers.clone_into(response.headers_mut());
     response
+}
+
+fn any(encoded: &[OnceLock<HeaderMap>]) -> Option<&OnceLock<HeaderMap>> {
+    encoded.get(rand::random_range(0..encoded.len()))
 }
 
 /// Returns the status of a refused call.

@@ -1,12 +1,10 @@
 //! `MarkRead` and `BatchMarkRead`.
 
-use tonic::Status;
-
 use super::{Reply, items, with_quota};
 use crate::domain::{
     BAD_ITEMS_MAX_NAMED, BadField, Mark, MessageId, Outcome, Quota, Refusal, ServedMark, UserId,
 };
-use crate::edge::answer::grpc::{batch_error, status};
+use crate::edge::answer::grpc::batch_error;
 use crate::edge::answer::{MarkOutcomes, mark_outcome};
 use crate::edge::arrival::{Arrival, Caller};
 use crate::proto;
@@ -27,13 +25,13 @@ pub(in crate::edge) async fn mark_read(
     caller: Caller,
     message: proto::MarkReadRequest,
     counted: &mut MarkOutcomes,
-) -> Result<Reply<proto::MarkReadResponse>, Status> {
+) -> Result<Reply<proto::MarkReadResponse>, Refusal> {
     let result = match command(message, caller.reader) {
         Ok(mark) => service.mark_read(mark, arrival.deadline.server, arrival.traceparent).await,
         Err(bad_fields) => Err(Refusal::BadFields(bad_fields)),
     };
     *counted = MarkOutcomes::One(mark_outcome(&result));
-    let (response, quota) = result.and_then(reply).map_err(status)?;
+    let (response, quota) = result.and_then(reply)?;
     Ok(with_quota(response, quota))
 }
 
@@ -43,22 +41,22 @@ pub(in crate::edge) async fn batch_mark_read(
     caller: Caller,
     message: proto::BatchMarkReadRequest,
     counted: &mut MarkOutcomes,
-) -> Result<Reply<proto::BatchMarkReadResponse>, Status> {
+) -> Result<Reply<proto::BatchMarkReadResponse>, Refusal> {
     *counted = MarkOutcomes::One(MarkOutcome::Invalid);
-    let requests = items(REQUESTS, message.requests).map_err(status)?;
+    let requests = items(REQUESTS, message.requests)?;
     let commands: Vec<_> =
         requests.into_iter().map(|request| command(request, caller.reader)).collect();
     let valid: Vec<bool> = commands.iter().map(Result::is_ok).collect();
     if !valid.contains(&true) {
         *counted = MarkOutcomes::Each(vec![MarkOutcome::Invalid; valid.len()]);
-        return Err(status(all_invalid(commands)));
+        return Err(all_invalid(commands));
     }
     let done = service.mark_read_all(commands, arrival.deadline.server, arrival.traceparent).await;
     let results = match done {
         Ok(results) => results,
         Err(refusal) => {
             *counted = refused_whole(&valid, &refusal);
-            return Err(status(refusal));
+            return Err(refusal);
         }
     };
     *counted = MarkOutcomes::Each(results.iter().map(mark_outcome).collect());

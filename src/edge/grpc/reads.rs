@@ -1,13 +1,10 @@
 //! `GetReadState`, `BatchGetReadStates` and `ListReadCursors`.
 
-use tonic::Status;
-
 use super::{Reply, bad_field, items, page_token, timestamp, with_quota};
 use crate::domain::{
     BAD_ITEMS_MAX_NAMED, BadField, FieldProblem, ListPosition, PAGE_MAX_CURSORS, RECIPIENT_ID,
     ReadCursor, ReadState, Refusal, UserId,
 };
-use crate::edge::answer::grpc::status;
 use crate::edge::arrival::{Arrival, Caller};
 use crate::proto;
 use crate::service::Service;
@@ -23,11 +20,11 @@ pub(in crate::edge) async fn get_read_state(
     arrival: &Arrival,
     caller: Caller,
     message: proto::GetReadStateRequest,
-) -> Result<Reply<proto::GetReadStateResponse>, Status> {
+) -> Result<Reply<proto::GetReadStateResponse>, Refusal> {
     let recipient = UserId::try_from(message.recipient_id)
-        .map_err(|problem| status(bad_field(RECIPIENT_ID, problem)))?;
+        .map_err(|problem| bad_field(RECIPIENT_ID, problem))?;
     let read = service.read_states(caller.reader, &[recipient], arrival.deadline.server).await;
-    let (states, quota) = read.map_err(status)?;
+    let (states, quota) = read?;
     let state = states.into_iter().next().map(Into::into);
     Ok(with_quota(proto::GetReadStateResponse { state }, quota))
 }
@@ -37,11 +34,11 @@ pub(in crate::edge) async fn batch_get_read_states(
     arrival: &Arrival,
     caller: Caller,
     message: proto::BatchGetReadStatesRequest,
-) -> Result<Reply<proto::BatchGetReadStatesResponse>, Status> {
-    let ids = items(RECIPIENT_IDS, message.recipient_ids).map_err(status)?;
-    let recipients = user_ids(RECIPIENT_IDS, ids).map_err(status)?;
+) -> Result<Reply<proto::BatchGetReadStatesResponse>, Refusal> {
+    let ids = items(RECIPIENT_IDS, message.recipient_ids)?;
+    let recipients = user_ids(RECIPIENT_IDS, ids)?;
     let read = service.read_states(caller.reader, &recipients, arrival.deadline.server).await;
-    let (states, quota) = read.map_err(status)?;
+    let (states, quota) = read?;
     let states = states.into_iter().map(Into::into).collect();
     Ok(with_quota(proto::BatchGetReadStatesResponse { states }, quota))
 }
@@ -66,11 +63,11 @@ pub(in crate::edge) async fn list_read_cursors(
     arrival: &Arrival,
     caller: Caller,
     message: proto::ListReadCursorsRequest,
-) -> Result<Reply<proto::ListReadCursorsResponse>, Status> {
+) -> Result<Reply<proto::ListReadCursorsResponse>, Refusal> {
     let reader = caller.reader;
-    let (after, limit) = page(&message, reader).map_err(status)?;
+    let (after, limit) = page(&message, reader)?;
     let listed = service.list_cursors(reader, after, limit, arrival.deadline.server).await;
-    let (page, quota) = listed.map_err(status)?;
+    let (page, quota) = listed?;
     let next_page_token = page.next.map(|next| page_token::write(reader, next));
     let next_page_token = next_page_token.unwrap_or_default();
     let cursors = page.cursors.into_iter().map(Into::into).collect();

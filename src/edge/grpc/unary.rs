@@ -13,6 +13,7 @@ use tonic::{Code, Status};
 
 use super::{MESSAGE_MAX_BYTES, OneMessage, code_problem, payload};
 use crate::domain::{Quota, Refusal};
+use crate::edge::answer::grpc::response as refused;
 use crate::edge::answer::{Body, grpc_headers};
 use crate::net::body::RequestBody;
 
@@ -39,7 +40,7 @@ where
     M: Message + Default,
     R: Message,
     F: FnOnce(M) -> Fut,
-    Fut: Future<Output = Result<Reply<R>, Status>>,
+    Fut: Future<Output = Result<Reply<R>, Refusal>>,
 {
     let read = {
         let mut body = pin!(body);
@@ -53,7 +54,7 @@ where
     };
     Ok(match handle(message).await {
         Ok(reply) => respond(&reply),
-        Err(status) => status.into_http(),
+        Err(refusal) => refused(refusal),
     })
 }
 

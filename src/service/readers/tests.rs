@@ -99,6 +99,42 @@ async fn two_heavy_calls_run_and_those_that_wait_hold_up_no_light_call() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_heavy_call_is_followed_by_a_pause_as_long_as_others_call() {
+    let readers = readers();
+    let heavy = |id| readers.try_enter(reader(id), Weight::Heavy);
+    let at_work = async |id| {
+        let places = (heavy(id).unwrap(), heavy(id).unwrap());
+        sleep(ms(10)).await;
+        drop(places);
+    };
+    // Alone, and beside a reader who only watches, there is none.
+    let watch = readers.open_watch(reader(9)).unwrap();
+    at_work(1).await;
+    assert!(heavy(1).is_some());
+    // Beside three others, each of them may have as much.
+    let others: Vec<_> =
+        (2..5).map(|id| readers.try_enter(reader(id), Weight::Light).unwrap()).collect();
+    at_work(1).await;
+    assert!(heavy(1).is_none() && heavy(6).is_some());
+    assert!(readers.try_enter(reader(1), Weight::Light).is_some(), "light calls go on");
+    sleep(ms(28)).await;
+    assert!(heavy(1).is_none());
+    sleep(ms(4)).await;
+    assert!(heavy(1).is_some());
+    // It is never long.
+    let many: Vec<_> =
+        (100..1000).map(|id| readers.try_enter(reader(id), Weight::Light).unwrap()).collect();
+    at_work(1).await;
+    let mut waiting = wait_for(&readers, 1, Weight::Heavy, 1).await;
+    sleep(PAUSE_MAX).await;
+    drop(waiting.remove(0).await.unwrap().unwrap());
+    drop((watch, others, many));
+    sleep(PAUSE_MAX + ms(2)).await;
+    assert_eq!(readers.readers().len(), 0);
+    assert_eq!(readers.calling.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn places_free_the_memory_of_their_reader() {
     let readers = readers();
     let places = fill(&readers, 1);

@@ -7,6 +7,7 @@ use redis::Value;
 use tokio::time::Instant;
 
 use self::denials::Generation;
+use self::gate::Weight;
 use self::partitions::PartitionStore;
 use self::placement::Placement;
 use self::reads::StatesCall;
@@ -20,7 +21,9 @@ mod denials;
 mod errors;
 #[doc(hidden)]
 pub mod fuzzing;
+mod gate;
 mod keys;
+mod line;
 mod marks;
 mod node;
 mod nonces;
@@ -167,7 +170,8 @@ impl RedisStore {
             reads.fill_states(cmd, &partition.keys, placement, caller, call)
         };
         let parse = |_: &Placement, reply: Value| reads.parse_states(call.conversations, &reply);
-        self.read(partition, &reads.states, fill, parse).await
+        let weight = Weight::of_cursors(call.conversations.len());
+        self.read(partition, (&reads.states, weight), fill, parse).await
     }
 
     fn cached_read_denial<T>(&self, caller: UserId) -> Option<ReadOutcome<T>> {
@@ -204,7 +208,7 @@ impl ReadQuotas for RedisStore {
         let fill = |call, _: &Placement| scripts.fill_take(call, &partition.keys, watcher, reads);
         let parse = |_: &Placement, reply: Value| scripts.parse_states(&[], &reply);
         let asked = self.ask_reads();
-        let taken = self.read(partition, &scripts.take, fill, parse);
+        let taken = self.read(partition, (&scripts.take, Weight::ONE), fill, parse);
         let taken = self.spans.script("take_reads", 1).record(taken).await;
         self.remember_read_denial(watcher, asked, taken.map(ReadOutcome::without_result))
     }

@@ -12,6 +12,7 @@ use super::connection::Connections;
 use super::connection::layout::LayoutMismatch;
 use super::connection::link::Connect;
 use super::connection::supervisor::Supervisor;
+use super::gate::{Gate, Passed, Weight};
 use super::marks::group_commit::GroupCommit;
 use super::marks::script_call::MarkReadScript;
 use super::partitions::PartitionStore;
@@ -29,6 +30,8 @@ pub(crate) struct Node {
     /// Shares script calls among marks: one for each worker, whose marks share them without another
     /// thread.
     group_commits: Box<[Arc<GroupCommit>]>,
+    /// Bounds what else is under way, of each worker.
+    gates: Box<[Arc<Gate>]>,
     in_flight: Semaphore,
 }
 
@@ -39,6 +42,12 @@ pub(crate) struct NodeMaker {
     /// Loads the scripts.
     pub(crate) load: Pipeline,
     pub(crate) workers: Workers,
+}
+
+/// The right to send a read or a batch, until it is dropped.
+pub(crate) struct CallPermit<'a> {
+    _passed: Passed,
+    _permit: SemaphorePermit<'a>,
 }
 
 /// Keeps a node connected, until it has another layout.
@@ -78,7 +87,8 @@ impl Node {
     pub(crate) fn new(parts: NodeParts, marks: &Arc<MarkReadScript>, workers: usize) -> Self {
         let group_commit = |_| Arc::new(GroupCommit::new(parts.clone(), Arc::clone(marks)));
         let group_commits = (0..workers).map(group_commit).collect();
-        Self { parts, group_commits, in_flight: Semaphore::new(IN_FLIGHT_MAX) }
+        let gates = (0..workers).map(|_| Arc::default()).collect();
+        Self { parts, group_commits, gates, in_flight: Semaphore::new(IN_FLIGHT_MAX) }
     }
 
     /// Returns the connections.
@@ -90,6 +100,23 @@ impl Node {
     pub(crate) fn permit(&self) -> Result<SemaphorePermit<'_>, StoreError> {
         let permit = self.in_flight.try_acquire();
         permit.map_err(|_| StoreError::unavailable("too many calls wait for Redis"))
+    }
+
+    /// Acquires the right to mark. While more marks come than are served, those beyond the bound wait to be
+    /// refused: refused at once, they would come again at once.
+    pub(crate) fn mark_permit(&self) -> Result<Option<SemaphorePermit<'_>>, StoreError> {
+        match self.permit() {
+            Err(_) if self.group_commit()?.holds_more() => Ok(None),
+            permit => permit.map(Some),
+        }
+    }
+
+    /// Acquires the right to send a read or a batch, or waits for it.
+    pub(crate) async fn pass(&self, weight: Weight) -> Result<CallPermit<'_>, StoreError> {
+        let permit = self.permit()?;
+        let gate = self.gates.get(workers::current()).or_else(|| self.gates.first());
+        let gate = gate.ok_or_else(|| StoreError::unavailable("there is no worker"))?;
+        Ok(CallPermit { _passed: gate.pass(weight).await?, _permit: permit })
     }
 
     /// Returns the group commit of this thread's worker.

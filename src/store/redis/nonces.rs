@@ -6,6 +6,7 @@ use redis::{Cmd, Value, cmd};
 use tokio::time::Instant;
 
 use super::errors::{classify, unexpected};
+use super::gate::Weight;
 use super::keys::Keys;
 use super::placement::Placement;
 use super::retry::Route;
@@ -60,7 +61,7 @@ impl Nonces for RedisStore {
         let partition = self.partition(reader);
         let fill = |call, _: &Placement| self.nonces.fill(call, &partition.keys, reader, &nonce);
         let parse = |_: &Placement, reply: Value| self.nonces.parse(&reply);
-        let used = self.read(partition, &self.nonces.script, fill, parse);
+        let used = self.read(partition, (&self.nonces.script, Weight::ONE), fill, parse);
         let used = self.spans.script("use_nonce", 1).record(used).await?;
         if let NonceUse::OverQuota { quota, retry_after } = used {
             let until = sent_at.checked_add(retry_after);

@@ -96,6 +96,7 @@ impl RedisSpan {
         if let Some(error) = reply.as_ref().map_or_else(Some, failure) {
             self.failed(match error.kind {
                 StoreErrorKind::Unavailable => "unavailable",
+                StoreErrorKind::Overloaded => "overloaded",
                 StoreErrorKind::Corrupt => "corrupt",
             });
         }

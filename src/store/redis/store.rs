@@ -10,6 +10,7 @@ use super::connection::layout::LayoutMismatch;
 use super::connection::mode::{ClusterSeeds, Connector, RedisMode};
 use super::connection::roles;
 use super::errors::{classify, is_layout_change, lost_script};
+use super::gate::Weight;
 use super::marks::acks::{Way, asking};
 use super::marks::group_commit::LAYOUT_ATTEMPTS;
 use super::marks::script_call::MarkReadScript;
@@ -33,6 +34,7 @@ use crate::telemetry::metrics::{self, StoreTimer};
 /// Script calls by which one page moves its reader's cursors to the current placement: each moves up to
 /// 128, and other calls are served between them.
 const MOVES_OF_A_PAGE: usize = 64;
+const MOVE_WEIGHT: Weight = Weight::of_marks(128);
 
 /// Cursors, quotas and events in Redis.
 #[derive(Debug)]
@@ -151,11 +153,11 @@ impl RedisStore {
         self.shared.partitions.of(reader)
     }
 
-    /// Runs a script that changes no cursor: no replica is waited for.
+    /// Runs a script that changes no cursor, and costs Redis this much: no replica is waited for.
     pub(super) async fn read<T>(
         &self,
         partition: &PartitionStore,
-        script: &Script,
+        script: (&Script, Weight),
         fill: impl Fn(Cmd, &Placement) -> Cmd,
         parse: impl Fn(&Placement, Value) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
@@ -175,12 +177,12 @@ impl RedisStore {
         node: &Node,
         way: Way,
         partition: &PartitionStore,
-        script: &Script,
+        (script, weight): (&Script, Weight),
         fill: &impl Fn(Cmd, &Placement) -> Cmd,
         parse: &impl Fn(&Placement, Value) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let PartitionStore { keys, layout, .. } = partition;
-        let _permit = node.permit()?;
+        let _permit = node.pass(weight).await?;
         let mut attempts = 0..LAYOUT_ATTEMPTS;
         loop {
             let mut connection = node.connections().calls()?;
@@ -225,7 +227,7 @@ impl RedisStore {
             let parse = |placement: &Placement, reply: Value| {
                 reads.parse_page(placement, &call(placement), &reply)
             };
-            self.read(partition, &reads.list, fill, parse).await
+            self.read(partition, (&reads.list, Weight::of_cursors(limit)), fill, parse).await
         };
         let (mut read, quota) = match list(false).await? {
             ReadOutcome::Served { read, quota } => (read, quota),
@@ -262,7 +264,7 @@ impl RedisStore {
             |call, placement: &Placement| reads::fill_move(call, keys, placement.version(), reader);
         let parse = |_: &Placement, reply: Value| reads::parse_move(&reply);
         for _ in 0..MOVES_OF_A_PAGE {
-            if !self.read(partition, &self.reads.moves, fill, parse).await?.more {
+            if !self.read(partition, (&self.reads.moves, MOVE_WEIGHT), fill, parse).await?.more {
                 return Ok(true);
             }
         }

@@ -4,9 +4,10 @@
 //! becomes free the next ones are sent together, in one call. So a mark that is alone is not delayed,
 //! and under load the round trip, the start of the script and its reading of the clock are shared.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::runtime::Handle;
@@ -15,6 +16,7 @@ use tokio::time::Instant;
 
 use crate::domain::{CALL_USER_OBJECTS_MAX_BYTES, Mark, Outcome, Users};
 use crate::store::redis::errors::{classify, is_layout_change, lost_script};
+use crate::store::redis::line::Line;
 use crate::store::redis::marks::acks::{self, Way};
 use crate::store::redis::marks::script_call::{MarkReadScript, MarkReply, MarkScript, TracedMark};
 use crate::store::redis::partitions::{PartitionStore, Partitions};
@@ -27,6 +29,9 @@ const SLOTS: usize = 3;
 
 /// Most marks of a group: Redis serves nobody else for the duration of its script call.
 const GROUP_MAX_MARKS: usize = 64;
+
+/// Marks that wait, at most, while more come than are served.
+const HELD_MAX: usize = 32_768;
 
 /// How often marks are sent again that were not run, since the layout had changed.
 pub(crate) const LAYOUT_ATTEMPTS: usize = 3;
@@ -41,7 +46,7 @@ pub(crate) struct GroupCommit {
 #[derive(Default)]
 struct Slots {
     taken: usize,
-    queue: VecDeque<QueuedMark>,
+    line: Line<QueuedMark>,
 }
 
 /// A mark that waits for a slot, with the user objects of its event.
@@ -73,6 +78,12 @@ struct Slot(Arc<GroupCommit>);
 impl GroupCommit {
     pub(crate) fn new(parts: NodeParts, script: Arc<MarkReadScript>) -> Self {
         Self { parts, script, slots: Mutex::default() }
+    }
+
+    /// Returns whether more marks come than are served, and more may wait to be refused.
+    pub(crate) fn holds_more(&self) -> bool {
+        let Slots { line, .. } = &*self.slots();
+        line.is_overloaded() && line.len() < HELD_MAX
     }
 
     /// Makes all marks go by the full script.
@@ -266,17 +277,18 @@ impl GroupCommit {
             return Ok((Slot(Arc::clone(self)), users));
         }
         let (reply, receiver) = oneshot::channel();
-        slots.queue.push_back(QueuedMark { mark, users, reply });
+        slots.line.push(QueuedMark { mark, users, reply });
         Err(receiver)
     }
 
-    /// Takes the next group from the queue for a slot that became free. Frees the slot if no mark waits.
-    fn next_group(&self) -> Option<Group> {
+    /// Takes the next group from the line for a slot that became free, whose last call took so long. Frees the
+    /// slot if no mark waits.
+    fn next_group(&self, round_trip: Duration) -> Option<Group> {
         let mut slots = self.slots();
         let mut group = Group::default();
         let mut bytes = 0;
         while group.sent.marks.len() < GROUP_MAX_MARKS {
-            let Some(next) = slots.queue.front() else { break };
+            let Some(next) = slots.line.peek() else { break };
             // A mark whose caller has given up is never sent.
             let is_wanted = !next.reply.is_closed();
             if is_wanted {
@@ -285,32 +297,39 @@ impl GroupCommit {
             if bytes > CALL_USER_OBJECTS_MAX_BYTES {
                 break;
             }
-            let next = slots.queue.pop_front().filter(|_| is_wanted);
+            let next = slots.line.pop().filter(|_| is_wanted);
             if let Some(QueuedMark { mark, users, reply }) = next {
                 group.sent.marks.push(mark);
                 group.sent.users.extend(users);
                 group.replies.push(reply);
             }
         }
-        if group.sent.marks.is_empty() {
-            slots.taken -= 1;
-            return None;
+        let is_wanted = |mark: &QueuedMark| !mark.reply.is_closed();
+        let refused = slots.line.take_refused(group.sent.marks.len(), round_trip, is_wanted);
+        let is_free = group.sent.marks.is_empty();
+        slots.taken -= usize::from(is_free);
+        drop(slots);
+        for QueuedMark { reply, .. } in refused {
+            let _ = reply.send(Err(StoreError::overloaded()));
         }
-        Some(group)
+        (!is_free).then_some(group)
     }
 
     /// Uses a slot as long as marks wait.
     async fn run_slot(self: Arc<Self>) {
+        let mut round_trip = Duration::ZERO;
         // A group is taken right before it is sent: so marks arrive in the order in which they came.
-        while let Some(group) = self.next_group() {
+        while let Some(group) = self.next_group(round_trip) {
+            let sent_at = Instant::now();
             self.send_group(group).await;
+            round_trip = sent_at.elapsed();
         }
     }
 
     /// Frees a slot if no mark waits. Returns whether it did.
     fn free_slot(&self) -> bool {
         let mut slots = self.slots();
-        let is_free = slots.queue.is_empty();
+        let is_free = slots.line.len() == 0;
         slots.taken -= usize::from(is_free);
         is_free
     }

@@ -2,6 +2,7 @@
 
 use self::acks::Way;
 use self::script_call::TracedMark;
+use super::gate::Weight;
 use super::node::Node;
 use super::partitions::PartitionStore;
 use super::retry::Route;
@@ -31,7 +32,7 @@ impl Marks for RedisStore {
             return Box::pin(self.mark_by_route(partition, mark, traceparent)).await;
         }
         let node = partition.node()?;
-        let _permit = node.permit()?;
+        let _permit = node.mark_permit()?;
         let users = match self.users.cached(&mark) {
             Some(users) => users,
             // Boxed: most users are cached, and the read's future would enlarge every call's.
@@ -178,7 +179,7 @@ impl RedisStore {
         marks: &[TracedMark],
         users: &Users,
     ) -> Result<Vec<MarkResult>, StoreError> {
-        let _permit = route.node.permit()?;
+        let _permit = route.node.pass(Weight::of_marks(marks.len())).await?;
         let results = route.node.group_commit()?.run_script(route.way, marks, users).await?;
         // A node that ceased to be a master refuses each mark for itself. If all are, none was run.
         let refused: Vec<_> = results
@@ -194,7 +195,7 @@ impl RedisStore {
 }
 
 async fn mark_at(route: &Route<'_>, mark: TracedMark, users: &Users) -> MarkResult {
-    let _permit = route.node.permit()?;
+    let _permit = route.node.mark_permit()?;
     let group_commit = route.node.group_commit()?;
     match route.way {
         Way::Plain => group_commit.mark(mark, users.clone()).await,

@@ -7,6 +7,7 @@ use super::leases::{fill_lease_and_stream, parse_done};
 use crate::domain::{EntryId, WebhookName};
 use crate::store::StoreError;
 use crate::store::redis::errors::unexpected;
+use crate::store::redis::gate::Weight;
 use crate::store::redis::keys::Keys;
 use crate::store::redis::partitions::PartitionStore;
 use crate::store::redis::placement::Placement;
@@ -76,7 +77,7 @@ impl RedisStore {
     ) -> Result<T, StoreError> {
         let partition = self.feed_partition(partition)?;
         let fill = |call, _: &Placement| fill(call, &partition.keys);
-        let called = self.read(partition, script, fill, |_, reply| parse(reply));
+        let called = self.read(partition, (script, Weight::ONE), fill, |_, reply| parse(reply));
         self.spans.script(name, count).record(called).await
     }
 
