@@ -29,6 +29,7 @@ mod cgroup;
 mod connections;
 mod control_frames;
 mod crowd;
+mod fair_share;
 mod frame_heads;
 mod frames;
 mod guard;
@@ -86,6 +87,7 @@ async fn run(words: &[String]) -> ExitCode {
     let shares = [("store", 1000, 20_000), ("server", 2000, 10_000)];
     let [store, server] = shares.map(|(name, us, period_us)| CpuShare::of(name, us, period_us));
     cases.extend(overload::cases([&store, &server]));
+    cases.extend(fair_share::cases([&store, &server]));
     cases.retain(|case| {
         filters.is_empty() || filters.iter().any(|filter| case.name.contains(*filter))
     });

@@ -150,6 +150,7 @@ mod tests {
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
+    const NONE: [u32; 0] = [];
 
     fn pop(line: &mut Line<u32>, count: usize) -> Vec<u32> {
         (0..count).filter_map(|_| line.pop()).collect()
@@ -182,7 +183,7 @@ mod tests {
         while line.len() > 0 {
             advance(MS).await;
             served.extend(pop(&mut line, 64));
-            assert_eq!(take_refused(&mut line, 64), []);
+            assert_eq!(take_refused(&mut line, 64), NONE);
         }
         assert_eq!(served, (0..5000).collect::<Vec<_>>());
     }
@@ -194,7 +195,7 @@ mod tests {
         advance(1500 * MS).await;
         for _ in 0..63 {
             pop(&mut line, 64);
-            assert_eq!(take_refused(&mut line, 64), []);
+            assert_eq!(take_refused(&mut line, 64), NONE);
             advance(MS).await;
         }
         assert_eq!(line.len(), 0);
@@ -218,11 +219,11 @@ mod tests {
         let mut line = overloaded().await;
         let left = line.len();
         pop(&mut line, left);
-        assert_eq!(take_refused(&mut line, left), []);
+        assert_eq!(take_refused(&mut line, left), NONE);
         assert!(!line.is_overloaded());
         (0..2).for_each(|number| line.push(number));
         advance(50 * MS).await;
-        assert_eq!(take_refused(&mut line, 1), []);
+        assert_eq!(take_refused(&mut line, 1), NONE);
         assert_eq!(pop(&mut line, 2), [0, 1]);
     }
 
@@ -234,7 +235,7 @@ mod tests {
             advance(50 * MS).await;
             pop(&mut line, 2);
             let refused = line.take_refused(2, Duration::from_secs(60), |_| true);
-            assert_eq!(refused, []);
+            assert_eq!(refused, NONE);
         }
     }
 
