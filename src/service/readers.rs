@@ -34,7 +34,7 @@ const BURST_MAX: usize = 512;
 const STANDSTILL_MAX: Duration = Duration::from_millis(500);
 
 /// The longest pause after a heavy call: a device that reads its whole list is not held up for long.
-const PAUSE_MAX: Duration = Duration::from_millis(250);
+const PAUSE_MAX: Duration = Duration::from_millis(500);
 
 /// The shortest one. Timers have milliseconds.
 const PAUSE_MIN: Duration = Duration::from_millis(1);

@@ -74,7 +74,9 @@ impl Gate {
             waiting
         };
         // The sender is dropped only with the gate.
-        waiting.await.unwrap_or_else(|gone| Err(StoreError::unavailable(gone)))
+        let passed = waiting.await.unwrap_or_else(|gone| Err(StoreError::unavailable(gone)))?;
+        self.state().line.note_delay(passed.since.elapsed());
+        Ok(passed)
     }
 
     fn passed(self: &Arc<Self>, state: &mut State, weight: Weight) -> Passed {
@@ -106,7 +108,7 @@ impl Gate {
             }
             let round_trip = left.since.elapsed();
             let is_wanted = |waiter: &Waiter| !waiter.reply.is_closed();
-            refused.extend(state.line.take_refused(let_in.len(), round_trip, is_wanted));
+            refused.extend(state.line.take_refused(round_trip, is_wanted));
         }
         // Without the lock: a caller that is gone gives its place back at once.
         for (passed, reply) in let_in {

@@ -8,7 +8,6 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 /// A call that has waited this long makes the line long. At 60,000 calls a second these are 1,800 calls.
@@ -17,15 +16,9 @@ const LONG: Duration = Duration::from_millis(30);
 /// How long the line must have been long without a break before calls are refused.
 const LASTING: Duration = Duration::from_millis(100);
 
-/// The share of time, in percent, past which a worker is busy: then refusals compete with calls that are served.
-const BUSY_PERCENT: u128 = 70;
-
-/// While the worker is busy, one call may be refused for so many that are served: a refusal costs about half as
-/// much, and the served ones are to keep 80 % of the worker's time.
-const SERVED_PER_REFUSAL: usize = 4;
-
-/// The shortest time over which a worker's load is measured.
-const LOAD_INTERVAL: Duration = Duration::from_millis(20);
+/// The worker is busy if a task that is ready waits this share of a round trip until it runs. A round trip in which
+/// Redis is what takes long has few such waits in it; one in which the worker is has about four.
+const BUSY_SHARE: u32 = 8;
 
 /// Calls that wait.
 pub(crate) struct Line<T> {
@@ -33,9 +26,8 @@ pub(crate) struct Line<T> {
     /// Since when it has been long.
     long_since: Option<Instant>,
     is_overloaded: bool,
-    load: Load,
-    /// Calls that were served since the last refusal.
-    served: usize,
+    /// How long a task that is ready has waited until it ran.
+    delay: Duration,
 }
 
 struct Waiting<T> {
@@ -43,29 +35,28 @@ struct Waiting<T> {
     call: T,
 }
 
-/// How busy this worker is.
-#[derive(Default)]
-struct Load {
-    measured: Option<(Instant, Duration)>,
-    is_busy: bool,
-}
-
 impl<T> Default for Line<T> {
     fn default() -> Self {
-        let (waiting, load) = Default::default();
-        Self { waiting, long_since: None, is_overloaded: false, load, served: 0 }
+        let waiting = VecDeque::new();
+        Self { waiting, long_since: None, is_overloaded: false, delay: Duration::ZERO }
     }
 }
 
 impl<T> Line<T> {
-    /// Returns whether calls are refused.
-    pub(crate) fn is_overloaded(&self) -> bool {
-        self.is_overloaded
+    /// Returns whether it is long, so that it matters how busy the worker is.
+    pub(crate) fn is_long(&self) -> bool {
+        self.long_since.is_some()
     }
 
     /// Returns how many calls wait.
     pub(crate) fn len(&self) -> usize {
         self.waiting.len()
+    }
+
+    /// Notes how long a task that was ready has waited until it ran. What is short at once may be chance, and would
+    /// refuse everybody.
+    pub(crate) fn note_delay(&mut self, delay: Duration) {
+        self.delay = delay.max(self.delay - self.delay / 16);
     }
 
     /// Adds a call.
@@ -86,19 +77,23 @@ impl<T> Line<T> {
         next.map(|next| next.call)
     }
 
-    /// Takes the calls that are refused, after so many have left to be served. One that takes Redis longer than
+    /// Takes the calls that are refused, after others have left to be served. One that takes Redis longer than
     /// a call may wait, since Redis is far away, makes no line long.
     pub(crate) fn take_refused(
         &mut self,
-        served: usize,
         round_trip: Duration,
         is_wanted: impl Fn(&T) -> bool,
     ) -> Vec<T> {
         let Some(oldest) = self.waiting.front() else {
-            (self.long_since, self.is_overloaded, self.served) = (None, false, 0);
+            (self.long_since, self.is_overloaded) = (None, false);
             return Vec::new();
         };
         let (now, longest) = (Instant::now(), LONG.max(round_trip));
+        if self.delay * BUSY_SHARE > round_trip && now - oldest.since >= longest {
+            // A refusal would take the CPU from calls that are served.
+            (self.long_since, self.is_overloaded) = (Some(now), false);
+            return Vec::new();
+        }
         if !self.is_overloaded {
             if now - oldest.since < longest {
                 self.long_since = None;
@@ -109,37 +104,12 @@ impl<T> Line<T> {
             }
             self.is_overloaded = true;
         }
-        self.served += served;
-        let most =
-            if self.load.is_busy(now) { self.served / SERVED_PER_REFUSAL } else { self.len() };
         let mut refused = Vec::new();
-        while refused.len() < most
-            && self.waiting.front().is_some_and(|oldest| now - oldest.since >= longest)
-        {
+        while self.waiting.front().is_some_and(|oldest| now - oldest.since >= longest) {
             // Callers that have given up are not answered.
             refused.extend(self.waiting.pop_front().map(|next| next.call).filter(&is_wanted));
         }
-        self.served = self.served.saturating_sub(refused.len() * SERVED_PER_REFUSAL);
-        self.served = self.served.min(SERVED_PER_REFUSAL * SERVED_PER_REFUSAL);
         refused
-    }
-}
-
-impl Load {
-    fn is_busy(&mut self, now: Instant) -> bool {
-        let Ok(runtime) = Handle::try_current() else { return false };
-        let busy = |runtime: &Handle| runtime.metrics().worker_total_busy_duration(0);
-        match self.measured {
-            Some((at, _)) if now - at < LOAD_INTERVAL => {}
-            Some((at, before)) => {
-                let total = busy(&runtime);
-                let spent = total.saturating_sub(before).as_nanos();
-                self.is_busy = spent * 100 > (now - at).as_nanos() * BUSY_PERCENT;
-                self.measured = Some((now, total));
-            }
-            None => self.measured = Some((now, busy(&runtime))),
-        }
-        self.is_busy
     }
 }
 
@@ -156,8 +126,8 @@ mod tests {
         (0..count).filter_map(|_| line.pop()).collect()
     }
 
-    fn take_refused(line: &mut Line<u32>, served: usize) -> Vec<u32> {
-        line.take_refused(served, Duration::ZERO, |_| true)
+    fn take_refused(line: &mut Line<u32>) -> Vec<u32> {
+        line.take_refused(Duration::from_millis(5), |_| true)
     }
 
     /// A line into which three calls come for each that is served, every 10 ms, until it refuses.
@@ -166,7 +136,7 @@ mod tests {
         for number in 0.. {
             (0..3).for_each(|nth| line.push(3 * number + nth));
             pop(&mut line, 1);
-            if !take_refused(&mut line, 1).is_empty() {
+            if !take_refused(&mut line).is_empty() {
                 break;
             }
             advance(10 * MS).await;
@@ -183,7 +153,7 @@ mod tests {
         while line.len() > 0 {
             advance(MS).await;
             served.extend(pop(&mut line, 64));
-            assert_eq!(take_refused(&mut line, 64), NONE);
+            assert_eq!(take_refused(&mut line), NONE);
         }
         assert_eq!(served, (0..5000).collect::<Vec<_>>());
     }
@@ -195,7 +165,7 @@ mod tests {
         advance(1500 * MS).await;
         for _ in 0..63 {
             pop(&mut line, 64);
-            assert_eq!(take_refused(&mut line, 64), NONE);
+            assert_eq!(take_refused(&mut line), NONE);
             advance(MS).await;
         }
         assert_eq!(line.len(), 0);
@@ -204,14 +174,31 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_line_that_stays_long_serves_the_newest_and_refuses_the_oldest() {
         let mut line = overloaded().await;
-        assert!(line.is_overloaded());
+        assert!(line.is_overloaded);
         assert!(line.len() <= 9, "what waited for 30 ms is gone: {}", line.len());
         line.push(1000);
         line.push(1001);
         assert_eq!(pop(&mut line, 1), [1001]);
         advance(40 * MS).await;
-        let refused = take_refused(&mut line, 1);
+        let refused = take_refused(&mut line);
         assert!(refused.is_sorted() && refused.ends_with(&[1000]), "{refused:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_busy_worker_refuses_nobody() {
+        let mut line = overloaded().await;
+        (0..100).for_each(|number| line.push(number));
+        advance(40 * MS).await;
+        line.note_delay(2 * MS);
+        for _ in 0..10 {
+            assert_eq!(take_refused(&mut line), NONE);
+            advance(50 * MS).await;
+        }
+        assert!(line.is_long() && !line.is_overloaded);
+        (0..30).for_each(|_| line.note_delay(MS / 2));
+        assert_eq!(take_refused(&mut line), NONE, "that may be chance");
+        advance(100 * MS).await;
+        assert!(take_refused(&mut line).len() >= 100, "it is Redis that is slow");
     }
 
     #[tokio::test(start_paused = true)]
@@ -219,11 +206,11 @@ mod tests {
         let mut line = overloaded().await;
         let left = line.len();
         pop(&mut line, left);
-        assert_eq!(take_refused(&mut line, left), NONE);
-        assert!(!line.is_overloaded());
+        assert_eq!(take_refused(&mut line), NONE);
+        assert!(!line.is_overloaded);
         (0..2).for_each(|number| line.push(number));
         advance(50 * MS).await;
-        assert_eq!(take_refused(&mut line, 1), NONE);
+        assert_eq!(take_refused(&mut line), NONE);
         assert_eq!(pop(&mut line, 2), [0, 1]);
     }
 
@@ -234,7 +221,7 @@ mod tests {
             (0..3).for_each(|nth| line.push(3 * number + nth));
             advance(50 * MS).await;
             pop(&mut line, 2);
-            let refused = line.take_refused(2, Duration::from_secs(60), |_| true);
+            let refused = line.take_refused(Duration::from_secs(60), |_| true);
             assert_eq!(refused, NONE);
         }
     }
@@ -245,7 +232,7 @@ mod tests {
         (0..10).for_each(|number| line.push(number));
         advance(40 * MS).await;
         assert_eq!(
-            line.take_refused(1, Duration::ZERO, |number| number % 2 == 0 && *number < 10),
+            line.take_refused(MS, |number| number % 2 == 0 && *number < 10),
             [0, 2, 4, 6, 8]
         );
         assert_eq!(line.len(), 0);

@@ -102,15 +102,6 @@ impl Node {
         permit.map_err(|_| StoreError::unavailable("too many calls wait for Redis"))
     }
 
-    /// Acquires the right to mark. While more marks come than are served, those beyond the bound wait to be
-    /// refused: refused at once, they would come again at once.
-    pub(crate) fn mark_permit(&self) -> Result<Option<SemaphorePermit<'_>>, StoreError> {
-        match self.permit() {
-            Err(_) if self.group_commit()?.holds_more() => Ok(None),
-            permit => permit.map(Some),
-        }
-    }
-
     /// Acquires the right to send a read or a batch, or waits for it.
     pub(crate) async fn pass(&self, weight: Weight) -> Result<CallPermit<'_>, StoreError> {
         let permit = self.permit()?;

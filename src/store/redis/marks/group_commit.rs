@@ -12,6 +12,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+use tokio::task::yield_now;
 use tokio::time::Instant;
 
 use crate::domain::{CALL_USER_OBJECTS_MAX_BYTES, Mark, Outcome, Users};
@@ -29,9 +30,6 @@ const SLOTS: usize = 3;
 
 /// Most marks of a group: Redis serves nobody else for the duration of its script call.
 const GROUP_MAX_MARKS: usize = 64;
-
-/// Marks that wait, at most, while more come than are served.
-const HELD_MAX: usize = 32_768;
 
 /// How often marks are sent again that were not run, since the layout had changed.
 pub(crate) const LAYOUT_ATTEMPTS: usize = 3;
@@ -78,12 +76,6 @@ struct Slot(Arc<GroupCommit>);
 impl GroupCommit {
     pub(crate) fn new(parts: NodeParts, script: Arc<MarkReadScript>) -> Self {
         Self { parts, script, slots: Mutex::default() }
-    }
-
-    /// Returns whether more marks come than are served, and more may wait to be refused.
-    pub(crate) fn holds_more(&self) -> bool {
-        let Slots { line, .. } = &*self.slots();
-        line.is_overloaded() && line.len() < HELD_MAX
     }
 
     /// Makes all marks go by the full script.
@@ -305,7 +297,7 @@ impl GroupCommit {
             }
         }
         let is_wanted = |mark: &QueuedMark| !mark.reply.is_closed();
-        let refused = slots.line.take_refused(group.sent.marks.len(), round_trip, is_wanted);
+        let refused = slots.line.take_refused(round_trip, is_wanted);
         let is_free = group.sent.marks.is_empty();
         slots.taken -= usize::from(is_free);
         drop(slots);
@@ -323,6 +315,9 @@ impl GroupCommit {
             let sent_at = Instant::now();
             self.send_group(group).await;
             round_trip = sent_at.elapsed();
+            if self.slots().line.is_long() {
+                self.note_delay().await;
+            }
         }
     }
 
@@ -332,6 +327,13 @@ impl GroupCommit {
         let is_free = slots.line.len() == 0;
         slots.taken -= usize::from(is_free);
         is_free
+    }
+
+    /// Measures how long a task that is ready waits until it runs.
+    async fn note_delay(&self) {
+        let ready_at = Instant::now();
+        yield_now().await;
+        self.slots().line.note_delay(ready_at.elapsed());
     }
 
     /// Sends the marks of a group: of one partition in one call; of several in one, where Redis allows that,

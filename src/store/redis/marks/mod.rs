@@ -32,7 +32,7 @@ impl Marks for RedisStore {
             return Box::pin(self.mark_by_route(partition, mark, traceparent)).await;
         }
         let node = partition.node()?;
-        let _permit = node.mark_permit()?;
+        let _permit = node.permit()?;
         let users = match self.users.cached(&mark) {
             Some(users) => users,
             // Boxed: most users are cached, and the read's future would enlarge every call's.
@@ -195,7 +195,7 @@ impl RedisStore {
 }
 
 async fn mark_at(route: &Route<'_>, mark: TracedMark, users: &Users) -> MarkResult {
-    let _permit = route.node.mark_permit()?;
+    let _permit = route.node.permit()?;
     let group_commit = route.node.group_commit()?;
     match route.way {
         Way::Plain => group_commit.mark(mark, users.clone()).await,
