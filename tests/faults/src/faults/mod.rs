@@ -61,6 +61,10 @@ pub async fn inject(
     let from = world.now();
     let partitions = (kind.run)(world, random).await?;
     let losses = kind.risk.losses(world.mode(), world.durability());
+    if world.mode() != Mode::Standalone && losses.contains(&false) {
+        // The old master acknowledges, and loses that again, until it follows the new one.
+        world.wait_until_whole().await;
+    }
     let loss = |is_total| Loss { from, to: world.now(), partitions: partitions.clone(), is_total };
     Ok(losses.iter().map(|&is_total| loss(is_total)).collect())
 }
