@@ -47,8 +47,11 @@ async fn twitters_example_leaves_the_documented_event() {
 async fn the_keys_in_redis_are_as_documented() {
     let redis = Redis::start().await;
     let server = Server::on(&redis).await;
-    server.caller(READER).mark(RECIPIENT, MESSAGE).await.unwrap();
-    server.caller(READER).mark(RECIPIENT, MESSAGE).await.unwrap();
+    for _ in 0..2 {
+        server.caller(READER).mark(RECIPIENT, MESSAGE).await.unwrap();
+        let ttl_ms: i64 = redis.run(&format!("PTTL markread:quota:{READER}")).await;
+        assert!((1..=900_000).contains(&ttl_ms), "{ttl_ms}");
+    }
 
     let mut keys: Vec<String> = redis.run("KEYS *").await;
     keys.sort();
@@ -62,8 +65,6 @@ async fn the_keys_in_redis_are_as_documented() {
         ]
     );
     assert_eq!(redis.used(READER).await, Some(2));
-    let ttl_ms: i64 = redis.run(&format!("PTTL markread:quota:{READER}")).await;
-    assert!((1..=900_000).contains(&ttl_ms), "{ttl_ms}");
     assert_eq!(redis.cursors(READER).await, [(RECIPIENT, MESSAGE)].into());
     let read_at: i64 = redis.run(&format!("HGET markread:cursors:{READER} -{RECIPIENT}")).await;
     assert!((unix_seconds() - read_at / 1000).abs() < 60, "{read_at}");

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use markread::domain::{
-    Conversation, CursorPage, ListOrder, ListPosition, Outcome, Quota, RateLimit, ReadCursor,
-    ReadOutcome, UserId,
+    Conversation, CursorPage, ListOrder, ListPosition, Outcome, Position, Quota, RateLimit,
+    ReadCursor, ReadOutcome, UserId,
 };
 use markread_harness::{MESSAGE, READER, RECIPIENT};
 
@@ -23,6 +23,7 @@ behaviours! {
     pages_are_complete_while_others_are_marked(MANY);
     a_page_of_nothing_is_the_last(LIMIT);
     the_newest_entries_are_returned_in_order(MANY);
+    entries_after_a_position_are_those_behind_it(LIMIT);
 }
 
 fn user(id: u64) -> UserId {
@@ -238,5 +239,20 @@ async fn the_newest_entries_are_returned_in_order(subject: Subject) {
         let first = newest.events.first().map(|event| event.position.entry().before().into());
         let span = first.zip(newest.events.last().map(|event| event.position));
         assert_eq!(newest.span, span, "{limit}");
+    }
+}
+
+async fn entries_after_a_position_are_those_behind_it(subject: Subject) {
+    let log = subject.log_of(READER);
+    mark_all(&subject, 1..=5, MESSAGE).await;
+    let all = log.entries(Position::START, 10).await.unwrap().events;
+    assert_eq!(all.len(), 5);
+    for (n, event) in all.iter().enumerate() {
+        let later = &all[n + 1..];
+        for limit in [1, 2, 10] {
+            let read = log.entries(event.position, limit).await.unwrap();
+            assert_eq!(read.events, later[..later.len().min(limit)], "after {n}, up to {limit}");
+            assert_eq!(read.span.map(|(_, end)| end), read.events.last().map(|last| last.position));
+        }
     }
 }

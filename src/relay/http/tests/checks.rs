@@ -1,4 +1,5 @@
 use super::*;
+use crate::relay::signature::is_check_token;
 
 fn token(request: &TestRequest) -> String {
     let target = request.line.split(' ').nth(1).unwrap();
@@ -22,11 +23,13 @@ async fn a_receiver_that_signs_the_token_passes() {
     })
     .await;
     let receiver = receiver(&format!("http://{}/hook?a=b", server.address));
-    for _ in 0..2 {
+    for _ in 0..20 {
         assert_eq!(receiver.check().await, Check::Passed);
     }
     let requests = server.requests.lock().unwrap().clone();
     for request in &requests {
+        // Nothing that a URL would have to escape.
+        assert!(is_check_token(&token(request)), "{}", request.line);
         assert!(request.line.starts_with("GET /hook?a=b&crc_token="), "{}", request.line);
         assert!(request.body.is_empty());
     }

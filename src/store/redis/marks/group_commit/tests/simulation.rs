@@ -344,7 +344,7 @@ async fn simulate(simulation: Simulation) {
     redis.close_connections();
     sleep(Duration::from_millis(100)).await;
     let slots = group_commit.slots();
-    let left = (slots.taken, slots.queue.len());
+    let left = (slots.taken, slots.line.len());
     simulation.require(left == (0, 0), || format!("slots and marks are left: {left:?}"));
 }
 
