@@ -151,3 +151,15 @@ install_cargo_cyclonedx() {
     install cargo-cyclonedx "which writes the SBOM (1 min)" \
         "$version" -- build_cargo cargo-cyclonedx "$version"
 }
+
+# build_cargo_mutants VERSION: builds cargo-mutants without optimizations, in half of the time.
+build_cargo_mutants() {
+    cargo install --quiet --locked --debug --root "$tools/cargo-mutants" "cargo-mutants@$1"
+}
+
+# Installs cargo-mutants.
+install_cargo_mutants() {
+    local version=27.1.0
+    install cargo-mutants "which changes functions and expects tests to fail (3 min)" \
+        "$version" -- build_cargo_mutants "$version"
+}

@@ -87,3 +87,6 @@ pub fn mark_outcome(result: &Result<Outcome, Refusal>) -> MarkOutcome {
         Err(refusal) => row(refusal).outcome,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -62,9 +62,12 @@ fn run(arguments: &[String]) -> Result<ExitCode, Error> {
         }
         ["--list-planted"] => {
             for planted in &table.planted {
-                let options = planted.options.join(" ");
-                println!("{}\t{}\t{options}", planted.change.name, planted.found_as);
+                println!("{} {}", planted.change.name, planted.found_as.join("|"));
             }
+            Ok(ExitCode::SUCCESS)
+        }
+        ["--copy"] => {
+            println!("{}", Workshop::open(&root)?.copy.root.display());
             Ok(ExitCode::SUCCESS)
         }
         ["--plant", name] => {

@@ -56,11 +56,8 @@ pub(crate) struct Fault {
 pub(crate) struct Planted {
     #[serde(flatten)]
     pub(crate) change: Change,
-    /// A total of the harness's last line that must not be zero then.
-    pub(crate) found_as: String,
-    /// Options of `tests/faults/run`.
-    #[serde(default)]
-    pub(crate) options: Vec<String>,
+    /// Totals of the harness's last line of which one is not zero then.
+    pub(crate) found_as: Vec<String>,
 }
 
 impl Table {
