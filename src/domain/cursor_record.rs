@@ -171,7 +171,10 @@ mod tests {
             (&LINE.replace("2244994945", "0"), "reader_id is zero"),
             (&LINE.replace("2244994945", "02"), "reader_id is not a number"),
             (&LINE.replace("2244994945", ""), "reader_id is missing"),
-            (&LINE.replace("\"2244994945\"", "-1"), "invalid type: integer `-1`"),
+            (
+                &LINE.replace("\"2244994945\"", "-1"),
+                "invalid type: integer `-1`, expected an integer, or a string of decimal digits",
+            ),
             (&LINE.replace("\"2244994945\"", "1.0"), "invalid type: floating point"),
             (&LINE.replace("\"2244994945\"", "1e3"), "invalid type: floating point"),
             (&LINE.replace("3805104374", "9223372036854775808"), "recipient_id is too large"),

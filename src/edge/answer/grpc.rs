@@ -151,13 +151,19 @@ mod tests {
                 assert_eq!(refused(answer.headers()).1, Some(Duration::from_secs(seconds)));
             }
         }
+        assert!(EDGE_LIMITED[1].get().is_some(), "it is kept");
+        // Only whole seconds are: others have answers of their own.
+        for ms in [1_500, 1_200, 1_000, 1_500] {
+            let delay = Duration::from_millis(ms);
+            assert_eq!(refused(response(Refusal::EdgeLimited(delay)).headers()).1, Some(delay));
+        }
     }
 
     #[test]
     fn overloaded_callers_are_kept_apart() {
         let delays: std::collections::HashSet<_> =
             (0..200).map(|_| refused(response(Refusal::Overloaded).headers()).1).collect();
-        assert!(delays.len() > 4, "{delays:?}");
+        assert!((5..=OVERLOADED.len()).contains(&delays.len()), "{delays:?}");
         let bounds = Duration::from_secs(1)..=Duration::from_secs(2);
         assert!(delays.iter().all(|delay| bounds.contains(&delay.unwrap())), "{delays:?}");
     }

@@ -188,4 +188,21 @@ mod tests {
         assert_eq!(collected.trailers().unwrap()["grpc-status"], "0");
         assert_eq!(collected.to_bytes(), "message");
     }
+
+    #[tokio::test]
+    async fn a_body_knows_its_end_and_its_size() {
+        let empty = Body::empty();
+        assert!(empty.is_end_stream() && !empty.is_message());
+        assert_eq!(empty.size_hint().exact(), Some(0));
+        let mut message = Body::message(Bytes::from_static(b"message"));
+        assert_eq!(message.size_hint().exact(), None, "trailers follow");
+        message.frame().await.unwrap().unwrap();
+        assert!(!message.is_end_stream(), "the trailers are left");
+        message.frame().await.unwrap().unwrap();
+        assert!(message.is_end_stream() && message.frame().await.is_none());
+        let other = Body::new(http_body_util::Full::from("other"));
+        assert!(!other.is_end_stream() && !other.is_message());
+        assert_eq!(other.size_hint().exact(), Some(5));
+        assert_eq!(other.collect().await.unwrap().to_bytes(), "other");
+    }
 }

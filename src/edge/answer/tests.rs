@@ -88,6 +88,12 @@ fn refusals() -> Vec<Row> {
             Some((1_000, 1_000)),
         ),
         (
+            EdgeLimited(Duration::from_secs(2)),
+            "too many calls from this address: retry after 2 s",
+            &[("retry_delay_seconds", "2")],
+            Some((2_000, 2_000)),
+        ),
+        (
             EdgeLimited(Duration::from_millis(2_001)),
             "too many calls from this address: retry after 3 s",
             &[("retry_delay_seconds", "3")],
@@ -299,5 +305,23 @@ fn a_mark_is_counted_by_what_became_of_it() {
         (Err(Refusal::StoreUnavailable), MarkOutcome::Unavailable),
     ] {
         assert_eq!(mark_outcome(&result), outcome, "{result:?}");
+    }
+}
+
+#[test]
+fn each_mark_of_an_answer_is_counted_once() {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    ::metrics::with_local_recorder(&recorder, || {
+        let metrics = Metrics::default();
+        MarkOutcomes::None.count(&metrics);
+        MarkOutcomes::One(MarkOutcome::Advanced).count(&metrics);
+        MarkOutcomes::Each(vec![MarkOutcome::Noop, MarkOutcome::Limited, MarkOutcome::Noop])
+            .count(&metrics);
+    });
+    let page = handle.render();
+    for (outcome, count) in [("advanced", 1), ("noop", 2), ("limited", 1), ("internal", 0)] {
+        let line = format!("markread_mark_read_total{{outcome=\"{outcome}\"}} {count}\n");
+        assert!(page.contains(&line), "{line}{page}");
     }
 }
