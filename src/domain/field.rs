@@ -128,3 +128,40 @@ impl FieldProblem {
         self == Self::Id(InvalidId::Missing)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_is_named_with_its_place_in_a_list() {
+        let missing = BadField::new(RECIPIENT_ID, InvalidId::Missing);
+        assert_eq!(missing.to_string(), format!("recipient_id {}", InvalidId::Missing));
+        let item = BadField::item("recipient_ids", 3, InvalidId::Zero);
+        let of_item = missing.clone().of_item("requests", 3);
+        assert_eq!((&*item.name, &*of_item.name), ("recipient_ids[3]", "requests[3].recipient_id"));
+        assert!(item.is_of_item() && of_item.is_of_item() && !missing.is_of_item());
+        assert!(missing.problem.is_missing() && of_item.problem.is_missing());
+        assert!(!item.problem.is_missing() && !FieldProblem::Repeated.is_missing());
+    }
+
+    #[test]
+    fn the_bounds_of_a_problem_are_those_in_its_text() {
+        let problems = [
+            (FieldProblem::Id(InvalidId::TooLarge), vec!["min_id", "max_id"]),
+            (FieldProblem::ItemCount { got: 501 }, vec!["min_items", "max_items", "items"]),
+            (FieldProblem::PageSize, vec!["min_page_size", "max_page_size"]),
+            (FieldProblem::Ahead, vec!["max_ahead_seconds"]),
+            (FieldProblem::Repeated, vec![]),
+            (FieldProblem::Conflicting, vec![]),
+            (FieldProblem::PageToken, vec![]),
+            (FieldProblem::OtherPartitions, vec![]),
+        ];
+        for (problem, names) in problems {
+            let (text, bounds) = (problem.to_string(), problem.bounds());
+            assert_eq!(bounds.iter().map(|(name, _)| *name).collect::<Vec<_>>(), names, "{text}");
+            let numbers: Vec<_> = text.split([' ', ',']).collect();
+            assert!(bounds.iter().all(|(_, bound)| numbers.contains(&&**bound)), "{text}");
+        }
+    }
+}

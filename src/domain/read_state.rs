@@ -118,3 +118,41 @@ impl ListPosition {
         Self { after: Some(recipient), ..Self::beginning(order) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user(id: u64) -> UserId {
+        id.try_into().unwrap()
+    }
+
+    #[test]
+    fn the_other_user_sees_the_conversation_reversed() {
+        let (one, other) = (user(1), user(2));
+        let conversation = Conversation { reader: one, recipient: other };
+        assert_eq!(conversation.reversed(), Conversation { reader: other, recipient: one });
+        assert_eq!(conversation.reversed().reversed(), conversation);
+    }
+
+    #[test]
+    fn a_position_after_a_recipient_has_nothing_else() {
+        for order in [ListOrder::Plain, ListOrder::Keyed] {
+            let beginning = ListPosition::beginning(order);
+            let after = ListPosition::after(order, user(7));
+            assert_eq!((after.order, after.after), (order, Some(user(7))));
+            assert_eq!(ListPosition { after: None, ..after }, beginning);
+            assert_eq!((beginning.place, beginning.part, beginning.listed), (0, None, None));
+        }
+    }
+
+    #[test]
+    fn an_outcome_without_its_result_keeps_the_quota() {
+        let quota = Quota { limit: 2, remaining: 1, reset_at_ms: 3 };
+        let served = ReadOutcome::Served { read: "result", quota };
+        assert_eq!(served.without_result(), ReadOutcome::Served { read: (), quota });
+        let retry_after = Duration::from_secs(1);
+        let denied = ReadOutcome::<&str>::OverQuota { quota, retry_after };
+        assert_eq!(denied.without_result(), ReadOutcome::OverQuota { quota, retry_after });
+    }
+}

@@ -154,4 +154,30 @@ mod tests {
         assert_eq!(users.iter().len(), 16);
         assert!(users.get(16.try_into().unwrap()).is_some());
     }
+
+    #[test]
+    fn the_bounds_are_those_of_the_contract() {
+        assert_eq!((USER_OBJECT_MAX_BYTES, CALL_USER_OBJECTS_MAX_BYTES), (16_384, 1_048_576));
+    }
+
+    #[test]
+    fn marks_of_a_call_share_the_objects_of_their_users() {
+        let user = |id: u64| UserId::try_from(id).unwrap();
+        let object = |id: u64| (user(id), UserObject(format!(r#"{{"id":{id}}}"#).into()));
+        let mark = |reader, recipient| Mark {
+            reader: user(reader),
+            recipient: user(recipient),
+            last_read_event_id: 1.try_into().unwrap(),
+        };
+        let marks = [mark(1, 2), mark(3, 1), mark(3, 3), mark(2, 4)];
+        assert_eq!(distinct_users(&marks), [1, 2, 3, 4].map(user));
+
+        let mut users = Users::within_bounds([object(1), object(2)]);
+        users.extend(Users::within_bounds([object(3)]));
+        assert_eq!((users.iter().len(), users.bytes()), (3, 3 * r#"{"id":1}"#.len()));
+        let some = users.of(&marks[1..3]);
+        assert_eq!((some.iter().len(), some.get(user(2))), (2, None));
+        assert_eq!(some.get(user(3)).map(UserObject::as_str), Some(r#"{"id":3}"#));
+        assert_eq!(users.of(&[mark(4, 4)]).iter().len(), 0);
+    }
 }

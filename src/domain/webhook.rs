@@ -94,7 +94,9 @@ mod tests {
     #[test]
     fn a_name_fits_into_a_key_and_a_label() {
         for name in ["a", "A.b_c-9", &"x".repeat(64)] {
-            assert_eq!(name.parse::<WebhookName>().unwrap().to_string(), name);
+            let parsed: WebhookName = name.parse().unwrap();
+            assert_eq!((parsed.as_str(), parsed.to_string().as_str()), (name, name));
+            assert_eq!(format!("{parsed:?}"), name);
         }
         for text in ["", " a", "a:b", "a{b}", "a\n", "é", &"x".repeat(65)] {
             assert_eq!(text.parse::<WebhookName>(), Err(InvalidWebhookName), "{text}");

@@ -63,9 +63,10 @@ impl Workshop {
         script::exchange(from, to, &script, &change.applied(&self.copy.root)?)
     }
 
-    /// Builds the server.
+    /// Builds the server. The example has Cargo choose the features of dependencies as it does for the tests:
+    /// others would have all of them built twice.
     pub(crate) fn build_binary(&self) -> Result<Built, Error> {
-        self.build(&["build", "--bin", "markread"], "markread")
+        self.build(&["build", "--bin", "markread", "--example", "mark_and_watch"], "markread")
     }
 
     /// Builds the unit tests.
