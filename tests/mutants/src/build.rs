@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -93,11 +93,11 @@ impl Workshop {
         }
         let lines = String::from_utf8(built.stdout)?;
         let messages = lines.lines().filter_map(|line| serde_json::from_str(line).ok());
-        let executable = messages.filter_map(|message: serde_json::Value| {
+        let mut executables = messages.filter_map(|message: serde_json::Value| {
             let is_target = message["target"]["name"] == target;
             message["executable"].as_str().filter(|_| is_target).map(PathBuf::from)
         });
-        Ok(Ok(executable.last().ok_or("Cargo names no executable")?))
+        Ok(Ok(executables.next_back().ok_or("Cargo names no executable")?))
     }
 
     /// Runs tests of an executable, by their paths. End-to-end tests start the binary.
@@ -125,18 +125,18 @@ impl Workshop {
             let mut output = Vec::new();
             stdout.read_to_end(&mut output).map(|_| output)
         });
-        let Some(code) = wait(&mut child)? else { return Ok(Verdict::Hung) };
+        let Some(status) = wait(&mut child)? else { return Ok(Verdict::Hung) };
         let output = output.join().map_err(|_| "the output cannot be read")??;
-        Ok(verdict(code, &String::from_utf8_lossy(&output), tests.len()))
+        Ok(verdict(status.code(), &String::from_utf8_lossy(&output), tests.len()))
     }
 }
 
-/// Waits for the end of a process. Returns its exit status, or `None` if it was too late and was killed.
-fn wait(child: &mut Child) -> Result<Option<Option<i32>>, Error> {
+/// Waits for the end of a process. Returns its status, or `None` if it was too late and was killed.
+fn wait(child: &mut Child) -> Result<Option<ExitStatus>, Error> {
     let started = Instant::now();
     while started.elapsed() < TESTS_TIMEOUT {
         if let Some(status) = child.try_wait()? {
-            return Ok(Some(status.code()));
+            return Ok(Some(status));
         }
         thread::sleep(Duration::from_millis(20));
     }

@@ -8,7 +8,8 @@ use crate::Error;
 
 /// Returns whether a file is one of the scripts.
 pub(crate) fn is_script(file: &str) -> bool {
-    file.starts_with("src/store/redis/scripts/") && file.ends_with(".lua")
+    file.starts_with("src/store/redis/scripts/")
+        && Path::new(file).extension().is_some_and(|extension| extension == "lua")
 }
 
 /// Copies an executable, with another text wherever it has this one.
