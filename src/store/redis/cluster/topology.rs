@@ -449,6 +449,19 @@ e 10.0.0.5:7000@17000 myself,master - 0 0 4 connected 0-5460
     }
 
     #[test]
+    fn of_two_views_of_a_master_the_one_of_the_greater_epoch_holds() {
+        let older = "a 10.0.0.1:7000@17000 myself,master - 0 0 3 connected 0-16383\n";
+        let newer = "\
+a 10.0.0.9:7000@17000 master - 0 0 4 connected 0-16383
+b 10.0.0.2:7000@17000 myself,master - 0 0 2 connected
+";
+        let parse = |text| View::parse(text, &Value::Array(vec![]), &asked()).unwrap();
+        for views in [vec![parse(older), parse(newer)], vec![parse(newer), parse(older)]] {
+            assert_eq!(owner_of(&Topology::new(views), 1).unwrap(), "10.0.0.9");
+        }
+    }
+
+    #[test]
     fn nodes_of_two_clusters_do_not_know_each_other() {
         let other = "x 10.0.1.1:7000@17000 myself,master - 0 0 1 connected 0-16383\n";
         let other = View::parse(other, &Value::Array(vec![]), &asked()).unwrap();
