@@ -210,9 +210,8 @@ impl Edge {
         let answered = match rpc {
             Rpc::MarkRead => {
                 grpc::unary(body, async |message| {
-                    let _place = place().await.map_err(|refusal| {
-                        marks = MarkOutcomes::One(answer::table::row(&refusal).outcome);
-                        refusal
+                    let _place = place().await.inspect_err(|refusal| {
+                        marks = MarkOutcomes::One(answer::table::row(refusal).outcome);
                     })?;
                     grpc::marks::mark_read(service, arrival, caller, message, &mut marks).await
                 })

@@ -63,7 +63,7 @@ pub enum NoPlace {
 /// The calls and watches of all readers who have any.
 pub struct Readers {
     places: usize,
-    readers: Mutex<HashMap<UserId, Present>>,
+    present: Mutex<HashMap<UserId, Present>>,
     /// How many readers have calls.
     calling: AtomicUsize,
 }
@@ -112,7 +112,7 @@ impl Readers {
     pub fn new(places: u32) -> Arc<Self> {
         let places = usize::try_from(places).unwrap_or(Semaphore::MAX_PERMITS);
         let places = places.clamp(1, Semaphore::MAX_PERMITS);
-        Arc::new(Self { places, readers: Mutex::default(), calling: AtomicUsize::new(0) })
+        Arc::new(Self { places, present: Mutex::default(), calling: AtomicUsize::new(0) })
     }
 
     /// Takes a place, if one is free and no call waits for it.
@@ -223,7 +223,7 @@ impl Readers {
 
     fn readers(&self) -> MutexGuard<'_, HashMap<UserId, Present>> {
         // A poisoned lock is safe to use: nothing that holds it panics.
-        self.readers.lock().unwrap_or_else(PoisonError::into_inner)
+        self.present.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -17,7 +17,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
 use crate::calls::token;
-use crate::frames::*;
+use crate::frames::{
+    ACK, DATA, END_HEADERS, END_STREAM, HEADERS, RST_STREAM, SETTINGS, WINDOW_UPDATE, frame,
+    literals,
+};
 use crate::http2::connect_from;
 
 /// The first of the users.

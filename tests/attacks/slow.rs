@@ -112,8 +112,8 @@ async fn http1(stage: Arc<Stage>, part: Part) {
             slow.spawn(async move {
                 let Ok(mut stream) = connect(&address).await else { return true };
                 let _ = stream.write_all(begin.as_bytes()).await;
-                let (mut buffer, began) = ([0; 1024], Instant::now());
-                while began.elapsed() < CUT_WITHIN {
+                let (mut buffer, opened) = ([0; 1024], Instant::now());
+                while opened.elapsed() < CUT_WITHIN {
                     if stream.write_all(b"a").await.is_err() {
                         return true;
                     }

@@ -133,6 +133,7 @@ pub fn dead_letters(reply: &Value) -> Result<Vec<StoredLetter>, StoreError> {
 /// # Errors
 ///
 /// The name of a field that is invalid.
+#[allow(clippy::implicit_hasher, reason = "the parser takes this one")]
 pub fn webhook_state(fields: &HashMap<String, Vec<u8>>) -> Result<WebhookState, &'static str> {
     state::parse(fields)
 }

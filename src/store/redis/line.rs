@@ -2,7 +2,7 @@
 //! newest goes first, and those that have waited long are refused.
 //!
 //! A burst that is served in the end, and a Redis that stands still for a while, refuse nobody: only a line that
-//! stays long does, as in CoDel (RFC 8289). The newest goes first then because in the order of arrival every call
+//! stays long does, as in `CoDel` (RFC 8289). The newest goes first then because in the order of arrival every call
 //! would wait as long as one that is refused.
 
 use std::collections::VecDeque;
@@ -56,7 +56,7 @@ impl<T> Line<T> {
     /// Notes how long a task that was ready has waited until it ran. What is short at once may be chance, and would
     /// refuse everybody.
     pub(crate) fn note_delay(&mut self, delay: Duration) {
-        self.delay = delay.max(self.delay - self.delay / 16);
+        self.delay = delay.max(self.delay.saturating_sub(self.delay / 16));
     }
 
     /// Adds a call.

@@ -39,7 +39,8 @@ fn corpora() -> PathBuf {
 /// The inputs of a target's corpus, by file, in order.
 fn corpus(target: &Target) -> Vec<(String, Vec<u8>)> {
     let folder = corpora().join(target.name);
-    let entries = fs::read_dir(&folder).unwrap_or_else(|_| panic!("there is no {folder:?}"));
+    let entries =
+        fs::read_dir(&folder).unwrap_or_else(|_| panic!("there is no {}", folder.display()));
     let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
     files.sort();
     let name = |file: &PathBuf| file.file_name().unwrap().to_string_lossy().into_owned();

@@ -18,14 +18,12 @@ pub(super) fn framing(data: &[u8]) {
     let (expected, is_complete) = split(whole);
     let (found, ended_well) = messages(&pieces);
     for (nth, message) in found.iter().enumerate() {
-        match expected.get(nth) {
-            Some(expected) => assert_eq!(message, expected),
+        let Some(expected) = expected.get(nth) else {
             // A bad head is shown at once, to be refused, with what has arrived. Nobody reads on then.
-            None => {
-                assert!(!is_good(message), "more messages than there are");
-                break;
-            }
-        }
+            assert!(!is_good(message), "more messages than there are");
+            break;
+        };
+        assert_eq!(message, expected);
     }
     assert!(found.len() >= expected.len(), "{} of {} messages", found.len(), expected.len());
     if is_complete {
@@ -94,7 +92,7 @@ pub(super) fn routing(data: &[u8]) {
     let method = Method::from_bytes(lines.next().unwrap_or_default());
     let (Ok(method), path) = (method, lines.next().unwrap_or_default()) else { return };
     let Ok(value) = HeaderValue::from_bytes(content_type) else { return };
-    let version = if data.len() % 2 == 0 { Version::HTTP_2 } else { Version::HTTP_11 };
+    let version = if data.len().is_multiple_of(2) { Version::HTTP_2 } else { Version::HTTP_11 };
     let request = Request::builder().method(&method).uri(path).version(version);
     let Ok(request) = request.header("content-type", value).body(()) else { return };
     let Route { protocol, target } = Route::new(&request, ReflectionAccess::Off);
