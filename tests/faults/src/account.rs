@@ -99,6 +99,7 @@ impl Account {
         self.repeated += other.repeated;
         self.taken.marks += other.taken.marks;
         self.taken.events += other.taken.events;
+        self.taken.undecided += other.taken.undecided;
         for (rule, count) in other.broken {
             *self.broken.entry(rule).or_default() += count;
         }
@@ -187,13 +188,13 @@ impl Account {
         let faults: usize = self.faults.values().sum();
         let columns = self.columns().map(|(name, count)| format!("{name}={count}")).join(" ");
         let (acknowledged, not_run) = (self.acknowledged, self.not_run.len());
-        let Taken { marks, events } = self.taken;
+        let Taken { marks, events, undecided } = self.taken;
         let outage = self.longest_outage.as_millis();
         let verdict = if is_good && self.is_ok() { "ok" } else { "BROKEN" };
         format!(
             "faults: mode={mode} seed={seed} calls={calls} acknowledged={acknowledged} \
-             faults={faults} not_run={not_run} {columns} taken={marks} taken_events={events} \
-             longest_outage_ms={outage} {verdict}"
+             faults={faults} not_run={not_run} undecided={undecided} {columns} taken={marks} \
+             taken_events={events} longest_outage_ms={outage} {verdict}"
         )
     }
 
@@ -227,6 +228,7 @@ impl Account {
                     row("entries told as missed", self.missed.to_string()),
                     count("marks taken by faults with a loss", self.taken.marks),
                     count("events taken by faults with a loss", self.taken.events),
+                    count("conversations left undecided", self.taken.undecided),
                 ],
             ),
             ("broken promises", columns.to_vec()),

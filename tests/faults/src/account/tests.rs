@@ -64,7 +64,7 @@ fn the_totals_are_one_line() {
         count: 2,
         text: String::new(),
     };
-    let ok = "faults: mode=standalone seed=7 calls=6 acknowledged=1 faults=1 not_run=1 lost=0 \
+    let ok = "faults: mode=standalone seed=7 calls=6 acknowledged=1 faults=1 not_run=1 undecided=0 lost=0 \
               lost_events=0 doubled=0 out_of_order=0 back=0 unheard=0 undelivered=0 other=0 taken=0 \
               taken_events=0 longest_outage_ms=150 ok";
     assert_eq!(account(&[]).totals_line("standalone", 7, true), ok);

@@ -89,8 +89,6 @@ pub enum Rule {
     DoubledAdvance,
     /// No order of the operations explains all answers.
     NoOrder,
-    /// The search for an order was given up.
-    Undecided,
     /// An acknowledged advance has no event.
     MissingEvent,
     /// Two events of the same message.
@@ -133,7 +131,6 @@ impl Rule {
             Self::Lost => "lost",
             Self::DoubledAdvance => "doubled advance",
             Self::NoOrder => "no order",
-            Self::Undecided => "undecided",
             Self::MissingEvent => "missing event",
             Self::DoubledEvent => "doubled event",
             Self::UnmarkedEvent => "unmarked event",
@@ -211,9 +208,13 @@ pub struct Taken {
     pub marks: usize,
     /// Events of acknowledged marks.
     pub events: usize,
+    /// Conversations of which too many orders are possible to try them all: their marks are not counted. Not a
+    /// violation, since what pairs of answers show was judged all the same.
+    pub undecided: usize,
 }
 
 /// Counts what faults took that had the right to.
 pub fn taken(history: &History, promise: &Promise) -> Taken {
-    Taken { marks: register::taken(history, promise), events: events::taken(history, promise) }
+    let (marks, undecided) = register::taken(history, promise);
+    Taken { marks, events: events::taken(history, promise), undecided }
 }

@@ -155,14 +155,11 @@ impl Register {
         if !violations.is_empty() {
             return violations;
         }
-        let (rule, text) = match search::run(self, setbacks) {
-            Verdict::Explained { .. } => return violations,
-            Verdict::Impossible => {
-                (Rule::NoOrder, "no order of the operations explains all answers")
-            }
-            Verdict::GaveUp => (Rule::Undecided, "too many orders are possible to try them all"),
-        };
-        violations.push(self.violation(rule, Moment::MAX, text.to_owned()));
+        // A search that gave up has found nothing wrong: `taken` counts it.
+        if search::run(self, setbacks) == Verdict::Impossible {
+            let text = "no order of the operations explains all answers".to_owned();
+            violations.push(self.violation(Rule::NoOrder, Moment::MAX, text));
+        }
         violations
     }
 }
@@ -173,14 +170,17 @@ pub(super) fn judge(history: &History, promise: &Promise) -> Vec<Violation> {
     judged.iter().flat_map(|(register, setbacks)| register.judge(setbacks)).collect()
 }
 
-/// Counts the acknowledged marks that setbacks certainly took.
-pub(super) fn taken(history: &History, promise: &Promise) -> usize {
-    let judged = by_setbacks(history, promise);
-    let taken = judged.iter().map(|(register, setbacks)| match search::run(register, setbacks) {
-        Verdict::Explained { taken } => taken,
-        Verdict::Impossible | Verdict::GaveUp => 0,
-    });
-    taken.sum()
+/// Counts the acknowledged marks that setbacks certainly took, and the conversations that could not be decided.
+pub(super) fn taken(history: &History, promise: &Promise) -> (usize, usize) {
+    let (mut taken, mut undecided) = (0, 0);
+    for (register, setbacks) in by_setbacks(history, promise) {
+        match search::run(&register, &setbacks) {
+            Verdict::Explained { taken: more } => taken += more,
+            Verdict::Impossible => {}
+            Verdict::GaveUp => undecided += 1,
+        }
+    }
+    (taken, undecided)
 }
 
 fn by_setbacks(history: &History, promise: &Promise) -> Vec<(Register, Vec<Setback>)> {

@@ -303,7 +303,9 @@ fn what_losses_took_is_counted() {
             faults: faults.to_vec(),
             ..History::default()
         };
-        super::taken(&history, promise)
+        let (taken, undecided) = super::taken(&history, promise);
+        assert_eq!(undecided, 0);
+        taken
     };
     let always = Promise::new(Mode::Standalone, Durability::Always, 1);
     let everysec = Promise::new(Mode::Standalone, Durability::Everysec, 1);
@@ -314,6 +316,19 @@ fn what_losses_took_is_counted() {
     assert_eq!(taken(&everysec, &marks, 11, &[fault(20, 21, Some(false))]), 0);
     let marks = [advanced(0, 1, 5), advanced(2, 3, 9), advanced(30, 31, 7)];
     assert_eq!(taken(&everysec, &marks, 7, &[fault(20, 21, Some(false))]), 1);
+}
+
+#[test]
+fn a_register_with_too_many_orders_breaks_no_rule_and_is_counted() {
+    let promise = Promise::new(Mode::Standalone, Durability::None, 1);
+    let at_once = |message| advanced(0, 200, message);
+    let operations: Vec<_> = (1..=30).map(at_once).collect();
+    let faults = [fault(50, 100, Some(false))];
+    assert_eq!(broken_under(&promise, &operations, Some(30), &faults), []);
+    let cursors = vec![(CONVERSATION, 30)];
+    let faults = faults.to_vec();
+    let history = History { operations, cursors, faults, ..History::default() };
+    assert_eq!(super::taken(&history, &promise), (0, 1));
 }
 
 /// Rounds of marks, each with its read, and a fault that may have set the cursor back, but did not.

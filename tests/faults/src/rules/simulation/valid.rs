@@ -9,6 +9,7 @@ fn accepted(losses: Losses) {
         let history = simulate(seed, losses);
         let violations = judge(&history, &promise);
         assert_eq!(violations, [], "{losses:?}, seed {seed}");
+        assert_eq!(taken(&history, &promise).undecided, 0, "{losses:?}, seed {seed}");
     }
 }
 
