@@ -135,7 +135,7 @@ pub struct Injected {
     pub kind: String,
     /// When it began.
     pub from: Moment,
-    /// When the cause was gone: the process is back, the proxy passes everything on.
+    /// When everything was whole again: its cause was gone, and what that had led to.
     pub to: Moment,
     /// What it may lose.
     pub losses: Vec<Loss>,

@@ -126,7 +126,10 @@ impl Plan {
         }
         let to = world.now();
         let last = world.try_wait_until_whole().await?;
-        let whole = world.now().saturating_sub(to);
+        // Until now it may have consequences, on a slow machine long after its cause is gone.
+        let fault = done.last_mut().expect("it was injected");
+        fault.to = world.now();
+        let whole = fault.to.saturating_sub(to);
         let [at, lasted, whole] =
             [from, to.saturating_sub(from), whole].map(|time| format!("{:.1}", time.as_secs_f64()));
         let last = last.map(|last| format!(": {last}")).unwrap_or_default();

@@ -7,9 +7,7 @@ use rand::rngs::StdRng;
 use tokio::time::sleep;
 
 use super::{NotRun, Reach, duration};
-use crate::world::{Store, World};
-
-const SENTINELS: usize = 3;
+use crate::world::{SENTINELS, Store, World};
 
 fn group(world: &mut World) -> &mut Sentinels {
     let Store::Sentinel(group) = &mut world.store else { unreachable!("in Sentinel mode") };
@@ -41,9 +39,11 @@ pub(super) async fn sentinel_killed(
     world: &mut World,
     random: &mut StdRng,
 ) -> Result<Reach, NotRun> {
-    let sentinel = group(world).sentinel_mut(random.random_range(0..SENTINELS));
-    sentinel.kill().await;
+    let sentinel = random.random_range(0..SENTINELS);
+    let group = group(world);
+    group.sentinel_mut(sentinel).kill().await;
     sleep(duration(random, 500..=2000)).await;
-    sentinel.restart().await;
+    group.sentinel_mut(sentinel).restart().await;
+    group.hasten(sentinel).await;
     Ok(None)
 }

@@ -25,6 +25,9 @@ pub const SERVERS: usize = 3;
 /// How many relays there are.
 pub const RELAYS: usize = 2;
 
+/// How many Sentinels there are.
+pub const SENTINELS: usize = 3;
+
 /// How the servers reach Redis.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum Mode {

@@ -2,7 +2,7 @@
 
 use markread_harness::{Redis, RedisCluster, Sentinels};
 
-use super::{Durability, Mode, Options, Store};
+use super::{Durability, Mode, Options, SENTINELS, Store};
 
 /// Partitions of a cluster: few, so that each has events within a minute.
 pub const PARTITIONS: u16 = 12;
@@ -10,6 +10,10 @@ pub const PARTITIONS: u16 = 12;
 /// The users of a run, whose events watchers and receivers get: consecutive IDs, so that a decimal more or
 /// less in one shows as another user.
 pub const FIRST_USER: u64 = 3_805_104_374;
+
+/// After what silence a master is replaced: a busy machine is not to fail over by itself, which would be a fault that
+/// no history has.
+const DOWN_AFTER: &str = "sentinel down-after-milliseconds markread 2000";
 
 /// The quotas: never used up, but by readers whose count is set near them.
 pub(super) const RATE_LIMIT: u64 = 1_000_000;
@@ -45,7 +49,11 @@ pub(super) async fn store(options: &Options) -> Store {
         Mode::Standalone => Store::Standalone(Redis::with(settings).await),
         Mode::Sentinel => {
             let server = markread_harness::redis::default_server();
-            Store::Sentinel(Sentinels::with(server, 1, settings, &[]).await)
+            let group = Sentinels::with(server, 1, settings, &[DOWN_AFTER]).await;
+            for sentinel in 0..SENTINELS {
+                group.hasten(sentinel).await;
+            }
+            Store::Sentinel(group)
         }
         Mode::Cluster => Store::Cluster(RedisCluster::with(3, 1, settings).await),
     }

@@ -11,7 +11,7 @@ use super::{Store, World};
 
 /// After how long everything must be back once the cause of a fault is gone. A Sentinel that failed over in
 /// vain tries again after seconds, and so does a cluster's replica.
-const WHOLE_LIMIT: Duration = Duration::from_secs(60);
+const WHOLE_LIMIT: Duration = Duration::from_secs(120);
 
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 const PAGE_LIMIT: Duration = Duration::from_secs(2);
