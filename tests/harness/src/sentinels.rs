@@ -1,5 +1,6 @@
 //! A master with replicas, and three Sentinels that watch it.
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::write;
 use std::time::Duration;
@@ -152,6 +153,17 @@ impl Sentinels {
         }
         let (role, ..): (String, redis::Value, redis::Value) = node.try_run("ROLE").await?;
         (role == "master").then_some(master)
+    }
+
+    /// How Sentinels see the master: `master` alone, unless it is thought to be down or is being replaced.
+    pub async fn flags(&self) -> Vec<Option<String>> {
+        let ask = format!("SENTINEL MASTER {MASTER_NAME}");
+        let mut flags = Vec::new();
+        for sentinel in &self.sentinels {
+            let known: Option<HashMap<String, String>> = sentinel.try_run(&ask).await;
+            flags.push(known.and_then(|mut known| known.remove("flags")));
+        }
+        flags
     }
 
     /// The master, once all agree who that is.

@@ -80,8 +80,13 @@ impl World {
         match &self.store {
             Store::Standalone(_) => None,
             Store::Sentinel(group) => {
-                let is_known = masters == 1 && group.try_master().await.is_some();
-                (!is_known).then(|| "the Sentinels do not agree on the master".to_owned())
+                if masters != 1 || group.try_master().await.is_none() {
+                    return Some("the Sentinels do not agree on the master".to_owned());
+                }
+                // A failover that has begun goes on though the master is back.
+                let is_at_rest = |flags: &Option<String>| flags.as_deref() == Some("master");
+                let restless = group.flags().await.into_iter().find(|flags| !is_at_rest(flags))?;
+                Some(format!("a Sentinel says of the master: {restless:?}"))
             }
             Store::Cluster(_) => {
                 for (number, node) in nodes.into_iter().enumerate() {
