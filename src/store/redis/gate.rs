@@ -95,9 +95,6 @@ impl Gate {
         {
             let mut state = self.state();
             state.under_way -= left.weight.0;
-            if state.line.len() == 0 {
-                return;
-            }
             while let Some(next) = state.line.peek()
                 && (next.reply.is_closed() || state.has_room(next.weight))
             {
@@ -106,6 +103,7 @@ impl Gate {
                     let_in.push((self.passed(&mut state, next.weight), next.reply));
                 }
             }
+            // Also of an empty line, which ends an overload.
             let round_trip = left.since.elapsed();
             let is_wanted = |waiter: &Waiter| !waiter.reply.is_closed();
             refused.extend(state.line.take_refused(round_trip, is_wanted));
@@ -211,5 +209,37 @@ mod tests {
         }
         assert!(refused > 40, "{refused}");
         assert!(waiting.len() < 20, "{}", waiting.len());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_line_was_refused_whole_a_burst_is_served_in_order() {
+        let gate = Arc::<Gate>::default();
+        let call = || Box::pin(pass(&gate, Weight::of_marks(1000)));
+        let mut under_way = call().await.unwrap();
+        let mut waiting: Vec<_> = (0..20).map(|_| call()).collect();
+        for _ in 0..12 {
+            advance(Duration::from_millis(40)).await;
+            drop(under_way);
+            let (nth, passed) = waiting
+                .iter_mut()
+                .enumerate()
+                .find_map(|(nth, call)| Some((nth, call.as_mut().now_or_never()?.ok()?)))
+                .unwrap();
+            drop(waiting.remove(nth));
+            under_way = passed;
+            if gate.state().line.len() == 0 {
+                break;
+            }
+        }
+        assert_eq!(gate.state().line.len(), 0, "the others were refused");
+        drop(under_way);
+        advance(Duration::from_secs(3600)).await;
+
+        let under_way = call().await.unwrap();
+        let (mut first, second) = (call(), call());
+        advance(Duration::from_millis(40)).await;
+        drop(under_way);
+        assert!(first.as_mut().now_or_never().unwrap().is_ok());
+        assert!(second.now_or_never().unwrap().is_ok());
     }
 }
