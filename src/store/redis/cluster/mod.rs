@@ -226,7 +226,7 @@ impl Cluster {
             }
         }
         let mut last = self.last();
-        topology.remember(&last);
+        topology.remember(&last, Instant::now());
         last.clone_from(&topology);
         Ok(topology)
     }

@@ -2,14 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
+use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{RedisError, Value, cmd, pipe};
+use tokio::time::Instant;
 
 use super::tags::SLOTS;
 use crate::store::StoreError;
 use crate::store::redis::connection::address::RedisAddress;
 use crate::store::redis::errors::{classify, server_text, unexpected};
+
+/// How long what was known is kept while all nodes that are asked say otherwise: about twelve looks.
+const KEPT_MAX: Duration = Duration::from_secs(60);
 
 /// The address of a node, as it announces it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -245,6 +250,8 @@ pub(in crate::store::redis) struct Topology {
     pub(in crate::store::redis) nodes: BTreeSet<String>,
     /// The IDs of those that were asked.
     asked: BTreeSet<String>,
+    /// Since when claims are kept that nobody makes, by the ID of their master.
+    kept_since: BTreeMap<String, Instant>,
 }
 
 impl Topology {
@@ -271,16 +278,21 @@ impl Topology {
     }
 
     /// Takes over claims that were known before, and that nodes which were not asked themselves have given up for
-    /// no greater epoch: those that were asked hear of a change late, or are cut off, and see the past.
-    pub(super) fn remember(&mut self, before: &Self) {
-        let others = before.masters.iter().filter(|(id, _)| !self.asked.contains(*id));
+    /// no greater epoch: those that were asked hear of a change late, or are cut off, and see the past. Not for
+    /// ever: slots of a master that has failed may be given to another by hand, which needs no epoch.
+    pub(super) fn remember(&mut self, before: &Self, now: Instant) {
         let mut absent = Vec::new();
-        for (id, known) in others {
+        for (id, known) in before.masters.iter().filter(|(id, _)| !self.asked.contains(*id)) {
+            let since = before.kept_since.get(id).copied().unwrap_or(now);
             match self.masters.get_mut(id) {
+                _ if now - since > KEPT_MAX => {}
                 Some(seen) if seen.epoch <= known.epoch => {
-                    (seen.epoch, seen.slots) = (known.epoch, known.slots.clone());
+                    if seen.epoch < known.epoch || seen.slots != known.slots {
+                        (seen.epoch, seen.slots) = (known.epoch, known.slots.clone());
+                        self.kept_since.insert(id.clone(), since);
+                    }
                 }
-                None if self.nodes.contains(id) => absent.push(known),
+                None if self.nodes.contains(id) => absent.push((known, since)),
                 _ => {}
             }
         }
@@ -290,12 +302,16 @@ impl Topology {
             let owner = owners.get(usize::from(slot)).copied().flatten();
             move |known: &Master| owner.is_none_or(|owner| owner.epoch < known.epoch)
         };
-        absent.retain(|known| {
+        absent.retain(|(known, _)| {
             let mut slots = known.slots.iter().flat_map(|(first, last)| *first..=*last);
             slots.any(|slot| is_lost(slot)(known))
         });
-        let absent: Vec<Master> = absent.into_iter().cloned().collect();
-        self.masters.extend(absent.into_iter().map(|known| (known.id.clone(), known)));
+        let absent: Vec<_> =
+            absent.into_iter().map(|(known, since)| (known.clone(), since)).collect();
+        for (known, since) in absent {
+            self.kept_since.insert(known.id.clone(), since);
+            self.masters.insert(known.id.clone(), known);
+        }
     }
 
     /// Returns all masters.
@@ -438,13 +454,38 @@ e 10.0.0.5:7000@17000 myself,master - 0 0 4 connected 0-5460
             let of_c = [("c", "master - 0 0 1 connected")];
             let before = Topology::new(vec![view("a", &[&before[..], &of_c].concat())]);
             let mut topology = Topology::new(vec![view(now.0, &[&now.1[..], &of_c].concat())]);
-            topology.remember(&before);
+            topology.remember(&before, Instant::now());
             assert_eq!(owner_of(&topology, 1).unwrap_or_default(), expected, "{name}");
             // A node that nobody knows any more is forgotten.
             topology.nodes.remove("a");
             let mut without = Topology { masters: BTreeMap::new(), ..topology };
-            without.remember(&before);
+            without.remember(&before, Instant::now());
             assert!(!without.masters.contains_key("a"), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_was_known_is_forgotten_while_nobody_says_so_for_long() {
+        let view = |nodes: &str| {
+            let asked = Address { host: "c".to_owned(), port: 7000 };
+            let c = "c c:7000@17000 myself,master - 0 0 1 connected";
+            View::parse(&format!("{c}{nodes}\n"), &Value::Array(vec![]), &asked).unwrap()
+        };
+        // The slots of one that has failed were given to another by hand; one that is known as a master is a replica.
+        let failed = [
+            "\na a:7000@17000 master,fail - 0 0 3 connected 0-9",
+            " 0-9\na a:7000@17000 master,fail - 0 0 3 connected",
+        ];
+        let replica = [failed[0], " 0-9\na a:7000@17000 slave c 0 0 3 connected"];
+        for [before, now] in [failed, replica] {
+            let (mut last, mut clock) = (Topology::new(vec![view(before)]), Instant::now());
+            for expected in ["a", "a", "a", "c", "c"] {
+                let mut topology = Topology::new(vec![view(now)]);
+                topology.remember(&last, clock);
+                assert_eq!(owner_of(&topology, 1).unwrap(), expected, "{now}");
+                last = topology;
+                clock += KEPT_MAX * 2 / 5;
+            }
         }
     }
 
