@@ -33,6 +33,11 @@ impl Weight {
     pub(crate) const fn of_marks(count: usize) -> Self {
         Self(1 + count / 2)
     }
+
+    /// Of one of so many calls that may be under way.
+    pub(crate) const fn one_of(calls: usize) -> Self {
+        Self(if calls == 0 { WEIGHT_MAX } else { WEIGHT_MAX.div_ceil(calls) })
+    }
 }
 
 /// Lets calls pass.

@@ -31,9 +31,14 @@ pub(crate) struct Node {
     /// thread.
     group_commits: Box<[Arc<GroupCommit>]>,
     /// Bounds what else is under way, of each worker.
-    gates: Box<[Arc<Gate>]>,
+    gates: Gates,
+    /// Bounds the batches under way that wait for an acknowledgement, which reads do not wait behind.
+    ack_gates: Gates,
     in_flight: Semaphore,
 }
+
+/// One for each worker.
+type Gates = Box<[Arc<Gate>]>;
 
 /// Makes nodes.
 pub(crate) struct NodeMaker {
@@ -87,8 +92,9 @@ impl Node {
     pub(crate) fn new(parts: NodeParts, marks: &Arc<MarkReadScript>, workers: usize) -> Self {
         let group_commit = |_| Arc::new(GroupCommit::new(parts.clone(), Arc::clone(marks)));
         let group_commits = (0..workers).map(group_commit).collect();
-        let gates = (0..workers).map(|_| Arc::default()).collect();
-        Self { parts, group_commits, gates, in_flight: Semaphore::new(IN_FLIGHT_MAX) }
+        let gates = || (0..workers).map(|_| Arc::default()).collect();
+        let (gates, ack_gates) = (gates(), gates());
+        Self { parts, group_commits, gates, ack_gates, in_flight: Semaphore::new(IN_FLIGHT_MAX) }
     }
 
     /// Returns the connections.
@@ -102,10 +108,27 @@ impl Node {
         permit.map_err(|_| StoreError::unavailable("too many calls wait for Redis"))
     }
 
-    /// Acquires the right to send a read or a batch, or waits for it.
+    /// Acquires the right to send a read, or waits for it.
     pub(crate) async fn pass(&self, weight: Weight) -> Result<CallPermit<'_>, StoreError> {
+        self.pass_one_of(&self.gates, weight).await
+    }
+
+    /// Acquires the right to send a batch of so many marks, or waits for it.
+    pub(crate) async fn pass_batch(&self, marks: usize) -> Result<CallPermit<'_>, StoreError> {
+        let (gates, weight) = match self.parts.shared.ack {
+            Some(ack) => (&self.ack_gates, Weight::one_of(ack.connections)),
+            None => (&self.gates, Weight::of_marks(marks)),
+        };
+        self.pass_one_of(gates, weight).await
+    }
+
+    async fn pass_one_of(
+        &self,
+        gates: &Gates,
+        weight: Weight,
+    ) -> Result<CallPermit<'_>, StoreError> {
         let permit = self.permit()?;
-        let gate = self.gates.get(workers::current()).or_else(|| self.gates.first());
+        let gate = gates.get(workers::current()).or_else(|| gates.first());
         let gate = gate.ok_or_else(|| StoreError::unavailable("there is no worker"))?;
         Ok(CallPermit { _passed: gate.pass(weight).await?, _permit: permit })
     }

@@ -62,6 +62,27 @@ async fn marks_of_different_readers_do_not_wait_for_each_other() {
     }
 }
 
+/// Batches that wait for a replica take no room of reads, which wait for none, and do not stand in front of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_do_not_wait_behind_batches_that_wait_for_a_replica() {
+    let (redis, replica) = replicated().await;
+    let server = Server::on_with(&redis, &[&ACK[..], &["--worker-threads", "1"]].concat()).await;
+    let marks: Vec<_> = (0..500).map(|nth| (RECIPIENT + nth, MESSAGE)).collect();
+    replica.freeze();
+    let mut batches = JoinSet::new();
+    for reader in READER..READER + 6 {
+        let (caller, marks) = (server.caller(reader), marks.clone());
+        batches.spawn(async move { caller.mark_batch(&marks).await });
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let began = Instant::now();
+    server.caller(READER + 9).state(RECIPIENT).await.unwrap();
+    assert!(began.elapsed() < TIMEOUT / 2, "a read took {:?}", began.elapsed());
+    for answer in batches.join_all().await {
+        assert_store_unavailable(&answer.unwrap_err());
+    }
+}
+
 /// `WAIT` looks at the last write of its connection: a no-op has written its quota, whatever the connection
 /// wrote before.
 #[tokio::test(flavor = "multi_thread")]

@@ -2,7 +2,6 @@
 
 use self::acks::Way;
 use self::script_call::TracedMark;
-use super::gate::Weight;
 use super::node::Node;
 use super::partitions::PartitionStore;
 use super::retry::Route;
@@ -179,7 +178,7 @@ impl RedisStore {
         marks: &[TracedMark],
         users: &Users,
     ) -> Result<Vec<MarkResult>, StoreError> {
-        let _permit = route.node.pass(Weight::of_marks(marks.len())).await?;
+        let _permit = route.node.pass_batch(marks.len()).await?;
         let results = route.node.group_commit()?.run_script(route.way, marks, users).await?;
         // A node that ceased to be a master refuses each mark for itself. If all are, none was run.
         let refused: Vec<_> = results
