@@ -286,11 +286,12 @@ impl Topology {
             let since = before.kept_since.get(id).copied().unwrap_or(now);
             match self.masters.get_mut(id) {
                 _ if now - since > KEPT_MAX => {}
-                Some(seen) if seen.epoch <= known.epoch => {
-                    if seen.epoch < known.epoch || seen.slots != known.slots {
-                        (seen.epoch, seen.slots) = (known.epoch, known.slots.clone());
-                        self.kept_since.insert(id.clone(), since);
-                    }
+                Some(seen)
+                    if seen.epoch < known.epoch
+                        || seen.epoch == known.epoch && seen.slots != known.slots =>
+                {
+                    (seen.epoch, seen.slots) = (known.epoch, known.slots.clone());
+                    self.kept_since.insert(id.clone(), since);
                 }
                 None if self.nodes.contains(id) => absent.push((known, since)),
                 _ => {}
