@@ -9,8 +9,8 @@ use super::Load;
 use crate::history::{Conversation, Deliveries, Event, History, Update};
 use crate::world::{World, webhooks};
 
-/// What is not heard or delivered after this time is missing.
-const SETTLE_LIMIT: Duration = Duration::from_secs(60);
+/// What is not heard or delivered after this time is missing. A delivery that failed eight times waits for 72 s.
+const SETTLE_LIMIT: Duration = Duration::from_secs(120);
 
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 

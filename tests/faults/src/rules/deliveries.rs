@@ -130,7 +130,7 @@ impl<'a> Receiver<'a> {
     fn twice(&self) -> Vec<Violation> {
         let is_near = |at: Moment| {
             self.history.faults.iter().any(|fault| {
-                fault.from <= at && at <= fault.to.saturating_add(self.promise.redelivery)
+                fault.from <= at && at <= fault.to.saturating_add(self.promise.repeats)
             })
         };
         let mut violations = Vec::new();

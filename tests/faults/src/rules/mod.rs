@@ -41,8 +41,11 @@ pub struct Promise {
     pub gaps: Gaps,
     /// How long after a fault its consequences may still appear: failovers, gaps.
     pub settling: Duration,
-    /// How long after a fault an event may be delivered again: longer than a lease and an attempt.
+    /// How long after a fault what it did may come to light: longer than a lease and an attempt.
     pub redelivery: Duration,
+    /// How long after a fault an event may be delivered again. What failed seven times, and was accepted meanwhile
+    /// though the answer was lost, is sent again after up to 72 s (`src/relay/retry.rs`).
+    pub repeats: Duration,
 }
 
 /// Kinds of faults after which a gap is true.
@@ -70,6 +73,7 @@ impl Promise {
             gaps: if is_replicated { Gaps::Any } else { Gaps::Of(Vec::new()) },
             settling: Duration::from_secs(10),
             redelivery: Duration::from_secs(35),
+            repeats: Duration::from_secs(120),
         }
     }
 }
