@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::history::{Conversation, Deliveries, Event, History, Moment};
+use crate::history::{Conversation, Deliveries, Event, History, Injected, Moment};
 
 use super::events::{self, Key, Marks};
 use super::setbacks::{self, Setback};
@@ -126,12 +126,14 @@ impl<'a> Receiver<'a> {
         violations.collect()
     }
 
-    /// What arrived again has a fault shortly before.
+    /// What arrived again has a fault before, or came while the relays divided the feeds. Relays promise no more than
+    /// at least once.
     fn twice(&self) -> Vec<Violation> {
         let is_near = |at: Moment| {
-            self.history.faults.iter().any(|fault| {
+            let follows = |fault: &Injected| {
                 fault.from <= at && at <= fault.to.saturating_add(self.promise.repeats)
-            })
+            };
+            at <= self.promise.assignment || self.history.faults.iter().any(follows)
         };
         let mut violations = Vec::new();
         for ((user, event), at) in self.accepted() {

@@ -46,6 +46,9 @@ pub struct Promise {
     /// How long after a fault an event may be delivered again. What failed seven times, and was accepted meanwhile
     /// though the answer was lost, is sent again after up to 72 s (`src/relay/retry.rs`).
     pub repeats: Duration,
+    /// How long after the begin the same is true: the second relay takes feeds from the first, and deliveries that are
+    /// under way then have 10 s.
+    pub assignment: Duration,
 }
 
 /// Kinds of faults after which a gap is true.
@@ -74,6 +77,7 @@ impl Promise {
             settling: Duration::from_secs(10),
             redelivery: Duration::from_secs(35),
             repeats: Duration::from_secs(120),
+            assignment: Duration::from_secs(15),
         }
     }
 }
