@@ -93,7 +93,7 @@ impl Table {
         }
         for fault in &self.fault {
             let name = &fault.change.name;
-            if fault.lib.is_empty() && fault.it.is_empty() && fault.linked.is_empty() {
+            if fault.tests().next().is_none() {
                 problems.push(format!("{name}: no test is named"));
             }
             let it = ("tests/it", &fault.it);
@@ -104,6 +104,13 @@ impl Table {
             }
         }
         problems
+    }
+}
+
+impl Fault {
+    /// Returns all tests that have to find it.
+    pub(crate) fn tests(&self) -> impl Iterator<Item = &String> {
+        self.lib.iter().chain(&self.it).chain(&self.linked)
     }
 }
 
