@@ -477,5 +477,5 @@ async fn simulate(simulation: Simulation) {
 /// that is away stops no other one's partitions; no former node is gone back to; and all is served again soon.
 #[test]
 fn marks_find_their_node_whatever_the_cluster_does() {
-    simulation::run(12, simulate);
+    simulation::run(24, simulate);
 }

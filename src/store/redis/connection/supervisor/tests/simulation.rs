@@ -37,6 +37,8 @@ struct Model {
     silent: BTreeSet<usize>,
     /// Where each call arrived.
     arrived: BTreeMap<u64, usize>,
+    /// The process at which the latest call arrived.
+    in_use: u64,
     last_call: u64,
     delay_ms: u64,
 }
@@ -56,7 +58,7 @@ impl World {
         let (intercept, received): (Intercept, _) = (Box::new(|_| None), Vec::new());
         let redis = State { layout, quota: None, info: Some(RUN_ID), intercept, received };
         let (process_of, verified, closed, silent, arrived) = Default::default();
-        let (master, last_call, delay_ms) = (1, 0, 2);
+        let (master, in_use, last_call, delay_ms) = (1, 1, 0, 2);
         let model = Model {
             redis,
             master,
@@ -65,6 +67,7 @@ impl World {
             closed,
             silent,
             arrived,
+            in_use,
             last_call,
             delay_ms,
         };
@@ -89,6 +92,9 @@ impl World {
                 let is_verified = model.verified.contains(&process);
                 self.simulation
                     .require(is_verified, || format!("{call} goes to {process}, not verified"));
+                let in_use = std::mem::replace(&mut model.in_use, process);
+                self.simulation
+                    .require(process >= in_use, || format!("{call} goes to {process} again"));
                 fake::now(Resp::integer(process))
             }
             "INFO" => fake::now(Resp::text(&format!("run_id:{process}\r\n"))),
@@ -247,8 +253,8 @@ async fn simulate(simulation: Simulation) {
     assert!(!supervisor.is_finished());
 }
 
-/// Calls go only to a Redis that was verified, and fail only with their own connection; while one is replaced
-/// the others serve; and soon after the last failure all are the master's.
+/// Calls go only to a Redis that was verified, all to the same one at a time, and fail only with their own
+/// connection; while one is replaced the others serve; and soon after the last failure all are the master's.
 #[test]
 fn calls_reach_a_verified_redis_whatever_its_connections_do() {
     simulation::run(40, simulate);
