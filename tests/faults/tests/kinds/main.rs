@@ -89,9 +89,9 @@ fn effect(kind: &Kind, seen: &Seen, before: &Marks, after: &Marks) -> Option<Str
         "flushall" => after.canaries == 0,
         "cluster-flush-one" => (1..before.canaries).contains(&after.canaries),
         "sentinel-failover-asked" | "cluster-failover-asked" | "slot-moved" => has_other_masters,
-        "sentinel-failover" | "cluster-master-killed" | "replica-promoted" => {
-            seen.failed > 0 && has_other_masters
-        }
+        "sentinel-failover" | "replica-promoted" => seen.failed > 0 && has_other_masters,
+        // The probe's marks may all be of the other masters.
+        "cluster-master-killed" => seen.dead_redis > 0 && has_other_masters,
         "descriptors-used-up" => {
             seen.failed_fresh > 0 || seen.slowest_fresh >= Duration::from_millis(700)
         }
