@@ -78,6 +78,14 @@ pub(super) fn explains_gap(fault: &Injected, promise: &Promise, at: Moment) -> b
     is_near && (is_allowed || fault.losses.iter().any(|loss| is_believed(loss, promise)))
 }
 
+/// Whether the stream was erased while its IDs were ahead of Redis's clock. Until the new ones have passed the old ones
+/// whoever resumes gets a gap (`docs/production.md`, "What is lost when"): for longer than a run.
+pub(super) fn has_ids_ahead(history: &History, at: Moment) -> bool {
+    let mut before = history.faults.iter().take_while(|fault| fault.from <= at);
+    before.any(|fault| fault.kind == "store-clock-jumps")
+        && before.any(|fault| fault.losses.iter().any(|loss| loss.is_total))
+}
+
 fn concerns(loss: &Loss, partition: usize) -> bool {
     loss.partitions.as_ref().is_none_or(|partitions| partitions.contains(&partition))
 }
@@ -104,6 +112,22 @@ mod tests {
 
     const fn at(seconds: u64) -> Moment {
         Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn ids_are_ahead_once_a_stream_is_erased_after_a_jump() {
+        let fault = |kind: &str, from, is_total| Injected {
+            kind: kind.to_owned(),
+            from: at(from),
+            to: at(from),
+            losses: vec![Loss { from: at(from), to: at(from), partitions: None, is_total }],
+        };
+        let ahead = |faults| has_ids_ahead(&History { faults, ..History::default() }, at(9));
+        let jump = |from| fault("store-clock-jumps", from, false);
+        assert!(ahead(vec![jump(1), fault("flushall", 2, true)]));
+        assert!(!ahead(vec![fault("flushall", 1, true), jump(2)]));
+        assert!(!ahead(vec![jump(1), fault("redis-killed", 2, false)]));
+        assert!(!ahead(vec![jump(1), fault("flushall", 10, true)]));
     }
 
     fn with(is_total: bool, partitions: Option<Vec<usize>>) -> History {

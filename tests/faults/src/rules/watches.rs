@@ -139,6 +139,7 @@ impl Heard<'_> {
             let mut faults = history.faults.iter();
             *update == Update::Gap
                 && !faults.any(|fault| setbacks::explains_gap(fault, promise, *at))
+                && !setbacks::has_ids_ahead(history, *at)
         });
         let violations = gaps.map(|(at, _)| Violation {
             rule: Rule::NeedlessGap,
