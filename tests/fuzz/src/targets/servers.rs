@@ -32,7 +32,8 @@ pub(super) fn redirection(data: &[u8]) {
         let codes =
             ["MOVED", "ASK", "CLUSTERDOWN", "TRYAGAIN", "LOADING", "MASTERDOWN", "READONLY", "ERR"];
         assert!(codes.contains(&code), "{text}");
-        assert!(address.is_empty() || text.contains(&address));
+        // Of a long error the first 300 bytes are kept.
+        assert!(address.is_empty() || text.len() > 300 || text.contains(&address));
     }
     if let Some(address) = store::address(text) {
         assert_loggable(&address);
@@ -49,7 +50,8 @@ pub(super) fn sentinel(data: &[u8]) {
     if let Some((address, _)) = store::sentinel_master(master, place) {
         assert_loggable(&address);
         assert_eq!(store::address(&address).as_deref(), Some(&*address));
-        assert!(!address.starts_with(':') || address.contains("::"), "no host: {address}");
+        let host = address.rsplit_once(':').map(|(host, _)| host);
+        assert!(host.is_some_and(|host| !host.is_empty()), "no host: {address}");
         assert!(!address.ends_with(":0"), "no port: {address}");
     }
 }
